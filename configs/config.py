@@ -1,0 +1,111 @@
+"""The one place that knows where things are.
+
+    python -m configs.config        # prints every path of the workspace and whether it exists
+
+`LEAP_ROOT` moves the whole workspace (data, models, results); the code and its recipes stay where they are.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from leap.errors import LeapError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class WorkspaceConfig:
+    """Paths, evaluation constants and the names of the default recipes."""
+
+    root: Path
+
+    # Evaluation: one decoding setting and one picture size for baseline, full and LoRA models alike.
+    max_new_tokens: int = 512
+    # VLABench's pictures are 960x960, which is 900 tokens of 32x32 pixels: this range leaves them as they are.
+    image_tokens_min: int = 256
+    image_tokens_max: int = 1024
+
+    base_model_name: str = "Qwen3-VL-2B-Instruct"
+    full_recipe_name: str = "full"
+
+    @classmethod
+    def find(cls) -> "WorkspaceConfig":
+        """The workspace that `LEAP_ROOT` names, or else this repository, from any working directory."""
+        named = os.environ.get("LEAP_ROOT")
+        if not named:
+            return cls(REPOSITORY)
+        root = Path(named).expanduser().resolve()
+        if not root.is_dir():
+            raise LeapError(f"LEAP_ROOT={named}: there is no such folder; create it, or unset LEAP_ROOT")
+        return cls(root)
+
+    @property
+    def repository(self) -> Path:
+        return REPOSITORY
+
+    @property
+    def recipes(self) -> Path:
+        return REPOSITORY / "configs" / "recipes"
+
+    @property
+    def vlabench(self) -> Path:
+        return REPOSITORY / "VLABench"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def dataset(self) -> Path:
+        return self.root / "dataset"
+
+    @property
+    def vlm_evaluation(self) -> Path:
+        return self.dataset / "vlm_evaluation_v1.0"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def base_model(self) -> Path:
+        return self.models / self.base_model_name
+
+    @property
+    def output(self) -> Path:
+        return self.root / "output"
+
+    @property
+    def eva_results(self) -> Path:
+        return self.root / "eva_results"
+
+    @property
+    def backup_eva_results(self) -> Path:
+        return self.root / "backup_eva_results"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def resolve(self, path: str | Path) -> Path:
+        """A path as the user gave it; a relative one starts at the workspace root, from any working directory."""
+        given = Path(path).expanduser()
+        return given if given.is_absolute() else self.root / given
+
+    def paths(self) -> dict[str, Path]:
+        """Every path by name, in the order of the README's tree."""
+        names = ("root", "repository", "recipes", "data", "dataset", "vlm_evaluation", "models", "base_model")
+        results = ("output", "eva_results", "backup_eva_results", "logs", "vlabench")
+        return {name: getattr(self, name) for name in names + results}
+
+
+def main() -> None:
+    for name, path in WorkspaceConfig.find().paths().items():
+        print(f"{name:20} {'exists ' if path.exists() else 'missing'} {path}")
+
+
+if __name__ == "__main__":
+    from leap.cli import run
+
+    run(main)

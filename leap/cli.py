@@ -1,0 +1,34 @@
+"""What every script shares: exit codes, and errors told in one line."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from leap.errors import LeapError, UsageError
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def _told(error: LeapError) -> str:
+    """The error's own line, also where PyTorch raised it anew with a data loader worker's traceback around it."""
+    text = str(error)
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call `main` and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+
+    A LeapError is the user's to mend, so its text is enough; any other exception keeps its traceback.
+    """
+    try:
+        code = main() or DONE
+    except LeapError as error:
+        print(f"error: {_told(error)}", file=sys.stderr)
+        code = WRONG_USAGE if isinstance(error, UsageError) else FAILED
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from here", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of our output (head, say) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = DONE
+    sys.exit(code)

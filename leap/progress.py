@@ -1,0 +1,55 @@
+"""Progress of long work: a live bar on a terminal, a line every ten seconds in a log file."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+_LINE_EVERY = 10.0  # seconds
+
+
+def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """Yield the items and show how far the work is."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    return _bar(items, what, total) if sys.stderr.isatty() else _lines(items, what, total)
+
+
+def _bar(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        yield from progress.track(items, total=total, description=what)
+
+
+def _lines(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
+    started = told = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - told >= _LINE_EVERY:
+            told = now
+            print(f"{what}: {_state(done, total, now - started)}", file=sys.stderr, flush=True)
+    print(f"{what}: {done} done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+
+
+def _state(done: int, total: int | None, seconds: float) -> str:
+    rate = done / seconds
+    if total is None:
+        return f"{done}, {rate:.1f}/s"
+    return f"{done}/{total}, {rate:.1f}/s, {duration((total - done) / rate)} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 8.2 s, 3 min 5 s, 2 h 40 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,56 @@
+"""Where a result comes from: code, command, libraries, machine."""
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("leap-planning", "torch", "torchvision", "transformers", "accelerate", "peft", "pillow", "numpy")
+
+
+def git_state(repository: Path) -> dict[str, Any]:
+    """{"commit": hash or None outside a checkout, "dirty": whether tracked files differ from it}."""
+    commit = _git(repository, "rev-parse", "HEAD")
+    changes = _git(repository, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit or None, "dirty": bool(changes)}
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git on this machine
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the libraries that a number depends on."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: str) -> str:
+    """What a person calls the device: the GPU's name, or the processor and its cores."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def command() -> str:
+    """The command line that is running."""
+    return " ".join([Path(sys.executable).name, *sys.argv])
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

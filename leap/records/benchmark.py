@@ -1,0 +1,57 @@
+"""Records of an evaluation: the benchmark's example, and a model's answer to it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class OperationSequence(BaseModel):
+    """`output/operation_sequence.json`: the expert's plan. Its skills are kept as they stand: scoring judges them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    skill_sequence: Annotated[list[Any], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class BenchmarkExample:
+    """One example of VLABench's VLM benchmark, as it lies on disk."""
+
+    dimension: str
+    task: str
+    number: int
+    folder: Path
+    instruction: str
+    skill_sequence: list[Any]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(task, example number) as `final_score.json` names them."""
+        return self.task, str(self.number)
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / "input" / "input.png"
+
+    @property
+    def numbered_picture(self) -> Path:
+        return self.folder / "input" / "input_mask.png"
+
+
+class Prediction(BaseModel):
+    """One line of `predictions.jsonl`: what a model answered, before any parsing or scoring.
+
+    `error` is set when inference failed: then there is no answer, and the example is asked again on the next run.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: str
+    example: str
+    text: str | None = None
+    finish: Literal["stop", "length"] | None = None  # "length": cut at max_new_tokens
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    error: str | None = None

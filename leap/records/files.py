@@ -1,0 +1,113 @@
+"""Files that survive a crash: replaced whole or not at all, appended line by line; errors name file and line."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from leap.errors import LeapError
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file at once: a reader sees the old content or the new, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file at once, indented for a person to read."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value, or a LeapError that names the file and the place."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LeapError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise LeapError(f"{path}: not UTF-8 text (byte {error.start}); restore the file") from error
+    except json.JSONDecodeError as error:
+        raise LeapError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); restore or remove the file") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong: where in the record, and what."""
+    problem = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in problem["loc"]) or "the whole record"
+    return f"{place}: {problem['msg']}"
+
+
+def read_jsonl(path: Path, record: type[Record]) -> Iterator[tuple[int, Record]]:
+    """Yield (line number from 1, record) for each line; blank lines are passed over.
+
+    Raises LeapError naming file, line and field for a line that is not such a record, and for a file without any.
+    """
+    if not path.is_file():
+        raise LeapError(f"{path}: there is no such file")
+    found = False
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            found = True
+            try:
+                yield number, record.model_validate_json(line)
+            except ValidationError as error:
+                raise LeapError(f"{path}:{number}: {first_problem(error)}; mend or remove this line") from error
+    if not found:
+        raise LeapError(f"{path}: the file is empty; it should hold one JSON record a line")
+
+
+class JsonlAppender:
+    """Append records so that a kill at any moment loses at most the line being written.
+
+    A line that an earlier kill cut short is removed when the file is opened again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> "JsonlAppender":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        remove_torn_line(self.path)
+        self._file = self.path.open("ab")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def append(self, record: BaseModel) -> None:
+        self._file.write(record.model_dump_json().encode() + b"\n")
+        self._file.flush()
+
+
+def remove_torn_line(path: Path) -> None:
+    """Cut a last line that has no line end: a write that a kill interrupted."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("rb+") as file:
+            file.truncate(whole)

@@ -1,0 +1,73 @@
+"""A training row: a conversation with pictures, and the answer to learn.
+
+{"messages": [{"role": "user", "content": [{"type": "image", "image": "images/327-1.png"},
+                                           {"type": "text", "text": "What steps ...?"}]}],
+ "target": {"steps": "1) Pick up the cup. 2) ..."}}
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(BaseModel):
+    type: Literal["image"]
+    image: Text  # a path; a relative one starts at the image root
+
+
+class VideoPart(BaseModel):
+    type: Literal["video"]
+
+    @model_validator(mode="after")
+    def refuse(self) -> "VideoPart":
+        raise ValueError("video rows are not supported; give pictures (extract frames first)")
+
+
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
+
+
+class Message(BaseModel):
+    """One turn. A content that is a plain string means one text part."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[list[Part], Field(min_length=1)]
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def text_alone(cls, content: Any) -> Any:
+        return [{"type": "text", "text": content}] if isinstance(content, str) and content else content
+
+    def parts(self) -> list[TextPart | ImagePart]:
+        """Texts and pictures in reading order."""
+        return [part for part in self.content if not isinstance(part, VideoPart)]
+
+
+class Target(BaseModel):
+    steps: Text  # numbered steps, or a fenced JSON plan
+
+
+class TrainingRow(BaseModel):
+    """One line of a training file. Unknown keys are kept out of the way, not refused: data sets carry notes."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)]
+    target: Target
+
+    @model_validator(mode="after")
+    def ends_with_a_question(self) -> "TrainingRow":
+        if self.messages[-1].role != "user":
+            raise ValueError("the last of `messages` must be the user's, since `target.steps` answers it")
+        return self
+
+    def images(self) -> list[str]:
+        """Picture paths in reading order."""
+        return [part.image for message in self.messages for part in message.parts() if isinstance(part, ImagePart)]

@@ -1,0 +1,37 @@
+"""Every recipe value as a command-line flag, made from the recipe's own fields."""
+
+import argparse
+from typing import Any
+
+import yaml
+
+from leap.training.recipe import Recipe
+
+
+def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag a recipe key, under the key's name. A boolean may stand alone: `--bf16` means `--bf16 true`."""
+    group = parser.add_argument_group("recipe values (each overrides the recipe's)")
+    for name, field in Recipe.model_fields.items():
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": "VALUE", "help": field.description}
+        if field.annotation is bool:
+            options |= {"nargs": "?", "const": True, "metavar": "true|false"}
+        if field.annotation not in (str, str | None):
+            options["type"] = _yaml_value
+        group.add_argument(f"--{name}", **options)
+
+
+def recipe_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The recipe values that stood on the command line."""
+    given = vars(arguments)
+    return {name: _none_or(given[name]) for name in Recipe.model_fields if name in given}
+
+
+def _yaml_value(text: str) -> Any:
+    try:  # 1e-5 is a number on a command line, though YAML 1.1 reads it as text
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text  # the recipe's own check says what is wrong with it
+
+
+def _none_or(value: Any) -> Any:
+    return None if value in ("null", "None") else value

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# LEAP's tests.
+#   bash run-tests.sh                 the quick ones, under 6 minutes
+#   bash run-tests.sh --all           the slow ones too (kills, servers, several processes), lint and types
+#   bash run-tests.sh tests/test_scoring.py -k golden       anything else goes to pytest
+set -euo pipefail
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$repository"
+source scripts/utils/environment.sh
+leap_set_up "$repository"
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+unset LEAP_ROOT
+if [ "${1:-}" = --all ]; then
+    shift
+    ruff check .
+    ruff format --check .
+    mypy
+    exec python -m pytest "$@"
+fi
+exec python -m pytest -m "not slow" "$@"

@@ -1,0 +1,62 @@
+"""What tests share: a tiny model of the real architecture, and a tiny demo workspace, each made once a session."""
+
+import contextlib
+import io
+import os
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo workspace with one task a dimension. Tests that write into it use names of their own."""
+    from leap.demo.workspace import DemoSize, make_workspace
+
+    root = tmp_path_factory.mktemp("workspace") / "demo"
+    make_workspace(root, DemoSize(seed=3, tasks_per_dimension=1, examples_per_task=2, training_rows=24, size=64))
+    return root
+
+
+@pytest.fixture(scope="session")
+def model(workspace: Path) -> Path:
+    return workspace / "models" / "leap-demo"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a script left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_script(script: str, *arguments: str, root: Path | None = None) -> Finished:
+    """A script as a user calls it, from another folder; in this process, since importing PyTorch takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    kept = sys.argv, dict(os.environ), Path.cwd()
+    os.chdir("/")
+    if root:
+        os.environ["LEAP_ROOT"] = str(root)
+    sys.argv = [script, *arguments]
+    code: Any = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+    except SystemExit as exit:
+        code = exit.code or 0
+    finally:
+        sys.argv = kept[0]
+        os.environ.clear()
+        os.environ.update(kept[1])
+        os.chdir(kept[2])
+    return Finished(code, out.getvalue(), err.getvalue())
