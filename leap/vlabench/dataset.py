@@ -1,0 +1,91 @@
+"""Walking the benchmark's folders: <folder>/<task>/exampleN/{input,output}/..."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from leap.errors import LeapError
+from leap.records.benchmark import BenchmarkExample, OperationSequence
+from leap.records.files import first_problem
+from leap.vlabench.dimensions import Dimension, find_dimension
+
+_EXAMPLE = re.compile(r"example(\d+)")
+
+
+def dimension_folder(root: Path, dimension: Dimension) -> Path:
+    """The dimension's folder under `root`, whatever spelling it has on disk."""
+    if not root.is_dir():
+        raise LeapError(
+            f"{root}: the benchmark is not there; download it (scripts/download/download_vlabench_with_retry.py), "
+            "or make the demo (scripts/utils/make_demo_workspace.py)"
+        )
+    found = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and _is(folder.name, dimension)]
+    if len(found) != 1:
+        listed = ", ".join(str(folder) for folder in found) or "none"
+        raise LeapError(f"{root}: one folder of dimension {dimension.name} is needed, found {listed}")
+    return found[0]
+
+
+def _is(folder_name: str, dimension: Dimension) -> bool:
+    try:
+        return find_dimension(folder_name) == dimension
+    except LeapError:  # some other folder: no dimension of ours
+        return False
+
+
+def find_examples(
+    root: Path, dimension: Dimension, max_tasks: int | None = None, num_episodes: int | None = None
+) -> list[BenchmarkExample]:
+    """A dimension's examples, tasks by name and examples by number; gaps and stray files are passed over.
+
+    `max_tasks` keeps the first tasks, `num_episodes` the first examples of each. Raises LeapError for a broken example.
+    """
+    folder = dimension_folder(root, dimension)
+    tasks = [task for task in sorted(folder.iterdir()) if task.is_dir() and _example_folders(task)]
+    examples = [
+        _read_example(dimension, task.name, number, example)
+        for task in tasks[:max_tasks]
+        for number, example in _example_folders(task)[:num_episodes]
+    ]
+    if not examples:
+        raise LeapError(f"{folder}: no <task>/exampleN folder there; download the benchmark again")
+    return examples
+
+
+def _example_folders(task: Path) -> list[tuple[int, Path]]:
+    numbered = ((_EXAMPLE.fullmatch(entry.name), entry) for entry in task.iterdir() if entry.is_dir())
+    return sorted((int(match[1]), entry) for match, entry in numbered if match)
+
+
+def _read_example(dimension: Dimension, task: str, number: int, folder: Path) -> BenchmarkExample:
+    instruction = folder / "input" / "instruction.txt"
+    expert = folder / "output" / "operation_sequence.json"
+    needed = (instruction, expert, folder / "input" / "input.png", folder / "input" / "input_mask.png")
+    for path in needed:
+        if not path.is_file():
+            raise LeapError(f"{path}: missing; this example is incomplete, download the benchmark again")
+    try:
+        plan = OperationSequence.model_validate_json(expert.read_bytes())
+    except ValidationError as error:
+        raise LeapError(f"{expert}: {first_problem(error)}; download this example again") from error
+    text = instruction.read_text(encoding="utf-8").strip()
+    return BenchmarkExample(dimension.name, task, number, folder, text, plan.skill_sequence)
+
+
+def fingerprint(examples: Iterable[BenchmarkExample]) -> str:
+    """sha256 over every example's name, files and contents: two equal ones were evaluated on the same data."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.dimension}/{example.task}/{example.number}\0".encode())
+        for path in (example.picture, example.numbered_picture, example.folder / "output" / "operation_sequence.json"):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(example.instruction.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def unique_examples(examples: Sequence[BenchmarkExample]) -> dict[tuple[str, str], BenchmarkExample]:
+    """By (task, number)."""
+    return {example.key: example for example in examples}

@@ -1,0 +1,219 @@
+"""The plan in a model's answer: VLABench's own strict reading, and a lenient one that names what it mended."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+Mode = Literal["official", "lenient"]
+
+REPAIRS = (
+    "thinking_removed",  # <think> blocks, or all before a lone </think>, left out
+    "untagged_fence",  # ``` without a tag
+    "fence_tag",  # a tag other than json: another language, capitals, a blank before it
+    "later_fence",  # not the first ```json fence
+    "unclosed_fence",  # the closing ``` is missing
+    "bare_json",  # no fence, or none that holds a plan
+    "surrounding_text",  # words before or after the plan left out
+    "wrapper_removed",  # {"skill_sequence": [...]} instead of the list
+    "trailing_commas",  # a comma before a closing bracket
+    "truncated_list",  # the answer was cut off: the complete steps before the cut are kept
+    "json_repair",  # guessed by the json-repair library: the last resort
+)
+"""Every name that `ParsedPlan.repairs` can hold."""
+
+_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_FENCE = re.compile(r"`{3,}(?P<tag>[ \t]*[\w.+-]*)(?P<body>.*?)(?P<close>`{3,}|\Z)", re.DOTALL)
+_PLAN_START = re.compile(r"""\[\s*\{|\{\s*["']skill_sequence["']""")
+_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)'  # an unclosed string reaches to the end, which keeps matching linear
+_STRINGS = re.compile(_STRING, re.DOTALL)
+_STRING_OR_TRAILING_COMMA = re.compile(rf"({_STRING})|,(?=\s*[\]}}])", re.DOTALL)
+_BETWEEN_STEPS = re.compile(r"\s*,?\s*")
+_DECODER = json.JSONDecoder()
+_NOT_JSON = (ValueError, RecursionError)  # malformed or a number of too many digits; nested too deep
+
+
+@dataclass(frozen=True)
+class ParsedPlan:
+    """One answer, parsed. `error` says why there is no plan, or is None.
+
+    Ask `ok`, not whether `plan` is None: upstream's parser takes any JSON value for a plan, so for an answer of null
+    both `plan` and `error` are None. (Such a plan scores five zeros.)
+    `repairs` names what the lenient mode mended (see `REPAIRS`); it is empty for what upstream accepts.
+    """
+
+    plan: Any | None
+    error: str | None = None
+    repairs: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+
+class _Block(NamedTuple):
+    """A piece of an answer that may hold the plan, and what is overlooked by taking it."""
+
+    text: str
+    repairs: tuple[str, ...]
+
+
+class _Steps(NamedTuple):
+    """A list of steps, and what was mended to read it."""
+
+    plan: list[dict[str, Any]]
+    repairs: tuple[str, ...]
+
+
+def parse_plan(text: Any, mode: Mode = "official") -> ParsedPlan:
+    """The plan in `text`, a model's answer. No text raises; what is not a string is a format error.
+
+    official: the JSON between the first "```json" and the next "```", whatever value it is
+    (OpenMOSS/VLABench 47b04bf, evaluation/model/vlm/gpt4.py; its Claude and Gemini adapters do the same).
+    lenient: the same where that succeeds; else the first list of steps that can be made out, fences before loose text.
+    """
+    if mode not in ("official", "lenient"):
+        raise ValueError(f'unknown mode {mode!r}: use "official" or "lenient"')
+    if not isinstance(text, str):
+        return ParsedPlan(None, f"the answer is not text but {type(text).__name__}")
+    official = _parse_official(text)
+    if official.ok or mode == "official":
+        return official
+    return _parse_lenient(text) or official
+
+
+def _parse_official(text: str) -> ParsedPlan:
+    _, opening, rest = text.partition("```json")
+    if not opening:
+        return ParsedPlan(None, "no ```json fence")
+    # Cut at a second "```json" before looking for the end: the two overlap in "```json[]````json", and only this order
+    # keeps the odd backtick on which upstream's parser fails there.
+    body = rest.partition("```json")[0].partition("```")[0]
+    try:
+        return ParsedPlan(json.loads(body))
+    except _NOT_JSON as error:
+        return ParsedPlan(None, f"no valid JSON in the ```json fence: {error}")
+
+
+def _parse_lenient(text: str) -> ParsedPlan | None:
+    answer = _THINKING.sub("", text).rpartition("</think>")[2]
+    removed = ("thinking_removed",) if answer != text else ()
+    if removed and (official := _parse_official(answer)).ok:
+        return ParsedPlan(official.plan, repairs=removed)
+    for blocks in (list(_fenced(answer)), [_Block(answer, ("bare_json",))]):
+        for read in _READERS:
+            for block in blocks:
+                steps = read(block.text)
+                if steps is not None:
+                    repairs = removed + block.repairs + steps.repairs
+                    # Nothing named yet: only a backtick or a blank unknown to JSON at the plan's end was in the way.
+                    return ParsedPlan(steps.plan, repairs=repairs or ("surrounding_text",))
+    return None
+
+
+def _fenced(answer: str) -> Iterator[_Block]:
+    official_tag = answer.find("```json") + len("```")
+    for fence in _FENCE.finditer(answer):
+        repairs: tuple[str, ...] = ()
+        if not fence["tag"].strip():
+            repairs = ("untagged_fence",)
+        elif fence["tag"] != "json":
+            repairs = ("fence_tag",)
+        elif fence.start("tag") != official_tag:
+            repairs = ("later_fence",)
+        yield _Block(fence["body"], repairs if fence["close"] else (*repairs, "unclosed_fence"))
+
+
+def _steps(value: Any, *repairs: str) -> _Steps | None:
+    """`value` as a list of named steps, out of its wrapper if it has one; None for any other JSON value."""
+    if isinstance(value, dict) and "skill_sequence" in value:
+        value, repairs = value["skill_sequence"], (*repairs, "wrapper_removed")
+    if isinstance(value, list) and all(isinstance(step, dict) and step.get("name") for step in value):
+        return _Steps(value, repairs)
+    return None
+
+
+def _read_whole(text: str) -> _Steps | None:
+    try:
+        return _steps(json.loads(text))
+    except _NOT_JSON:
+        return None
+
+
+def _read_embedded(text: str) -> _Steps | None:
+    """The first plan among other words."""
+    for start in _PLAN_START.finditer(text):
+        try:
+            value, end = _DECODER.raw_decode(text, start.start())
+        except ValueError:
+            continue
+        except RecursionError:  # each of the nested starts that follow would take as long to fail
+            return None
+        around = text[: start.start()] + text[end:]
+        if steps := _steps(value, *(["surrounding_text"] if around.strip() else [])):
+            return steps
+    return None
+
+
+def _read_without_trailing_commas(text: str) -> _Steps | None:
+    mended = _STRING_OR_TRAILING_COMMA.sub(lambda match: match[1] or "", text)
+    steps = _read_embedded(mended)
+    return _Steps(steps.plan, (*steps.repairs, "trailing_commas")) if steps else None
+
+
+def _read_truncated(text: str) -> _Steps | None:
+    """The complete steps of a list that breaks off with the text; None if the rest is anything but a step cut off."""
+    start = _PLAN_START.search(text)
+    opening = text.find("[", start.start()) if start else -1
+    if not start or opening < 0:
+        return None
+    plan: list[Any] = []
+    position = opening + 1
+    while True:
+        gap = _BETWEEN_STEPS.match(text, position)
+        assert gap  # it may be empty
+        try:
+            step, position = _DECODER.raw_decode(text, gap.end())
+        except _NOT_JSON:
+            break
+        plan.append(step)
+    if not plan or not _is_cut_off(text[gap.end() :]):
+        return None
+    repairs = ["surrounding_text"] if text[: start.start()].strip() else []
+    return _steps(plan if start[0][0] == "[" else {"skill_sequence": plan}, *repairs, "truncated_list")
+
+
+def _is_cut_off(rest: str) -> bool:
+    """Whether `rest`, what follows a list's last complete step, is nothing or one object that is open to the end."""
+    depth = 0
+    for sign in _STRINGS.sub("", rest):
+        depth += (sign in "[{") - (sign in "]}")
+        if depth <= 0:
+            return False
+    return True
+
+
+def _read_with_json_repair(text: str) -> _Steps | None:
+    start = _PLAN_START.search(text)
+    if not start:
+        return None
+    import json_repair
+
+    try:
+        value = json_repair.loads(text[start.start() :], skip_json_loads=True)
+    except _NOT_JSON:
+        return None
+    steps = _steps(value, *(["surrounding_text"] if text[: start.start()].strip() else []), "json_repair")
+    return steps if steps and steps.plan else None
+
+
+# From certain to guessed. Every block is read in one way before any is read in the next: a block that is whole goes
+# before an earlier one that needs mending.
+_READERS: tuple[Callable[[str], _Steps | None], ...] = (
+    _read_whole,
+    _read_embedded,
+    _read_without_trailing_commas,
+    _read_truncated,
+    _read_with_json_repair,
+)

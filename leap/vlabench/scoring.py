@@ -1,0 +1,258 @@
+"""Scores of one predicted plan against the expert's: VLABench's official five, and LEAP's own beside them.
+
+The official rules are those of OpenMOSS/VLABench 47b04bf, evaluation/utils.py, and the results are equal to its to the
+last bit, on odd input too. Ids compare there as Python compares them: 3 == 3.0 and 1 == True, but "3" != 3.
+LEAP's own scores are over normalised ids (see `normalise_id`), so a number written as a string is not a wrong answer.
+All scores are percentages unless a docstring says otherwise.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from leap.vlabench.skills import CONTAINER, ENTITY, find_subtasks
+
+OFFICIAL_KEYS = (
+    "skill_match_score",
+    "entity_match_score",
+    "skill_with_entity_match_score",
+    "exact_match_score",
+    "total_score",
+)
+ZERO_SCORES: Mapping[str, float] = MappingProxyType(dict.fromkeys(OFFICIAL_KEYS, 0))
+"""What upstream records for an answer that it cannot parse or score: integer zeros, as in its JSON."""
+
+LEAP_KEYS = (
+    "weighted_total",
+    "skill_precision",
+    "skill_f1",
+    "entity_precision",
+    "entity_f1",
+    "skill_with_entity_precision",
+    "skill_with_entity_f1",
+    "length_ratio",
+)
+
+SEQ_INDEPENDENT_TASKS = frozenset({"cook_dishes", "texas_holdem"})
+
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(?:\.0*)?")
+_START = 0  # the graph node that every plan starts from; subtasks are nodes 1, 2, ...
+
+
+def dependency_of(task: str) -> str:
+    """How a task's subtasks hang together: "Seq-independent" (any order) or "Sequential".
+
+    Source: OpenMOSS/VLABench 47b04bf, evaluation/evaluator/vlm.py.
+    """
+    return "Seq-independent" if task in SEQ_INDEPENDENT_TASKS else "Sequential"
+
+
+def official_scores(reference: Any, prediction: Any, dependency: Any) -> dict[str, float]:
+    """VLABench's five scores under upstream's names; five zeros where upstream's code raises.
+
+    `reference` is the expert's skill sequence, `prediction` the model's (any JSON value), `dependency` "Sequential",
+    "Seq-independent" or {node: [nodes that depend on it]} with nodes counted from 1. `total_score` is 0.4 skill +
+    0.4 entity, so a perfect plan has 80: upstream declares weights for the other two but does not add them.
+    Source: OpenMOSS/VLABench 47b04bf, evaluation/utils.py.
+    """
+    scores = _scores_unless_malformed(reference, prediction, dependency)
+    return dict(ZERO_SCORES) if scores is None else scores
+
+
+def plan_scores(reference: Any, prediction: Any, dependency: Any) -> dict[str, float]:
+    """The official five, and LEAP's own scores (`LEAP_KEYS`), all over normalised ids. Where the five are zeros because
+    upstream's code raises, the others are zeros too.
+
+    - weighted_total: 0.4 skill + 0.4 entity + 0.1 skill_with_entity + 0.1 exact, the weights that upstream declares;
+      at most 100. Like the official five it is a recall: steps added to a correct plan do not lower it.
+    - *_precision and *_f1 of skills, entities and skill-with-entity: overlap in percent of what the model says, and
+      of the mean of both. Invented steps lower them (those of entities, when the steps name any); 0 for 0 of 0.
+    - length_ratio: the model's number of skills divided by the expert's, a plain ratio.
+    """
+    official = _scores_unless_malformed(reference, prediction, dependency)
+    if official is None:
+        return {**ZERO_SCORES, **dict.fromkeys(LEAP_KEYS, 0.0)}
+    return {**official, **_leap_scores(_with_normal_ids(reference), _with_normal_ids(prediction), dependency)}
+
+
+def normalise_id(value: Any) -> Any:
+    """An id in one form: "3", " 3 ", "3.0" and 3.0 become 3; other strings lose outer blanks; the rest is unchanged."""
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text.partition(".")[0]) if _WHOLE_NUMBER.fullmatch(text) else text
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+class _Bags(NamedTuple):
+    """What a plan says, regardless of order: multisets with their counts."""
+
+    skills: Counter[Any]  # names
+    entities: Counter[Any]  # (kind of parameter, id)
+    skills_with_entities: Counter[Any]  # (name, entity, container)
+
+
+class _Node(NamedTuple):
+    """A subtask in its place of the graph. Two nodes match when `key` and `n_before` agree and one's `before` holds
+    the other's."""
+
+    key: tuple[Any, ...]
+    n_before: int
+    before: frozenset[tuple[Any, ...]]
+
+
+def _scores_unless_malformed(reference: Any, prediction: Any, dependency: Any) -> dict[str, float] | None:
+    try:
+        return _scores(reference, prediction, dependency)
+    except Exception:  # noqa: BLE001
+        # The benchmark's own rule, not a convenience: its evaluator takes whatever exception the scorer raises (a skill
+        # without params, an id that cannot be hashed, an expert without a subtask, ...) as five zeros. A prediction is
+        # any JSON value, and naming the exceptions would be a second, diverging, statement of that rule.
+        return None
+
+
+def _scores(reference: Any, prediction: Any, dependency: Any) -> dict[str, float]:
+    expert, model = _bags(reference), _bags(prediction)
+    skill = _recall(expert.skills, model.skills)
+    entity = _recall(expert.entities, model.entities)
+    return {
+        "skill_match_score": skill,
+        "entity_match_score": entity,
+        "skill_with_entity_match_score": _recall(expert.skills_with_entities, model.skills_with_entities),
+        "exact_match_score": _exact_match(reference, prediction, dependency),
+        "total_score": 0.4 * skill + 0.4 * entity,
+    }
+
+
+def _leap_scores(reference: list[Any], prediction: list[Any], dependency: Any) -> dict[str, float]:
+    recall = _scores(reference, prediction, dependency)
+    expert, model = _bags(reference), _bags(prediction)
+    unadded = 0.1 * recall["skill_with_entity_match_score"] + 0.1 * recall["exact_match_score"]
+    scores = {"weighted_total": recall["total_score"] + unadded}
+    for name, expert_bag, model_bag in zip(("skill", "entity", "skill_with_entity"), expert, model, strict=True):
+        matched, said = _overlap(expert_bag, model_bag), model_bag.total()
+        scores[f"{name}_precision"] = 100.0 * matched / said if said else 0.0
+        either = said + expert_bag.total()
+        scores[f"{name}_f1"] = 200.0 * matched / either if either else 0.0
+    scores["length_ratio"] = len(prediction) / len(reference)
+    return scores
+
+
+def _with_normal_ids(skill_sequence: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"name": skill["name"], "params": {key: normalise_id(skill["params"].get(key)) for key in (ENTITY, CONTAINER)}}
+        for skill in skill_sequence
+    ]
+
+
+def _bags(skill_sequence: Iterable[Mapping[str, Any]]) -> _Bags:
+    triples = [(s["name"], s["params"].get(ENTITY), s["params"].get(CONTAINER)) for s in skill_sequence]
+    entities = [("entity", entity) for _, entity, _ in triples if entity is not None]
+    entities += [("container", container) for _, _, container in triples if container is not None]
+    return _Bags(Counter([name for name, _, _ in triples]), Counter(entities), Counter(triples))
+
+
+def _overlap(expert: Counter[Any], model: Counter[Any]) -> int:
+    return sum(min(count, model.get(item, 0)) for item, count in expert.items())
+
+
+def _recall(expert: Counter[Any], model: Counter[Any]) -> float:
+    total = expert.total()
+    # Divided first: (m / n) * 100 and 100 * m / n differ in the last bit. An expert that names nothing has the integer.
+    return (_overlap(expert, model) / total) * 100 if total else 0
+
+
+def _exact_match(reference: Any, prediction: Any, dependency: Any) -> float:
+    """Percentage of the expert's subtasks that the model has in the same layer of the graph, after the same subtasks.
+    Raises ZeroDivisionError for an expert without any subtask, ValueError for a graph that has no layers."""
+    expert, model = _layers(reference, dependency), _layers(prediction, dependency)
+    matched = sum(_matches_in_layer(ours, theirs) for ours, theirs in zip(expert, model, strict=False))
+    return (matched / sum(map(len, expert))) * 100
+
+
+def _matches_in_layer(expert: list[_Node], model: list[_Node]) -> int:
+    """Pairs of nodes, each expert's with the first free one that fits. The order of the nodes matters: fitting is not
+    symmetric when two nodes before one are alike."""
+    free = list(model)
+    for node in expert:
+        for index, other in enumerate(free):
+            if node.key == other.key and node.n_before == other.n_before and node.before <= other.before:
+                del free[index]
+                break
+    return len(model) - len(free)
+
+
+def _layers(skill_sequence: Any, dependency: Any) -> list[list[_Node]]:
+    """A plan's subtasks by their longest distance from the start, each layer in topological order."""
+    keys = [("START", None, None), *map(_subtask_key, find_subtasks(skill_sequence))]
+    before: list[list[int]] = [[] for _ in keys]
+    after: list[list[int]] = [[] for _ in keys]
+    for source, target in _edges(len(keys) - 1, dependency):
+        before[target].append(source)
+        after[source].append(target)
+    return [
+        [_Node(keys[node], len(before[node]), frozenset([keys[b] for b in before[node]])) for node in layer]
+        for layer in _topological_layers(before, after)
+    ]
+
+
+def _topological_layers(before: list[list[int]], after: list[list[int]]) -> list[list[int]]:
+    """Kahn's algorithm in the order of networkx's topological_sort, on which the greedy matching depends; the start is
+    left out. A cycle raises ValueError."""
+    missing = [len(nodes) for nodes in before]
+    layers = [[_START]]
+    while layers[-1]:
+        layers.append([])
+        for node in layers[-2]:
+            for target in after[node]:
+                missing[target] -= 1
+                if not missing[target]:
+                    layers[-1].append(target)
+    if any(missing):
+        raise ValueError("the dependencies form a cycle")
+    return layers[1:-1]
+
+
+def _edges(n_subtasks: int, dependency: Any) -> Iterable[tuple[int, int]]:
+    """The graph's edges, each once, in order of insertion; raises for whatever upstream cannot build or lay out."""
+    if dependency == "Sequential":
+        return zip(range(n_subtasks), range(1, n_subtasks + 1), strict=True)
+    if dependency == "Seq-independent":
+        return [(_START, node) for node in range(1, n_subtasks + 1)]
+    if not isinstance(dependency, dict):
+        # Upstream builds a graph without edges here, and fails when it lays out a subtask that nothing comes before.
+        raise ValueError(f"unknown dependency {dependency!r}")
+    edges = _declared_edges(n_subtasks, dependency)
+    has_source = {target for _, target in edges}
+    return [*edges, *((_START, node) for node in range(1, n_subtasks + 1) if node not in has_source)]
+
+
+def _declared_edges(n_subtasks: int, dependency: dict[Any, Any]) -> dict[tuple[int, int], None]:
+    # Indexing a list of nodes from 0 keeps what upstream's does: 0 and below count from the end, True is 1,
+    # a float or a string is a TypeError, and a source without targets is never looked at.
+    nodes = range(1, n_subtasks + 1)
+    edges: dict[tuple[int, int], None] = {}
+    for source, targets in dependency.items():
+        for target in targets:
+            if not (source <= n_subtasks and target <= n_subtasks):
+                raise ValueError(f"dependency {source!r} -> {target!r} is outside the {n_subtasks} subtasks")
+            edges[nodes[source - 1], nodes[target - 1]] = None
+    return edges
+
+
+def _subtask_key(subtask: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:
+    """Pattern, entity and container of a subtask: the last ids that it names, else None."""
+    pattern, entity, container = [], None, None
+    for skill in subtask:
+        pattern.append(skill["name"])
+        if (named := skill["params"].get(ENTITY)) is not None:
+            entity = named
+        if (named := skill["params"].get(CONTAINER)) is not None:
+            container = named
+    if entity != entity or container != container:
+        # NaN equals nothing, not even itself, but inside a tuple Python takes an object for equal to itself.
+        return ("-".join(pattern), entity, container, object())
+    return ("-".join(pattern), entity, container)

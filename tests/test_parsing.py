@@ -1,0 +1,195 @@
+"""The parser of answers: upstream's rule to the letter, and the lenient mode's promises."""
+
+import json
+from typing import Any
+
+import pytest
+from golden import load_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leap.vlabench.parsing import REPAIRS, ParsedPlan, parse_plan
+
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=200)
+PLAN = [
+    {"name": "pick", "params": {"target_entity_name": 3}},
+    {"name": "place", "params": {"target_container_name": 7}},
+]
+TEXT = json.dumps(PLAN)
+CUT = TEXT[: TEXT.index("place")]
+FENCE = "```"
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "```json",
+            "```",
+            "````",
+            "``",
+            "`",
+            "```python\n",
+            "``` json",
+            "~~~",
+            "\n",
+            " ",
+            ",",
+            "[",
+            "]",
+            "{",
+            "}",
+            '"',
+            "\\",
+        ),
+        *(
+            "<think>",
+            "</think>",
+            '"skill_sequence":',
+            "'name':",
+            '{"name": "pick"}',
+            "null",
+            "NaN",
+            "1e999",
+            "é",
+            "\ud800",
+        ),
+        *(TEXT, TEXT[:-1] + ",]", CUT, TEXT.replace('"', "'"), json.dumps({"skill_sequence": PLAN}), "As in [1], "),
+    ]
+)
+ANSWERS = st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join))
+
+
+def test_golden_vectors() -> None:
+    failures = []
+    for case in load_jsonl("parse_public.jsonl"):
+        parsed, expected = parse_plan(case["text"]), case["expected"]
+        if "format_error" in expected:
+            agrees = not parsed.ok and parsed.plan is None
+        else:  # compared as JSON text, which tells 1, 1.0 and true apart
+            agrees = parsed.ok and json.dumps(parsed.plan) == json.dumps(expected["skill_sequence"])
+        if not agrees or parsed.repairs:
+            failures.append(case["id"])
+    assert failures == []
+
+
+@PROPERTY
+@given(ANSWERS)
+def test_official_is_two_cuts_and_a_json_value(text: str) -> None:
+    parsed = parse_plan(text)
+    parts = text.split("```json")
+    if len(parts) == 1:
+        assert parsed.error == "no ```json fence"
+        return
+    body = parts[1].split("```")[0]
+    try:
+        value = json.loads(body)
+    except ValueError:
+        assert not parsed.ok
+    else:
+        assert parsed.ok
+        assert json.dumps(parsed.plan) == json.dumps(value)
+
+
+@PROPERTY
+@given(ANSWERS)
+def test_lenient_never_raises_and_keeps_what_official_accepts(text: str) -> None:
+    official, lenient = parse_plan(text), parse_plan(text, "lenient")
+    if official.ok:
+        assert json.dumps(lenient.plan) == json.dumps(official.plan)
+        assert lenient.repairs == ()
+    elif lenient.ok:
+        assert lenient.repairs
+        assert set(lenient.repairs) <= set(REPAIRS)
+    else:
+        assert lenient == official
+        assert lenient.plan is None
+
+
+@pytest.mark.parametrize(
+    ("text", "plan", "repairs"),
+    [
+        (f"{FENCE}\n{TEXT}\n{FENCE}", PLAN, ["untagged_fence"]),
+        (f"{FENCE}python\n{TEXT}\n{FENCE}", PLAN, ["fence_tag"]),
+        (f"{FENCE}JSON\n{TEXT}\n{FENCE}", PLAN, ["fence_tag"]),
+        (f"{FENCE}json\n{FENCE}\n{FENCE}json\n{TEXT}\n{FENCE}", PLAN, ["later_fence"]),
+        (f"{FENCE}\n{TEXT}", PLAN, ["untagged_fence", "unclosed_fence"]),
+        (f"{FENCE}python\nplan = {TEXT}\n{FENCE}", PLAN, ["fence_tag", "surrounding_text"]),
+        (TEXT, PLAN, ["bare_json"]),
+        ("[]", [], ["bare_json"]),
+        (f"As in [1], the plan is {TEXT}. Done.", PLAN, ["bare_json", "surrounding_text"]),
+        (f'Objects: [{{"object": 3}}]. Plan: {TEXT}', PLAN, ["bare_json", "surrounding_text"]),
+        (json.dumps({"skill_sequence": PLAN}), PLAN, ["bare_json", "wrapper_removed"]),
+        (f"<think>{CUT}</think>{FENCE}json\n{TEXT}\n{FENCE}", PLAN, None),
+        (f"{TEXT[:9]}</think>{TEXT}", PLAN, ["thinking_removed", "bare_json"]),
+        (f"<think>{FENCE}json\n[?]\n{FENCE}</think>{FENCE}json\n{TEXT}\n{FENCE}", PLAN, ["thinking_removed"]),
+        (f"{FENCE}json\n{TEXT[:-1]}, ]\n{FENCE}", PLAN, ["trailing_commas"]),
+        (f"{FENCE}json\n{CUT}", PLAN[:1], ["unclosed_fence", "truncated_list"]),
+        (CUT, PLAN[:1], ["bare_json", "truncated_list"]),
+        (TEXT[:-1], PLAN, ["bare_json", "truncated_list"]),
+        ('{"skill_sequence": ' + CUT, PLAN[:1], ["bare_json", "truncated_list", "wrapper_removed"]),
+        (f"{FENCE}json{TEXT}\u2028{FENCE}", PLAN, ["surrounding_text"]),
+        (f"{FENCE}json{TEXT}`{FENCE}json", PLAN, ["surrounding_text"]),
+        (TEXT.replace('"', "'"), PLAN, ["bare_json", "json_repair"]),
+        (
+            '[{"name": "pick"}, {"name": lift}',
+            [{"name": "pick"}, {"name": "lift"}],
+            ["bare_json", "json_repair"],
+        ),
+        (f"{FENCE}json\n{TEXT.replace('}, {', '} {')}\n{FENCE}", PLAN, ["json_repair"]),
+    ],
+)
+def test_lenient_repairs_and_names_them(text: str, plan: Any, repairs: list[str] | None) -> None:
+    parsed = parse_plan(text, "lenient")
+    assert parsed.plan == plan
+    assert parsed.error is None
+    assert list(parsed.repairs) == (repairs or [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "pick 3, then place 7",
+        "[1, 2]",
+        "42",
+        "null",
+        "<think>" + TEXT,
+        '{"name": "pick"}',
+        '[{"object": 3}]',
+        "[{" * 5000,
+    ],
+)
+def test_lenient_invents_no_plan(text: str) -> None:
+    assert parse_plan(text, "lenient").error == "no ```json fence"
+
+
+def test_a_comma_inside_a_string_is_no_trailing_comma() -> None:
+    text = '[{"name": "pick", "note": "a,]b,}",},]'
+    assert parse_plan(text, "lenient").plan == [{"name": "pick", "note": "a,]b,}"}]
+
+
+def test_a_backtick_before_a_second_fence_spoils_the_first_as_upstream_has_it() -> None:
+    assert not parse_plan("```json[]````json").ok
+    assert parse_plan("```json[]``````json").plan == []
+
+
+def test_null_is_a_plan_to_upstream() -> None:
+    assert parse_plan("```json\nnull\n```") == ParsedPlan(plan=None, error=None)
+    assert parse_plan("```json\nnull\n```", "lenient").ok
+
+
+@pytest.mark.parametrize("answer", [None, 3, b"```json\n[]\n```", ["```json\n[]\n```"]])
+@pytest.mark.parametrize("mode", ["official", "lenient"])
+def test_an_answer_that_is_no_text_is_a_format_error(answer: Any, mode: Any) -> None:
+    parsed = parse_plan(answer, mode)
+    assert parsed.error == f"the answer is not text but {type(answer).__name__}"
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, "9" * 5000, '{"a":' * 100_000])
+def test_json_that_python_refuses_is_a_format_error(body: str) -> None:
+    assert not parse_plan(f"```json\n{body}\n```").ok
+    assert not parse_plan(f"```json\n{body}\n```", "lenient").ok
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="lenient"):
+        parse_plan("", "strict")  # type: ignore[arg-type]
