@@ -1,0 +1,84 @@
+"""CommonSense: the instruction gives a well-known fact instead of the name; one object in the scene fits it."""
+
+import random
+from dataclasses import dataclass
+
+from leap.demo.catalogue import kinds_of
+from leap.demo.scene import make_scene
+from leap.demo.tasks import actions
+from leap.demo.tasks.actions import Action
+from leap.demo.tasks.episode import Episode, episode, kinds_with, lay_table
+from leap.demo.tasks.facts import FACTS
+from leap.demo.tasks.wording import choose, expand
+
+RANKS = ("ace", "king", "queen", "jack", "ten", "nine", "eight", "seven", "six", "five", "four", "three", "two")
+_ORDINALS = ("", "second", "third", "fourth")
+
+
+@dataclass(frozen=True)
+class FactTask:
+    """Do the action with the only object of which a fact of `leap.demo.tasks.facts` is true."""
+
+    name: str
+    action: Action
+    dimension: str = "CommonSense"
+
+    def make(self, rng: random.Random, phrasing: str) -> Episode:
+        action = self.action
+        facts = FACTS[action.category]
+        fact = rng.choice(list(facts))
+        target = rng.choice(kinds_with(action.category, fact))
+        containers = action.draw_containers(rng)
+        kinds = lay_table(rng, (target, *containers), action.category, lambda kind: fact not in kind.properties)
+        scene = make_scene(kinds, rng)
+        described = choose(facts[fact], phrasing, rng)
+        instruction = action.request(rng, phrasing, containers, object=described, it="it")
+        return episode(self, scene, instruction, action.moves(target, containers))
+
+
+@dataclass(frozen=True)
+class NthLargestCardTask:
+    """Lift the card that comes n-th in the poker ranking of the cards on the table, from above or from below."""
+
+    name: str
+    action: Action = actions.LIFT_CARD
+    dimension: str = "CommonSense"
+
+    def make(self, rng: random.Random, phrasing: str) -> Episode:
+        hand = rng.sample([kind.name for kind in kinds_of("card")], rng.randint(4, 6))
+        scene = make_scene(lay_table(rng, hand, "card", lambda kind: kind.category != "card"), rng)
+        place = rng.randrange(3)
+        extreme = rng.choice(("high", "low"))
+        target = sorted(hand, key=rank, reverse=extreme == "low")[place]
+        described = expand(choose(RANK_DESCRIPTIONS, phrasing, rng), rng, nth=_superlative(place, extreme))
+        instruction = self.action.request(rng, phrasing, (), object=described, it="it")
+        return episode(self, scene, instruction, self.action.moves(target, ()))
+
+
+RANK_DESCRIPTIONS = (
+    "the {nth} card [in|by] the poker ranking",
+    "the card [that ranks|ranking] {nth} in poker",
+    "the {nth} of the cards [in|by] the order of poker",
+    "the {nth} card, counted as in poker,",
+)
+
+
+def rank(kind: str) -> int:
+    """0 for the ace, the highest card in poker."""
+    return RANKS.index(kind.split("_")[0])
+
+
+def _superlative(place: int, extreme: str) -> str:
+    return f"{_ORDINALS[place]}-{extreme}est" if place else f"{extreme}est"
+
+
+TASKS = (
+    FactTask("select_drink_common_sense", actions.LIFT_DRINK),
+    FactTask("select_chemistry_tube_common_sense", actions.INSERT_TUBE),
+    FactTask("add_condiment_common_sense", actions.ADD_CONDIMENT),
+    FactTask("insert_flower_common_sense", actions.INSERT_FLOWER),
+    NthLargestCardTask("select_nth_largest_poker"),
+    FactTask("select_fruit_common_sense", actions.PLACE_FRUIT),
+    FactTask("select_specific_type_book", actions.PULL_BOOK),
+    FactTask("select_toy_common_sense", actions.PLACE_TOY),
+)

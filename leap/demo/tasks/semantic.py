@@ -1,0 +1,64 @@
+"""Semantic: somebody tells of a wish, and only one object in the scene answers it."""
+
+import random
+from dataclasses import dataclass
+
+from leap.demo.scene import make_scene
+from leap.demo.tasks import actions
+from leap.demo.tasks.actions import Action
+from leap.demo.tasks.episode import Episode, episode, kinds_with, lay_table
+from leap.demo.tasks.wishes import WISHES
+from leap.demo.tasks.wording import choose, expand
+
+FRAMES = (
+    "{wish} [Please |]{do}.",
+    "{wish} [Could|Can|Would] you {do}?",
+    "{wish} So [please |]{do}.",
+    "{wish} I'd be [glad|grateful] if you could {do}.",
+    "{wish} [Look at the table|Look around], then {do}.",
+    "{wish} Would you [be so kind as to|kindly] {do}?",
+    "[Hi|Hello|Hey], robot! {wish} [Please |]{do}.",
+    "{wish} [Help me out|Do me a favour]: {do}.",
+    "[Please |]{do}. {wish}",
+    "{wish} [I need you to|I want you to] {do}.",
+    "{wish} [Think about it|Choose well], then {do}.",
+    "{wish} Work out what would help, then {do}.",
+    "[Listen|Robot, listen]! {wish} [Now |]{do}.",
+    "{wish} [It's up to you to choose|The choice is yours]: {do}.",
+)
+
+WISHED_FOR = "the [[right|best] {noun}|{noun} [I need|for this|that I mean|I'm after]|[most suitable|obvious] {noun}]"
+
+
+@dataclass(frozen=True)
+class WishTask:
+    """Do the action with the only object that fulfils a wish of `leap.demo.tasks.wishes`."""
+
+    name: str
+    action: Action
+    dimension: str = "Semantic"
+
+    def make(self, rng: random.Random, phrasing: str) -> Episode:
+        action = self.action
+        wishes = WISHES[action.category]
+        fact = rng.choice(list(wishes))
+        target = rng.choice(kinds_with(action.category, fact))
+        containers = action.draw_containers(rng)
+        kinds = lay_table(rng, (target, *containers), action.category, lambda kind: fact not in kind.properties)
+        scene = make_scene(kinds, rng)
+        wish = choose(wishes[fact], phrasing, rng)
+        frame = choose(FRAMES, phrasing, rng)
+        slots = {**action.slots(containers), "wish": wish, "object": WISHED_FOR, "it": "it"}
+        return episode(self, scene, expand(frame, rng, **slots), action.moves(target, containers))
+
+
+TASKS = (
+    WishTask("select_book_semantic", actions.PULL_BOOK),
+    WishTask("add_condiment_semantic", actions.ADD_CONDIMENT),
+    WishTask("select_chemistry_tube_semantic", actions.LIFT_TUBE),
+    WishTask("select_toy_semantic", actions.PLACE_TOY),
+    WishTask("select_poker_semantic", actions.LIFT_CARD),
+    WishTask("select_fruit_semantic", actions.PLACE_FRUIT),
+    WishTask("insert_flower_semantic", actions.INSERT_FLOWER),
+    WishTask("select_drink_semantic", actions.PULL_DRINK),
+)

@@ -1,0 +1,81 @@
+"""Many surface forms from few templates.
+
+A template is plain English with two marks: `[a|b|]` stands for one of its alternatives (they nest), `{slot}` for a text
+that the task fills in, which may hold marks of its own.
+
+Wording held out for evaluation: of every list of templates, the third, sixth, ninth … are reserved. With
+`phrasing="train"` they are never drawn; with `phrasing="eval"` all are drawn alike, so about a third of the
+evaluation's frames and descriptions are ones that training never showed. A template that is appended never moves an
+older one across that line.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+
+from leap.demo.catalogue import KINDS
+from leap.errors import LeapError
+
+PHRASINGS = ("train", "eval")
+_ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
+_STRAY_COMMA = re.compile(r",([.,:;?!])")
+_SENTENCE_START = re.compile(r"(^|[.!?] )([a-z])")
+_FLAT_CONTAINERS = ("plate", "tray", "card_mat")
+
+
+def templates_for(templates: Sequence[str], phrasing: str) -> tuple[str, ...]:
+    """The templates that may be drawn: all of them for "eval", without every third for "train"."""
+    if phrasing not in PHRASINGS:
+        raise LeapError(f"no phrasing {phrasing!r}; there are {', '.join(PHRASINGS)}")
+    return tuple(text for place, text in enumerate(templates) if phrasing == "eval" or place % 3 != 2)
+
+
+def choose(templates: Sequence[str], phrasing: str, rng: random.Random) -> str:
+    return rng.choice(templates_for(templates, phrasing))
+
+
+def expand(template: str, rng: random.Random, **slots: str) -> str:
+    """Fill the slots, then settle the alternatives, innermost first."""
+    text = template
+    while "{" in text:
+        text = text.format_map(slots)
+    while match := _ALTERNATIVES.search(text):
+        text = text[: match.start()] + rng.choice(match[1].split("|")) + text[match.end() :]
+    return text
+
+
+def sentence(text: str) -> str:
+    """One space between words, no comma before a full stop, a capital at the start of every sentence."""
+    text = _STRAY_COMMA.sub(r"\1", " ".join(text.split()))
+    return _SENTENCE_START.sub(lambda match: match[1] + match[2].upper(), text)
+
+
+def the(kind: str) -> str:
+    return f"the {KINDS[kind].noun}"
+
+
+def called(kind: str) -> str:
+    """What a direct request calls it: "the can of cola" or "the cola"; always "the salt", as nobody pours a shaker."""
+    short = f"the {kind.replace('_', ' ')}"
+    if KINDS[kind].category in ("drink", "tube"):
+        return f"[{the(kind)}|{short}]"
+    return short if KINDS[kind].category in ("condiment", "block") else the(kind)
+
+
+def pronoun(kind: str) -> str:
+    return "them" if kind == "grapes" else "it"
+
+
+def inside(kind: str) -> str:
+    """Where something comes to rest: "in the basket", "on the plate"."""
+    return f"{'on' if kind in _FLAT_CONTAINERS else 'in'} {the(kind)}"
+
+
+def into(kind: str) -> str:
+    """Where something goes: "into the basket", "onto the plate"."""
+    return f"{'onto' if kind in _FLAT_CONTAINERS else 'into'} {the(kind)}"
+
+
+def listing(names: Sequence[str]) -> str:
+    """ "the apple, the pear and the lemon"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,46 @@
+"""Make the demo workspace: rendered tabletop scenes, a benchmark in VLABench's format, training rows, a small model.
+
+    python scripts/utils/make_demo_workspace.py
+    python scripts/utils/make_demo_workspace.py --root /tmp/tiny --tasks-per-dimension 1 --training-rows 30 --size 120
+    LEAP_ROOT=demo python -m configs.config        # look around in it
+
+The folder is a LEAP_ROOT of its own: nothing of the demo touches the real data, models and results.
+"""
+
+import argparse
+import time
+from dataclasses import fields
+from pathlib import Path
+
+from configs.config import REPOSITORY
+from leap.cli import run
+
+_HELP = {
+    "seed": "the same seed gives the same texts and scenes",
+    "tasks_per_dimension": "benchmark tasks in each of the six dimensions",
+    "examples_per_task": "held-out scenes a task",
+    "training_rows": "rows of train_demo.jsonl",
+    "size": "pixels of one of a picture's four views",
+}
+
+
+def main() -> None:
+    from leap.demo.workspace import DemoSize, make_workspace
+    from leap.progress import duration
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=REPOSITORY / "demo", help="the workspace's folder")
+    for field in fields(DemoSize):
+        flag = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(flag, type=int, default=field.default, help=f"{_HELP[field.name]} (default %(default)s)")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    size = DemoSize(**{field.name: getattr(arguments, field.name) for field in fields(DemoSize)})
+    if make_workspace(arguments.root.resolve(), size):
+        print(f"the demo workspace is in {arguments.root} (made in {duration(time.monotonic() - started)})")
+    else:
+        print(f"the demo workspace is in {arguments.root} already")
+
+
+if __name__ == "__main__":
+    run(main)
