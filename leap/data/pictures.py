@@ -1,0 +1,96 @@
+"""Pictures: found on disk, decoded, and turned into the patches that a model reads.
+
+The size is always the caller's, never what a checkpoint's processor happens to hold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from leap.errors import LeapError
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    """Bounds on a picture's tokens; a token of Qwen3-VL covers 32x32 pixels. Pictures in between keep their size."""
+
+    min_tokens: int
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_tokens <= self.max_tokens:
+            raise LeapError(f"picture tokens {self.min_tokens}..{self.max_tokens}: give 0 < min <= max")
+
+
+def resolve_picture(path: str, roots: Sequence[Path]) -> Path:
+    """The one file that a row's picture path means. None or several matches raise LeapError."""
+    given = Path(path)
+    candidates = [given] if given.is_absolute() else [root / given for root in roots]
+    found = list(dict.fromkeys(candidate.resolve() for candidate in candidates if candidate.is_file()))
+    if len(found) == 1:
+        return found[0]
+    tried = ", ".join(str(candidate) for candidate in candidates)
+    if not found:
+        raise LeapError(f"picture {path}: missing (looked for {tried}); restore it or set --image_root")
+    raise LeapError(f"picture {path}: two different files match ({tried}); set --image_root to the right folder")
+
+
+@dataclass(frozen=True)
+class BlankPicture:
+    """A grey picture of another one's size: a model that sees only these answers from the text alone."""
+
+    like: Path
+
+
+def open_picture(source: Path | BlankPicture) -> Image.Image:
+    """A whole picture in RGB; LeapError where the file is missing, truncated or no picture."""
+    if isinstance(source, BlankPicture):
+        height, width = picture_dimensions(source.like)
+        return Image.new("RGB", (width, height), (128, 128, 128))
+    path = source
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except FileNotFoundError as error:
+        raise LeapError(f"{path}: the picture is missing; restore the file") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:  # PIL's ways to say "broken"
+        raise LeapError(f"{path}: cannot be decoded as a picture ({error}); restore or remove it") from error
+
+
+def picture_dimensions(path: Path) -> tuple[int, int]:
+    """(height, width) in pixels from the file's header alone."""
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            return height, width
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise LeapError(f"{path}: cannot be read as a picture ({error}); restore or remove it") from error
+
+
+class PictureEncoder:
+    """Turns pictures into patches at one fixed size, leaving the processor itself untouched."""
+
+    def __init__(self, processor: Any, size: PictureSize) -> None:
+        self._image_processor = processor.image_processor
+        self._merge = self._image_processor.merge_size**2
+        unit = (self._image_processor.patch_size * self._image_processor.merge_size) ** 2  # pixels of one token
+        self._size = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
+
+    def tokens(self, height: int, width: int) -> int:
+        """How many tokens a picture of that size (pixels) becomes."""
+        patches = self._image_processor.get_number_of_image_patches(
+            height, width, {"min_pixels": self._size["shortest_edge"], "max_pixels": self._size["longest_edge"]}
+        )
+        return patches // self._merge
+
+    def encode(self, pictures: Sequence[Image.Image]) -> tuple[Any, Any]:
+        """(pixel_values [patches, channels x pixels] float32, image_grid_thw [pictures, 3] int64)."""
+        encoded = self._image_processor(images=list(pictures), size=self._size, return_tensors="pt")
+        return encoded["pixel_values"], encoded["image_grid_thw"]
+
+    def tokens_of(self, grid: Any) -> list[int]:
+        """Tokens of each picture from `image_grid_thw`."""
+        return (grid.prod(dim=-1) // self._merge).tolist()

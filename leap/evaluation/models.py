@@ -1,0 +1,28 @@
+"""Which models an evaluation takes, and under which names."""
+
+from pathlib import Path
+
+from leap.errors import LeapError
+from leap.evaluation.settings import EvaluatedModel, PictureControl, controlled_name
+from leap.models.checkpoints import find_checkpoints, result_name, weights_hash
+
+BASELINE = "Baseline"
+
+
+def chosen_models(baseline: Path | None, checkpoints: Path, newest: int | None = None) -> list[Path]:
+    """The baseline, if any, and the newest checkpoints of a run, in the order of their steps."""
+    found = find_checkpoints(checkpoints)
+    models = [*([baseline] if baseline else []), *(found if newest is None else found[-newest:])]
+    if not models:
+        raise LeapError(f"{checkpoints}: no checkpoint-N folder there; train first or set --checkpoints_dir")
+    return models
+
+
+def identify(
+    folder: Path, baseline: Path, output: Path, control: PictureControl = "none", name: str | None = None
+) -> EvaluatedModel:
+    """The model in `folder` with its result name and weight hash. Raises LeapError where it holds no weights."""
+    weights = weights_hash(folder)
+    if name is None:
+        name = BASELINE if folder.resolve() == baseline.resolve() else result_name(folder, output)
+    return EvaluatedModel(controlled_name(name, control), folder, weights)

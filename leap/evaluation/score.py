@@ -1,0 +1,61 @@
+"""Step two of an evaluation: stored answers to scores. No model is needed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from leap.records.benchmark import BenchmarkExample, Prediction
+from leap.vlabench.parsing import parse_plan
+from leap.vlabench.scoring import LEAP_KEYS, ZERO_SCORES, dependency_of, plan_scores
+
+SCORER = {"name": "leap", "rules": "OpenMOSS/VLABench 47b04bf"}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of a dimension's examples. `scored` includes the format errors, which score zero."""
+
+    examples: int
+    scored: int
+    format_error: int
+    truncated: int
+    inference_error: int
+    missing: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example has a score."""
+        return self.scored == self.examples
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def score_predictions(
+    examples: Iterable[BenchmarkExample], predictions: Mapping[tuple[str, str], Prediction]
+) -> tuple[dict[str, dict[str, dict[str, float]]], Counts]:
+    """(task -> example number -> scores, counts). An inference error or a missing answer has no score at all."""
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    count = dict.fromkeys(Counts.__dataclass_fields__, 0)
+    for example in examples:
+        count["examples"] += 1
+        prediction = predictions.get(example.key)
+        if prediction is None:
+            count["missing"] += 1
+        elif prediction.error is not None:
+            count["inference_error"] += 1
+        else:
+            found, format_error = score_answer(example.task, example.skill_sequence, prediction.text or "")
+            scores.setdefault(example.task, {})[str(example.number)] = found
+            count["scored"] += 1
+            count["format_error"] += format_error
+            count["truncated"] += prediction.finish == "length"
+    return scores, Counts(**count)
+
+
+def score_answer(task: str, expert: list[Any], text: str) -> tuple[dict[str, float], bool]:
+    """(the official scores with ours beside them, whether the answer was no plan at all)."""
+    parsed = parse_plan(text)
+    if parsed.error is not None:
+        return {**ZERO_SCORES, **dict.fromkeys(LEAP_KEYS, 0.0)}, True
+    return plan_scores(expert, parsed.plan, dependency_of(task)), False

@@ -1,0 +1,53 @@
+"""What every inference engine understands and returns."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from leap.data.pictures import BlankPicture
+from leap.records.training import Message
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are drawn. Temperature 0 is greedy: the likeliest token, always."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversation to answer. `pictures` fill its picture places in reading order."""
+
+    key: tuple[str, str]
+    messages: tuple[Message, ...]
+    pictures: tuple[Path | BlankPicture, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer, or the reason why there is none; never both."""
+
+    key: tuple[str, str]
+    text: str | None = None
+    finish: Literal["stop", "length"] | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """Answers requests in any order; a request that fails gives an Answer with `error`, not an exception."""
+
+    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]: ...
+
+    def describe(self) -> dict[str, Any]:
+        """Engine, device and number format, for the manifest."""
+        ...

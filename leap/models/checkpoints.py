@@ -1,0 +1,55 @@
+"""Checkpoint folders: finding them, naming the model of a result, and telling complete ones from half-written ones."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from leap.errors import LeapError
+
+MARKER = "leap_run.json"  # written last: a checkpoint without it was cut short
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def checkpoint_step(folder: Path) -> int | None:
+    """N of a folder named checkpoint-N, None for any other."""
+    match = _CHECKPOINT.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint-N folders in `folder`, by step."""
+    if not folder.is_dir():
+        return []
+    steps = {entry: checkpoint_step(entry) for entry in folder.iterdir() if entry.is_dir()}
+    return sorted((entry for entry, step in steps.items() if step is not None), key=lambda entry: steps[entry] or 0)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A model folder's weight files. Raises LeapError where there is no folder, no config or no weights."""
+    if not folder.is_dir():
+        raise LeapError(f"{folder}: there is no such model folder; download or train the model first")
+    if not (folder / "config.json").is_file():
+        raise LeapError(f"{folder}: config.json is missing, so this is no model folder")
+    files = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern) if file.stat().st_size > 0)
+    if not files:
+        raise LeapError(f"{folder}: it holds no weights (*.safetensors); download it again or use another checkpoint")
+    return files
+
+
+def weights_hash(folder: Path) -> str:
+    """sha256 over a model's weight files, in name order."""
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def result_name(model: Path, output: Path) -> str:
+    """A model's name in the results: `checkpoint-N` of the full run, `RUN-checkpoint-N` of another, or its folder's."""
+    if checkpoint_step(model) is None:
+        return model.name
+    run = model.parent
+    return model.name if run.resolve() == output.resolve() else f"{run.name}-{model.name}"

@@ -1,0 +1,54 @@
+"""One loader for every model: base or checkpoint, for training or evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+from leap.errors import LeapError
+from leap.models.checkpoints import weight_files
+
+
+def load_processor(folder: Path) -> Any:
+    """The folder's processor: tokenizer, chat template and picture settings."""
+    from transformers import AutoProcessor
+
+    weight_files(folder)  # a clear error where this is no model folder
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise LeapError(f"{folder}: its processor cannot be loaded ({_first_line(error)})") from error
+    if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
+        raise LeapError(
+            f"{folder}: its processor lacks a picture processor or a chat template; copy them from the base"
+        )
+    return processor
+
+
+def load_model(folder: Path, dtype: str, device: str = "cpu", attention: str = "sdpa") -> Any:
+    """The folder's model in `dtype` ("float32", "bfloat16", "float16") on `device`."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+
+    weight_files(folder)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise LeapError(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
+    return model.to(device)
+
+
+def pick_device(wanted: str | None = None) -> str:
+    """`wanted`, or the first GPU, or the CPU."""
+    import torch
+
+    if wanted is None or wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise LeapError(f"--device {wanted}: no CUDA device is available here; use --device cpu")
+    return wanted
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,122 @@
+"""The two kinds of chart that every model x dimension table is drawn as: bars for a few models, a heat map for many."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from leap.report.results import MEAN
+from leap.report.style import FAINT, GREY, INK, Look, clean, lightened, plain
+from leap.vlabench.dimensions import NAMES
+
+GROUPS = (*NAMES, MEAN)
+_PLACES = [*range(len(NAMES)), len(NAMES) + 0.25]  # the mean stands a little apart
+_GROUP_WIDTH = 0.84
+
+
+def draw_bars(
+    axes: Axes, layers: Sequence[pd.DataFrame], looks: Mapping[str, Look], marks: pd.DataFrame, inches: float
+) -> None:
+    """Upright bars in one group a dimension, the layers upon one another, with the sum on top and "*" where `marks` is.
+
+    A cell that is empty in any layer has no bar but "n/a". `inches` is the width of the axes, about.
+    """
+    width, total = _GROUP_WIDTH / len(looks), sum(layers)
+    room = inches / len(GROUPS) / len(looks)  # of one bar
+    upright = room < 0.35
+    blank = " " if upright else ""
+    texts: dict[str, Any] = {"ha": "center", "va": "bottom", "rotation": 90 if upright else 0}
+    texts["fontsize"] = min(8, 60 * room)
+    for index, (model, look) in enumerate(looks.items()):
+        for group, place in zip(GROUPS, _PLACES, strict=True):
+            x, value = place + (index - (len(looks) - 1) / 2) * width, total.loc[model, group]
+            star = "*" if marks.loc[model, group] else ""
+            if pd.isna(value):
+                axes.text(x, 0, f"{blank}n/a{star}", color=GREY, **texts)
+                continue
+            _draw_stack(axes, x, width * 0.92, [layer.loc[model, group] for layer in layers], look)
+            axes.text(x, value, f"{blank}{value:.1f}{star}", color=INK, **texts)
+    axes.axvline((_PLACES[-2] + _PLACES[-1]) / 2, color=FAINT, linewidth=1)
+    axes.margins(y=0.18 if upright else 0.1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(_PLACES[0] - 0.55, _PLACES[-1] + 0.55)
+    clean(axes, "y")
+
+
+def _draw_stack(axes: Axes, x: float, width: float, parts: Sequence[float], look: Look) -> None:
+    colours = [look.colour, lightened(look.colour)]
+    bottom = 0.0
+    for part, colour in zip(parts, colours, strict=False):
+        axes.bar(x, part, width, bottom, color=colour, hatch=look.hatch, edgecolor="white", linewidth=0)
+        bottom += part
+
+
+def label_groups(axes: Axes, labels: Sequence[str]) -> None:
+    """Write a label under each group of bars."""
+    axes.set_xticks(_PLACES, labels)
+
+
+def draw_differences(
+    axes: Axes, points: pd.DataFrame, texts: pd.DataFrame, looks: Mapping[str, Look], labels: Sequence[str]
+) -> None:
+    """Bars to the right of zero and to the left, in one group a dimension from top to bottom, each with its text."""
+    height = _GROUP_WIDTH / len(points)
+    for index, model in enumerate(points.index):
+        for group, place in zip(GROUPS, _PLACES, strict=True):
+            y, value = place + (index - (len(points) - 1) / 2) * height, points.loc[model, group]
+            if pd.notna(value):
+                look = looks[model]
+                axes.barh(y, value, height * 0.9, color=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0)
+            right = pd.isna(value) or value >= 0
+            axes.annotate(
+                texts.loc[model, group],
+                (0 if pd.isna(value) else value, y),
+                (4 if right else -4, 0),
+                textcoords="offset points",
+                ha="left" if right else "right",
+                va="center",
+                fontsize=8.5,
+                color=GREY if pd.isna(value) else INK,
+            )
+    axes.axvline(0, color=INK, linewidth=1)
+    for above, below in pairwise(_PLACES):
+        axes.axhline((above + below) / 2, color=FAINT, linewidth=1)
+    clean(axes, "x")
+    axes.set_yticks(_PLACES, labels)
+    axes.set_ylim(_PLACES[-1] + 0.55, _PLACES[0] - 0.55)
+    _leave_room_for_texts(axes, points)
+
+
+def _leave_room_for_texts(axes: Axes, points: pd.DataFrame) -> None:
+    low, high = min(0.0, points.min().min()), max(0.0, points.max().max())
+    room = 0.2 * ((high - low) or 1.0)
+    axes.set_xlim(low - (room if low < 0 else 0.02 * room), high + room)
+
+
+def draw_heat_map(
+    axes: Axes,
+    table: pd.DataFrame,
+    texts: pd.DataFrame,
+    colours: str,
+    limits: tuple[float, float],
+    labels: Sequence[str],
+) -> None:
+    """Coloured cells with their texts, the first model on top; an empty cell is grey."""
+    axes.set_facecolor(FAINT)
+    cells = axes.pcolormesh(
+        table.to_numpy(float), cmap=colours, vmin=limits[0], vmax=limits[1], edgecolors="white", linewidth=1
+    )
+    for row, model in enumerate(table.index):
+        for column, group in enumerate(GROUPS):
+            red, green, blue, _ = cells.cmap(cells.norm(table.loc[model, group]))
+            dark = pd.notna(table.loc[model, group]) and 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            ink = "white" if dark else INK
+            axes.text(column + 0.5, row + 0.5, texts.loc[model, group], ha="center", va="center", fontsize=8, color=ink)
+    axes.axvline(len(NAMES), color="white", linewidth=4)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
+    axes.set_xticks([column + 0.5 for column in range(len(GROUPS))], labels)
+    axes.set_yticks([row + 0.5 for row in range(len(table))], [plain(model) for model in table.index])
+    axes.set_ylim(len(table), 0)

@@ -1,0 +1,114 @@
+"""Figures over training steps: the scores of a run's checkpoints, and its loss."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from pydantic import BaseModel, ValidationError
+
+from leap.errors import LeapError
+from leap.models.checkpoints import find_checkpoints
+from leap.records.files import first_problem, read_json
+from leap.report.charts import GROUPS
+from leap.report.style import GREY, PALETTE, clean, legend_above, looks, new_figure, plain, uncontrolled
+
+TRAINER_STATE = "trainer_state.json"
+_CHECKPOINT = re.compile(r"(?P<run>(?:.+-)?checkpoint-)(?P<step>\d+)(?P<kind>(?:_.*)?)")
+_SMOOTHED_FROM = 100  # logged losses
+
+
+class _Entry(BaseModel):
+    step: int
+    loss: float | None = None
+    eval_loss: float | None = None
+
+
+class _TrainerState(BaseModel):
+    """What the Hugging Face Trainer keeps in a checkpoint, as far as it is drawn here."""
+
+    log_history: list[_Entry]
+
+
+class Loss(BaseModel):
+    """The losses that a run logged up to `checkpoint`, by step."""
+
+    checkpoint: Path
+    training: dict[int, float]
+    held_out: dict[int, float]
+
+
+def read_loss(run: Path) -> Loss | None:
+    """The losses in the newest checkpoint of a run folder that has a log; None where there are none."""
+    states = [folder / TRAINER_STATE for folder in find_checkpoints(run) if (folder / TRAINER_STATE).is_file()]
+    if not states:
+        return None
+    try:
+        entries = _TrainerState.model_validate(read_json(states[-1])).log_history
+    except ValidationError as error:
+        raise LeapError(f"{states[-1]}: {first_problem(error)}; it is no log of the Trainer, remove it") from error
+    training = {entry.step: entry.loss for entry in entries if entry.loss is not None}
+    held_out = {entry.step: entry.eval_loss for entry in entries if entry.eval_loss is not None}
+    return Loss(checkpoint=states[-1].parent, training=training, held_out=held_out) if training or held_out else None
+
+
+def training_loss(loss: Loss) -> Figure:
+    """Loss over steps; a long log has its running mean beside it."""
+    figure = new_figure(10, 5, f"Training loss up to {loss.checkpoint.name}")
+    axes = clean(figure.add_subplot(), "both")
+    training, held_out = (pd.Series(values, dtype=float).sort_index() for values in (loss.training, loss.held_out))
+    if len(training) > _SMOOTHED_FROM:
+        window = len(training) // 40
+        axes.plot(training, color=PALETTE[5], linewidth=0.6, alpha=0.7, label="training loss")
+        smooth = training.rolling(window, center=True, min_periods=1).mean()
+        axes.plot(smooth, color=PALETTE[0], linewidth=1.8, label=f"training loss, mean of {window} log entries")
+    elif len(training):
+        axes.plot(training, color=PALETTE[0], linewidth=1.8, marker=".", label="training loss")
+    if len(held_out):
+        axes.plot(held_out, color=PALETTE[3], linewidth=1.8, marker="o", markersize=4, label="held-out loss")
+    axes.set_xlabel("training step")
+    axes.set_ylabel("loss")
+    axes.margins(x=0.01)
+    legend_above(figure, axes.get_lines())
+    return figure
+
+
+def find_series(models: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Run -> model -> step, for every run with three checkpoints or more; a run is named "checkpoint-N" or the like."""
+    series: dict[str, dict[str, int]] = {}
+    for model in models:
+        if match := _CHECKPOINT.fullmatch(model):
+            series.setdefault(f"{match['run']}N{match['kind']}", {})[model] = int(match["step"])
+    return {run: dict(sorted(steps.items(), key=lambda one: one[1])) for run, steps in series.items() if len(steps) > 2}
+
+
+def checkpoint_curves(
+    figure: Figure,
+    means: pd.DataFrame,
+    marks: pd.DataFrame,
+    series: Mapping[str, Mapping[str, int]],
+    baseline: str | None,
+) -> None:
+    """One panel a dimension, one line a run, and the baseline as a level."""
+    colours = {run: look.colour for run, look in looks(series, None).items()}
+    panels = figure.subplots(2, 4, sharex=True)
+    for axes, group in zip(panels.flat, GROUPS, strict=False):
+        if baseline is not None:
+            axes.axhline(means.loc[baseline, group], color=GREY, linewidth=1.5, linestyle=(0, (5, 3)))
+        for run, steps in series.items():
+            values, style = means.loc[list(steps), group], "--" if uncontrolled(run)[1] else "-"
+            axes.plot(steps.values(), values, style, color=colours[run], marker="o", markersize=3.5, linewidth=1.6)
+            for model, step in steps.items():
+                if marks.loc[model, group] and pd.notna(values[model]):
+                    axes.annotate("*", (step, values[model]), (0, 2), textcoords="offset points", ha="center")
+        clean(axes, "y").set_title(group, loc="left", fontsize=11)
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("training step", fontsize=9)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("total score (official, max 80)", fontsize=9)
+    panels.flat[-1].set_axis_off()
+    lines = [Line2D([], [], color=colours[run], marker="o", markersize=3.5, label=plain(run)) for run in series]
+    level = [] if baseline is None else [Line2D([], [], color=GREY, linestyle=(0, (5, 3)), label=plain(baseline))]
+    legend_above(figure, [*lines, *level])

@@ -1,0 +1,139 @@
+"""All results of a workspace as tables: one row an example, one row a (model, dimension)."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import TypeAdapter, ValidationError
+
+from leap.errors import LeapError
+from leap.evaluation.models import BASELINE
+from leap.evaluation.run import MANIFEST, SCORES
+from leap.records.files import first_problem, read_json
+from leap.vlabench.dimensions import DIMENSIONS, NAMES
+from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
+
+COUNTS = ("examples", "scored", "format_error", "truncated", "inference_error", "missing")
+MEAN = "mean"
+"""The column beside the dimensions that holds their mean."""
+
+_SCORE_FILE = TypeAdapter(dict[str, dict[str, dict[str, float]]])  # task -> example -> scores
+
+
+def found_models(results: Path) -> list[str]:
+    """The models that have results of any dimension. Raises LeapError where there are none."""
+    models = {model for _, model, _ in _result_folders(results, None)}
+    if not models:
+        raise LeapError(f"{results}: no results there yet; run scripts/evaluation/run_vlm_evaluation.py first")
+    return model_order(models)
+
+
+def read_scores(results: Path, models: Iterable[str] | None = None) -> pd.DataFrame:
+    """Columns dimension, model, task, example and every score; one row for each scored example.
+
+    Empty where no example of these models could be scored. Raises LeapError where they have no results at all.
+    """
+    folders = _result_folders(results, models)
+    if not folders:
+        raise LeapError(f"{results}: no results there yet; run scripts/evaluation/run_vlm_evaluation.py first")
+    rows = [
+        {"dimension": dimension, "model": model, "task": task, "example": example, **scores}
+        for dimension, model, folder in folders
+        for task, examples in _read_score_file(folder / SCORES).items()
+        for example, scores in examples.items()
+    ]
+    columns = dict.fromkeys([*OFFICIAL_KEYS, *LEAP_KEYS], "float64")
+    return pd.DataFrame(rows, columns=["dimension", "model", "task", "example", *columns]).astype(columns)
+
+
+def read_counts(results: Path, models: Iterable[str] | None = None) -> pd.DataFrame:
+    """Columns dimension, model and what became of the examples (`COUNTS`); empty where there is no manifest."""
+    rows: list[dict[str, Any]] = []
+    for dimension, model, folder in _result_folders(results, models):
+        manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+        rows.append({"dimension": dimension, "model": model, **manifest.get("counts", {})})
+    return pd.DataFrame(rows, columns=["dimension", "model", *COUNTS]).astype(dict.fromkeys(COUNTS, "Int64"))
+
+
+def dimension_means(
+    scores: pd.DataFrame, score: str = "total_score", models: Iterable[str] | None = None
+) -> pd.DataFrame:
+    """Models in rows, dimensions in columns: the mean over examples. A dimension that was not run stays empty (NaN).
+
+    The column "mean" is the mean of the six dimensions, and empty where one of them is. The rows are `models`, or else
+    those that have a score.
+    """
+    means = scores.groupby(["model", "dimension"])[score].mean().unstack()
+    means = means.reindex(index=model_order(means.index if models is None else set(models)), columns=list(NAMES))
+    means.columns.name, means.index.name = None, "model"
+    means[MEAN] = means.mean(axis=1, skipna=False)
+    return means
+
+
+def unscored_examples(counts: pd.DataFrame) -> pd.DataFrame:
+    """Models in rows, dimensions and "mean" (their sum) in columns: how many examples have no score; NA if unknown."""
+    rows = counts.assign(unscored=counts["examples"] - counts["scored"])
+    table = rows.set_index(["model", "dimension"])["unscored"].unstack()
+    table = table.reindex(index=model_order(table.index), columns=list(NAMES)).astype("Int64")
+    table[MEAN] = table.sum(axis=1, min_count=1)
+    return table
+
+
+def incomplete_note(counts: pd.DataFrame) -> str:
+    """One line on the examples that have no score; "" where all have one."""
+    found = counts[(counts["examples"] > counts["scored"]).fillna(False)]
+    if found.empty:
+        return ""
+    rows = found.set_index("model").loc[model_order(found["model"].unique())].itertuples()
+    results = [f"{row.Index}, {row.dimension}: {row.examples - row.scored} of {row.examples}" for row in rows]
+    examples, scored = found["examples"].sum(), found["scored"].sum()
+    return f"incomplete: {examples - scored} of {examples} examples unscored ({_some(results)})"
+
+
+def unlike_note(scores: pd.DataFrame, baseline: str) -> str:
+    """One line on the results that are not over the same examples as the baseline's; "" where all are."""
+    examples: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for row in scores.itertuples():
+        examples.setdefault((row.model, row.dimension), set()).add((row.task, row.example))
+    results = [
+        f"{model}, {dimension}"
+        for model in model_order(scores["model"].unique())
+        for dimension in NAMES
+        if (model, dimension) in examples and (baseline, dimension) in examples
+        if examples[model, dimension] != examples[baseline, dimension]
+    ]
+    return f"not over the same examples as {baseline}: {_some(results)}" if results else ""
+
+
+def _some(results: list[str], shown: int = 6) -> str:
+    more = f"; and {len(results) - shown} more" if len(results) > shown else ""
+    return "; ".join(results[:shown]) + more
+
+
+def model_order(models: Iterable[str]) -> list[str]:
+    """The baseline first, then runs by name and checkpoints by step, each model's picture controls behind it."""
+    return sorted(models, key=lambda name: (name.split("_")[0] != BASELINE, _natural(name)))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _read_score_file(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+    try:
+        return _SCORE_FILE.validate_python(read_json(path))
+    except ValidationError as error:
+        raise LeapError(f"{path}: {first_problem(error)}; it should be task -> example -> scores") from error
+
+
+def _result_folders(results: Path, models: Iterable[str] | None) -> list[tuple[str, str, Path]]:
+    wanted = None if models is None else set(models)
+    return [
+        (dimension.name, folder.name, folder)
+        for dimension in DIMENSIONS
+        if (results / dimension.name).is_dir()
+        for folder in sorted((results / dimension.name).iterdir())
+        if (folder / SCORES).is_file() and (wanted is None or folder.name in wanted)
+    ]

@@ -1,0 +1,113 @@
+"""The results as tables: on the screen, as Markdown, as CSV."""
+
+from pathlib import Path
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from leap.errors import LeapError
+from leap.records.files import write_atomic
+from leap.report.results import MEAN, dimension_means, unscored_examples
+from leap.vlabench.dimensions import NAMES
+
+_METRICS = {
+    "total": "total_score",
+    "skill": "skill_match_score",
+    "entity": "entity_match_score",
+    "skill+entity": "skill_with_entity_match_score",
+    "exact": "exact_match_score",
+}
+_FAILURES = ("examples", "format_error", "truncated", "inference_error", "missing")
+_NOTE = "* incomplete: examples without a score (inference error or missing) are left out of the means, not zero"
+
+
+def total_table(scores: pd.DataFrame, counts: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    """The seed's table: model x dimension, the mean of the six, its improvement over the baseline in percent, and the
+    number of unscored examples. The improvement is empty where the baseline's mean is 0 or either mean is empty.
+
+    Raises LeapError where `baseline` is not among the models.
+    """
+    table = dimension_means(scores, models=counts["model"])
+    if baseline is not None:
+        table["improvement %"] = improvement(table, baseline)[1][MEAN].drop(baseline)
+    table["unscored"] = unscored_examples(counts)[MEAN]
+    return table
+
+
+def improvement(means: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(points, percent) by which each row lies above the baseline's; the percent of a baseline of 0 are empty.
+
+    Raises LeapError where `baseline` is not among the models.
+    """
+    if baseline not in means.index:
+        raise LeapError(f"baseline {baseline!r} is not among the models: {', '.join(means.index)}")
+    reference = means.loc[baseline]
+    points = means - reference
+    return points, points / reference.where(reference != 0) * 100
+
+
+def metric_table(scores: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
+    """Model x metric, the mean of the dimensions that were run (how many stands in the column "dimensions"), with what
+    became of the examples of all of them."""
+    by_metric = {name: dimension_means(scores, score, counts["model"]) for name, score in _METRICS.items()}
+    table = pd.DataFrame({name: means[list(NAMES)].mean(axis=1) for name, means in by_metric.items()})
+    table["dimensions"] = by_metric["total"][list(NAMES)].notna().sum(axis=1)
+    return table.join(counts.groupby("model")[list(_FAILURES)].sum(min_count=1))
+
+
+def print_table(table: pd.DataFrame, title: str, console: Console | None = None) -> None:
+    """A table on the screen; an empty cell is "-", never 0, and an incomplete model has an asterisk.
+
+    In a narrow terminal the lines run on: cut numbers would be of no use.
+    """
+    console = console or Console()
+    header, *rows = _cells(table)
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in header:
+        shown.add_column(Text(column.replace("_", "\n")), justify="left" if column == "model" else "right")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    if _incomplete(table).any():
+        shown.caption, shown.caption_justify = _NOTE, "left"
+    shown.width = Measurement.get(console, console.options.update(width=1000), shown).maximum
+    console.print(shown, crop=False)
+
+
+def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Each table as <name>.csv (exact numbers) and <name>.md (two decimals)."""
+    written = []
+    for name, table in tables.items():
+        for path, text in ((folder / f"{name}.csv", table.to_csv()), (folder / f"{name}.md", _markdown(table))):
+            write_atomic(path, text)
+            written.append(path)
+    return written
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    header, *rows = ([cell.replace("|", r"\|") for cell in row] for row in _cells(table))
+    ruler = ["---", *["---:"] * len(table.columns)]
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in [header, ruler, *rows])
+    return lines + f"\n\\{_NOTE}\n" if _incomplete(table).any() else lines
+
+
+def _cells(table: pd.DataFrame) -> list[list[str]]:
+    """The header and the rows, as text."""
+    names = [f"{model} *" if marked else str(model) for model, marked in _incomplete(table).items()]
+    columns = [[_cell(value) for value in table[column]] for column in table.columns]
+    return [["model", *map(str, table.columns)], *map(list, zip(names, *columns, strict=True))]
+
+
+def _cell(value: float) -> str:
+    if pd.isna(value):
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _incomplete(table: pd.DataFrame) -> pd.Series:
+    """Whether a model (row) has examples without a score."""
+    columns = [column for column in ("unscored", "inference_error", "missing") if column in table.columns]
+    return (table[columns] > 0).fillna(False).any(axis=1)

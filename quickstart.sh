@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# LEAP's whole road on a small scale, in the workspace demo/: make data, fine-tune, evaluate on six dimensions, draw.
+# No GPU needed. A second run continues where the first one stopped and repeats nothing that is done.
+#   bash quickstart.sh
+set -euo pipefail
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$repository"
+source scripts/utils/environment.sh
+
+stages=()
+stage() { # title, command...
+    local title=$1 started=$SECONDS
+    shift
+    printf '\n== %s\n' "$title"
+    "$@"
+    stages+=("$(printf '%5d s  %s' $((SECONDS - started)) "$title")")
+}
+
+stage "set up" leap_set_up "$repository"
+export LEAP_ROOT="$repository/demo" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+stage "make the demo workspace" python scripts/utils/make_demo_workspace.py
+stage "fine-tune" bash scripts/training/run-training.sh --recipe demo
+checkpoint=$(ls -d demo/output/checkpoint-* | sort -V | tail -1)
+evaluate() {
+    python scripts/evaluation/run_vlm_evaluation.py --baseline_model models/leap-demo \
+        --image_tokens_min 64 --image_tokens_max 64 --max_new_tokens 256 --batch_size 36 "$@"
+}
+stage "evaluate the baseline" evaluate --dimension baseline
+stage "evaluate the checkpoint" evaluate --checkpoint "output/${checkpoint##*/}" --dimension all
+stage "picture control: the same checkpoint with other scenes' pictures" \
+    evaluate --checkpoint "output/${checkpoint##*/}" --dimension all --picture-control swapped
+stage "draw" python scripts/evaluation/draw_evaluation_results.py
+
+printf '\n== done in %d s\n' "$SECONDS"
+printf '%s\n' "${stages[@]}"
+printf '\nLook at demo/eva_results/figures/total_scores.png, demo/data/images/ and demo/eva_results/.\n'

@@ -1,0 +1,76 @@
+"""Tables and figures of the stored results: model x dimension, metrics, improvement over the baseline, training curves.
+
+    python scripts/evaluation/draw_evaluation_results.py
+    python scripts/evaluation/draw_evaluation_results.py --models Baseline checkpoint-200 checkpoint-5000
+    python scripts/evaluation/draw_evaluation_results.py --baseline checkpoint-200 --output_dir logs/figures
+
+No model is needed. What was not evaluated stays empty; it is never counted as 0.
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import run
+from leap.errors import UsageError
+
+
+def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--results_dir", default=workspace.eva_results, help="<dimension>/<model>/final_score.json lie here")
+    add("--output_dir", help="where tables and figures go (default: figures/ in the results)")
+    add("--baseline", help="the model that the others are compared with (default: Baseline)")
+    add("--models", nargs="+", metavar="MODEL", help="only these models (default: all that have results)")
+    add("--run_dir", default=workspace.output, help="the training run whose loss is drawn, from its newest checkpoint")
+    return parser.parse_args()
+
+
+def chosen_models(wanted: list[str] | None, found: list[str]) -> list[str]:
+    unknown = [model for model in wanted or [] if model not in found]
+    if unknown:
+        raise UsageError(f"no results of {', '.join(unknown)}; there are: {', '.join(found)}")
+    return wanted or found
+
+
+def chosen_baseline(wanted: str | None, models: list[str]) -> str | None:
+    """The baseline; None, after saying so, where the default one is not there."""
+    from leap.evaluation.models import BASELINE
+
+    if (wanted or BASELINE) in models:
+        return wanted or BASELINE
+    if wanted is not None:
+        raise UsageError(f"--baseline {wanted}: not among the models; there are: {', '.join(models)}")
+    print(f"no {BASELINE} among the models, so no improvement is shown; name another with --baseline")
+    return None
+
+
+def main() -> None:
+    workspace = WorkspaceConfig.find()
+    arguments = parse_arguments(workspace)
+
+    from leap.report.curves import read_loss
+    from leap.report.figures import Evaluation, draw_figures
+    from leap.report.results import found_models, incomplete_note, read_counts, read_scores, unlike_note
+    from leap.report.tables import metric_table, print_table, total_table, write_tables
+
+    results, run_dir = workspace.resolve(arguments.results_dir), workspace.resolve(arguments.run_dir)
+    output = workspace.resolve(arguments.output_dir) if arguments.output_dir else results / "figures"
+    models = chosen_models(arguments.models, found_models(results))
+    baseline = chosen_baseline(arguments.baseline, models)
+    scores, counts = read_scores(results, models), read_counts(results, models)
+
+    tables = {"scores": total_table(scores, counts, baseline), "metrics": metric_table(scores, counts)}
+    print_table(tables["scores"], "Total score (official, at most 80)")
+    print_table(tables["metrics"], "Mean of the dimensions (at most 100; total at most 80)")
+    for note in (incomplete_note(counts), unlike_note(scores, baseline) if baseline else ""):
+        if note:
+            print(note)
+    loss = read_loss(run_dir)
+    if loss is None:
+        print(f"{run_dir}: no checkpoint with a log there, so no training loss is drawn (--run_dir names another run)")
+    for path in [*write_tables(tables, output), *draw_figures(Evaluation(scores, counts, baseline), loss, output)]:
+        print(path)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,52 @@
+"""Print one plan for one scene.
+
+    python scripts/evaluation/plan_one.py --checkpoint output/checkpoint-200 \\
+        --image scene.png --numbered-image scene_numbered.png --instruction "Put the pear into the basket."
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import FAILED, run
+
+
+def main() -> int | None:
+    workspace = WorkspaceConfig.find()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", "--model_path", dest="model", default=workspace.base_model, help="model folder")
+    parser.add_argument("--image", required=True, help="the scene")
+    parser.add_argument("--numbered-image", help="the scene with a number on every object (default: --image)")
+    parser.add_argument("--instruction", required=True, help="what the robot should do")
+    parser.add_argument("--device", help="cuda, cpu (default: the first GPU, or else the CPU)")
+    parser.add_argument("--max_new_tokens", type=int, default=workspace.max_new_tokens)
+    parser.add_argument("--image_tokens_min", type=int, default=workspace.image_tokens_min)
+    parser.add_argument("--image_tokens_max", type=int, default=workspace.image_tokens_max)
+    arguments = parser.parse_args()
+
+    from leap.data.pictures import PictureSize
+    from leap.errors import LeapError
+    from leap.evaluation.requests import build_request
+    from leap.inference.hf import HfEngine
+    from leap.inference.protocol import Decoding
+    from leap.models.loading import pick_device
+    from leap.vlabench.parsing import parse_plan
+    from leap.vlabench.prompts import leap_instructions
+
+    picture = workspace.resolve(arguments.image)
+    numbered = workspace.resolve(arguments.numbered_image) if arguments.numbered_image else picture
+    size = PictureSize(arguments.image_tokens_min, arguments.image_tokens_max)
+    engine = HfEngine(workspace.resolve(arguments.model), size, pick_device(arguments.device))
+    request = build_request(("", "0"), arguments.instruction, (picture, numbered), leap_instructions().text)
+    (answer,) = engine.answers([request], Decoding(arguments.max_new_tokens))
+    if answer.error is not None:
+        raise LeapError(answer.error)
+    print(answer.text)
+    parsed = parse_plan(answer.text or "")
+    if parsed.error is not None:
+        print(f"this answer holds no plan that the benchmark would accept: {parsed.error}")
+        return FAILED
+    return None
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,42 @@
+"""Fine-tune every weight of Qwen3-VL (or any model of its kind) on LEAP's training rows.
+
+    python scripts/training/run-finetuning.py --dry-run
+    python scripts/training/run-finetuning.py --recipe full --learning_rate 1.0e-5 --output_dir output/lower-rate
+    LEAP_ROOT=demo python scripts/training/run-finetuning.py --recipe demo
+
+The same command continues a run that was interrupted. On several GPUs: torchrun --nproc_per_node 4 scripts/...
+"""
+
+import argparse
+from pathlib import Path
+
+from configs.config import WorkspaceConfig
+from leap.cli import run
+from leap.training.overrides import add_recipe_flags, recipe_overrides
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default=WorkspaceConfig.full_recipe_name, help="name in configs/recipes/ or a file")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan, train nothing")
+    add_recipe_flags(parser)
+    arguments = parser.parse_args()
+
+    from leap.training.recipe import read_recipe
+    from leap.training.run import check_run, describe, train
+
+    workspace = WorkspaceConfig.find()
+    named = workspace.recipes / f"{arguments.recipe}.yaml"
+    path = workspace.resolve(arguments.recipe) if Path(arguments.recipe).suffix else named
+    checked = check_run(read_recipe(path, recipe_overrides(arguments)), workspace.root)
+    print(describe(checked))
+    if arguments.dry_run:
+        return
+    if checked.finished:
+        print(f"this run is finished: {checked.resume}")
+        return
+    print(f"done: {train(checked, workspace.repository, workspace.logs)}")
+
+
+if __name__ == "__main__":
+    run(main)

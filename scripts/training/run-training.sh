@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Full fine-tuning with the recipe configs/recipes/full.yaml; every flag of run-finetuning.py may follow.
+#   bash scripts/training/run-training.sh
+#   bash scripts/training/run-training.sh --dry-run
+# NUM_GPUS=4 trains on four GPUs of this machine.
+set -euo pipefail
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+script="$repository/scripts/training/run-finetuning.py"
+if [ "${NUM_GPUS:-1}" -gt 1 ]; then
+    exec torchrun --standalone --nproc_per_node "$NUM_GPUS" "$script" "$@"
+fi
+exec python "$script" "$@"

@@ -1,0 +1,113 @@
+"""Every broken input: one clear line that says what, where and what to do, and a non-zero exit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import run_script
+
+FINETUNE = "scripts/training/run-finetuning.py"
+EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
+TINY = "--recipe demo --max_steps 1 --per_device_train_batch_size 2 --image_tokens_min 4 --image_tokens_max 9".split()
+
+
+@pytest.fixture
+def root(workspace: Path, tmp_path: Path) -> Path:
+    """A workspace of one's own to break."""
+    for part in ("data", "dataset", "models"):
+        shutil.copytree(workspace / part, tmp_path / "demo" / part)
+    return tmp_path / "demo"
+
+
+def one_line(stderr: str) -> str:
+    (line,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in stderr
+    return line
+
+
+def edit_row(root: Path, edit: Callable[[str], str]) -> None:
+    path = root / "data" / "train_demo.jsonl"
+    first, second, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([first, edit(second), *rest]) + "\n")
+
+
+def without_steps(line: str) -> str:
+    return json.dumps({**json.loads(line), "target": {}})
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda line: line[: len(line) // 2], "train_demo.jsonl:2"),
+        (without_steps, "train_demo.jsonl:2: target.steps"),
+        (lambda line: line.replace("images/train", "images/lost"), "missing"),
+    ],
+)
+def test_a_broken_training_row(root: Path, edit: Callable[[str], str], words: str) -> None:
+    edit_row(root, edit)
+    done = run_script(FINETUNE, *TINY, "--dry-run", root=root)
+    assert done.returncode == 1
+    assert words in one_line(done.stderr)
+    assert "train_demo.jsonl:2" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_truncated_training_picture(root: Path, workers: str) -> None:
+    for picture in (root / "data" / "images").glob("train_*.png"):
+        picture.write_bytes(picture.read_bytes()[:3000])
+    done = run_script(FINETUNE, *TINY, "--dataloader_num_workers", workers, root=root)
+    assert done.returncode == 1
+    assert "cannot be decoded as a picture" in one_line(done.stderr)
+    assert "train_demo.jsonl:" in one_line(done.stderr)
+
+
+def test_an_empty_training_file(root: Path) -> None:
+    (root / "data" / "train_demo.jsonl").write_text("")
+    done = run_script(FINETUNE, *TINY, root=root)
+    assert (done.returncode, "empty" in one_line(done.stderr)) == (1, True)
+
+
+def test_a_checkpoint_without_weights(root: Path) -> None:
+    (root / "models" / "leap-demo" / "model.safetensors").unlink()
+    for script, options in ((FINETUNE, TINY), (EVALUATE, ["--checkpoint", "models/leap-demo"])):
+        done = run_script(script, *options, root=root)
+        assert done.returncode == 1
+        assert "no weights" in one_line(done.stderr)
+
+
+def test_weights_cut_short(root: Path) -> None:
+    weights = root / "models" / "leap-demo" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    done = run_script(EVALUATE, "--checkpoint", "models/leap-demo", root=root)
+    assert done.returncode == 1
+    assert "cannot be loaded" in one_line(done.stderr)
+
+
+def test_a_model_that_is_not_there(root: Path) -> None:
+    done = run_script(EVALUATE, "--checkpoint", "output/checkpoint-999", root=root)
+    assert done.returncode == 1
+    assert "output/checkpoint-999" in one_line(done.stderr)
+
+
+def test_an_unknown_dimension_is_wrong_usage(root: Path) -> None:
+    done = run_script(EVALUATE, "--dimension", "Complexity", root=root)
+    assert done.returncode == 2
+    assert "Complexity" in one_line(done.stderr)
+
+
+def test_a_truncated_benchmark_picture_is_counted_and_not_scored(root: Path) -> None:
+    """The others go on; the example is no zero but has no score, and the exit code says that something is missing."""
+    (task,) = (root / "dataset" / "vlm_evaluation_v1.0" / "Spatial").iterdir()
+    picture = task / "example1" / "input" / "input.png"
+    picture.write_bytes(picture.read_bytes()[:3000])
+    options = "--checkpoint models/leap-demo --dimension spatial --max_new_tokens 4 --image_tokens_min 4".split()
+    done = run_script(EVALUATE, *options, "--image_tokens_max", "9", "--model_name", "m", root=root)
+    assert done.returncode == 1
+    assert "INCOMPLETE" in done.stdout
+    folder = root / "eva_results" / "Spatial" / "m"
+    assert list(json.loads((folder / "final_score.json").read_text())[task.name]) == ["0"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["status"] == "incomplete"
+    assert manifest["counts"]["inference_error"] == 1
