@@ -4,9 +4,9 @@ Views: over the robot's shoulder (top left), from its left (top right), from its
 (bottom right). In the first and the last one +x is up (away from the robot) and +y is to the left.
 """
 
-import math
 import contextlib
 import importlib
+import math
 import os
 import sys
 import tempfile
@@ -80,7 +80,7 @@ class SceneRenderer:
         except (ImportError, AttributeError, OSError, RuntimeError) as error:
             raise LeapError(_NO_OFFSCREEN.format(reason=error)) from error
         self._context = None
-        self._load({kind: 1 for kind in KINDS})
+        self._load(dict.fromkeys(KINDS, 1))
 
     def __enter__(self) -> "SceneRenderer":
         return self
