@@ -19,6 +19,14 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
     return _bar(items, what, total) if sys.stderr.isatty() else _lines(items, what, total)
 
 
+def quiet_libraries() -> None:
+    """Keep transformers' own bars out of log files, where each becomes a long line."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+
 def _bar(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:

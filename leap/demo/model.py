@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leap.progress import quiet_libraries
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -153,6 +155,7 @@ def save_demo_model(folder: Path, texts: Iterable[str], seed: int) -> int:
     import torch
     from transformers import GenerationConfig, Qwen3VLForConditionalGeneration
 
+    quiet_libraries()
     tokenizer = train_tokenizer(texts)
     config = make_config(tokenizer)
     torch.manual_seed(seed)

@@ -1,7 +1,8 @@
 """One model on one dimension: predict, score, and a manifest from which the numbers can be made again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,23 @@ class DimensionResult:
     dimension: str
     folder: Path
     counts: Counts
+
+
+def evaluate_models(
+    models: Iterable[EvaluatedModel],
+    dimensions: Sequence[Dimension],
+    settings: EvaluationSettings,
+    load: Callable[[Path], Engine],
+    results: Path,
+    repository: Path,
+) -> list[DimensionResult]:
+    """Every model on every dimension. A model is loaded once, and not at all where nothing is left to ask it."""
+    finished = []
+    for model in models:
+        load_once = cache(partial(load, model.folder))
+        for dimension in dimensions:
+            finished.append(evaluate_dimension(model, dimension, settings, load_once, results, repository))
+    return finished
 
 
 def evaluate_dimension(

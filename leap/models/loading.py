@@ -5,6 +5,7 @@ from typing import Any
 
 from leap.errors import LeapError
 from leap.models.checkpoints import weight_files
+from leap.progress import quiet_libraries
 
 
 def load_processor(folder: Path) -> Any:
@@ -30,6 +31,7 @@ def load_model(folder: Path, dtype: str, device: str = "cpu", attention: str = "
     from transformers import AutoModelForImageTextToText
 
     weight_files(folder)
+    quiet_libraries()
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True

@@ -10,7 +10,6 @@ Answers are kept as they come: the same command continues an interrupted evaluat
 """
 
 import argparse
-from functools import cache
 from pathlib import Path
 
 from configs.config import WorkspaceConfig
@@ -63,9 +62,9 @@ def main() -> int | None:
 
     from leap.data.pictures import PictureSize
     from leap.evaluation.models import chosen_models, identify
-    from leap.evaluation.run import evaluate_dimension
-    from leap.evaluation.settings import EvaluationSettings
-    from leap.inference.protocol import Decoding
+    from leap.evaluation.run import evaluate_models
+    from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
+    from leap.inference.protocol import Decoding, Engine
     from leap.models.loading import pick_device
     from leap.report.live import print_results
     from leap.vlabench.dimensions import find_dimensions
@@ -93,18 +92,16 @@ def main() -> int | None:
     else:
         folders = [baseline if baseline_only or not arguments.model else workspace.resolve(arguments.model)]
 
-    finished = []
-    for folder in folders:
-        model = identify(folder, baseline, workspace.output, settings.picture_control, arguments.model_name)
+    def identified(folder: Path) -> EvaluatedModel:
+        return identify(folder, baseline, workspace.output, settings.picture_control, arguments.model_name)
 
-        @cache
-        def load(folder: Path = folder) -> object:
-            from leap.inference.hf import HfEngine
+    def load(folder: Path) -> Engine:
+        from leap.inference.hf import HfEngine
 
-            return HfEngine(folder, settings.pictures, device, arguments.dtype, arguments.batch_size)
+        return HfEngine(folder, settings.pictures, device, arguments.dtype, arguments.batch_size)
 
-        for dimension in dimensions:
-            finished.append(evaluate_dimension(model, dimension, settings, load, results, workspace.repository))
+    models = map(identified, folders)
+    finished = evaluate_models(models, dimensions, settings, load, results, workspace.repository)
     return None if print_results(finished, results) else FAILED
 
 

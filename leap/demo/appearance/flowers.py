@@ -124,7 +124,7 @@ def _lavender(look: Look) -> None:
             middle = tip * (1 - 0.035 * (6 - row), 1 - 0.035 * (6 - row), 1) - (0, 0, 0.0085 * (6 - row))
             for k in range(3):
                 turn = k * 2 * math.pi / 3 + row
-                place = middle + (0.0052 * math.cos(turn), 0.0052 * math.sin(turn), 0)
+                place = np.add(middle, (0.0052 * math.cos(turn), 0.0052 * math.sin(turn), 0))
                 look.mesh(tones[(row + k) % 2], bud, place)
 
 

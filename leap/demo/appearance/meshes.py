@@ -111,7 +111,7 @@ def extrude(outline: ArrayLike, thickness: float) -> Mesh:
     corners = np.asarray(outline, float)
     count, half = len(corners), thickness / 2
     front = np.c_[corners[:, 0], np.full(count, -half), corners[:, 1]]
-    back = front + [0, thickness, 0]
+    back = np.add(front, (0, thickness, 0))
     fan = np.array([[0, i, i + 1] for i in range(1, count - 1)])
     vertices, normals = [front, back], [np.tile([0, -1.0, 0], (count, 1)), np.tile([0, 1.0, 0], (count, 1))]
     faces = [fan, fan[:, ::-1] + count]

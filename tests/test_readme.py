@@ -1,0 +1,113 @@
+"""What the READMEs tell a reader to type exists and is accepted; what their trees show is there."""
+
+import argparse
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY, run_script
+
+READMES = [REPOSITORY / "README.md", REPOSITORY / "README_zh.md"]
+BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+# Options that the bash scripts hand on to a Python script.
+FORWARDS = {"scripts/training/run-training.sh": "scripts/training/run-finetuning.py"}
+
+
+def commands(readme: Path) -> list[list[str]]:
+    """Every command of a README's bash blocks as words, without the variables set before it."""
+    lines = "\n".join(BLOCK.findall(readme.read_text())).replace("\\\n", " ").splitlines()
+    split = [re.sub(r"^[A-Z_]+=\S+ ", "", line) for line in lines]
+    return [words for line in split if (words := shlex.split(line, comments=True))]
+
+
+ALL = sorted({shlex.join(words) for readme in READMES for words in commands(readme)})
+
+
+class Parsed(Exception):
+    """Raised where a script has understood its command line, before it does anything."""
+
+
+@pytest.fixture
+def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = argparse.ArgumentParser.parse_args
+
+    def parse(self: argparse.ArgumentParser, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[call-overload]
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+
+
+@pytest.mark.parametrize("line", ALL)
+def test_a_readmes_command_is_accepted(line: str, parse_only: None) -> None:
+    program, *rest = shlex.split(line)
+    if program in ("python", "bash") and rest[0] != "-m":
+        script = REPOSITORY / rest[0]
+        assert script.is_file()
+        if script.suffix == ".sh":
+            subprocess.run(["bash", "-n", str(script)], check=True)
+        target = FORWARDS.get(rest[0], rest[0])
+        if target.endswith(".py"):
+            with pytest.raises(Parsed):
+                run_script(target, *rest[1:])
+        else:
+            assert set(rest[1:]) <= set(re.findall(r"--[a-z]+|tests/\S+", script.read_text()))
+    elif program == "python":
+        assert (REPOSITORY / rest[1].replace(".", "/")).with_suffix(".py").is_file()
+    elif program == "hf":
+        shown = subprocess.run(["hf", "download", "--help"], capture_output=True, text=True, check=True).stdout
+        assert rest[0] == "download"
+        assert all(word in shown for word in rest if word.startswith("--"))
+    else:
+        assert program in ("git", "cd", "conda", "pip", "tensorboard"), f"nobody checks {program}"
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_pictures_and_links_into_the_repository_exist(readme: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\":]+)\"", readme.read_text())
+    for link in (a or b for a, b in links):
+        assert (REPOSITORY / link).exists(), link
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_the_tree_shows_what_is_there(readme: Path) -> None:
+    """Every folder and file named in the tree exists, or is one that git ignores or that a later step brings."""
+    (tree,) = re.findall(r"```text\nLEAP/\n(.*?)```", readme.read_text(), re.DOTALL)
+    parents: list[str] = []
+    for line in tree.splitlines():
+        match = re.match(r"((?:│   |    )*)[├└]── (\S+)", line)
+        assert match, line
+        depth = len(match[1]) // 4
+        parents = [*parents[:depth], match[2]]
+        path = REPOSITORY.joinpath(*parents)
+        assert path.exists() or match[2] in ("demo/", "VLABench/"), path
+
+
+def test_the_conda_file_installs_what_pip_installs() -> None:
+    environment = yaml.safe_load((REPOSITORY / "qwen-ft-env.yml").read_text())
+    (listed,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert listed == ["-c constraints.txt", "-e .[demo,dev]"]
+    pinned = (REPOSITORY / "constraints.txt").read_text()
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    for name in re.findall(r'^    "([A-Za-z-]+)>=', project, re.MULTILINE):
+        pin = rf"^{name.replace('-', '[-_]')}=="
+        assert re.search(pin, pinned, re.MULTILINE | re.IGNORECASE), f"{name} is not pinned"
+
+
+@pytest.mark.slow
+def test_pip_accepts_the_conda_files_list(tmp_path: Path) -> None:
+    environment = yaml.safe_load((REPOSITORY / "qwen-ft-env.yml").read_text())
+    (listed,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    copy = tmp_path / "LEAP"
+    copy.mkdir()
+    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "leap", "configs"):
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+    (copy / "conda-pip.txt").write_text("\n".join(listed))
+    subprocess.run(
+        ["python", "-m", "pip", "install", "--dry-run", "--quiet", "-r", "conda-pip.txt"], cwd=copy, check=True
+    )
