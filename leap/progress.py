@@ -1,5 +1,6 @@
 """Progress of long work: a live bar on a terminal, a line every ten seconds in a log file."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -12,10 +13,17 @@ Item = TypeVar("Item")
 _LINE_EVERY = 10.0  # seconds
 
 
+def is_main_process() -> bool:
+    """False in all but the first of several processes that torchrun started: they keep silent."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items and show how far the work is."""
     if total is None and isinstance(items, Sized):
         total = len(items)
+    if not is_main_process():
+        return iter(items)
     return _bar(items, what, total) if sys.stderr.isatty() else _lines(items, what, total)
 
 

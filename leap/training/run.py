@@ -160,4 +160,5 @@ def _arguments(run: Run) -> Any:
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),  # without it, processes on CPUs would each train alone
     )

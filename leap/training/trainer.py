@@ -21,6 +21,11 @@ class LeapTrainer(Trainer):
 
     loss_is_scaled_for_ga = True  # the loss is divided by the label tokens of all accumulated batches
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Qwen3-VL declares that its own loss takes no token count, and the Trainer would then count none for ours.
+        self.model_accepts_loss_kwargs = True
+
     def compute_loss(
         self,
         model: nn.Module,

@@ -22,6 +22,7 @@ def main() -> None:
     add_recipe_flags(parser)
     arguments = parser.parse_args()
 
+    from leap.progress import is_main_process
     from leap.training.recipe import read_recipe
     from leap.training.run import check_run, describe, train
 
@@ -29,13 +30,14 @@ def main() -> None:
     named = workspace.recipes / f"{arguments.recipe}.yaml"
     path = workspace.resolve(arguments.recipe) if Path(arguments.recipe).suffix else named
     checked = check_run(read_recipe(path, recipe_overrides(arguments)), workspace.root)
-    print(describe(checked))
+    tell = print if is_main_process() else (lambda *_: None)
+    tell(describe(checked))
     if arguments.dry_run:
         return
     if checked.finished:
-        print(f"this run is finished: {checked.resume}")
+        tell(f"this run is finished: {checked.resume}")
         return
-    print(f"done: {train(checked, workspace.repository, workspace.logs)}")
+    tell(f"done: {train(checked, workspace.repository, workspace.logs)}")
 
 
 if __name__ == "__main__":
