@@ -23,7 +23,7 @@ stage "fine-tune" bash scripts/training/run-training.sh --recipe demo
 checkpoint=$(ls -d demo/output/checkpoint-* | sort -V | tail -1)
 evaluate() {
     python scripts/evaluation/run_vlm_evaluation.py --baseline_model models/leap-demo \
-        --image_tokens_min 64 --image_tokens_max 64 --max_new_tokens 256 --batch_size 36 "$@"
+        --image_tokens_min 64 --image_tokens_max 64 --scorer leap --prompt leap --max_new_tokens 256 --batch_size 36 "$@"
 }
 stage "evaluate the baseline" evaluate --dimension baseline
 stage "evaluate the checkpoint" evaluate --checkpoint "output/${checkpoint##*/}" --dimension all

@@ -18,6 +18,12 @@ def git_state(repository: Path) -> dict[str, Any]:
     return {"commit": commit or None, "dirty": bool(changes)}
 
 
+def own_commit(folder: Path) -> str | None:
+    """The commit of a checkout whose top is `folder` itself; None for a folder inside another checkout."""
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    return _git(folder, "rev-parse", "HEAD") if top and Path(top) == folder.resolve() else None
+
+
 def _git(repository: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False)

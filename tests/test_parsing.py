@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from golden import load_jsonl
+from conftest import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leap.vlabench.golden import load_golden
 from leap.vlabench.parsing import REPAIRS, ParsedPlan, parse_plan
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=200)
@@ -60,7 +61,7 @@ ANSWERS = st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join))
 
 def test_golden_vectors() -> None:
     failures = []
-    for case in load_jsonl("parse_public.jsonl"):
+    for case in load_golden(GOLDEN / "parse_public.jsonl"):
         parsed, expected = parse_plan(case["text"]), case["expected"]
         if "format_error" in expected:
             agrees = not parsed.ok and parsed.plan is None

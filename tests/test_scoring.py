@@ -8,10 +8,11 @@ from typing import Any
 
 import networkx as nx
 import pytest
-from golden import decode_dependency, load_jsonl
+from conftest import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leap.vlabench.golden import decode_dependency, load_golden
 from leap.vlabench.scoring import (
     LEAP_KEYS,
     OFFICIAL_KEYS,
@@ -147,7 +148,7 @@ def oracle(reference: Any, prediction: Any, dependency: Any) -> dict[str, float]
 def test_golden_vectors() -> None:
     """Equal as JSON text, so that 0 and 0.0 are told apart."""
     failures = []
-    for case in load_jsonl("scoring_public.jsonl"):
+    for case in load_golden(GOLDEN / "scoring_public.jsonl"):
         expected = case["expected"]
         wanted = dict(ZERO_SCORES) if "raises" in expected else {key: expected[key] for key in OFFICIAL_KEYS}
         got = official_scores(case["reference"], case["prediction"], decode_dependency(case["dependency"]))

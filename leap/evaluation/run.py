@@ -9,7 +9,7 @@ from typing import Any
 from leap import provenance
 from leap.errors import LeapError
 from leap.evaluation.predict import predict
-from leap.evaluation.score import SCORER, Counts, score_predictions
+from leap.evaluation.score import Counts, score_predictions
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Engine
 from leap.models.checkpoints import MARKER
@@ -64,7 +64,7 @@ def evaluate_dimension(
         **fixed,
         "model_path": str(model.folder),
         "recipe": _recipe_of(model.folder),
-        "scorer": SCORER,
+        "scorer": settings.scorer.to_dict(),
         "data": {"path": str(settings.data), "fingerprint": fingerprint(examples)},
         "part": {"max_tasks": settings.max_tasks, "num_episodes": settings.num_episodes},
         "code": provenance.git_state(repository),
@@ -84,7 +84,7 @@ def evaluate_dimension(
 
     label = f"{dimension.name}: {model.name}"
     predictions = predict(examples, settings, load_and_note, folder / PREDICTIONS, label)
-    scores, counts = score_predictions(examples, predictions)
+    scores, counts = score_predictions(examples, predictions, settings.scorer)
     write_json(folder / SCORES, scores)
     manifest["inference"] = engines[0] if engines else read_json(folder / MANIFEST).get("inference")
     manifest |= {"counts": counts.to_dict(), "end": provenance.now(), "status": _status(counts)}

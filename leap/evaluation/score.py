@@ -7,8 +7,7 @@ from typing import Any
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.vlabench.parsing import parse_plan
 from leap.vlabench.scoring import LEAP_KEYS, ZERO_SCORES, dependency_of, plan_scores
-
-SCORER = {"name": "leap", "rules": "OpenMOSS/VLABench 47b04bf"}
+from leap.vlabench.sources import LEAP_SCORER, Scorer
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,9 @@ class Counts:
 
 
 def score_predictions(
-    examples: Iterable[BenchmarkExample], predictions: Mapping[tuple[str, str], Prediction]
+    examples: Iterable[BenchmarkExample],
+    predictions: Mapping[tuple[str, str], Prediction],
+    scorer: Scorer = LEAP_SCORER,
 ) -> tuple[dict[str, dict[str, dict[str, float]]], Counts]:
     """(task -> example number -> scores, counts). An inference error or a missing answer has no score at all."""
     scores: dict[str, dict[str, dict[str, float]]] = {}
@@ -45,7 +46,7 @@ def score_predictions(
         elif prediction.error is not None:
             count["inference_error"] += 1
         else:
-            found, format_error = score_answer(example.task, example.skill_sequence, prediction.text or "")
+            found, format_error = score_answer(example.task, example.skill_sequence, prediction.text or "", scorer)
             scores.setdefault(example.task, {})[str(example.number)] = found
             count["scored"] += 1
             count["format_error"] += format_error
@@ -53,9 +54,12 @@ def score_predictions(
     return scores, Counts(**count)
 
 
-def score_answer(task: str, expert: list[Any], text: str) -> tuple[dict[str, float], bool]:
+def score_answer(
+    task: str, expert: list[Any], text: str, scorer: Scorer = LEAP_SCORER
+) -> tuple[dict[str, float], bool]:
     """(the official scores with ours beside them, whether the answer was no plan at all)."""
     parsed = parse_plan(text)
     if parsed.error is not None:
         return {**ZERO_SCORES, **dict.fromkeys(LEAP_KEYS, 0.0)}, True
-    return plan_scores(expert, parsed.plan, dependency_of(task)), False
+    case = expert, parsed.plan, dependency_of(task)
+    return {**plan_scores(*case), **scorer.official(*case)}, False

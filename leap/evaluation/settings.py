@@ -7,6 +7,7 @@ from typing import Any, Literal
 from leap.data.pictures import PictureSize
 from leap.inference.protocol import Decoding
 from leap.vlabench.prompts import Instructions
+from leap.vlabench.sources import LEAP_SCORER, Scorer
 
 PictureControl = Literal["none", "swapped", "blank"]
 
@@ -22,6 +23,7 @@ class EvaluationSettings:
     max_tasks: int | None = None
     num_episodes: int | None = None
     picture_control: PictureControl = "none"
+    scorer: Scorer = LEAP_SCORER  # not part of to_dict(): other scores of the same answers need no new answers
 
     def to_dict(self) -> dict[str, Any]:
         """What must be equal for stored answers to be used again (a larger part of the data may be added)."""

@@ -8,6 +8,7 @@ import argparse
 
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, run
+from leap.vlabench.sources import SOURCES
 
 
 def main() -> int | None:
@@ -17,6 +18,7 @@ def main() -> int | None:
     parser.add_argument("--image", required=True, help="the scene")
     parser.add_argument("--numbered-image", help="the scene with a number on every object (default: --image)")
     parser.add_argument("--instruction", required=True, help="what the robot should do")
+    parser.add_argument("--prompt", choices=SOURCES, default="auto", help="whose instructions open the request")
     parser.add_argument("--device", help="cuda, cpu (default: the first GPU, or else the CPU)")
     parser.add_argument("--max_new_tokens", type=int, default=workspace.max_new_tokens)
     parser.add_argument("--image_tokens_min", type=int, default=workspace.image_tokens_min)
@@ -30,13 +32,14 @@ def main() -> int | None:
     from leap.inference.protocol import Decoding
     from leap.models.loading import pick_device
     from leap.vlabench.parsing import parse_plan
-    from leap.vlabench.prompts import leap_instructions
+    from leap.vlabench.sources import choose_instructions
 
     picture = workspace.resolve(arguments.image)
     numbered = workspace.resolve(arguments.numbered_image) if arguments.numbered_image else picture
     size = PictureSize(arguments.image_tokens_min, arguments.image_tokens_max)
     engine = HfEngine(workspace.resolve(arguments.model), size, pick_device(arguments.device))
-    request = build_request(("", "0"), arguments.instruction, (picture, numbered), leap_instructions().text)
+    instructions = choose_instructions(arguments.prompt, workspace.vlabench)
+    request = build_request(("", "0"), arguments.instruction, (picture, numbered), instructions.text)
     (answer,) = engine.answers([request], Decoding(arguments.max_new_tokens))
     if answer.error is not None:
         raise LeapError(answer.error)

@@ -15,6 +15,7 @@ from pathlib import Path
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, run
 from leap.errors import UsageError
+from leap.vlabench.sources import SOURCES
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
@@ -35,6 +36,8 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add(
         "--picture-control", choices=("none", "swapped", "blank"), default="none", help="other scenes' or grey pictures"
     )
+    add("--scorer", choices=SOURCES, default="auto", help="auto: the VLABench submodule's if checked out, else LEAP's")
+    add("--prompt", choices=SOURCES, default="auto", help="the same for the instructions that open every request")
     add("--device", help="cuda, cuda:1, cpu (default: the first GPU, or else the CPU)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on a CPU")
     add("--batch_size", type=_count, default=16, help="a cap; batches that do not fit in memory are split")
@@ -68,18 +71,19 @@ def main() -> int | None:
     from leap.models.loading import pick_device
     from leap.report.live import print_results
     from leap.vlabench.dimensions import find_dimensions
-    from leap.vlabench.prompts import leap_instructions
+    from leap.vlabench.sources import choose_instructions, choose_scorer
 
     baseline_only = arguments.dimension == ["baseline"]
     dimensions = find_dimensions(["all"] if baseline_only else arguments.dimension)
     settings = EvaluationSettings(
         data=workspace.resolve(arguments.data_path),
-        instructions=leap_instructions(),
+        instructions=choose_instructions(arguments.prompt, workspace.vlabench),
         pictures=PictureSize(arguments.image_tokens_min, arguments.image_tokens_max),
         decoding=Decoding(arguments.max_new_tokens),
         max_tasks=arguments.max_tasks,
         num_episodes=arguments.num_episodes,
         picture_control=arguments.picture_control,
+        scorer=choose_scorer(arguments.scorer, workspace.vlabench),
     )
     device, results = pick_device(arguments.device), workspace.resolve(arguments.output_dir)
     baseline = workspace.resolve(arguments.baseline_model)

@@ -1,0 +1,48 @@
+"""Is the VLABench submodule there, at which commit, and does its scorer agree with LEAP's on the golden vectors?
+
+    git submodule update --init VLABench
+    python scripts/utils/check_vlabench.py
+
+Exit code 0: there and in agreement. 1: not there, not whole, another version, or a difference.
+"""
+
+import argparse
+from pathlib import Path
+
+from configs.config import WorkspaceConfig
+from leap.cli import FAILED, run
+
+
+def main() -> int | None:
+    workspace = WorkspaceConfig.find()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vlabench", type=Path, default=workspace.vlabench, help="the checkout (default %(default)s)")
+    golden = workspace.repository / "tests" / "data" / "golden" / "scoring_public.jsonl"
+    parser.add_argument("--golden", type=Path, default=golden, help="golden vectors to compare the scorers on")
+    arguments = parser.parse_args()
+
+    from leap.vlabench.agreement import compare_requests, compare_scorers
+    from leap.vlabench.upstream import COMMIT, PROMPT_SHA256, find_upstream
+
+    upstream = find_upstream(arguments.vlabench)
+    if upstream is None:
+        print(f"{arguments.vlabench} is not checked out: git submodule update --init VLABench")
+        print("LEAP works without it, with its own scorer and prompt.")
+        return FAILED
+    right_commit = upstream.commit == COMMIT
+    print(f"checkout  {arguments.vlabench}")
+    print(f"commit    {upstream.commit or 'unknown'}, {'as expected' if right_commit else f'not {COMMIT}'}")
+    for language in PROMPT_SHA256:
+        upstream.instructions(language)
+        print(f"prompt    {language}: as expected, byte for byte")
+    same_order = compare_requests(upstream)
+    print(f"requests  {'the same texts and pictures in the same order' if same_order else 'DIFFERENT'}")
+    different = compare_scorers(upstream, arguments.golden)
+    for case in different.ids[:10]:
+        print(f"scorer    DIFFERENT on {case}")
+    print(f"scorer    {different.compared - len(different.ids)} of {different.compared} golden vectors alike")
+    return None if right_commit and same_order and not different.ids else FAILED
+
+
+if __name__ == "__main__":
+    run(main)
