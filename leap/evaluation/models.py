@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from leap.errors import LeapError
-from leap.evaluation.settings import EvaluatedModel, PictureControl, controlled_name
+from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, variant_name
 from leap.models.checkpoints import find_checkpoints, result_name, weights_hash
 
 BASELINE = "Baseline"
@@ -19,10 +19,10 @@ def chosen_models(baseline: Path | None, checkpoints: Path, newest: int | None =
 
 
 def identify(
-    folder: Path, baseline: Path, output: Path, control: PictureControl = "none", name: str | None = None
+    folder: Path, baseline: Path, output: Path, settings: EvaluationSettings, name: str | None = None
 ) -> EvaluatedModel:
     """The model in `folder` with its result name and weight hash. Raises LeapError where it holds no weights."""
     weights = weights_hash(folder)
     if name is None:
         name = BASELINE if folder.resolve() == baseline.resolve() else result_name(folder, output)
-    return EvaluatedModel(controlled_name(name, control), folder, weights)
+    return EvaluatedModel(variant_name(name, settings), folder, weights)

@@ -20,15 +20,21 @@ def read_predictions(path: Path) -> dict[tuple[str, str], Prediction]:
 
 
 def predict(
-    examples: list[BenchmarkExample], settings: EvaluationSettings, load: Callable[[], Engine], path: Path, label: str
+    examples: list[BenchmarkExample],
+    pool: list[BenchmarkExample],
+    settings: EvaluationSettings,
+    load: Callable[[], Engine],
+    path: Path,
+    label: str,
 ) -> dict[tuple[str, str], Prediction]:
     """Ask the model for every example that has no answer yet; the engine is loaded only where there is one to ask.
 
-    An example whose inference failed stands in the file with its error and is asked again by the next call.
+    `pool` is the whole dimension, which few-shot examples are drawn from. An example whose inference failed stands in
+    the file with its error and is asked again by the next call.
     """
     predictions = read_predictions(path)
     answered = {key for key, prediction in predictions.items() if prediction.error is None}
-    requests = build_requests(examples, settings.instructions.text, settings.picture_control)
+    requests = build_requests(examples, pool, settings)
     waiting = [request for request in requests if request.key not in answered]
     if waiting:
         with JsonlAppender(path) as file:

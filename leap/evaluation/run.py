@@ -83,7 +83,8 @@ def evaluate_dimension(
         return engine
 
     label = f"{dimension.name}: {model.name}"
-    predictions = predict(examples, settings, load_and_note, folder / PREDICTIONS, label)
+    pool = find_examples(settings.data, dimension) if settings.few_shot.number else examples
+    predictions = predict(examples, pool, settings, load_and_note, folder / PREDICTIONS, label)
     scores, counts = score_predictions(examples, predictions, settings.scorer)
     write_json(folder / SCORES, scores)
     manifest["inference"] = engines[0] if engines else read_json(folder / MANIFEST).get("inference")

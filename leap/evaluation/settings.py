@@ -1,6 +1,6 @@
 """What an evaluation runs with: everything that decides its numbers, in one value that the manifest keeps."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,16 @@ from leap.vlabench.prompts import Instructions
 from leap.vlabench.sources import LEAP_SCORER, Scorer
 
 PictureControl = Literal["none", "swapped", "blank"]
+ShotFormat = Literal["fenced", "upstream"]
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """How many solved examples a request shows, how their answers are written, and the seed that draws them."""
+
+    number: int = 0
+    format: ShotFormat = "fenced"  # as the parser wants answers; upstream shows the bare JSON object
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,8 @@ class EvaluationSettings:
     max_tasks: int | None = None
     num_episodes: int | None = None
     picture_control: PictureControl = "none"
+    few_shot: FewShot = FewShot()
+    with_cot: bool = False
     scorer: Scorer = LEAP_SCORER  # not part of to_dict(): other scores of the same answers need no new answers
 
     def to_dict(self) -> dict[str, Any]:
@@ -35,6 +47,8 @@ class EvaluationSettings:
             },
             "picture_tokens": [self.pictures.min_tokens, self.pictures.max_tokens],
             "picture_control": self.picture_control,
+            "few_shot": asdict(self.few_shot) if self.few_shot.number else None,
+            "with_cot": self.with_cot,
             "decoding": self.decoding.to_dict(),
         }
 
@@ -48,6 +62,13 @@ class EvaluatedModel:
     weights: str  # sha256
 
 
-def controlled_name(name: str, control: PictureControl) -> str:
-    """A picture control is a model of its own in the results."""
-    return name if control == "none" else f"{name}_{control}"
+def variant_name(name: str, settings: EvaluationSettings) -> str:
+    """A model asked in another way is a model of its own in the results: NAME_1shot_CoT_zh_swapped."""
+    parts = {
+        f"{settings.few_shot.number}shot": settings.few_shot.number > 0,
+        "upstream-shots": settings.few_shot.number > 0 and settings.few_shot.format == "upstream",
+        "CoT": settings.with_cot,
+        settings.instructions.language: settings.instructions.language != "en",
+        settings.picture_control: settings.picture_control != "none",
+    }
+    return "_".join([name, *(part for part, used in parts.items() if used)])

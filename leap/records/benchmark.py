@@ -24,7 +24,12 @@ class BenchmarkExample:
     number: int
     folder: Path
     instruction: str
-    skill_sequence: list[Any]
+    expert: dict[str, Any]  # operation_sequence.json as it stands
+
+    @property
+    def skill_sequence(self) -> list[Any]:
+        """The expert's plan."""
+        return self.expert["skill_sequence"]
 
     @property
     def key(self) -> tuple[str, str]:

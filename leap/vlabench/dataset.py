@@ -1,6 +1,7 @@
 """Walking the benchmark's folders: <folder>/<task>/exampleN/{input,output}/..."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -68,11 +69,11 @@ def _read_example(dimension: Dimension, task: str, number: int, folder: Path) ->
         if not path.is_file():
             raise LeapError(f"{path}: missing; this example is incomplete, download the benchmark again")
     try:
-        plan = OperationSequence.model_validate_json(expert.read_bytes())
+        OperationSequence.model_validate_json(expert.read_bytes())
     except ValidationError as error:
         raise LeapError(f"{expert}: {first_problem(error)}; download this example again") from error
     text = instruction.read_text(encoding="utf-8").strip()
-    return BenchmarkExample(dimension.name, task, number, folder, text, plan.skill_sequence)
+    return BenchmarkExample(dimension.name, task, number, folder, text, json.loads(expert.read_bytes()))
 
 
 def fingerprint(examples: Iterable[BenchmarkExample]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leap.errors import LeapError
-from leap.vlabench.prompts import Instructions, leap_instructions
+from leap.vlabench.prompts import Instructions, Language, leap_instructions
 from leap.vlabench.scoring import official_scores
 from leap.vlabench.upstream import COMMIT, Upstream, find_upstream
 
@@ -36,10 +36,10 @@ def choose_scorer(source: Source, checkout: Path) -> Scorer:
     return LEAP_SCORER if upstream is None else Scorer("vlabench", upstream.commit, upstream.official_scores)
 
 
-def choose_instructions(source: Source, checkout: Path) -> Instructions:
+def choose_instructions(source: Source, checkout: Path, language: Language = "en") -> Instructions:
     """`auto` takes the submodule's prompt where it is checked out; the wordings differ, and the manifest says which."""
     upstream = _upstream(source, checkout, "--prompt")
-    return leap_instructions() if upstream is None else upstream.instructions()
+    return leap_instructions(language) if upstream is None else upstream.instructions(language)
 
 
 def _upstream(source: Source, checkout: Path, flag: str) -> Upstream | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from leap import provenance
 from leap.errors import LeapError
-from leap.vlabench.prompts import Instructions
+from leap.vlabench.prompts import Instructions, Language
 from leap.vlabench.scoring import OFFICIAL_KEYS, ZERO_SCORES
 
 COMMIT = "47b04bf5f0622e6bcf7449ca2f7ee274516e64e9"
@@ -67,7 +67,7 @@ class Upstream:
             return dict(ZERO_SCORES)
         return {key: scores[key] for key in OFFICIAL_KEYS}
 
-    def instructions(self, language: str = "en") -> Instructions:
+    def instructions(self, language: Language = "en") -> Instructions:
         """Upstream's prompt. Raises LeapError where it is not the one of commit 47b04bf, byte for byte."""
         path = self.checkout / "VLABench" / "configs" / "prompt" / f"eval_vlm_{language}.txt"
         if not path.is_file():

@@ -28,6 +28,7 @@ def main() -> int | None:
     from leap.data.pictures import PictureSize
     from leap.errors import LeapError
     from leap.evaluation.requests import build_request
+    from leap.evaluation.settings import EvaluationSettings
     from leap.inference.hf import HfEngine
     from leap.inference.protocol import Decoding
     from leap.models.loading import pick_device
@@ -39,8 +40,9 @@ def main() -> int | None:
     size = PictureSize(arguments.image_tokens_min, arguments.image_tokens_max)
     engine = HfEngine(workspace.resolve(arguments.model), size, pick_device(arguments.device))
     instructions = choose_instructions(arguments.prompt, workspace.vlabench)
-    request = build_request(("", "0"), arguments.instruction, (picture, numbered), instructions.text)
-    (answer,) = engine.answers([request], Decoding(arguments.max_new_tokens))
+    settings = EvaluationSettings(workspace.vlm_evaluation, instructions, size, Decoding(arguments.max_new_tokens))
+    request = build_request(("", "0"), arguments.instruction, (picture, numbered), settings)
+    (answer,) = engine.answers([request], settings.decoding)
     if answer.error is not None:
         raise LeapError(answer.error)
     print(answer.text)

@@ -36,6 +36,11 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add(
         "--picture-control", choices=("none", "swapped", "blank"), default="none", help="other scenes' or grey pictures"
     )
+    add("--few-shot-num", type=_number, default=0, help="solved examples of the same dimension in each request")
+    add("--few-shot-format", choices=("fenced", "upstream"), default="fenced", help="how their answers are written")
+    add("--few-shot-seed", type=int, default=0, help="draws them")
+    add("--with-cot", action="store_true", help="ask for step-by-step reasoning before the plan")
+    add("--language", choices=("en", "zh"), default="en", help="of the prompt")
     add("--scorer", choices=SOURCES, default="auto", help="auto: the VLABench submodule's if checked out, else LEAP's")
     add("--prompt", choices=SOURCES, default="auto", help="the same for the instructions that open every request")
     add("--device", help="cuda, cuda:1, cpu (default: the first GPU, or else the CPU)")
@@ -45,6 +50,10 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--image_tokens_min", type=_count, default=workspace.image_tokens_min, help="picture size, in 32x32 pixels")
     add("--image_tokens_max", type=_count, default=workspace.image_tokens_max, help="picture size, in 32x32 pixels")
     return parser.parse_args()
+
+
+def _number(text: str) -> int:
+    return 0 if text == "0" else _count(text) or 0
 
 
 def _count(text: str) -> int | None:
@@ -66,7 +75,7 @@ def main() -> int | None:
     from leap.data.pictures import PictureSize
     from leap.evaluation.models import chosen_models, identify
     from leap.evaluation.run import evaluate_models
-    from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
+    from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, FewShot
     from leap.inference.protocol import Decoding, Engine
     from leap.models.loading import pick_device
     from leap.report.live import print_results
@@ -77,12 +86,14 @@ def main() -> int | None:
     dimensions = find_dimensions(["all"] if baseline_only else arguments.dimension)
     settings = EvaluationSettings(
         data=workspace.resolve(arguments.data_path),
-        instructions=choose_instructions(arguments.prompt, workspace.vlabench),
+        instructions=choose_instructions(arguments.prompt, workspace.vlabench, arguments.language),
         pictures=PictureSize(arguments.image_tokens_min, arguments.image_tokens_max),
         decoding=Decoding(arguments.max_new_tokens),
         max_tasks=arguments.max_tasks,
         num_episodes=arguments.num_episodes,
         picture_control=arguments.picture_control,
+        few_shot=FewShot(arguments.few_shot_num, arguments.few_shot_format, arguments.few_shot_seed),
+        with_cot=arguments.with_cot,
         scorer=choose_scorer(arguments.scorer, workspace.vlabench),
     )
     device, results = pick_device(arguments.device), workspace.resolve(arguments.output_dir)
@@ -97,7 +108,7 @@ def main() -> int | None:
         folders = [baseline if baseline_only or not arguments.model else workspace.resolve(arguments.model)]
 
     def identified(folder: Path) -> EvaluatedModel:
-        return identify(folder, baseline, workspace.output, settings.picture_control, arguments.model_name)
+        return identify(folder, baseline, workspace.output, settings, arguments.model_name)
 
     def load(folder: Path) -> Engine:
         from leap.inference.hf import HfEngine

@@ -22,7 +22,8 @@ def main() -> int | None:
     arguments = parser.parse_args()
 
     from leap.vlabench.agreement import compare_requests, compare_scorers
-    from leap.vlabench.upstream import COMMIT, PROMPT_SHA256, find_upstream
+    from leap.vlabench.prompts import LANGUAGES
+    from leap.vlabench.upstream import COMMIT, find_upstream
 
     upstream = find_upstream(arguments.vlabench)
     if upstream is None:
@@ -32,7 +33,7 @@ def main() -> int | None:
     right_commit = upstream.commit == COMMIT
     print(f"checkout  {arguments.vlabench}")
     print(f"commit    {upstream.commit or 'unknown'}, {'as expected' if right_commit else f'not {COMMIT}'}")
-    for language in PROMPT_SHA256:
+    for language in LANGUAGES:
         upstream.instructions(language)
         print(f"prompt    {language}: as expected, byte for byte")
     same_order = compare_requests(upstream)

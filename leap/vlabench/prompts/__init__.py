@@ -1,17 +1,22 @@
 """What a model is asked: LEAP's own instructions, and the order of texts and pictures in one request.
 
-The order is the benchmark's (OpenMOSS/VLABench at 47b04bf, evaluation/model/vlm/base.py); the wording of the
-instructions is ours.
+The order and the short captions are the benchmark's (OpenMOSS/VLABench at 47b04bf, evaluation/model/vlm/base.py; held
+to the golden vectors); the wording of the instructions is ours.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from leap.errors import LeapError
 from leap.records.training import ImagePart, TextPart
+
+Language = Literal["en", "zh"]
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 
 @dataclass(frozen=True)
@@ -20,34 +25,104 @@ class Instructions:
 
     text: str
     source: str  # "leap": ours; "vlabench": the submodule's
-    language: str = "en"
+    language: Language = "en"
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def leap_instructions() -> Instructions:
-    """LEAP's own prompt, in English."""
-    return Instructions(resources.files(__name__).joinpath("plan_en.txt").read_text(encoding="utf-8"), "leap")
+@dataclass(frozen=True)
+class Shot:
+    """A solved example that is shown before the question; `output` is its answer as text."""
+
+    picture: Path
+    numbered: Path
+    instruction: str
+    output: str
 
 
-def request_parts(instructions: str, picture: Path, numbered: Path, instruction: str) -> list[TextPart | ImagePart]:
-    """One request's parts in the benchmark's order: instructions, both pictures and their captions, the instruction."""
-    return [
-        _text(instructions),
-        _text("Input picture"),
-        ImagePart(type="image", image=str(picture)),
-        _text("Input picture with numbered tags"),
-        ImagePart(type="image", image=str(numbered)),
-        _text("Language instruction:"),
-        _text(instruction),
-        _text("Please give the output skill sequence"),
-    ]
+@dataclass(frozen=True)
+class _Captions:
+    """The benchmark's captions in one language; `shot` takes the shot's index and what it shows."""
+
+    picture: str
+    numbered: str
+    instruction: str
+    answer: str
+    step_by_step: str
+    shot: str
+    shot_parts: tuple[str, str, str, str]  # picture, numbered picture, instruction, output
+
+
+_CAPTIONS: dict[str, _Captions] = {
+    "en": _Captions(
+        picture="Input picture",
+        numbered="Input picture with numbered tags",
+        instruction="Language instruction:",
+        answer="Please give the output skill sequence",
+        step_by_step="Please analyze the problem step by step and give the answer",
+        shot="Example {index} {part}",
+        shot_parts=(
+            "input picture:",
+            "input picture with numbered tags",
+            "language instruction:",
+            "output skill sequence",
+        ),
+    ),
+    "zh": _Captions(
+        picture="输入图片",
+        numbered="输入带编号标签的图片",
+        instruction="语言指令:",
+        answer="请你给出输出的技能序列",
+        step_by_step="请一步一步分析问题最后给出答案",
+        shot="示范{index}{part}",
+        shot_parts=("输入图片:", "输入带编号标签的图片", "语言指令:", "输出技能序列"),
+    ),
+}
+
+
+def leap_instructions(language: Language = "en") -> Instructions:
+    """LEAP's own prompt."""
+    file = resources.files(__name__).joinpath(f"plan_{language}.txt")
+    return Instructions(file.read_text(encoding="utf-8"), "leap", language)
+
+
+def request_parts(
+    instructions: str,
+    picture: Path,
+    numbered: Path,
+    instruction: str,
+    shots: Sequence[Shot] = (),
+    language: str = "en",
+    with_cot: bool = False,
+) -> list[TextPart | ImagePart]:
+    """One request's parts in the benchmark's order: instructions, solved examples, pictures, instruction, question."""
+    if language not in _CAPTIONS:
+        raise LeapError(f"prompts are in {' and '.join(LANGUAGES)}, not in {language!r}")
+    captions = _CAPTIONS[language]
+    parts: list[TextPart | ImagePart] = [_text(instructions)]
+    for index, shot in enumerate(shots):
+        shown: tuple[TextPart | ImagePart, ...] = (
+            _image(shot.picture),
+            _image(shot.numbered),
+            _text(shot.instruction),
+            _text(shot.output),
+        )
+        for title, content in zip(captions.shot_parts, shown, strict=True):
+            parts.append(_text(captions.shot.format(index=index, part=title)))
+            parts.append(content)
+    parts += [_text(captions.picture), _image(picture), _text(captions.numbered), _image(numbered)]
+    parts += [_text(captions.instruction), _text(instruction), _text(captions.answer)]
+    return [*parts, _text(captions.step_by_step)] if with_cot else parts
 
 
 def _text(text: str) -> TextPart:
     return TextPart(type="text", text=text)
+
+
+def _image(path: Path) -> ImagePart:
+    return ImagePart(type="image", image=str(path))
 
 
 def fenced_plan(skill_sequence: list[Any]) -> str:
