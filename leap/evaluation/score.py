@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from leap.records.benchmark import BenchmarkExample, Prediction
-from leap.vlabench.parsing import parse_plan
+from leap.vlabench.parsing import Mode, parse_plan
 from leap.vlabench.scoring import LEAP_KEYS, ZERO_SCORES, dependency_of, plan_scores
 from leap.vlabench.sources import LEAP_SCORER, Scorer
+
+Scores = dict[str, dict[str, dict[str, float]]]  # task -> example number -> score name -> score
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ def score_predictions(
     examples: Iterable[BenchmarkExample],
     predictions: Mapping[tuple[str, str], Prediction],
     scorer: Scorer = LEAP_SCORER,
-) -> tuple[dict[str, dict[str, dict[str, float]]], Counts]:
+    mode: Mode = "official",
+) -> tuple[Scores, Counts]:
     """(task -> example number -> scores, counts). An inference error or a missing answer has no score at all."""
-    scores: dict[str, dict[str, dict[str, float]]] = {}
+    scores: Scores = {}
     count = dict.fromkeys(Counts.__dataclass_fields__, 0)
     for example in examples:
         count["examples"] += 1
@@ -46,7 +49,9 @@ def score_predictions(
         elif prediction.error is not None:
             count["inference_error"] += 1
         else:
-            found, format_error = score_answer(example.task, example.skill_sequence, prediction.text or "", scorer)
+            found, format_error = score_answer(
+                example.task, example.skill_sequence, prediction.text or "", scorer, mode
+            )
             scores.setdefault(example.task, {})[str(example.number)] = found
             count["scored"] += 1
             count["format_error"] += format_error
@@ -55,10 +60,10 @@ def score_predictions(
 
 
 def score_answer(
-    task: str, expert: list[Any], text: str, scorer: Scorer = LEAP_SCORER
+    task: str, expert: list[Any], text: str, scorer: Scorer = LEAP_SCORER, mode: Mode = "official"
 ) -> tuple[dict[str, float], bool]:
     """(the official scores with ours beside them, whether the answer was no plan at all)."""
-    parsed = parse_plan(text)
+    parsed = parse_plan(text, mode)
     if parsed.error is not None:
         return {**ZERO_SCORES, **dict.fromkeys(LEAP_KEYS, 0.0)}, True
     case = expert, parsed.plan, dependency_of(task)

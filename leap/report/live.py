@@ -1,13 +1,16 @@
-"""What an evaluation prints at its end."""
+"""What an evaluation and a re-scoring print at their end."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
+from leap.evaluation.rescore import Rescored
 from leap.evaluation.run import DimensionResult
 from leap.report.results import read_counts, read_scores
 from leap.report.tables import metric_table, print_table, total_table
+from leap.vlabench.sources import Scorer
 
 
 def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
@@ -27,3 +30,23 @@ def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
         )
     console.print(f"results in {results}/<dimension>/<model>/", highlight=False, markup=False)
     return not unscored
+
+
+def print_rescored(rescored: Sequence[Rescored], scorer: Scorer) -> None:
+    """A line a folder: its mean total now and as it was stored, and every example whose official scores changed."""
+    console = Console()
+    rows = {
+        "/".join(found.folder.parts[-2:]): {
+            **{name: getattr(found.counts, name) for name in ("scored", "format_error", "inference_error", "missing")},
+            "total": found.total,
+            "stored": found.stored_total,
+        }
+        for found in rescored
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").astype({"total": float, "stored": float})
+    table["gain"] = table["total"] - table["stored"]
+    print_table(table, f"Scored again by {scorer.name}'s scorer", console)
+    for found in rescored:
+        if found.changed:
+            some = ", ".join(found.changed[:5]) + (" …" if len(found.changed) > 5 else "")
+            console.print(f"{found.folder}: {len(found.changed)} examples have other scores now: {some}", markup=False)

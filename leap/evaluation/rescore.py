@@ -1,0 +1,139 @@
+"""Scores from stored answers, without a model: LEAP's own results, and the first implementation's output.json files."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leap import provenance
+from leap.errors import LeapError
+from leap.evaluation.predict import read_predictions
+from leap.evaluation.run import MANIFEST, PREDICTIONS, SCORES
+from leap.evaluation.score import Counts, Scores, score_predictions
+from leap.records.benchmark import BenchmarkExample, Prediction
+from leap.records.files import read_json, write_json
+from leap.vlabench.dataset import find_examples
+from leap.vlabench.dimensions import Dimension, find_dimension
+from leap.vlabench.parsing import Mode
+from leap.vlabench.prompts import fenced_plan
+from leap.vlabench.scoring import OFFICIAL_KEYS
+from leap.vlabench.sources import Scorer
+
+OLD_OUTPUT = "output.json"  # upstream's and the first implementation's name for stored answers
+LENIENT_SCORES = "final_score_lenient.json"
+_NOTES = "benchmeatinfo"  # upstream's spelling: run time notes among the tasks of output.json
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What re-scoring one folder found. `changed` lists the examples whose stored official scores were others."""
+
+    folder: Path
+    dimension: Dimension
+    counts: Counts
+    total: float | None  # mean official total of the scored examples, by the mode asked for
+    stored_total: float | None  # of the final_score.json that was there before
+    changed: tuple[str, ...]
+
+
+def find_stored(paths: list[Path]) -> list[Path]:
+    """The folders with stored answers in and under `paths`. Raises LeapError where there are none."""
+    names = (PREDICTIONS, OLD_OUTPUT)
+    found = {file.parent for path in paths for name in names for file in path.rglob(name)}
+    if not found:
+        raise LeapError(f"{', '.join(map(str, paths))}: no {' or '.join(names)} there; give a folder of eva_results")
+    return sorted(found)
+
+
+def rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode = "official") -> Rescored:
+    """Score a folder's stored answers again.
+
+    Official scores replace final_score.json (an older one of other content stays beside it as final_score.old.json);
+    lenient ones go to a file of their own, so that the two are never mixed.
+    """
+    dimension = _dimension_of(folder)
+    examples, predictions = _stored(folder, data, dimension)
+    scores, counts = score_predictions(examples, predictions, scorer, mode)
+    before: Scores = read_json(folder / SCORES) if (folder / SCORES).is_file() else {}
+    changed = _changes(before, scores)
+    if mode == "official":
+        if changed:
+            shutil.copyfile(folder / SCORES, folder / "final_score.old.json")
+        write_json(folder / SCORES, scores)
+        _update_manifest(folder, dimension, scorer, counts)
+    else:
+        write_json(folder / LENIENT_SCORES, scores)
+    return Rescored(folder, dimension, counts, _mean_total(scores), _mean_total(before), changed)
+
+
+def read_old_output(path: Path) -> dict[tuple[str, str], Prediction]:
+    """The answers in an output.json. Its "inference_error" is no answer, though its own scores counted it as a zero."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise LeapError(f"{path}: task -> example -> answer is expected, found {type(content).__name__}")
+    return {
+        (task, str(number)): _old_prediction(path, task, str(number), answer)
+        for task, answers in content.items()
+        if task != _NOTES
+        for number, answer in answers.items()
+        if answer  # upstream leaves an empty object where it stopped
+    }
+
+
+def _old_prediction(path: Path, task: str, number: str, answer: Any) -> Prediction:
+    if not isinstance(answer, dict):
+        raise LeapError(f"{path}: {task}/{number}: an answer should be an object, found {type(answer).__name__}")
+    if answer.get("format_error") == "inference_error":
+        return Prediction(task=task, example=number, error="inference error of the run that wrote output.json")
+    text = answer.get("origin_output")
+    if text is None:  # only the parsed plan was kept
+        text = fenced_plan(answer["skill_sequence"]) if "skill_sequence" in answer else ""
+    return Prediction(task=task, example=number, text=str(text))
+
+
+def _stored(
+    folder: Path, data: Path, dimension: Dimension
+) -> tuple[list[BenchmarkExample], Mapping[tuple[str, str], Prediction]]:
+    """The examples that the folder's run was over, and its answers."""
+    if (folder / PREDICTIONS).is_file():
+        part = (read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}).get("part", {})
+        examples = find_examples(data, dimension, part.get("max_tasks"), part.get("num_episodes"))
+        return examples, read_predictions(folder / PREDICTIONS)
+    predictions = read_old_output(folder / OLD_OUTPUT)
+    return find_examples(data, dimension), predictions
+
+
+def _dimension_of(folder: Path) -> Dimension:
+    """From the manifest, or else from the nearest folder above that is named like a dimension."""
+    if (folder / MANIFEST).is_file():
+        return find_dimension(read_json(folder / MANIFEST)["dimension"])
+    for name in (folder.name, *(parent.name for parent in folder.parents)):
+        try:
+            return find_dimension(name)
+        except LeapError:
+            continue
+    raise LeapError(f"{folder}: neither a {MANIFEST} nor a folder name says which dimension these answers are for")
+
+
+def _changes(before: Scores, after: Scores) -> tuple[str, ...]:
+    """ "task/example" of every official score that was there and is another now, or is not there any more."""
+    return tuple(
+        f"{task}/{number}"
+        for task, examples in before.items()
+        for number, scores in examples.items()
+        if any(scores.get(key) != after.get(task, {}).get(number, {}).get(key) for key in OFFICIAL_KEYS)
+    )
+
+
+def _mean_total(scores: Scores) -> float | None:
+    totals = [example["total_score"] for examples in scores.values() for example in examples.values()]
+    return sum(totals) / len(totals) if totals else None
+
+
+def _update_manifest(folder: Path, dimension: Dimension, scorer: Scorer, counts: Counts) -> None:
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {"dimension": dimension.name}
+    status = "complete" if counts.complete else "incomplete"
+    note = {"time": provenance.now(), "command": provenance.command(), "versions": provenance.versions()}
+    update = {"scorer": scorer.to_dict(), "counts": counts.to_dict(), "status": status, "rescored": note}
+    write_json(folder / MANIFEST, {**manifest, **update})

@@ -1,0 +1,99 @@
+"""Scores from stored answers: LEAP's own files and the first implementation's, official and lenient apart."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import run_script
+
+from leap.evaluation.rescore import read_old_output, rescore
+from leap.vlabench.dataset import find_examples
+from leap.vlabench.dimensions import find_dimension
+from leap.vlabench.prompts import fenced_plan
+from leap.vlabench.sources import LEAP_SCORER
+
+SCRIPT = "scripts/evaluation/score_predictions.py"
+
+
+@pytest.fixture
+def stored(workspace: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """(the benchmark, a folder of results in the first implementation's form) for dimension Complex."""
+    data = workspace / "dataset" / "vlm_evaluation_v1.0"
+    first, second = find_examples(data, find_dimension("Complex"))
+    plan = fenced_plan(first.skill_sequence)
+    output = {
+        "benchmeatinfo": {"existing_num": 2, "already_running_time": 20},
+        first.task: {
+            "0": {"origin_output": plan, "skill_sequence": first.skill_sequence},
+            "1": {"origin_output": "", "format_error": "inference_error"},
+        },
+    }
+    folder = tmp_path / "eva_results" / "Complex" / "old"
+    folder.mkdir(parents=True)
+    (folder / "output.json").write_text(json.dumps(output))
+    zeros = dict.fromkeys(("skill_match_score", "entity_match_score", "skill_with_entity_match_score"), 0)
+    old_scores = {first.task: {"1": {**zeros, "exact_match_score": 0, "total_score": 0}}}
+    (folder / "final_score.json").write_text(json.dumps(old_scores))
+    assert second.number == 1
+    return data, folder
+
+
+def test_an_old_inference_error_loses_its_zero(stored: tuple[Path, Path]) -> None:
+    data, folder = stored
+    found = rescore(folder, data, LEAP_SCORER)
+    (task,) = json.loads((folder / "final_score.json").read_text()).values()
+    assert {number: scores["total_score"] for number, scores in task.items()} == {"0": 80.0}
+    assert (found.counts.scored, found.counts.inference_error) == (1, 1)
+    assert len(found.changed) == 1
+    assert (folder / "final_score.old.json").is_file()
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "incomplete"
+    assert rescore(folder, data, LEAP_SCORER).changed == ()
+
+
+def test_the_script_scores_old_files_in_any_spelling_of_the_dimension(
+    stored: tuple[Path, Path], workspace: Path
+) -> None:
+    _, folder = stored
+    moved = folder.parent.parent / "COMPLEX" / "0_shot"
+    shutil.copytree(folder, moved)
+    done = run_script(SCRIPT, str(folder.parent.parent), root=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "COMPLEX/0_shot" in done.stdout
+    assert "Complex/old" in done.stdout
+
+
+def test_lenient_scores_stay_apart(stored: tuple[Path, Path]) -> None:
+    data, folder = stored
+    example = find_examples(data, find_dimension("Complex"))[0]
+    bare = {example.task: {"0": {"origin_output": f"My plan: {json.dumps(example.skill_sequence)}"}}}
+    (folder / "output.json").write_text(json.dumps(bare))
+    official = rescore(folder, data, LEAP_SCORER)
+    before = (folder / "final_score.json").read_bytes()
+    lenient = rescore(folder, data, LEAP_SCORER, "lenient")
+    assert (official.total, official.counts.format_error) == (0.0, 1)
+    assert (lenient.total, lenient.stored_total) == (80.0, 0.0)
+    assert (folder / "final_score.json").read_bytes() == before
+    assert (folder / "final_score_lenient.json").is_file()
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"task": {"0": 5}}'])
+def test_a_broken_output_file_is_named(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "Complex" / "m"
+    folder.mkdir(parents=True)
+    (folder / "output.json").write_text(content)
+    done = run_script(SCRIPT, str(tmp_path))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_stored_is_said(tmp_path: Path) -> None:
+    done = run_script(SCRIPT, str(tmp_path))
+    assert (done.returncode, "no predictions.jsonl" in done.stderr) == (1, True)
+
+
+def test_only_a_parsed_plan_can_be_scored_too(tmp_path: Path) -> None:
+    path = tmp_path / "output.json"
+    path.write_text(json.dumps({"t": {"3": {"skill_sequence": [{"name": "press", "params": {}}]}, "4": {}}}))
+    (prediction,) = read_old_output(path).values()
+    assert prediction.text == fenced_plan([{"name": "press", "params": {}}])
