@@ -9,6 +9,7 @@ from rich.console import Console
 from leap.evaluation.rescore import Rescored
 from leap.evaluation.run import DimensionResult
 from leap.report.results import read_counts, read_scores
+from leap.report.summary import write_summary
 from leap.report.tables import metric_table, print_table, total_table
 from leap.vlabench.sources import Scorer
 
@@ -28,7 +29,8 @@ def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
             style="bold red",
             markup=False,
         )
-    console.print(f"results in {results}/<dimension>/<model>/", highlight=False, markup=False)
+    write_summary(results)
+    console.print(f"results in {results}/<dimension>/<model>/, all of them in {results}/summary.md", markup=False, soft_wrap=True)
     return not unscored
 
 

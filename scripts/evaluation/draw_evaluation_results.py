@@ -51,6 +51,7 @@ def main() -> None:
     from leap.report.curves import read_loss
     from leap.report.figures import Evaluation, draw_figures
     from leap.report.results import found_models, incomplete_note, read_counts, read_scores, unlike_note
+    from leap.report.summary import SIGNIFICANT, write_summary
     from leap.report.tables import metric_table, print_table, total_table, write_tables
 
     results, run_dir = workspace.resolve(arguments.results_dir), workspace.resolve(arguments.run_dir)
@@ -61,6 +62,8 @@ def main() -> None:
 
     tables = {"scores": total_table(scores, counts, baseline), "metrics": metric_table(scores, counts)}
     print_table(tables["scores"], "Total score (official, at most 80)")
+    summary = write_summary(results, baseline=baseline or "").loc[models]
+    print_table(summary, f"Total score [95 % interval]; {SIGNIFICANT} differs from the baseline (summary.md: how)")
     print_table(tables["metrics"], "Mean of the dimensions (at most 100; total at most 80)")
     for note in (incomplete_note(counts), unlike_note(scores, baseline) if baseline else ""):
         if note:

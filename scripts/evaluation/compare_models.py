@@ -1,0 +1,38 @@
+"""Is model A better than model B? A paired comparison on the examples that both have.
+
+    python scripts/evaluation/compare_models.py checkpoint-5000 Baseline
+    python scripts/evaluation/compare_models.py checkpoint-5000 checkpoint-5000_swapped --score weighted_total
+
+Prints and writes <results>/comparisons/A_vs_B.{json,csv,md}: for each dimension and their mean the difference with its
+95 % interval, a permutation p-value with Holm's correction over the dimensions, Cohen's d_z and the number of pairs.
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import run
+
+
+def main() -> None:
+    workspace = WorkspaceConfig.find()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="A: a model's name in the results")
+    parser.add_argument("baseline", help="B: the model that it is compared with")
+    parser.add_argument("--results_dir", default=workspace.eva_results, help="the folder of results")
+    parser.add_argument("--score", default="total_score", help="which score (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling and the permutations")
+    arguments = parser.parse_args()
+
+    from leap.report.comparison import print_comparison, write_comparison
+    from leap.report.results import read_scores
+    from leap.statistics.comparison import compare
+
+    results = workspace.resolve(arguments.results_dir)
+    table = compare(read_scores(results), arguments.model, arguments.baseline, arguments.score, arguments.seed)
+    print_comparison(table, arguments.score)
+    for path in write_comparison(table, results / "comparisons", arguments.score):
+        print(path)
+
+
+if __name__ == "__main__":
+    run(main)

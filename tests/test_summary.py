@@ -1,0 +1,89 @@
+"""summary.json, .csv and .md of a results folder, and the comparison of two models, from real result files."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import run_script
+
+from leap.report.summary import INCOMPLETE, SIGNIFICANT, write_summary
+from leap.vlabench.dimensions import NAMES
+from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
+
+
+def write_results(
+    results: Path, model: str, totals: list[float], unscored: int = 0, names: tuple[str, ...] = NAMES
+) -> None:
+    """Two tasks a dimension, each with these totals; other scores are equal to them."""
+    for name in names:
+        folder = results / name / model
+        folder.mkdir(parents=True)
+        examples = {str(n): dict.fromkeys((*OFFICIAL_KEYS, *LEAP_KEYS), total) for n, total in enumerate(totals)}
+        (folder / "final_score.json").write_text(json.dumps({"task_a": examples, "task_b": examples} if totals else {}))
+        scored = 2 * len(totals)
+        counts = {"examples": scored + unscored, "scored": scored, "format_error": 0, "truncated": 0}
+        counts |= {"inference_error": unscored, "missing": 0}
+        (folder / "manifest.json").write_text(json.dumps({"counts": counts}))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    write_results(tmp_path, "Baseline", [0, 20, 40, 0, 20, 40, 20, 0])
+    write_results(tmp_path, "checkpoint-5", [60, 80, 60, 80, 60, 40, 80, 60])
+    write_results(tmp_path, "checkpoint-9", [20, 20, 40, 0, 20, 40, 20, 0], unscored=1, names=("Spatial",))
+    write_results(tmp_path, "failed", [], unscored=4)
+    return tmp_path
+
+
+def test_the_summary_says_what_is_sure_and_what_is_missing(results: Path) -> None:
+    table = write_summary(results)
+    assert list(table.index) == ["Baseline", "checkpoint-5", "checkpoint-9", "failed"]
+    assert table.loc["checkpoint-5", "mean"].startswith("65.0 [")
+    assert all(SIGNIFICANT in cell for cell in table.loc["checkpoint-5"])
+    assert table.loc["checkpoint-9", "Complex"] == "-"
+    assert table.loc["checkpoint-9", "Spatial"].endswith("]" + INCOMPLETE)
+    assert table.loc["failed", "Spatial"] == "-" + INCOMPLETE
+    assert SIGNIFICANT not in "".join(table.loc["Baseline"])
+    for row in table.to_numpy():
+        assert "0.0" not in {cell.split()[0] for cell in row}  # nothing missing is shown as a zero
+
+
+def test_the_files_hold_the_same_numbers(results: Path) -> None:
+    write_summary(results)
+    content = json.loads((results / "summary.json").read_text())
+    csv = pd.read_csv(results / "summary.csv")
+    (mean,) = [r for r in content["means"] if (r["model"], r["dimension"]) == ("checkpoint-5", "mean")]
+    row = csv[(csv["model"] == "checkpoint-5") & (csv["dimension"] == "mean")].iloc[0]
+    assert mean["mean"] == row["mean"] == 65.0
+    assert mean["low"] < 65.0 < mean["high"]
+    (missing,) = [r for r in content["means"] if (r["model"], r["dimension"]) == ("checkpoint-9", "Complex")]
+    assert missing["mean"] is None
+    (paired,) = [r for r in content["comparisons"] if (r["model"], r["dimension"]) == ("checkpoint-9", "Spatial")]
+    assert (paired["pairs"], paired["significant"]) == (16, False)
+    assert "whole tasks resampled" in (results / "summary.md").read_text()
+
+
+def test_without_a_baseline_there_is_no_comparison(results: Path) -> None:
+    table = write_summary(results, baseline="nobody")
+    assert SIGNIFICANT not in "".join(table.to_numpy().ravel())
+    assert json.loads((results / "summary.json").read_text())["comparisons"] == []
+
+
+def test_two_models_are_compared_and_the_comparison_is_kept(results: Path) -> None:
+    done = run_script("scripts/evaluation/compare_models.py", "checkpoint-5", "Baseline", "--results_dir", str(results))
+    assert done.returncode == 0, done.stderr
+    assert "differs significantly in: M&T" in done.stdout
+    kept = json.loads((results / "comparisons" / "checkpoint-5_vs_Baseline.json").read_text())
+    assert [row["dimension"] for row in kept["rows"]] == [*NAMES, "mean"]
+    assert kept["rows"][0]["difference"] == pytest.approx(65.0 - 17.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["nobody", "Baseline"], "nobody"), (["checkpoint-5", "Baseline", "--score", "luck"], "luck")],
+)
+def test_an_unknown_model_or_score_is_named(results: Path, arguments: list[str], words: str) -> None:
+    done = run_script("scripts/evaluation/compare_models.py", *arguments, "--results_dir", str(results))
+    assert done.returncode == 1
+    assert words in done.stderr
