@@ -1,6 +1,7 @@
 """Where a result comes from: code, command, libraries, machine."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,10 +13,10 @@ _LIBRARIES = ("leap-planning", "torch", "torchvision", "transformers", "accelera
 
 
 def git_state(repository: Path) -> dict[str, Any]:
-    """{"commit": hash or None outside a checkout, "dirty": whether tracked files differ from it}."""
+    """{"commit": hash, "dirty": whether tracked files differ from it}; None for both outside a checkout."""
     commit = _git(repository, "rev-parse", "HEAD")
     changes = _git(repository, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit or None, "dirty": bool(changes)}
+    return {"commit": commit or None, "dirty": bool(changes) if commit else None}
 
 
 def own_commit(folder: Path) -> str | None:
@@ -54,7 +55,7 @@ def device_name(device: str) -> str:
 
 def command() -> str:
     """The command line that is running."""
-    return " ".join([Path(sys.executable).name, *sys.argv])
+    return shlex.join([Path(sys.executable).name, *sys.argv])
 
 
 def now() -> str:

@@ -111,3 +111,60 @@ def test_a_truncated_benchmark_picture_is_counted_and_not_scored(root: Path) -> 
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "incomplete"
     assert manifest["counts"]["inference_error"] == 1
+
+
+def test_checkpoints_of_somebody_else_are_not_overwritten(root: Path) -> None:
+    foreign = Path(shutil.copytree(root / "models" / "leap-demo", root / "output" / "checkpoint-200"))
+    before = (foreign / "model.safetensors").read_bytes()
+    done = run_script(FINETUNE, *TINY, root=root)
+    assert done.returncode == 1
+    assert "LEAP did not write it" in one_line(done.stderr)
+    assert (foreign / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        (FINETUNE, [*TINY, "--output_dir", "eva_results"]),
+        (EVALUATE, ["--checkpoint", "models/leap-demo", "--dimension", "spatial", "--max_new_tokens", "2"]),
+    ],
+)
+def test_an_output_folder_that_is_a_file(root: Path, script: str, options: list[str]) -> None:
+    (root / "eva_results").write_text("not a folder")
+    done = run_script(script, *options, root=root)
+    assert done.returncode == 1
+    assert "eva_results" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"  \n"])
+def test_an_instruction_that_cannot_be_read(root: Path, content: bytes) -> None:
+    path = next((root / "dataset").glob("*/Spatial/*/example0/input/instruction.txt"))
+    path.write_bytes(content)
+    done = run_script(EVALUATE, "--checkpoint", "models/leap-demo", "--dimension", "spatial", root=root)
+    assert done.returncode == 1
+    assert str(path) in one_line(done.stderr)
+
+
+def test_a_byte_order_mark_is_read_over(root: Path) -> None:
+    path = root / "data" / "train_demo.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert run_script(FINETUNE, *TINY, "--dry-run", root=root).returncode == 0
+
+
+@pytest.mark.parametrize("size", [(1000, 2), (2, 1000)])
+def test_a_picture_too_narrow_for_the_model(root: Path, size: tuple[int, int]) -> None:
+    from PIL import Image
+
+    picture = next((root / "dataset").glob("*/Spatial/*/example1/input/input.png"))
+    Image.new("RGB", size).save(picture)
+    options = "--checkpoint models/leap-demo --dimension spatial --max_new_tokens 2 --image_tokens_min 4".split()
+    done = run_script(EVALUATE, *options, "--image_tokens_max", "9", root=root)
+    assert done.returncode == 1
+    assert "1 inference errors" in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--training-rows", "--size", "--examples-per-task", "--tasks-per-dimension"])
+def test_a_demo_of_nothing_is_wrong_usage(tmp_path: Path, option: str) -> None:
+    done = run_script("scripts/utils/make_demo_workspace.py", "--root", str(tmp_path / "d"), option, "0")
+    assert done.returncode == 2
+    assert option in one_line(done.stderr)

@@ -92,7 +92,7 @@ def test_the_picture_control_gives_every_example_another_scene(workspace: Path) 
     assert all(request.pictures[0] != example.picture for request, example in zip(swapped, pool, strict=True))
     assert sorted(str(request.pictures[1]) for request in swapped) == sorted(str(e.numbered_picture) for e in pool)
     with pytest.raises(LeapError, match="at least two"):
-        build_requests(pool[:1], pool, settings_of(workspace, picture_control="swapped"))
+        build_requests(pool[:1], pool[:1], settings_of(workspace, picture_control="swapped"))
 
 
 def test_a_model_asked_in_another_way_has_a_name_of_its_own(workspace: Path) -> None:

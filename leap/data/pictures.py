@@ -12,6 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from leap.errors import LeapError
 
+# PIL's ways to say that a picture is broken, or too large to be a picture
+_BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 
 @dataclass(frozen=True)
 class PictureSize:
@@ -56,7 +59,7 @@ def open_picture(source: Path | BlankPicture) -> Image.Image:
             return picture.convert("RGB")
     except FileNotFoundError as error:
         raise LeapError(f"{path}: the picture is missing; restore the file") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:  # PIL's ways to say "broken"
+    except _BROKEN as error:
         raise LeapError(f"{path}: cannot be decoded as a picture ({error}); restore or remove it") from error
 
 
@@ -66,8 +69,14 @@ def picture_dimensions(path: Path) -> tuple[int, int]:
         with Image.open(path) as picture:
             width, height = picture.size
             return height, width
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _BROKEN as error:
         raise LeapError(f"{path}: cannot be read as a picture ({error}); restore or remove it") from error
+
+
+def _refuse_stripes(height: int, width: int) -> None:
+    """Qwen's picture processor takes no sides of more than 200 to 1."""
+    if max(height, width) > 200 * min(height, width):
+        raise LeapError(f"a picture of {width}x{height} pixels is too narrow for the model (200 to 1 at the most)")
 
 
 class PictureEncoder:
@@ -81,6 +90,7 @@ class PictureEncoder:
 
     def tokens(self, height: int, width: int) -> int:
         """How many tokens a picture of that size (pixels) becomes."""
+        _refuse_stripes(height, width)
         patches = self._image_processor.get_number_of_image_patches(
             height, width, {"min_pixels": self._size["shortest_edge"], "max_pixels": self._size["longest_edge"]}
         )
@@ -88,6 +98,8 @@ class PictureEncoder:
 
     def encode(self, pictures: Sequence[Image.Image]) -> tuple[Any, Any]:
         """(pixel_values [patches, channels x pixels] float32, image_grid_thw [pictures, 3] int64)."""
+        for picture in pictures:
+            _refuse_stripes(picture.height, picture.width)
         encoded = self._image_processor(images=list(pictures), size=self._size, return_tensors="pt")
         return encoded["pixel_values"], encoded["image_grid_thw"]
 

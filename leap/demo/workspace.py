@@ -18,9 +18,9 @@ from leap.demo.model import save_demo_model
 from leap.demo.render import RenderJob, render_many
 from leap.demo.rows import numbered, plain_request
 from leap.demo.tasks import TASKS, Episode, make_episode
-from leap.errors import LeapError
+from leap.errors import LeapError, UsageError
 from leap.progress import track
-from leap.records.files import read_json, write_atomic, write_json
+from leap.records.files import read_object, write_atomic, write_json
 from leap.records.training import ImagePart, Message, Target, TextPart, TrainingRow
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.prompts import fenced_plan, leap_instructions, request_parts
@@ -39,6 +39,12 @@ class DemoSize:
     examples_per_task: int = 6
     training_rows: int = 720
     size: int = 240
+
+    def __post_init__(self) -> None:
+        smallest = {"seed": 0, "tasks_per_dimension": 1, "examples_per_task": 1, "training_rows": 3, "size": 64}
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,7 @@ def _already_made(root: Path, values: dict[str, Any]) -> bool:
         if root.is_dir() and any(root.iterdir()):
             raise LeapError(f"{root}: not empty and no demo workspace; give another folder (--root)")
         return False
-    found = read_json(marker)
+    found = read_object(marker)
     different = [f"{name}={found.get(name)}" for name, value in values.items() if found.get(name) != value]
     if different:
         what = ", ".join(different) if len(json.dumps(different)) < 200 else "other values"

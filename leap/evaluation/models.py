@@ -1,10 +1,11 @@
 """Which models an evaluation takes, and under which names."""
 
+import re
 from pathlib import Path
 
-from leap.errors import LeapError
+from leap.errors import LeapError, UsageError
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, variant_name
-from leap.models.checkpoints import find_checkpoints, result_name, weights_hash
+from leap.models.checkpoints import MARKER, find_checkpoints, result_name, weights_hash
 
 BASELINE = "Baseline"
 
@@ -12,6 +13,11 @@ BASELINE = "Baseline"
 def chosen_models(baseline: Path | None, checkpoints: Path, newest: int | None = None) -> list[Path]:
     """The baseline, if any, and the newest checkpoints of a run, in the order of their steps."""
     found = find_checkpoints(checkpoints)
+    complete = [folder for folder in found if (folder / MARKER).is_file()]
+    if complete:  # LEAP's own run: one without a marker was cut short, or is being written
+        for folder in (folder for folder in found if folder not in complete):
+            print(f"{folder}: incomplete, left out")
+        found = complete
     models = [*([baseline] if baseline else []), *(found if newest is None else found[-newest:])]
     if not models:
         raise LeapError(f"{checkpoints}: no checkpoint-N folder there; train first or set --checkpoints_dir")
@@ -22,6 +28,8 @@ def identify(
     folder: Path, baseline: Path, output: Path, settings: EvaluationSettings, name: str | None = None
 ) -> EvaluatedModel:
     """The model in `folder` with its result name and weight hash. Raises LeapError where it holds no weights."""
+    if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UsageError(f"--model_name {name!r}: use letters, digits, '.', '+', '-' and '_'")
     weights = weights_hash(folder)
     if name is None:
         name = BASELINE if folder.resolve() == baseline.resolve() else result_name(folder, output)

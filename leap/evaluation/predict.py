@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from leap.evaluation.requests import build_requests
+from leap.evaluation.requests import build_requests, request_hash
 from leap.evaluation.settings import EvaluationSettings
 from leap.inference.protocol import Answer, Engine
 from leap.progress import track
@@ -33,18 +33,24 @@ def predict(
     the file with its error and is asked again by the next call.
     """
     predictions = read_predictions(path)
-    answered = {key for key, prediction in predictions.items() if prediction.error is None}
     requests = build_requests(examples, pool, settings)
+    hashes = {request.key: request_hash(request) for request in requests}
+    answered = {key for key, prediction in predictions.items() if _answers(prediction, hashes.get(key))}
     waiting = [request for request in requests if request.key not in answered]
     if waiting:
         with JsonlAppender(path) as file:
             for answer in track(load().answers(waiting, settings.decoding), label, total=len(waiting)):
-                predictions[answer.key] = _prediction(answer)
+                predictions[answer.key] = _prediction(answer, hashes[answer.key])
                 file.append(predictions[answer.key])
-    return {example.key: predictions[example.key] for example in examples if example.key in predictions}
+    return {key: predictions[key] for key in hashes if key in predictions and predictions[key].request == hashes[key]}
 
 
-def _prediction(answer: Answer) -> Prediction:
+def _answers(prediction: Prediction, request: str | None) -> bool:
+    """Whether a stored answer is one to this very request: the data may have changed since."""
+    return prediction.error is None and prediction.request == request
+
+
+def _prediction(answer: Answer, request: str) -> Prediction:
     task, example = answer.key
     fields = {name: getattr(answer, name) for name in ("text", "finish", "prompt_tokens", "new_tokens", "error")}
-    return Prediction(task=task, example=example, **fields)
+    return Prediction(task=task, example=example, request=request, **fields)

@@ -1,6 +1,7 @@
 """Benchmark examples as requests to a model, with the right pictures or, for the control, the wrong ones."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from leap.data.pictures import BlankPicture
@@ -9,19 +10,28 @@ from leap.evaluation.settings import EvaluationSettings, PictureControl
 from leap.evaluation.shots import draw_shots
 from leap.inference.protocol import Request
 from leap.records.benchmark import BenchmarkExample
-from leap.records.training import Message
+from leap.records.training import ImagePart, Message
 from leap.vlabench.prompts import Shot, request_parts
 
 
 def build_requests(
     examples: Sequence[BenchmarkExample], pool: Sequence[BenchmarkExample], settings: EvaluationSettings
 ) -> list[Request]:
-    """One request an example, in order. `pool` is the whole dimension, which few-shot examples are drawn from."""
+    """One request an example, in order.
+
+    `pool` is the whole dimension: few-shot examples and other scenes' pictures are taken from it, so that a request
+    does not depend on what else is evaluated.
+    """
+    shown = _pictures(pool, settings.picture_control)
     return [
         build_request(
-            example.key, example.instruction, pictures, settings, draw_shots(example, pool, settings.few_shot)
+            example.key,
+            example.instruction,
+            shown[example.key],
+            settings,
+            draw_shots(example, pool, settings.few_shot),
         )
-        for example, pictures in zip(examples, _pictures(examples, settings.picture_control), strict=True)
+        for example in examples
     ]
 
 
@@ -42,14 +52,38 @@ def build_request(
     return Request(key, (Message(role="user", content=list(parts)),), (*shown, *pictures))
 
 
+def request_hash(request: Request) -> str:
+    """sha256 of all that the model is shown: the texts, and the contents of the pictures, in reading order."""
+    digest = hashlib.sha256()
+    for message in request.messages:
+        for part in message.parts():
+            digest.update(b"image\0" if isinstance(part, ImagePart) else part.text.encode() + b"\0")
+    for source in request.pictures:
+        path = source.like if isinstance(source, BlankPicture) else source
+        digest.update(type(source).__name__.encode() * isinstance(source, BlankPicture))
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def _pictures(
-    examples: Sequence[BenchmarkExample], control: PictureControl
-) -> list[tuple[Path | BlankPicture, Path | BlankPicture]]:
-    own: list[tuple[Path, Path]] = [(example.picture, example.numbered_picture) for example in examples]
-    if control == "blank":
-        return [(BlankPicture(plain), BlankPicture(numbered)) for plain, numbered in own]
+    pool: Sequence[BenchmarkExample], control: PictureControl
+) -> dict[tuple[str, str], tuple[Path | BlankPicture, Path | BlankPicture]]:
+    """By example: its own pictures, grey ones, or those of another scene."""
     if control == "swapped":
-        if len(own) < 2:
-            raise LeapError("--picture-control swapped needs at least two examples a dimension")
-        return [*own[1:], own[0]]  # the next example's: mostly the same task, always another scene
-    return list(own)
+        return {example.key: (other.picture, other.numbered_picture) for example, other in _other_scenes(pool)}
+    own = {example.key: (example.picture, example.numbered_picture) for example in pool}
+    if control == "blank":
+        return {key: (BlankPicture(plain), BlankPicture(numbered)) for key, (plain, numbered) in own.items()}
+    return dict(own)
+
+
+def _other_scenes(pool: Sequence[BenchmarkExample]) -> Iterator[tuple[BenchmarkExample, BenchmarkExample]]:
+    """Each example with the next of its task, cyclically; that of a task of one with the next in the dimension."""
+    if len(pool) < 2:
+        raise LeapError("--picture-control swapped needs at least two examples a dimension")
+    for index, example in enumerate(pool):
+        task = [other for other in pool if other.task == example.task]
+        if len(task) > 1:
+            yield example, task[(task.index(example) + 1) % len(task)]
+        else:
+            yield example, pool[(index + 1) % len(pool)]

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from leap.evaluation.predict import read_predictions
 from leap.evaluation.run import MANIFEST, PREDICTIONS, SCORES
 from leap.evaluation.score import Counts, Scores, score_predictions
 from leap.records.benchmark import BenchmarkExample, Prediction
-from leap.records.files import read_json, write_json
-from leap.vlabench.dataset import find_examples
+from leap.records.files import read_json, read_object, write_json
+from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import Dimension, find_dimension
 from leap.vlabench.parsing import Mode
 from leap.vlabench.prompts import fenced_plan
@@ -55,6 +55,7 @@ def rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode = "official") -
     dimension = _dimension_of(folder)
     examples, predictions = _stored(folder, data, dimension)
     scores, counts = score_predictions(examples, predictions, scorer, mode)
+    counts = _with_unanswered(counts, folder)
     before: Scores = read_json(folder / SCORES) if (folder / SCORES).is_file() else {}
     changed = _changes(before, scores)
     if mode == "official":
@@ -97,17 +98,27 @@ def _stored(
 ) -> tuple[list[BenchmarkExample], Mapping[tuple[str, str], Prediction]]:
     """The examples that the folder's run was over, and its answers."""
     if (folder / PREDICTIONS).is_file():
-        part = (read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}).get("part", {})
-        examples = find_examples(data, dimension, part.get("max_tasks"), part.get("num_episodes"))
-        return examples, read_predictions(folder / PREDICTIONS)
+        predictions = read_predictions(folder / PREDICTIONS)
+        examples = [example for example in find_examples(data, dimension) if example.key in predictions]
+        made_for = read_object(folder / MANIFEST).get("data", {}) if (folder / MANIFEST).is_file() else {}
+        if made_for.get("examples") == len(examples) and made_for["fingerprint"] != fingerprint(examples):
+            raise LeapError(f"{folder}: its answers were made for other data than {data}; give the right --data_path")
+        return examples, predictions
     predictions = read_old_output(folder / OLD_OUTPUT)
     return find_examples(data, dimension), predictions
+
+
+def _with_unanswered(counts: Counts, folder: Path) -> Counts:
+    """Examples that a run was asked for and an interruption left without a line are missing, not absent."""
+    manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    unanswered = max(0, manifest.get("data", {}).get("examples", 0) - counts.examples)
+    return replace(counts, examples=counts.examples + unanswered, missing=counts.missing + unanswered)
 
 
 def _dimension_of(folder: Path) -> Dimension:
     """From the manifest, or else from the nearest folder above that is named like a dimension."""
     if (folder / MANIFEST).is_file():
-        return find_dimension(read_json(folder / MANIFEST)["dimension"])
+        return find_dimension(read_object(folder / MANIFEST)["dimension"])
     for name in (folder.name, *(parent.name for parent in folder.parents)):
         try:
             return find_dimension(name)
@@ -132,7 +143,7 @@ def _mean_total(scores: Scores) -> float | None:
 
 
 def _update_manifest(folder: Path, dimension: Dimension, scorer: Scorer, counts: Counts) -> None:
-    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {"dimension": dimension.name}
+    manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {"dimension": dimension.name}
     status = "complete" if counts.complete else "incomplete"
     note = {"time": provenance.now(), "command": provenance.command(), "versions": provenance.versions()}
     update = {"scorer": scorer.to_dict(), "counts": counts.to_dict(), "status": status, "rescored": note}

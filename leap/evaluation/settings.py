@@ -32,6 +32,7 @@ class EvaluationSettings:
     decoding: Decoding
     max_tasks: int | None = None
     num_episodes: int | None = None
+    dtype: str = "float32"
     picture_control: PictureControl = "none"
     few_shot: FewShot = FewShot()
     with_cot: bool = False
@@ -46,6 +47,7 @@ class EvaluationSettings:
                 "sha256": self.instructions.sha256,
             },
             "picture_tokens": [self.pictures.min_tokens, self.pictures.max_tokens],
+            "dtype": self.dtype,
             "picture_control": self.picture_control,
             "few_shot": asdict(self.few_shot) if self.few_shot.number else None,
             "with_cot": self.with_cot,

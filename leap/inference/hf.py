@@ -32,10 +32,9 @@ class HfEngine:
     """One loaded model. `batch_size` is a cap: a batch that does not fit in memory is halved and tried again."""
 
     def __init__(
-        self, folder: Path, pictures: PictureSize, device: str = "cpu", dtype: str | None = None, batch_size: int = 16
+        self, folder: Path, pictures: PictureSize, device: str = "cpu", dtype: str = "float32", batch_size: int = 16
     ) -> None:
-        self._device, self._batch_size = device, batch_size
-        self._dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        self._device, self._dtype, self._batch_size = device, dtype, batch_size
         processor = load_processor(folder)
         self._tokenizer = processor.tokenizer
         self._chat = ChatFormat(processor)

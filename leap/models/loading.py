@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from leap.errors import LeapError
+from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import weight_files
 from leap.progress import quiet_libraries
 
@@ -33,11 +33,17 @@ def load_model(folder: Path, dtype: str, device: str = "cpu", attention: str = "
     weight_files(folder)
     quiet_libraries()
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            local_files_only=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise LeapError(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
+    if missing := sorted(loaded["missing_keys"]):  # the library would go on with random numbers in their place
+        raise LeapError(f"{folder}: {len(missing)} weights are missing ({missing[0]}, …); download the model again")
     return model.to(device)
 
 
@@ -47,9 +53,18 @@ def pick_device(wanted: str | None = None) -> str:
 
     if wanted is None or wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise LeapError(f"--device {wanted}: no CUDA device is available here; use --device cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UsageError(f"--device {wanted}: there is no such device; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise LeapError(f"--device {wanted}: {torch.cuda.device_count()} CUDA devices are there; use another or cpu")
     return wanted
+
+
+def default_dtype(device: str) -> str:
+    """The number format of an evaluation where none is asked for."""
+    return "bfloat16" if device.startswith("cuda") else "float32"
 
 
 def _first_line(error: BaseException) -> str:

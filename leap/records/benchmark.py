@@ -55,6 +55,7 @@ class Prediction(BaseModel):
 
     task: str
     example: str
+    request: str | None = None  # sha256 of what the model was shown; None in answers of other programs
     text: str | None = None
     finish: Literal["stop", "length"] | None = None  # "length": cut at max_new_tokens
     prompt_tokens: int | None = None

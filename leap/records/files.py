@@ -1,5 +1,6 @@
 """Files that survive a crash: replaced whole or not at all, appended line by line; errors name file and line."""
 
+import codecs
 import json
 import os
 import tempfile
@@ -49,6 +50,22 @@ def read_json(path: Path) -> Any:
         raise LeapError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); restore or remove the file") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file's value where that must be an object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise LeapError(f"{path}: a JSON object is expected, found {type(value).__name__}; restore or remove the file")
+    return value
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LeapError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
 def first_problem(error: ValidationError) -> str:
     """The first thing that pydantic found wrong: where in the record, and what."""
     problem = error.errors(include_url=False)[0]
@@ -66,6 +83,7 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[tuple[int, Record]]
     found = False
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not line.strip():
                 continue
             found = True

@@ -30,7 +30,7 @@ def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
             markup=False,
         )
     write_summary(results)
-    console.print(f"results in {results}/<dimension>/<model>/, all of them in {results}/summary.md", markup=False, soft_wrap=True)
+    print(f"results in {results}/<dimension>/<model>/, all of them in {results}/summary.md")
     return not unscored
 
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from leap.errors import LeapError
 from leap.evaluation.models import BASELINE
 from leap.evaluation.run import MANIFEST, SCORES
-from leap.records.files import first_problem, read_json
+from leap.records.files import first_problem, read_json, read_object
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 
@@ -52,7 +52,7 @@ def read_counts(results: Path, models: Iterable[str] | None = None) -> pd.DataFr
     """Columns dimension, model and what became of the examples (`COUNTS`); empty where there is no manifest."""
     rows: list[dict[str, Any]] = []
     for dimension, model, folder in _result_folders(results, models):
-        manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+        manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
         rows.append({"dimension": dimension, "model": model, **manifest.get("counts", {})})
     return pd.DataFrame(rows, columns=["dimension", "model", *COUNTS]).astype(dict.fromkeys(COUNTS, "Int64"))
 

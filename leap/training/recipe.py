@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from leap.errors import LeapError
-from leap.records.files import first_problem
+from leap.records.files import first_problem, read_text
 
 # These change nothing in what the model learns, so a run may be resumed under other values.
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
@@ -39,7 +39,7 @@ class Recipe(BaseModel):
     image_root: Annotated[str | None, Field(description="where relative picture paths start")] = None
     output_dir: Annotated[str, Field(description="where checkpoint-N folders go")] = "output"
 
-    num_train_epochs: Annotated[float, Field(gt=0)] = 1.0
+    num_train_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     max_steps: Annotated[PositiveInt | None, Field(description="optimiser steps; overrides the epochs")] = None
     per_device_train_batch_size: PositiveInt = 1
     per_device_eval_batch_size: PositiveInt = 8
@@ -98,7 +98,7 @@ def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
         known = ", ".join(sorted(recipe.stem for recipe in path.parent.glob("*.yaml"))) or "none"
         raise LeapError(f"{path}: there is no such recipe; there are: {known}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f":{place.line + 1}" if place else ""

@@ -1,5 +1,6 @@
 """One training run: check everything, resume what can be resumed, train, leave checkpoints that load anywhere."""
 
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from leap.data.training_set import CheckedFile, TrainingSet, check_training_file
 from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, weights_hash
 from leap.models.loading import load_model, load_processor
-from leap.progress import track
-from leap.records.files import read_json
+from leap.progress import is_main_process, track
+from leap.records.files import read_object, write_json
 from leap.training.recipe import Recipe
 
 
@@ -36,9 +37,10 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run on one process."""
-        rows = self.recipe.per_device_train_batch_size * self.recipe.gradient_accumulation_steps
-        return self.recipe.max_steps or max(1, int(-(-len(self.train.rows) // rows) * self.recipe.num_train_epochs))
+        """Optimiser steps of the whole run, as the Trainer counts them."""
+        batches = math.ceil(len(self.train.rows) / (self.recipe.per_device_train_batch_size * processes()))
+        an_epoch = math.ceil(batches / self.recipe.gradient_accumulation_steps)
+        return self.recipe.max_steps or math.ceil(an_epoch * self.recipe.num_train_epochs)
 
     @property
     def finished(self) -> bool:
@@ -61,18 +63,37 @@ def check_run(recipe: Recipe, root: Path) -> Run:
     if recipe.val_file:
         watch = partial(track, what="checking held-out rows")
         held_out = check(root / recipe.val_file, max_rows=recipe.max_eval_samples, watch=watch)
-    identity = {"recipe": recipe.identity(), "base_model": weights_hash(model), "data": train.fingerprint}
+    identity = {
+        "recipe": {**recipe.identity(), "processes": processes()},
+        "base_model": weights_hash(model),
+        "data": train.fingerprint,
+    }
     resume = find_resume(output, identity)
     return Run(recipe, model, output, processor, chat, encoder, train, held_out, identity, resume)
 
 
+def processes() -> int:
+    """How many processes train together, as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
-    """The newest complete checkpoint of this very run. Raises LeapError where the folder holds another run's."""
-    complete = [folder for folder in find_checkpoints(output) if (folder / MARKER).is_file()]
-    if not complete:
-        return None
-    newest = complete[-1]
-    found = read_json(newest / MARKER)
+    """The newest complete checkpoint of this very run. Raises LeapError where the folder holds another's."""
+    found = find_checkpoints(output)
+    started = output / MARKER  # written before the first step, so that a run is known before its first checkpoint
+    complete = [folder for folder in found if (folder / MARKER).is_file()]
+    if found and not complete and not started.is_file():
+        raise LeapError(
+            f"{found[-1]}: LEAP did not write it, and training here would overwrite it. "
+            "Give this run a folder of its own (--output_dir output/NAME)"
+        )
+    for marker in [complete[-1] / MARKER] if complete else [started] if started.is_file() else []:
+        _refuse_another_run(marker, identity)
+    return complete[-1] if complete else None
+
+
+def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
+    found = read_object(marker)
     different = [part for part in ("base_model", "data") if found.get(part) != identity[part]]
     wanted, had = identity["recipe"], found.get("recipe", {})
     different += [
@@ -82,17 +103,16 @@ def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
     ]
     if different:
         raise LeapError(
-            f"{newest}: it belongs to another run: {', '.join(different)} differ. "
+            f"{marker.parent}: it belongs to another run: {', '.join(different)} differ. "
             "Give this run a folder of its own (--output_dir output/NAME), or move the old checkpoints away"
         )
-    return newest
 
 
 def describe(run: Run) -> str:
     """The plan of a run, for `--dry-run` and for the start of a real one."""
     recipe, rows = run.recipe, run.train.rows
     lengths = sorted(row.tokens for row in rows)
-    size = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+    size = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * processes()
     pictures = Counter(len(row.pictures) for row in rows)
     lines = [
         f"model       {run.model}",
@@ -100,7 +120,7 @@ def describe(run: Run) -> str:
         f"pictures    {', '.join(f'{n} rows with {k}' for k, n in sorted(pictures.items()))}",
         f"tokens      {lengths[0]} to {lengths[-1]} a row, median {lengths[len(lengths) // 2]}; "
         f"{sum(row.label_tokens for row in rows) / len(rows):.0f} label tokens a row",
-        f"steps       {run.steps} of {size} rows a process, learning rate {recipe.learning_rate}",
+        f"steps       {run.steps} of {size} rows, learning rate {recipe.learning_rate}",
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
         f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
     ]
@@ -123,9 +143,12 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
     model = load_model(run.model, "float32", attention=recipe.attn_implementation)
     held_out = run.held_out and TrainingSet(run.held_out.rows, run.chat, run.encoder, str(recipe.val_file))
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
+    arguments = _arguments(run)
+    if is_main_process():
+        write_json(run.output / MARKER, identity)
     trainer = LeapTrainer(
         model=model,
-        args=_arguments(run),
+        args=arguments,
         data_collator=Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id),
         train_dataset=TrainingSet(run.train.rows, run.chat, run.encoder, recipe.train_file),
         eval_dataset=held_out,
@@ -150,15 +173,24 @@ def _arguments(run: Run) -> Any:
     }
     if not recipe.gradient_checkpointing:  # off is the default, and newer releases warn of the name
         passed.remove("gradient_checkpointing")
-    return TrainingArguments(
-        **recipe.model_dump(include=passed),
-        output_dir=str(run.output),
-        max_steps=recipe.max_steps or -1,
-        eval_strategy=recipe.eval_strategy or ("steps" if recipe.val_file else "no"),
-        save_strategy="steps",
-        save_total_limit=None,  # `Completion` removes old checkpoints, after the new one is marked complete
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=not torch.cuda.is_available(),  # without it, processes on CPUs would each train alone
-    )
+    try:
+        arguments = TrainingArguments(
+            **recipe.model_dump(include=passed),
+            output_dir=str(run.output),
+            max_steps=recipe.max_steps or -1,
+            eval_strategy=recipe.eval_strategy or ("steps" if recipe.val_file else "no"),
+            save_strategy="steps",
+            save_total_limit=None,  # `Completion` removes old checkpoints, after the new one is marked complete
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),  # without it, processes on CPUs would each train alone
+        )
+    except (ValueError, ImportError, RuntimeError, FileNotFoundError) as error:
+        raise LeapError(f"the Trainer refuses this recipe here: {str(error).splitlines()[0]}") from error
+    if arguments.n_gpu > 1:
+        raise LeapError(
+            f"{arguments.n_gpu} GPUs are visible to one process: start one process a GPU "
+            f"(NUM_GPUS={arguments.n_gpu} bash scripts/training/run-training.sh), or set CUDA_VISIBLE_DEVICES=0"
+        )
+    return arguments

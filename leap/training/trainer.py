@@ -64,7 +64,12 @@ class Completion(TrainerCallback):
     def __init__(self, identity: dict[str, Any], keep: int | None) -> None:
         self._identity, self._keep = identity, keep
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)  # a resumed state still has the old run's save and log steps
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process has written its random state
         if not state.is_world_process_zero:
             return
         run = Path(args.output_dir)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, OperationSequence
-from leap.records.files import first_problem
+from leap.records.files import first_problem, read_text
 from leap.vlabench.dimensions import Dimension, find_dimension
 
 _EXAMPLE = re.compile(r"example(\d+)")
@@ -72,7 +72,9 @@ def _read_example(dimension: Dimension, task: str, number: int, folder: Path) ->
         OperationSequence.model_validate_json(expert.read_bytes())
     except ValidationError as error:
         raise LeapError(f"{expert}: {first_problem(error)}; download this example again") from error
-    text = instruction.read_text(encoding="utf-8").strip()
+    text = read_text(instruction).strip()
+    if not text:
+        raise LeapError(f"{instruction}: empty; download this example again")
     return BenchmarkExample(dimension.name, task, number, folder, text, json.loads(expert.read_bytes()))
 
 

@@ -48,7 +48,7 @@ def find_dimension(spelling: str) -> Dimension:
 
 def find_dimensions(spellings: Sequence[str]) -> tuple[Dimension, ...]:
     """Several spellings, or "all"; the benchmark's order, each dimension once."""
-    if any(spelling.casefold() == "all" for spelling in spellings):
+    wanted = {find_dimension(spelling).name for spelling in spellings if spelling.casefold() != "all"}
+    if len(wanted) == 0 or any(spelling.casefold() == "all" for spelling in spellings):
         return DIMENSIONS
-    wanted = {find_dimension(spelling).name for spelling in spellings}
     return tuple(dimension for dimension in DIMENSIONS if dimension.name in wanted)

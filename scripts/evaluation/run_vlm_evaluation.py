@@ -24,12 +24,12 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--checkpoint", "--model_path", dest="model", help="model folder (default: the baseline)")
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
     add("--data_path", default=workspace.vlm_evaluation, help="the benchmark's folder")
-    add("--num_episodes", type=_count, help="only the first N examples of each task")
-    add("--max_tasks", type=_count, help="only the first N tasks of each dimension")
+    add("--num_episodes", type=_count_or_all, help="only the first N examples of each task")
+    add("--max_tasks", type=_count_or_all, help="only the first N tasks of each dimension")
     add("--batch_mode", action="store_true", help="the baseline and every checkpoint of --checkpoints_dir")
     add("--baseline_model", default=workspace.base_model, help="its results are named Baseline")
     add("--checkpoints_dir", default=workspace.output, help="for --batch_mode")
-    add("--max_checkpoints", type=_count, help="only the newest N checkpoints, or None")
+    add("--max_checkpoints", type=_count_or_all, help="only the newest N checkpoints, or None")
     add("--skip-baseline", action="store_true", help="for --batch_mode")
     add("--model_name", help="the name of the results (default: from the folder)")
     add("--output_dir", default=workspace.eva_results, help="where results go")
@@ -53,37 +53,50 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
 
 
 def _number(text: str) -> int:
-    return 0 if text == "0" else _count(text) or 0
-
-
-def _count(text: str) -> int | None:
-    if text in ("None", "all"):
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not _number(text):
+        raise argparse.ArgumentTypeError("at least 1 is needed")
+    return int(text)
+
+
+def _count_or_all(text: str) -> int | None:
+    return None if text in ("None", "all") else _count(text)
+
+
+def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
+    """Flags that contradict each other are wrong usage, not silence."""
+    baseline = "baseline" in arguments.dimension
+    if baseline and (arguments.dimension != ["baseline"] or arguments.model or arguments.batch_mode):
+        raise UsageError("--dimension baseline evaluates the baseline on all dimensions; give it no model and no other")
+    if arguments.batch_mode and (arguments.model or arguments.model_name):
+        raise UsageError("--batch_mode takes the baseline and all checkpoints; give it no --checkpoint or --model_name")
+    if not arguments.batch_mode and (arguments.skip_baseline or arguments.max_checkpoints):
+        raise UsageError("--skip-baseline and --max_checkpoints go with --batch_mode")
 
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
     arguments = parse_arguments(workspace)
-    if arguments.batch_mode and (arguments.model or arguments.model_name):
-        raise UsageError(
-            "--batch_mode evaluates the baseline and all checkpoints; give it no --checkpoint or --model_name"
-        )
+    _refuse_what_would_be_ignored(arguments)
 
     from leap.data.pictures import PictureSize
     from leap.evaluation.models import chosen_models, identify
     from leap.evaluation.run import evaluate_models
     from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, FewShot
     from leap.inference.protocol import Decoding, Engine
-    from leap.models.loading import pick_device
+    from leap.models.loading import default_dtype, pick_device
     from leap.report.live import print_results
     from leap.vlabench.dimensions import find_dimensions
     from leap.vlabench.sources import choose_instructions, choose_scorer
 
     baseline_only = arguments.dimension == ["baseline"]
     dimensions = find_dimensions(["all"] if baseline_only else arguments.dimension)
+    device, results = pick_device(arguments.device), workspace.resolve(arguments.output_dir)
     settings = EvaluationSettings(
         data=workspace.resolve(arguments.data_path),
         instructions=choose_instructions(arguments.prompt, workspace.vlabench, arguments.language),
@@ -91,12 +104,12 @@ def main() -> int | None:
         decoding=Decoding(arguments.max_new_tokens),
         max_tasks=arguments.max_tasks,
         num_episodes=arguments.num_episodes,
+        dtype=arguments.dtype or default_dtype(device),
         picture_control=arguments.picture_control,
         few_shot=FewShot(arguments.few_shot_num, arguments.few_shot_format, arguments.few_shot_seed),
         with_cot=arguments.with_cot,
         scorer=choose_scorer(arguments.scorer, workspace.vlabench),
     )
-    device, results = pick_device(arguments.device), workspace.resolve(arguments.output_dir)
     baseline = workspace.resolve(arguments.baseline_model)
     if arguments.batch_mode and not baseline_only:
         folders = chosen_models(
@@ -113,7 +126,7 @@ def main() -> int | None:
     def load(folder: Path) -> Engine:
         from leap.inference.hf import HfEngine
 
-        return HfEngine(folder, settings.pictures, device, arguments.dtype, arguments.batch_size)
+        return HfEngine(folder, settings.pictures, device, settings.dtype, arguments.batch_size)
 
     models = map(identified, folders)
     finished = evaluate_models(models, dimensions, settings, load, results, workspace.repository)

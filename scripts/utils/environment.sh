@@ -4,18 +4,22 @@
 leap_fail() { echo "error: $1" >&2; exit 1; }
 
 leap_set_up() {
-    local repository=$1 python stamp wanted
+    local repository=$1 python stamp wanted make_venv=
     if [ -n "${VIRTUAL_ENV:-}" ] || { [ -n "${CONDA_PREFIX:-}" ] && [ "${CONDA_DEFAULT_ENV:-base}" != base ]; }; then
         python=$(command -v python) || leap_fail "the active environment has no python"
     elif [ -x "$repository/.venv/bin/python" ]; then
         python="$repository/.venv/bin/python"
     else
         python=$(leap_find_python)
+        make_venv=1
     fi
     leap_check_system "$python"
-    if [ "$python" != "$repository/.venv/bin/python" ] && [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    if [ -n "$make_venv" ]; then
         echo "making .venv with $("$python" --version)"
-        "$python" -m venv "$repository/.venv" || leap_fail "python's venv module is missing: apt-get install python3-venv"
+        "$python" -m venv "$repository/.venv" || {
+            rm -rf "$repository/.venv"
+            leap_fail "python's venv module is missing: apt-get install python3-venv"
+        }
         python="$repository/.venv/bin/python"
     fi
     export PATH="$(dirname "$python"):$PATH"

@@ -1,0 +1,169 @@
+"""The model's own loss and plain generation are what our faster paths must equal; broken weights are refused."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import run_script
+from safetensors.torch import load_file, save_file
+
+from leap.data.chat import ChatFormat
+from leap.data.collate import Collator
+from leap.data.pictures import PictureEncoder, PictureSize
+from leap.data.training_set import TrainingSet, check_training_file
+from leap.errors import LeapError
+from leap.evaluation.requests import build_requests
+from leap.evaluation.settings import EvaluationSettings
+from leap.inference.hf import HfEngine
+from leap.inference.protocol import Answer, Decoding, Request
+from leap.models.loading import load_model, load_processor
+from leap.training.trainer import LeapTrainer
+from leap.vlabench.dataset import find_examples
+from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.prompts import leap_instructions
+
+SIZE = PictureSize(4, 9)
+EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
+
+
+def test_our_loss_is_the_models_own(workspace: Path, model: Path, tmp_path: Path) -> None:
+    """Gathering the label positions before the vocabulary matrix changes nothing."""
+    from transformers import TrainingArguments
+
+    processor = load_processor(model)
+    chat, encoder = ChatFormat(processor), PictureEncoder(processor, SIZE)
+    data = workspace / "data"
+    rows = check_training_file(data / "train_demo.jsonl", [data], chat, encoder, 4096).rows
+    samples = TrainingSet(rows, chat, encoder, "train")
+    batch = Collator(processor.tokenizer.pad_token_id, chat.image_token_id)([samples[i] for i in range(6)])
+    loaded = load_model(model, "float32").eval()
+    trainer = LeapTrainer(model=loaded, args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
+    with torch.no_grad():
+        theirs = loaded(**batch).loss
+        ours = trainer.compute_loss(loaded, dict(batch))
+        half = trainer.compute_loss(loaded, dict(batch), num_items_in_batch=2 * (batch["labels"] != -100).sum())
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+    assert half.item() == pytest.approx(theirs.item() / 2, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def requests(workspace: Path) -> list[Request]:
+    data = workspace / "dataset" / "vlm_evaluation_v1.0"
+    settings = EvaluationSettings(data, leap_instructions(), SIZE, Decoding())
+    examples = [example for dimension in DIMENSIONS for example in find_examples(data, dimension)]
+    return build_requests(examples, examples, settings)
+
+
+def answers(engine: HfEngine, requests: Sequence[Request]) -> dict[tuple[str, str], Answer]:
+    return {answer.key: answer for answer in engine.answers(requests, Decoding(max_new_tokens=16))}
+
+
+def test_batches_answer_as_one_by_one(model: Path, requests: list[Request]) -> None:
+    one_by_one = answers(HfEngine(model, SIZE, batch_size=1), requests)
+    assert len(one_by_one) == len(requests) == 12
+    assert len({answer.text for answer in one_by_one.values()}) > 1
+    for batch_size in (5, 12):
+        assert answers(HfEngine(model, SIZE, batch_size=batch_size), requests) == one_by_one
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(
+    model: Path, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = HfEngine(model, SIZE, batch_size=12)
+    expected, generate = answers(engine, requests), engine._generate
+    sizes: list[int] = []
+
+    def cramped(batch: list[Any], decoding: Decoding) -> list[list[int]]:
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("no room")
+        return generate(batch, decoding)
+
+    monkeypatch.setattr(engine, "_generate", cramped)
+    assert answers(engine, requests) == expected
+    assert max(sizes) == 12
+    monkeypatch.setattr(engine, "_generate", lambda batch, decoding: cramped(batch * 4, decoding))
+    (answer,) = engine.answers(requests[:1], Decoding(max_new_tokens=2))
+    assert answer.text is None
+    assert "out of memory" in str(answer.error)
+
+
+def test_missing_and_misshapen_weights_are_refused(model: Path, tmp_path: Path) -> None:
+    """The library would fill them with random numbers, and the scores would look like any others."""
+    for name, spoil in (
+        ("missing", lambda weights: {k: v for k, v in weights.items() if "layers.1" not in k}),
+        ("misshapen", lambda weights: {k: v[:-1] if k.endswith("norm.weight") else v for k, v in weights.items()}),
+    ):
+        folder = Path(shutil.copytree(model, tmp_path / name))
+        weights = spoil(load_file(folder / "model.safetensors"))
+        save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(LeapError, match=name):
+            load_model(folder, "float32")
+
+
+def small(*options: str) -> list[str]:
+    return ["--image_tokens_min", "4", "--image_tokens_max", "9", "--max_new_tokens", "3", *options]
+
+
+@pytest.fixture
+def copied(workspace: Path, tmp_path: Path) -> Path:
+    for part in ("dataset", "models"):
+        shutil.copytree(workspace / part, tmp_path / "demo" / part)
+    return tmp_path / "demo"
+
+
+def test_changed_data_is_asked_again(copied: Path) -> None:
+    options = small("--checkpoint", "models/leap-demo", "--dimension", "semantic", "--model_name", "m")
+    assert run_script(EVALUATE, *options, root=copied).returncode == 0
+    path = copied / "eva_results" / "Semantic" / "m" / "predictions.jsonl"
+    assert len(path.read_text().splitlines()) == 2
+    instruction = next((copied / "dataset").glob("*/Semantic/*/example0/input/instruction.txt"))
+    instruction.write_text("Lift the milk.")
+    assert run_script(EVALUATE, *options, root=copied).returncode == 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 3
+    assert lines[2]["example"] == "0"
+
+
+def test_a_smaller_run_does_not_shrink_a_result(copied: Path) -> None:
+    options = small("--checkpoint", "models/leap-demo", "--dimension", "semantic", "--model_name", "m")
+    assert run_script(EVALUATE, *options, root=copied).returncode == 0
+    assert run_script(EVALUATE, *options, "--num_episodes", "1", root=copied).returncode == 0
+    (task,) = json.loads((copied / "eva_results" / "Semantic" / "m" / "final_score.json").read_text()).values()
+    assert set(task) == {"0", "1"}
+
+
+def test_one_name_is_one_model_over_all_dimensions(copied: Path) -> None:
+    options = small("--checkpoint", "models/leap-demo", "--model_name", "m")
+    assert run_script(EVALUATE, *options, "--dimension", "semantic", root=copied).returncode == 0
+    weights = load_file(copied / "models" / "leap-demo" / "model.safetensors")
+    save_file(
+        {k: v + 0.01 for k, v in weights.items()}, copied / "models/leap-demo/model.safetensors", {"format": "pt"}
+    )
+    refused = run_script(EVALUATE, *options, "--dimension", "spatial", root=copied)
+    assert refused.returncode == 1
+    assert "weights" in refused.stderr
+    assert not (copied / "eva_results" / "Spatial" / "m").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--dimension baseline --checkpoint models/leap-demo",
+        "--dimension all nonsense",
+        "--batch_mode --checkpoint models/leap-demo",
+        "--skip-baseline",
+        "--max_new_tokens None",
+        "--num_episodes 0",
+        "--checkpoint models/leap-demo --model_name a/b",
+        "--checkpoint models/leap-demo --device nonsense",
+    ],
+)
+def test_contradictory_flags_are_wrong_usage(workspace: Path, line: str) -> None:
+    done = run_script(EVALUATE, *line.split(), root=workspace)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
