@@ -26,11 +26,13 @@ from leap.report.figures import Evaluation, draw_figures
 from leap.report.live import print_results
 from leap.report.results import (
     dimension_means,
+    found_models,
     incomplete_note,
     model_order,
     read_counts,
     read_scores,
     unlike_note,
+    unlike_settings_note,
     unscored_examples,
 )
 from leap.report.style import GREY, looks, save
@@ -372,3 +374,13 @@ def test_script_says_what_is_wrong(
     assert run_script(monkeypatch, "--results_dir", two, *arguments) == code
     assert message in capsys.readouterr().err
     assert not (two / "figures").exists()
+
+
+def test_models_that_were_asked_in_another_way_are_told(two: Path) -> None:
+    for model, tokens in (("Baseline", [4, 9]), ("checkpoint-200", [4, 64])):
+        path = two / "Spatial" / model / "manifest.json"
+        if path.is_file():
+            path.write_text(json.dumps({**json.loads(path.read_text()), "settings": {"picture_tokens": tokens}}))
+    models = found_models(two)
+    assert "picture_tokens [4, 64] against" in unlike_settings_note(two, models)
+    assert unlike_settings_note(two, ["Baseline"]) == ""

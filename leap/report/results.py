@@ -107,6 +107,20 @@ def unlike_note(scores: pd.DataFrame, baseline: str) -> str:
     return f"not over the same examples as {baseline}: {_some(results)}" if results else ""
 
 
+def unlike_settings_note(results: Path, models: list[str]) -> str:
+    """Which models were asked in another way than the first: their scores differ by more than the model. "" if none."""
+    told: dict[str, str] = {}
+    first: dict[str, object] | None = None
+    for dimension, model, folder in _result_folders(results, models):
+        manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+        asked = {name: manifest.get("settings", {}).get(name) for name in ("decoding", "picture_tokens", "dtype")}
+        first = first or asked
+        unlike = [f"{name} {asked[name]} against {first[name]}" for name in asked if asked[name] != first[name]]
+        if unlike:
+            told.setdefault(model, f"{model} ({dimension}): {'; '.join(unlike)}")
+    return f"not asked alike, compare with care: {_some(list(told.values()))}" if told else ""
+
+
 def _some(results: list[str], shown: int = 6) -> str:
     more = f"; and {len(results) - shown} more" if len(results) > shown else ""
     return "; ".join(results[:shown]) + more

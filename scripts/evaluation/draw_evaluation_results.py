@@ -50,7 +50,14 @@ def main() -> None:
 
     from leap.report.curves import read_loss
     from leap.report.figures import Evaluation, draw_figures
-    from leap.report.results import found_models, incomplete_note, read_counts, read_scores, unlike_note
+    from leap.report.results import (
+        found_models,
+        incomplete_note,
+        read_counts,
+        read_scores,
+        unlike_note,
+        unlike_settings_note,
+    )
     from leap.report.summary import SIGNIFICANT, write_summary
     from leap.report.tables import metric_table, print_table, total_table, write_tables
 
@@ -65,7 +72,8 @@ def main() -> None:
     summary = write_summary(results, baseline=baseline or "").loc[models]
     print_table(summary, f"Total score [95 % interval]; {SIGNIFICANT} differs from the baseline (summary.md: how)")
     print_table(tables["metrics"], "Mean of the dimensions (at most 100; total at most 80)")
-    for note in (incomplete_note(counts), unlike_note(scores, baseline) if baseline else ""):
+    unlike = unlike_note(scores, baseline) if baseline else ""
+    for note in (incomplete_note(counts), unlike, unlike_settings_note(results, models)):
         if note:
             print(note)
     loss = read_loss(run_dir)

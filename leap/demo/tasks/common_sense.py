@@ -7,7 +7,8 @@ from leap.demo.catalogue import kinds_of
 from leap.demo.scene import make_scene
 from leap.demo.tasks import actions
 from leap.demo.tasks.actions import Action
-from leap.demo.tasks.episode import Episode, episode, kinds_with, lay_table
+from leap.demo.tasks.by_fact import make_fact_scene
+from leap.demo.tasks.episode import Episode, episode, lay_table
 from leap.demo.tasks.facts import FACTS
 from leap.demo.tasks.wording import choose, expand
 
@@ -24,16 +25,11 @@ class FactTask:
     dimension: str = "CommonSense"
 
     def make(self, rng: random.Random, phrasing: str) -> Episode:
-        action = self.action
-        facts = FACTS[action.category]
-        fact = rng.choice(list(facts))
-        target = rng.choice(kinds_with(action.category, fact))
-        containers = action.draw_containers(rng)
-        kinds = lay_table(rng, (target, *containers), action.category, lambda kind: fact not in kind.properties)
-        scene = make_scene(kinds, rng)
-        described = choose(facts[fact], phrasing, rng)
-        instruction = action.request(rng, phrasing, containers, object=described, it="it")
-        return episode(self, scene, instruction, action.moves(target, containers))
+        facts, action = FACTS[self.action.category], self.action
+        drawn = make_fact_scene(action, facts, rng)
+        described = choose(facts[drawn.fact], phrasing, rng)
+        instruction = action.request(rng, phrasing, drawn.containers, object=described, it="it")
+        return episode(self, drawn.scene, instruction, action.moves(drawn.target, drawn.containers))
 
 
 @dataclass(frozen=True)

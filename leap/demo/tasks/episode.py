@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from leap.demo.catalogue import KINDS, ObjectKind, kinds_of
+from leap.demo.catalogue import KINDS, ObjectKind
 from leap.demo.scene import Scene
 from leap.demo.tasks.plan import Move, plain_steps, skill_sequence
 from leap.demo.tasks.wording import sentence
@@ -78,7 +78,3 @@ def lay_table(
     extra = min(max(missing, rng.choice((0, 0, 1, 2))), room - len(drawn))
     others = [kind.name for kind in free if kind.category not in (category, "container")]
     return [*needed, *drawn, *rng.sample(others, extra)]
-
-
-def kinds_with(category: str, fact: str) -> list[str]:
-    return [kind.name for kind in kinds_of(category) if fact in kind.properties]

@@ -3,10 +3,10 @@
 import random
 from dataclasses import dataclass
 
-from leap.demo.scene import make_scene
 from leap.demo.tasks import actions
 from leap.demo.tasks.actions import Action
-from leap.demo.tasks.episode import Episode, episode, kinds_with, lay_table
+from leap.demo.tasks.by_fact import make_fact_scene
+from leap.demo.tasks.episode import Episode, episode
 from leap.demo.tasks.wishes import WISHES
 from leap.demo.tasks.wording import choose, expand
 
@@ -39,17 +39,12 @@ class WishTask:
     dimension: str = "Semantic"
 
     def make(self, rng: random.Random, phrasing: str) -> Episode:
-        action = self.action
-        wishes = WISHES[action.category]
-        fact = rng.choice(list(wishes))
-        target = rng.choice(kinds_with(action.category, fact))
-        containers = action.draw_containers(rng)
-        kinds = lay_table(rng, (target, *containers), action.category, lambda kind: fact not in kind.properties)
-        scene = make_scene(kinds, rng)
-        wish = choose(wishes[fact], phrasing, rng)
+        wishes, action = WISHES[self.action.category], self.action
+        drawn = make_fact_scene(action, wishes, rng)
+        wish = choose(wishes[drawn.fact], phrasing, rng)
         frame = choose(FRAMES, phrasing, rng)
-        slots = {**action.slots(containers), "wish": wish, "object": WISHED_FOR, "it": "it"}
-        return episode(self, scene, expand(frame, rng, **slots), action.moves(target, containers))
+        slots = {**action.slots(drawn.containers), "wish": wish, "object": WISHED_FOR, "it": "it"}
+        return episode(self, drawn.scene, expand(frame, rng, **slots), action.moves(drawn.target, drawn.containers))
 
 
 TASKS = (
