@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from leap.report.results import MEAN
 from leap.report.style import FAINT, GREY, INK, Look, clean, lightened, plain
+from leap.statistics.summary import MEAN
 from leap.vlabench.dimensions import NAMES
 
 GROUPS = (*NAMES, MEAN)

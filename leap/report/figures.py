@@ -14,9 +14,10 @@ from matplotlib.patches import Patch
 
 from leap.report.charts import GROUPS, draw_bars, draw_differences, draw_heat_map, label_groups
 from leap.report.curves import Loss, checkpoint_curves, find_series, training_loss
-from leap.report.results import MEAN, dimension_means, incomplete_note, unlike_note, unscored_examples
+from leap.report.results import dimension_means, incomplete_note, unlike_note, unscored_examples
 from leap.report.style import GREY, Look, legend_above, lightened, looks, new_figure, plain, save
 from leap.report.tables import improvement
+from leap.statistics.summary import MEAN
 from leap.vlabench.dimensions import NAMES
 
 FIGURES = ("total_scores", "metrics", "stacked", "improvement", "checkpoints", "training_loss")

@@ -12,12 +12,11 @@ from leap.errors import LeapError
 from leap.evaluation.models import BASELINE
 from leap.evaluation.run import MANIFEST, SCORES
 from leap.records.files import first_problem, read_json, read_object
+from leap.statistics.summary import MEAN
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 
 COUNTS = ("examples", "scored", "format_error", "truncated", "inference_error", "missing")
-MEAN = "mean"
-"""The column beside the dimensions that holds their mean."""
 
 _SCORE_FILE = TypeAdapter(dict[str, dict[str, dict[str, float]]])  # task -> example -> scores
 

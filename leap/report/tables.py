@@ -11,7 +11,8 @@ from rich.text import Text
 
 from leap.errors import LeapError
 from leap.records.files import write_atomic
-from leap.report.results import MEAN, dimension_means, unscored_examples
+from leap.report.results import dimension_means, unscored_examples
+from leap.statistics.summary import MEAN
 from leap.vlabench.dimensions import NAMES
 
 _METRICS = {
