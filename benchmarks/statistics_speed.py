@@ -39,10 +39,11 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=5, help="timed windows of each figure (default %(default)s)")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
     arguments = parser.parse_args()
+    where = origin()  # before a result is written, which would make the checkout differ from its commit
     measured = {"statistics": time_statistics(arguments.windows), "scoring": time_scoring(arguments.windows)}
     for name, found in measured.items():
         print(f"{name}: {found['ours']:,.2f} {found['unit']} {found['parts']}")
-        write_json(arguments.output / f"{name}-cpu.json", {"benchmark": name, **origin(), **found})
+        write_json(arguments.output / f"{name}-cpu.json", {"benchmark": name, **where, **found})
 
 
 def time_statistics(windows: int) -> dict[str, Any]:

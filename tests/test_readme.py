@@ -113,3 +113,15 @@ def test_pip_accepts_the_conda_files_list(tmp_path: Path) -> None:
     subprocess.run(
         ["python", "-m", "pip", "install", "--dry-run", "--quiet", "-r", "conda-pip.txt"], cwd=copy, check=True
     )
+
+
+def test_the_benchmarks_page_shows_the_committed_results() -> None:
+    done = run_script("benchmarks/make_readme.py", root=None)
+    assert done.returncode == 0
+    changed = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "diff", "--name-only", "--", "benchmarks/README.md"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert changed.stdout == "", "run python benchmarks/make_readme.py and commit the page"
