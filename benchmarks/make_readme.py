@@ -11,7 +11,7 @@ from leap.records.files import read_object, write_atomic
 
 HEADER = """# Benchmarks
 
-Speed, measured; every row is a file in [results/](results), which names machine, versions, commit and all timed windows.
+Speed, measured. Every row is a file in [results/](results) that names machine, versions, commit and all timed windows.
 This page is written by `python benchmarks/make_readme.py`.
 
 | benchmark | device | figure (median) | parts | commit | command |
@@ -24,14 +24,18 @@ def table(results: Path) -> str:
     rows = []
     for path in sorted(results.glob("*.json")):
         found = read_object(path)
-        parts = ", ".join(f"{name} {figure:,.4g}" for name, figure in found["parts"].items())
+        parts = ", ".join(f"{name} {_figure(figure)}" for name, figure in found["parts"].items())
         cells = [
             f"[{found['benchmark']}](results/{path.name})",
             found["device"],
-            f"{found['ours']:,.4g} {found['unit']}",
+            f"{_figure(found['ours'])} {found['unit']}",
         ]
         rows.append([*cells, parts, found["commit"][:7], f"`{found['command']}`"])
     return HEADER + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def main() -> None:
