@@ -168,3 +168,9 @@ def test_a_demo_of_nothing_is_wrong_usage(tmp_path: Path, option: str) -> None:
     done = run_script("scripts/utils/make_demo_workspace.py", "--root", str(tmp_path / "d"), option, "0")
     assert done.returncode == 2
     assert option in one_line(done.stderr)
+
+
+def test_a_deepspeed_file_that_is_not_there(root: Path) -> None:
+    done = run_script(FINETUNE, *TINY, "--deepspeed", "zero2.json", root=root)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr

@@ -137,6 +137,37 @@ def test_a_smaller_run_does_not_shrink_a_result(copied: Path) -> None:
     assert set(task) == {"0", "1"}
 
 
+def test_scoring_again_keeps_where_the_answers_come_from(copied: Path) -> None:
+    options = small("--checkpoint", "models/leap-demo", "--dimension", "semantic", "--model_name", "m")
+    path = copied / "eva_results" / "Semantic" / "m" / "manifest.json"
+    assert run_script(EVALUATE, *options, root=copied).returncode == 0
+    first = json.loads(path.read_text())
+    assert run_script(EVALUATE, *options, "--batch_size", "7", root=copied).returncode == 0
+    again = json.loads(path.read_text())
+    (session,) = again["inference"]
+    assert again["inference"] == first["inference"]
+    assert session["command"] == first["command"] != again["command"]
+    assert session["versions"]["torch"] == first["versions"]["torch"]
+
+
+def test_an_interrupted_larger_run_does_not_look_complete(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = small("--checkpoint", "models/leap-demo", "--dimension", "semantic", "--model_name", "m")
+    path = copied / "eva_results" / "Semantic" / "m" / "manifest.json"
+    assert run_script(EVALUATE, *options, "--num_episodes", "1", root=copied).returncode == 0
+    assert json.loads(path.read_text())["status"] == "complete"
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HfEngine, "_generate", interrupted)
+    assert run_script(EVALUATE, *options, root=copied).returncode == 130
+    assert json.loads(path.read_text())["status"] == "running"
+    scored = run_script("scripts/evaluation/score_predictions.py", "eva_results", root=copied)
+    assert scored.returncode == 0, scored.stderr
+    manifest = json.loads(path.read_text())
+    assert (manifest["status"], manifest["counts"]["missing"]) == ("incomplete", 1)
+
+
 def test_one_name_is_one_model_over_all_dimensions(copied: Path) -> None:
     options = small("--checkpoint", "models/leap-demo", "--model_name", "m")
     assert run_script(EVALUATE, *options, "--dimension", "semantic", root=copied).returncode == 0

@@ -64,13 +64,15 @@ def evaluate_dimension(
     manifest = _manifest(model, dimension, settings, fixed, repository, examples)
     before = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     manifest["start"] = before.get("start", manifest["start"])
-    if not before:  # the settings must be known before the first answer is stored
-        write_json(folder / MANIFEST, manifest)
-    engines = list(before.get("inference") or [])
+    # Before the first answer: its settings must be known, and what an interruption leaves must not look complete.
+    write_json(folder / MANIFEST, {**before, **manifest})
+    sessions = list(before.get("inference") or [])
 
     def load_and_note() -> Engine:
         engine = load()
-        engines.append({**engine.describe(), "time": provenance.now()})
+        # Kept with the answers: a later run may only score them, with other code on another machine.
+        origin = {name: manifest[name] for name in ("code", "command", "versions")}
+        sessions.append({**engine.describe(), "time": provenance.now(), **origin})
         return engine
 
     predictions = predict(
@@ -78,7 +80,7 @@ def evaluate_dimension(
     )
     scores, counts = score_predictions(examples, predictions, settings.scorer)
     write_json(folder / SCORES, scores)
-    manifest |= {"inference": engines, "counts": counts.to_dict(), "end": provenance.now(), "status": _status(counts)}
+    manifest |= {"inference": sessions, "counts": counts.to_dict(), "end": provenance.now(), "status": _status(counts)}
     write_json(folder / MANIFEST, manifest)
     return DimensionResult(dimension.name, folder, counts)
 

@@ -25,6 +25,7 @@ class Run:
     """A run that has been checked: its paths, its rows, what it continues."""
 
     recipe: Recipe
+    root: Path  # of the workspace
     model: Path
     output: Path
     processor: Any
@@ -69,7 +70,7 @@ def check_run(recipe: Recipe, root: Path) -> Run:
         "data": train.fingerprint,
     }
     resume = find_resume(output, identity)
-    return Run(recipe, model, output, processor, chat, encoder, train, held_out, identity, resume)
+    return Run(recipe, root, model, output, processor, chat, encoder, train, held_out, identity, resume)
 
 
 def processes() -> int:
@@ -161,15 +162,17 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
     return run.output / f"checkpoint-{trainer.state.global_step}"
 
 
+# Recipe values that the Trainer is given in another form.
+_RESOLVED = ("max_steps", "eval_strategy", "save_total_limit", "output_dir", "deepspeed")
+
+
 def _arguments(run: Run) -> Any:
     import torch
     from transformers import TrainingArguments
 
     recipe = run.recipe
     passed = {
-        name
-        for name in TrainingArguments.__dataclass_fields__
-        if name in Recipe.model_fields and name not in ("max_steps", "eval_strategy", "save_total_limit", "output_dir")
+        name for name in TrainingArguments.__dataclass_fields__ if name in Recipe.model_fields and name not in _RESOLVED
     }
     if not recipe.gradient_checkpointing:  # off is the default, and newer releases warn of the name
         passed.remove("gradient_checkpointing")
@@ -177,6 +180,7 @@ def _arguments(run: Run) -> Any:
         arguments = TrainingArguments(
             **recipe.model_dump(include=passed),
             output_dir=str(run.output),
+            deepspeed=str(run.root / recipe.deepspeed) if recipe.deepspeed else None,
             max_steps=recipe.max_steps or -1,
             eval_strategy=recipe.eval_strategy or ("steps" if recipe.val_file else "no"),
             save_strategy="steps",
