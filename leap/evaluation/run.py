@@ -1,6 +1,7 @@
 """One model on one dimension: predict, score, and a manifest from which the numbers can be made again."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -41,10 +42,15 @@ def evaluate_models(
     """Every model on every dimension. A model is loaded once, and not at all where nothing is left to ask it."""
     finished = []
     for model in models:
-        load_once = cache(partial(load, model.folder))
-        for dimension in dimensions:
-            finished.append(evaluate_dimension(model, dimension, settings, load_once, results, repository))
+        with ExitStack() as engines:
+            load_once = cache(partial(_open, engines, load, model.folder))
+            for dimension in dimensions:
+                finished.append(evaluate_dimension(model, dimension, settings, load_once, results, repository))
     return finished
+
+
+def _open(engines: ExitStack, load: Callable[[Path], Engine], folder: Path) -> Engine:
+    return engines.enter_context(closing(load(folder)))
 
 
 def evaluate_dimension(

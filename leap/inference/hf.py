@@ -53,6 +53,9 @@ class HfEngine:
             "batch_size": self._batch_size,
         }
 
+    def close(self) -> None:
+        del self._model
+
     def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
         """Answers as their batches finish; the seed makes sampled answers repeatable for the same requests."""
         torch.manual_seed(decoding.seed)
@@ -104,7 +107,9 @@ class HfEngine:
         sampling: dict[str, Any] = {"do_sample": False}
         if decoding.temperature > 0:
             sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-        output = self._model.generate(**inputs, max_new_tokens=decoding.max_new_tokens, **sampling)
+        output = self._model.generate(
+            **inputs, max_new_tokens=decoding.max_new_tokens, min_new_tokens=decoding.min_new_tokens or None, **sampling
+        )
         return output[:, inputs["input_ids"].shape[1] :].tolist()
 
     def _answer(self, prepared: _Prepared, tokens: list[int]) -> Answer:

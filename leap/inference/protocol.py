@@ -14,6 +14,7 @@ class Decoding:
     """How answers are drawn. Temperature 0 is greedy: the likeliest token, always."""
 
     max_new_tokens: int = 512
+    min_new_tokens: int = 0  # no end of turn before; benchmarks force one length on every engine with it
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -44,10 +45,17 @@ class Answer:
 
 
 class Engine(Protocol):
-    """Answers requests in any order; a request that fails gives an Answer with `error`, not an exception."""
+    """Answers requests in any order; a request that fails gives an Answer with `error`, not an exception.
+
+    A failure of the engine itself (no such server, a wrong key) raises LeapError: no request can be answered then.
+    """
 
     def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]: ...
 
     def describe(self) -> dict[str, Any]:
         """Engine, device and number format, for the manifest."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory, processes and connections; nothing is asked afterwards."""
         ...
