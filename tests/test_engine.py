@@ -3,12 +3,15 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 from conftest import run_script
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from leap.data.chat import ChatFormat
@@ -18,6 +21,8 @@ from leap.data.training_set import TrainingSet, check_training_file
 from leap.errors import LeapError
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
+from leap.inference import compiled_parts
+from leap.inference.generation import Generation
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.models.loading import load_model, load_processor
@@ -58,7 +63,7 @@ def requests(workspace: Path) -> list[Request]:
     return build_requests(examples, examples, settings)
 
 
-def answers(engine: HfEngine, requests: Sequence[Request]) -> dict[tuple[str, str], Answer]:
+def answers(engine: HfEngine, requests: Sequence[Request]) -> dict[tuple[str, ...], Answer]:
     return {answer.key: answer for answer in engine.answers(requests, Decoding(max_new_tokens=16))}
 
 
@@ -70,26 +75,58 @@ def test_batches_answer_as_one_by_one(model: Path, requests: list[Request]) -> N
         assert answers(HfEngine(model, SIZE, batch_size=batch_size), requests) == one_by_one
 
 
+def test_a_fixed_cache_answers_as_a_growing_one(model: Path, requests: list[Request]) -> None:
+    """Batches of one shape: the last, smaller one is filled up, and the cache keeps nothing of the batch before."""
+    engine = HfEngine(model, SIZE, batch_size=5)
+    expected = answers(engine, requests)
+    engine._compiled = True  # the same path without a compiler, which a GPU alone has
+    assert answers(engine, requests) == expected
+    assert answers(engine, requests[:2]) == {request.key: expected[request.key] for request in requests[:2]}
+
+
+def test_workers_prepare_the_same(model: Path, requests: list[Request], tmp_path: Path) -> None:
+    broken = replace(requests[3], key=("broken",), pictures=(tmp_path / "missing.png", *requests[3].pictures[1:]))
+    mixed = [*requests[:3], broken, *requests[3:]]
+    found = answers(HfEngine(model, SIZE, workers=2), mixed)
+    assert "missing" in str(found.pop(("broken",)).error)
+    assert found == answers(HfEngine(model, SIZE, workers=0), requests)
+
+
 def test_out_of_memory_halves_the_batch_and_loses_nothing(
     model: Path, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = HfEngine(model, SIZE, batch_size=12)
-    expected, generate = answers(engine, requests), engine._generate
+    expected, generation = answers(engine, requests), engine._generation
+    plain = generation.plain
     sizes: list[int] = []
 
     def cramped(batch: list[Any], decoding: Decoding) -> list[list[int]]:
         sizes.append(len(batch))
         if len(batch) > 3:
             raise torch.OutOfMemoryError("no room")
-        return generate(batch, decoding)
+        return plain(batch, decoding)
 
-    monkeypatch.setattr(engine, "_generate", cramped)
+    monkeypatch.setattr(generation, "plain", cramped)
     assert answers(engine, requests) == expected
-    assert max(sizes) == 12
-    monkeypatch.setattr(engine, "_generate", lambda batch, decoding: cramped(batch * 4, decoding))
+    assert sizes == [12, 6, 3, 3, 6, 3, 3]
+    assert answers(engine, requests) == expected
+    assert sizes[7:] == [3, 3, 3, 3]  # what did not fit is not tried again
+    monkeypatch.setattr(generation, "plain", lambda batch, decoding: cramped(batch * 4, decoding))
     (answer,) = engine.answers(requests[:1], Decoding(max_new_tokens=2))
     assert answer.text is None
     assert "out of memory" in str(answer.error)
+
+
+def test_compiled_parts_compute_the_same(model: Path, requests: list[Request], tmp_path: Path) -> None:
+    """The vision tower's attention that the compiled blocks use, uncompiled: pictures of one size, and of several."""
+    plain, fast = (HfEngine(model, SIZE, batch_size=4) for _ in range(2))
+    for block in fast._generation._model.model.visual.blocks:
+        block.attn.forward = MethodType(compiled_parts._vision_attention, block.attn)
+    path = tmp_path / "small.png"
+    Image.new("RGB", (96, 64), (200, 30, 60)).save(path)
+    mixed = [*requests[:3], replace(requests[3], pictures=(path, requests[3].pictures[1]))]
+    assert answers(fast, requests[:4]) == answers(plain, requests[:4])
+    assert answers(fast, mixed) == answers(plain, mixed)
 
 
 def test_missing_and_misshapen_weights_are_refused(model: Path, tmp_path: Path) -> None:
@@ -159,7 +196,7 @@ def test_an_interrupted_larger_run_does_not_look_complete(copied: Path, monkeypa
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(HfEngine, "_generate", interrupted)
+    monkeypatch.setattr(Generation, "plain", interrupted)
     assert run_script(EVALUATE, *options, root=copied).returncode == 130
     assert json.loads(path.read_text())["status"] == "running"
     scored = run_script("scripts/evaluation/score_predictions.py", "eva_results", root=copied)

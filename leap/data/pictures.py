@@ -80,13 +80,22 @@ def _refuse_stripes(height: int, width: int) -> None:
 
 
 class PictureEncoder:
-    """Turns pictures into patches at one fixed size, leaving the processor itself untouched."""
+    """Turns pictures into patches at one fixed size, leaving the processor itself untouched.
+
+    For the picture processors of Qwen's VLMs and those made after them; see `encodes` for whether it is one.
+    """
 
     def __init__(self, processor: Any, size: PictureSize) -> None:
         self._image_processor = processor.image_processor
         self._merge = self._image_processor.merge_size**2
         unit = (self._image_processor.patch_size * self._image_processor.merge_size) ** 2  # pixels of one token
         self._size = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
+
+    @staticmethod
+    def encodes(processor: Any) -> bool:
+        """Whether a processor cuts pictures into patches as Qwen's do."""
+        image_processor = processor.image_processor
+        return hasattr(image_processor, "merge_size") and hasattr(image_processor, "temporal_patch_size")
 
     def tokens(self, height: int, width: int) -> int:
         """How many tokens a picture of that size (pixels) becomes."""
@@ -97,11 +106,35 @@ class PictureEncoder:
         return patches // self._merge
 
     def encode(self, pictures: Sequence[Image.Image]) -> tuple[Any, Any]:
-        """(pixel_values [patches, channels x pixels] float32, image_grid_thw [pictures, 3] int64)."""
+        """(pixel_values [patches, channels x frames x pixels] float32, image_grid_thw [pictures, 3] int64)."""
+        patches, grid = self.encode_bytes(pictures)
+        return self.scale(patches), grid
+
+    def encode_bytes(self, pictures: Sequence[Image.Image]) -> tuple[Any, Any]:
+        """(patches [patches, channels, pixels] uint8, image_grid_thw): an eighth of the bytes, for `scale` to finish.
+
+        The processor repeats a picture as the frames of a still video; one of them is kept.
+        """
         for picture in pictures:
             _refuse_stripes(picture.height, picture.width)
-        encoded = self._image_processor(images=list(pictures), size=self._size, return_tensors="pt")
-        return encoded["pixel_values"], encoded["image_grid_thw"]
+        encoded = self._image_processor(
+            images=list(pictures), size=self._size, do_rescale=False, do_normalize=False, return_tensors="pt"
+        )
+        frames, pixels = self._image_processor.temporal_patch_size, self._image_processor.patch_size**2
+        patches = encoded["pixel_values"].unflatten(1, (-1, frames, pixels))
+        return patches[:, :, 0].contiguous(), encoded["image_grid_thw"]
+
+    def scale(self, patches: Any, dtype: Any = None) -> Any:
+        """`pixel_values` of the model in `dtype` (float32) from `encode_bytes`, on the device where the patches are."""
+        import torch
+
+        mean, deviation = (
+            (torch.tensor(values) / self._image_processor.rescale_factor).to(patches.device)[:, None]
+            for values in (self._image_processor.image_mean, self._image_processor.image_std)
+        )
+        scaled = ((patches.float() - mean) / deviation).to(dtype or torch.float32)
+        frames = self._image_processor.temporal_patch_size
+        return scaled[:, :, None].expand(-1, -1, frames, -1).flatten(1)
 
     def tokens_of(self, grid: Any) -> list[int]:
         """Tokens of each picture from `image_grid_thw`."""

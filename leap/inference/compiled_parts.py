@@ -1,0 +1,50 @@
+"""Parts of a Qwen3-VL that are compiled, so that a chain of small operations passes its tensors once.
+
+Compiled as one are the vision tower's blocks, which share one shape, and the norms and feed-forward parts of the
+decoder: its attention keeps a cache, which would be compiled anew for every layer.
+"""
+
+from types import MethodType
+from typing import Any
+
+import torch
+
+_attend = torch.nn.functional.scaled_dot_product_attention
+
+
+def compile_parts(model: Any) -> None:
+    """Compile what is worth it; a model of another family is left as it is."""
+    if model.config.model_type != "qwen3_vl":
+        return
+    for block in model.model.visual.blocks:
+        block.attn.forward = MethodType(_vision_attention, block.attn)
+        block.compile()
+    for layer in model.model.language_model.layers:
+        norms = layer.input_layernorm, layer.post_attention_layernorm, layer.self_attn.q_norm, layer.self_attn.k_norm
+        for part in (*norms, layer.mlp):
+            part.compile(dynamic=True)
+
+
+def _vision_attention(
+    self: Any, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, position_embeddings: Any, **_: Any
+) -> torch.Tensor:
+    """The library's forward, its loop over pictures kept out of the compiled code. hidden_states [patches, width]."""
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
+
+    patches = hidden_states.shape[0]
+    query, key, value = self.qkv(hidden_states).reshape(patches, 3, self.num_heads, -1).unbind(1)
+    query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
+    return self.proj(_within_pictures(query, key, value, cu_seqlens).reshape(patches, -1))
+
+
+@torch.compiler.disable
+def _within_pictures(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seqlens: torch.Tensor
+) -> torch.Tensor:
+    """Every picture's patches attend to each other: [patches, heads, width] each; pictures end at `cu_seqlens`."""
+    lengths = cu_seqlens.diff().tolist()
+    if len(set(lengths)) == 1:  # pictures of one size: one call
+        stacked = [part.unflatten(0, (len(lengths), -1)).transpose(1, 2) for part in (query, key, value)]
+        return _attend(*stacked).transpose(1, 2).flatten(0, 1)
+    split = zip(*(part.split(lengths) for part in (query, key, value)), strict=True)
+    return torch.cat([_attend(*(p.transpose(0, 1)[None] for p in parts))[0].transpose(0, 1) for parts in split])

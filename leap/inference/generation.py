@@ -1,0 +1,103 @@
+"""A batch of prepared requests to new tokens: plain generation, or with a fixed cache and a compiled decoding step."""
+
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from transformers import CompileConfig, GenerationConfig, StaticCache
+
+from leap.inference.compiled_parts import compile_parts
+from leap.inference.prepare import Prepared, Preparer
+from leap.inference.protocol import Decoding
+
+_MEMORY_SHARE = 0.85  # of what is free; the rest is for fragments and the compiled step
+_CACHE_STEP = 128  # tokens: caches of few lengths, so that a slightly longer prompt does not compile anew
+
+
+class Generation:
+    """Generates with one model. `stop` and `pad` are token ids."""
+
+    def __init__(self, model: Any, preparer: Preparer, stop: set[int], pad: int, device: str) -> None:
+        self._model, self._preparer, self._stop, self._pad, self._device = model, preparer, stop, pad, device
+        self._cache: Any = None
+        self._cache_shape = (0, 0)  # rows, tokens
+        self._parts_compiled = False
+        # What a checkpoint says about sampling and penalties must not reach an evaluation.
+        model.generation_config = GenerationConfig(eos_token_id=sorted(stop), pad_token_id=pad)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the decoding step can be compiled here: on an NVIDIA GPU with Triton and a C compiler."""
+        return self._device.startswith("cuda") and find_spec("triton") is not None and bool(_c_compiler())
+
+    @torch.inference_mode()
+    def plain(self, batch: Sequence[Prepared], decoding: Decoding) -> list[list[int]]:
+        """New token ids of each request, in the batch's order, padding included."""
+        return self._generate(batch, decoding)
+
+    @torch.inference_mode()
+    def compiled(self, batch: Sequence[Prepared], decoding: Decoding, rows: int) -> list[list[int]]:
+        """The same with a cache of `rows` rows that stays in place, which lets a CUDA graph run every decoding step.
+
+        A smaller batch is filled with copies of its last request, so that all batches have one shape.
+        """
+        if not self._parts_compiled and self.compiles:
+            compile_parts(self._model)
+            self._parts_compiled = True
+        filled = [*batch, *[batch[-1]] * (rows - len(batch))]
+        longest = max(len(prepared.ids) for prepared in batch) + decoding.max_new_tokens
+        step = CompileConfig(fullgraph=False, dynamic=False, mode="reduce-overhead")
+        cache = self._static_cache(rows, longest)
+        return self._generate(filled, decoding, past_key_values=cache, compile_config=step)[: len(batch)]
+
+    def forget(self) -> None:
+        """Give back the cache and whatever the last batch left."""
+        self._cache, self._cache_shape = None, (0, 0)
+        if self._device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    def rows_that_fit(self, prepared: Prepared, decoding: Decoding) -> int:
+        """How many requests like this one a batch may hold in the free memory, measured on one and on three of them."""
+        one, three = (self._peak_bytes([prepared] * rows) for rows in (1, 3))
+        row = (three - one) / 2 + decoding.max_new_tokens * self._cache_bytes_of_a_token()
+        torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info(self._device)[0]
+        return max(1, int(free * _MEMORY_SHARE / row))
+
+    def _peak_bytes(self, batch: Sequence[Prepared]) -> int:
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self.plain(batch, Decoding(max_new_tokens=1))
+        return torch.cuda.max_memory_allocated(self._device)
+
+    def _cache_bytes_of_a_token(self) -> int:
+        text = self._model.config.get_text_config(decoder=True)
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return 2 * text.num_hidden_layers * heads * width * self._model.dtype.itemsize
+
+    def _static_cache(self, rows: int, tokens: int) -> StaticCache:
+        tokens = -(-tokens // _CACHE_STEP) * _CACHE_STEP
+        if self._cache is None or rows != self._cache_shape[0] or tokens > self._cache_shape[1]:
+            self.forget()
+            text = self._model.config.get_text_config(decoder=True)
+            self._cache, self._cache_shape = StaticCache(config=text, max_cache_len=tokens), (rows, tokens)
+        else:
+            self._cache.reset()
+        return self._cache
+
+    def _generate(self, batch: Sequence[Prepared], decoding: Decoding, **options: Any) -> list[list[int]]:
+        inputs = self._preparer.batch(batch, self._pad, self._device, self._model.dtype)
+        if decoding.temperature > 0:
+            options |= {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        else:
+            options["do_sample"] = False
+        if decoding.min_new_tokens:
+            options["min_new_tokens"] = decoding.min_new_tokens
+        output = self._model.generate(**inputs, max_new_tokens=decoding.max_new_tokens, **options)
+        return output[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def _c_compiler() -> str | None:
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

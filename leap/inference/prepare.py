@@ -1,0 +1,174 @@
+"""Requests to what a model reads, in worker processes ahead of it: pictures take longer to decode than to see."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from leap.data.chat import ChatFormat
+from leap.data.collate import pad_ids
+from leap.data.pictures import PictureEncoder, PictureSize, open_picture
+from leap.errors import LeapError
+from leap.inference.protocol import Request
+from leap.records.training import ImagePart
+
+_AHEAD = 8  # requests that each worker may have ready
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request as its model reads it. numpy arrays: they pass between processes without shared memory."""
+
+    key: tuple[str, ...]
+    ids: list[int]  # the prompt's tokens
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unprepared:
+    """A request whose own pictures or text cannot be read."""
+
+    key: tuple[str, ...]
+    reason: str
+
+
+class Preparer(Protocol):
+    """Prepares one request on the CPU, and puts a batch of them on the device."""
+
+    def prepare(self, request: Request) -> Prepared: ...
+
+    def batch(self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """The model's arguments for these requests, padded on the left."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """How pictures are sized, for the manifest."""
+        ...
+
+
+class PatchPreparer:
+    """For Qwen's VLMs: pictures at the evaluation's size, as bytes until they are on the device."""
+
+    def __init__(self, processor: Any, pictures: PictureSize) -> None:
+        self._chat = ChatFormat(processor)
+        self._encoder = PictureEncoder(processor, pictures)
+
+    def prepare(self, request: Request) -> Prepared:
+        if not request.pictures:
+            return Prepared(request.key, self._chat.prompt_ids(request.messages, []))
+        patches, grid = self._encoder.encode_bytes([open_picture(source) for source in request.pictures])
+        ids = self._chat.prompt_ids(request.messages, self._encoder.tokens_of(grid))
+        return Prepared(request.key, ids, {"patches": patches.numpy(), "grid": grid.numpy()})
+
+    def batch(self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        inputs = pad_ids([request.ids for request in prepared], pad, self._chat.image_token_id, left=True)
+        arrays = [request.arrays for request in prepared if request.arrays]
+        if arrays:
+            patches = torch.from_numpy(np.concatenate([found["patches"] for found in arrays]))
+            inputs["pixel_values"] = self._encoder.scale(patches.to(device), dtype)
+            inputs["image_grid_thw"] = torch.from_numpy(np.concatenate([found["grid"] for found in arrays]))
+        return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+    def describe(self) -> dict[str, Any]:
+        return {"picture_size": "the evaluation's"}
+
+
+class ProcessorPreparer:
+    """For any other VLM: whatever its own processor makes of a conversation, pictures at that processor's size."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def prepare(self, request: Request) -> Prepared:
+        sources = iter(request.pictures)
+        conversation = [
+            {
+                "role": message.role,
+                "content": [
+                    {"type": "image", "image": open_picture(next(sources))}
+                    if isinstance(part, ImagePart)
+                    else {"type": "text", "text": part.text}
+                    for part in message.parts()
+                ],
+            }
+            for message in request.messages
+        ]
+        found = self._processor.apply_chat_template(
+            conversation, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+        (ids,) = found.pop("input_ids").tolist()
+        found.pop("attention_mask", None)
+        return Prepared(request.key, ids, {name: tensor.numpy() for name, tensor in found.items()})
+
+    def batch(self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        inputs = pad_ids([request.ids for request in prepared], pad, -1, left=True)
+        del inputs["mm_token_type_ids"]
+        for name in dict.fromkeys(name for request in prepared for name in request.arrays):
+            rows = [torch.from_numpy(request.arrays[name]) for request in prepared if name in request.arrays]
+            joined = _joined(rows, left=rows[0].shape == (1, len(prepared[0].ids)))
+            inputs[name] = joined.to(dtype) if joined.is_floating_point() else joined
+        return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+    def describe(self) -> dict[str, Any]:
+        return {"picture_size": "the processor's own"}
+
+
+def find_preparer(processor: Any, pictures: PictureSize) -> Preparer:
+    """The one that fits the model's family."""
+    return PatchPreparer(processor, pictures) if PictureEncoder.encodes(processor) else ProcessorPreparer(processor)
+
+
+def prepare_ahead(preparer: Preparer, requests: Sequence[Request], workers: int) -> Iterator[Prepared | Unprepared]:
+    """Every request in its order. `workers` processes run ahead of the caller; with none, each is made when asked."""
+    if workers == 0:
+        yield from map(_Preparing(preparer, requests).__getitem__, range(len(requests)))
+        return
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
+    loader = torch.utils.data.DataLoader(
+        _Preparing(preparer, requests),
+        batch_size=None,
+        num_workers=min(workers, len(requests)),
+        prefetch_factor=_AHEAD,
+        collate_fn=_as_it_is,
+    )
+    yield from loader
+
+
+@dataclass(frozen=True)
+class _Preparing(torch.utils.data.Dataset):
+    preparer: Preparer
+    requests: Sequence[Request]
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __getitem__(self, index: int) -> Prepared | Unprepared:
+        request = self.requests[index]
+        try:
+            return self.preparer.prepare(request)
+        except LeapError as error:  # this request's alone: the others go on
+            return Unprepared(request.key, str(error))
+
+
+def _as_it_is(prepared: Any) -> Any:
+    return prepared
+
+
+def _joined(rows: Sequence[torch.Tensor], left: bool) -> torch.Tensor:
+    """Rows in one tensor along the first axis; the other axes are filled with zeros, at their end or at their start."""
+    shape = [max(sizes) for sizes in zip(*(row.shape[1:] for row in rows), strict=True)]
+    filled = []
+    for row in rows:
+        gaps = [largest - size for largest, size in zip(shape, row.shape[1:], strict=True)]
+        padding = [side for gap in reversed(gaps) for side in ((gap, 0) if left else (0, gap))]
+        filled.append(torch.nn.functional.pad(row, padding))
+    return torch.cat(filled)
+
+
+def default_workers(device: str) -> int:
+    """On a GPU all cores but one prepare; on a CPU they are the model's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores - 1)) if device.startswith("cuda") else 0
