@@ -145,7 +145,7 @@ def measure_engine(
 def open_engine(name: str, model: Path, size: PictureSize, arguments: argparse.Namespace) -> Engine:
     from leap.inference.hf import HfEngine
 
-    return HfEngine(model, size, arguments.device, dtype_of(arguments), arguments.batch_size, compiled=True)
+    return HfEngine(model, size, arguments.device, dtype_of(arguments), batch_size=arguments.batch_size, compiled=True)
 
 
 def as_result(name: str, found: dict[str, Any], seed: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

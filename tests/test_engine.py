@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,11 @@ from leap.vlabench.prompts import leap_instructions
 
 SIZE = PictureSize(4, 9)
 EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
+SCORE = "scripts/evaluation/score_predictions.py"
+EVALUATED = (
+    "--checkpoint models/leap-demo --dimension semantic --model_name m "
+    "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 3"
+).split()
 
 
 def test_our_loss_is_the_models_own(workspace: Path, model: Path, tmp_path: Path) -> None:
@@ -153,17 +160,77 @@ def copied(workspace: Path, tmp_path: Path) -> Path:
     return tmp_path / "demo"
 
 
-def test_changed_data_is_asked_again(copied: Path) -> None:
+@pytest.fixture
+def evaluated(copied: Path) -> Path:
+    assert run_script(EVALUATE, *EVALUATED, root=copied).returncode == 0
+    return copied
+
+
+def test_changed_data_is_refused_and_fresh_archives_what_was_there(copied: Path) -> None:
     options = small("--checkpoint", "models/leap-demo", "--dimension", "semantic", "--model_name", "m")
     assert run_script(EVALUATE, *options, root=copied).returncode == 0
-    path = copied / "eva_results" / "Semantic" / "m" / "predictions.jsonl"
-    assert len(path.read_text().splitlines()) == 2
+    folder = copied / "eva_results" / "Semantic" / "m"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     instruction = next((copied / "dataset").glob("*/Semantic/*/example0/input/instruction.txt"))
     instruction.write_text("Lift the milk.")
-    assert run_script(EVALUATE, *options, root=copied).returncode == 0
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(lines) == 3
-    assert lines[2]["example"] == "0"
+    refused = run_script(EVALUATE, *options, root=copied)
+    assert refused.returncode == 1
+    assert "1 of its answers" in refused.stderr
+    assert "--fresh" in refused.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert run_script(EVALUATE, *options, "--fresh", root=copied).returncode == 0
+    (archived,) = (copied / "backup_eva_results").glob("*/Semantic/m")
+    assert {path.name: path.read_bytes() for path in archived.iterdir()} == before
+    assert {path.name for path in folder.iterdir()} == before.keys()
+    assert (folder / "predictions.jsonl").read_bytes() != before["predictions.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("--max_new_tokens 4", "max_new_tokens"),
+        ("--dtype bfloat16", "dtype"),
+        ("--language zh --model_name m", "prompt"),
+        ("--few-shot-num 1 --model_name m", "few_shot"),
+        ("--image_tokens_max 8", "picture_tokens"),
+    ],
+)
+def test_a_changed_setting_is_refused(evaluated: Path, change: str, named: str) -> None:
+    """The name m_zh is another; one that is given stands for itself."""
+    manifest = evaluated / "eva_results" / "Semantic" / "m" / "manifest.json"
+    suffix = {"prompt": "_zh", "few_shot": "_1shot"}.get(named, "")
+    if suffix:
+        shutil.copytree(manifest.parent, manifest.parent.with_name(f"m{suffix}"))
+    refused = run_script(EVALUATE, *EVALUATED, *change.split(), root=evaluated)
+    assert refused.returncode == 1
+    assert named in refused.stderr
+    assert "--fresh" in refused.stderr
+
+
+def test_another_scorer_is_refused(evaluated: Path) -> None:
+    path = evaluated / "eva_results" / "Semantic" / "m" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "scorer": {"name": "vlabench", "vlabench": "0"}}))
+    refused = run_script(EVALUATE, *EVALUATED, root=evaluated)
+    assert refused.returncode == 1
+    assert "scored otherwise" in refused.stderr
+    assert "score_predictions.py" in refused.stderr
+
+
+def test_a_folder_that_another_process_holds_is_refused(evaluated: Path) -> None:
+    folder = evaluated / "eva_results" / "Semantic" / "m"
+    hold = "import sys, time; from pathlib import Path; from leap.records.files import FolderLock\n"
+    hold += "with FolderLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(folder)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        for script, arguments in ((EVALUATE, EVALUATED), (SCORE, ["eva_results"])):
+            refused = run_script(script, *arguments, root=evaluated)
+            assert refused.returncode == 1
+            assert f"process {other.pid} on" in refused.stderr
+        other.kill()
+    assert run_script(EVALUATE, *EVALUATED, root=evaluated).returncode == 0  # the lock ended with its process
+    assert not (folder / ".lock").exists()
 
 
 def test_a_smaller_run_does_not_shrink_a_result(copied: Path) -> None:
@@ -199,7 +266,7 @@ def test_an_interrupted_larger_run_does_not_look_complete(copied: Path, monkeypa
     monkeypatch.setattr(Generation, "plain", interrupted)
     assert run_script(EVALUATE, *options, root=copied).returncode == 130
     assert json.loads(path.read_text())["status"] == "running"
-    scored = run_script("scripts/evaluation/score_predictions.py", "eva_results", root=copied)
+    scored = run_script(SCORE, "eva_results", root=copied)
     assert scored.returncode == 0, scored.stderr
     manifest = json.loads(path.read_text())
     assert (manifest["status"], manifest["counts"]["missing"]) == ("incomplete", 1)

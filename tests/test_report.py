@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from leap.errors import LeapError
-from leap.evaluation.run import DimensionResult
+from leap.evaluation.result_folder import DimensionResult
 from leap.evaluation.score import Counts
 from leap.report import figures
 from leap.report.charts import GROUPS

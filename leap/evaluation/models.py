@@ -5,7 +5,7 @@ from pathlib import Path
 
 from leap.errors import LeapError, UsageError
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, variant_name
-from leap.models.checkpoints import MARKER, find_checkpoints, result_name, weights_hash
+from leap.models.checkpoints import MARKER, adapter_base, find_checkpoints, result_name, weights_hash
 
 BASELINE = "Baseline"
 
@@ -25,12 +25,31 @@ def chosen_models(baseline: Path | None, checkpoints: Path, newest: int | None =
 
 
 def identify(
-    folder: Path, baseline: Path, output: Path, settings: EvaluationSettings, name: str | None = None
+    folder: Path,
+    baseline: Path,
+    output: Path,
+    settings: EvaluationSettings,
+    name: str | None = None,
+    base: Path | None = None,
 ) -> EvaluatedModel:
-    """The model in `folder` with its result name and weight hash. Raises LeapError where it holds no weights."""
-    if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
-        raise UsageError(f"--model_name {name!r}: use letters, digits, '.', '+', '-' and '_'")
-    weights = weights_hash(folder)
+    """The model in `folder` with its result name and weight hash; `base` is where an adapter's base lies.
+
+    Raises LeapError where it holds no weights.
+    """
+    base = adapter_base(folder, base)
+    weights = weights_hash(folder, base)
     if name is None:
         name = BASELINE if folder.resolve() == baseline.resolve() else result_name(folder, output)
-    return EvaluatedModel(variant_name(name, settings), folder, weights)
+    return EvaluatedModel(variant_name(name, settings), folder, base, weights)
+
+
+def served_model(url: str, model: str, settings: EvaluationSettings, name: str | None = None) -> EvaluatedModel:
+    """A model at a server; its results are named after it, without the organisation and what no file name may hold."""
+    name = name or re.sub(r"[^\w.+-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-.+")
+    return EvaluatedModel(variant_name(name, settings), endpoint=f"{url} {model}")
+
+
+def check_name(name: str | None) -> None:
+    """Raises UsageError for a name that no folder should have."""
+    if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UsageError(f"--model_name {name!r}: use letters, digits, '.', '+', '-' and '_'")

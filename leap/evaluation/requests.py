@@ -25,7 +25,7 @@ def build_requests(
     shown = _pictures(pool, settings.picture_control)
     return [
         build_request(
-            example.key,
+            (example.dimension, *example.key),
             example.instruction,
             shown[example.key],
             settings,
@@ -36,7 +36,7 @@ def build_requests(
 
 
 def build_request(
-    key: tuple[str, str],
+    key: tuple[str, ...],
     instruction: str,
     pictures: tuple[Path | BlankPicture, Path | BlankPicture],
     settings: EvaluationSettings,

@@ -8,11 +8,11 @@ from typing import Any
 
 from leap import provenance
 from leap.errors import LeapError
-from leap.evaluation.predict import read_predictions
-from leap.evaluation.run import MANIFEST, PREDICTIONS, SCORES
+from leap.evaluation.predictions import read_predictions
+from leap.evaluation.result_folder import MANIFEST, PREDICTIONS, SCORES
 from leap.evaluation.score import Counts, Scores, score_predictions
 from leap.records.benchmark import BenchmarkExample, Prediction
-from leap.records.files import read_json, read_object, write_json
+from leap.records.files import FolderLock, read_json, read_object, write_json
 from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import Dimension, find_dimension
 from leap.vlabench.parsing import Mode
@@ -52,6 +52,11 @@ def rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode = "official") -
     Official scores replace final_score.json (an older one of other content stays beside it as final_score.old.json);
     lenient ones go to a file of their own, so that the two are never mixed.
     """
+    with FolderLock(folder):
+        return _rescore(folder, data, scorer, mode)
+
+
+def _rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode) -> Rescored:
     dimension = _dimension_of(folder)
     examples, predictions = _stored(folder, data, dimension)
     scores, counts = score_predictions(examples, predictions, scorer, mode)

@@ -32,11 +32,15 @@ class EvaluationSettings:
     decoding: Decoding
     max_tasks: int | None = None
     num_episodes: int | None = None
-    dtype: str = "float32"
+    engine: str = "hf"
+    dtype: str | None = "float32"  # None: a server decides it
+    quantization: str | None = None
     picture_control: PictureControl = "none"
     few_shot: FewShot = FewShot()
     with_cot: bool = False
-    scorer: Scorer = LEAP_SCORER  # not part of to_dict(): other scores of the same answers need no new answers
+    # Not part of to_dict(): other scores or prices of the same answers need no new answers.
+    scorer: Scorer = LEAP_SCORER
+    prices: tuple[float | None, float | None] = (None, None)  # USD per million tokens of prompts and of answers
 
     def to_dict(self) -> dict[str, Any]:
         """What must be equal for stored answers to be used again (a larger part of the data may be added)."""
@@ -47,7 +51,9 @@ class EvaluationSettings:
                 "sha256": self.instructions.sha256,
             },
             "picture_tokens": [self.pictures.min_tokens, self.pictures.max_tokens],
+            "engine": self.engine,
             "dtype": self.dtype,
+            "quantization": self.quantization,
             "picture_control": self.picture_control,
             "few_shot": asdict(self.few_shot) if self.few_shot.number else None,
             "with_cot": self.with_cot,
@@ -57,11 +63,17 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model under the name that its results have."""
+    """A model under the name that its results have: in a folder, or at a server."""
 
     name: str
-    folder: Path
-    weights: str  # sha256
+    folder: Path | None = None
+    base: Path | None = None  # of an adapter
+    weights: str | None = None  # sha256; None where a server keeps them
+    endpoint: str | None = None  # the server's address and its name for the model
+
+    def to_dict(self) -> dict[str, Any]:
+        """What must be equal for stored answers to be used again."""
+        return {"name": self.name, "weights": self.weights, "endpoint": self.endpoint}
 
 
 def variant_name(name: str, settings: EvaluationSettings) -> str:
@@ -72,5 +84,6 @@ def variant_name(name: str, settings: EvaluationSettings) -> str:
         "CoT": settings.with_cot,
         settings.instructions.language: settings.instructions.language != "en",
         settings.picture_control: settings.picture_control != "none",
+        str(settings.quantization): settings.quantization is not None,
     }
     return "_".join([name, *(part for part, used in parts.items() if used)])

@@ -16,16 +16,17 @@ from leap.inference import attention
 from leap.inference.generation import Generation
 from leap.inference.prepare import Prepared, Unprepared, default_workers, find_preparer, prepare_ahead
 from leap.inference.protocol import Answer, Decoding, Request
-from leap.models.loading import load_model, load_processor, stop_tokens
+from leap.models.loading import Quantization, load_model, load_processor, stop_tokens
 
 _ROWS_ON_CPU, _ROWS_ON_GPU = 32, 96  # more rows gain little and cost more where the last batch is small
 _WORTH_COMPILING = 8  # batches: compiling took 65 s on an H100, and saved 5 to 15 s a batch of 64
 
 
 class HfEngine:
-    """One loaded model. `batch_size` is a cap; without one, batches are as large as the memory allows.
+    """One loaded model; an adapter's on its `base`.
 
-    `workers` prepare pictures. `compiled` compiles the decoding step also for a few requests, where it does not pay.
+    `batch_size` is a cap; without one, batches are as large as the memory allows. `workers` prepare pictures.
+    `compiled` compiles the decoding step also for a few requests, where it does not pay.
     """
 
     def __init__(
@@ -34,16 +35,19 @@ class HfEngine:
         pictures: PictureSize,
         device: str = "cpu",
         dtype: str = "float32",
+        base: Path | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
+        quantization: Quantization | None = None,
+        trust_remote_code: bool = False,
         compiled: bool = False,
     ) -> None:
         self._device, self._dtype, self._cap = device, dtype, batch_size
         self._workers = default_workers(device) if workers is None else workers
-        processor = load_processor(folder)
+        processor = load_processor(folder, base, trust_remote_code)
         self._tokenizer = processor.tokenizer
         self._preparer = find_preparer(processor, pictures)
-        model = load_model(folder, dtype, device, attention.register()).eval()
+        model = load_model(folder, dtype, device, attention.register(), base, quantization, trust_remote_code).eval()
         self._stop = stop_tokens(processor, model)
         pad = self._tokenizer.pad_token_id
         self._generation = Generation(

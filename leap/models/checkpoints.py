@@ -1,14 +1,19 @@
-"""Checkpoint folders: finding them, naming the model of a result, and telling complete ones from half-written ones."""
+"""Checkpoint folders: finding them, naming the model of a result, and telling complete ones from half-written ones.
+
+A folder holds a whole model, or an adapter (LoRA) that changes a base model.
+"""
 
 import hashlib
 import re
 from pathlib import Path
 
 from leap.errors import LeapError
+from leap.records.files import read_object
 
 MARKER = "leap_run.json"  # written last: a checkpoint without it was cut short
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+ADAPTER = "adapter_config.json"
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 
 
 def checkpoint_step(folder: Path) -> int | None:
@@ -29,18 +34,32 @@ def weight_files(folder: Path) -> list[Path]:
     """A model folder's weight files. Raises LeapError where there is no folder, no config or no weights."""
     if not folder.is_dir():
         raise LeapError(f"{folder}: there is no such model folder; download or train the model first")
-    if not (folder / "config.json").is_file():
-        raise LeapError(f"{folder}: config.json is missing, so this is no model folder")
-    files = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern) if file.stat().st_size > 0)
+    if not (folder / "config.json").is_file() and not (folder / ADAPTER).is_file():
+        raise LeapError(f"{folder}: neither config.json nor {ADAPTER} is there, so this is no model folder")
+    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern) if file.stat().st_size > 0})
     if not files:
         raise LeapError(f"{folder}: it holds no weights (*.safetensors); download it again or use another checkpoint")
     return files
 
 
-def weights_hash(folder: Path) -> str:
-    """sha256 over a model's weight files, in name order."""
+def adapter_base(folder: Path, given: Path | None = None) -> Path | None:
+    """The base model of an adapter folder: `given`, or the one that it names; None for the folder of a whole model.
+
+    Raises LeapError where an adapter's base is not to be found.
+    """
+    if not (folder / ADAPTER).is_file():
+        return None
+    base = given or Path(read_object(folder / ADAPTER).get("base_model_name_or_path") or "")
+    if not (base / "config.json").is_file():
+        raise LeapError(f"{folder}: an adapter on {base}, which is no model folder here; set --base_model_path")
+    return base
+
+
+def weights_hash(folder: Path, base: Path | None = None) -> str:
+    """sha256 over a model's weight files, in name order; an adapter's with its settings and its base's weights."""
+    files = [*weight_files(folder), *([folder / ADAPTER, *weight_files(base)] if base else [])]
     digest = hashlib.sha256()
-    for path in weight_files(folder):
+    for path in files:
         digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

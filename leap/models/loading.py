@@ -1,50 +1,99 @@
 """One loader for every model: base or checkpoint, for training or evaluation."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import weight_files
 from leap.progress import quiet_libraries
 
+Quantization = Literal["4bit", "8bit"]
 
-def load_processor(folder: Path) -> Any:
-    """The folder's processor: tokenizer, chat template and picture settings."""
+
+def load_processor(folder: Path, base: Path | None = None, trust_remote_code: bool = False) -> Any:
+    """The folder's processor: tokenizer, chat template and picture settings. An adapter without one has its base's."""
     from transformers import AutoProcessor
 
     weight_files(folder)  # a clear error where this is no model folder
+    source = base if base and not (folder / "tokenizer_config.json").is_file() else folder
     try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise LeapError(f"{folder}: its processor cannot be loaded ({_first_line(error)})") from error
+        processor = AutoProcessor.from_pretrained(source, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise LeapError(f"{source}: its processor cannot be loaded ({_first_line(error)})") from error
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
         raise LeapError(
-            f"{folder}: its processor lacks a picture processor or a chat template; copy them from the base"
+            f"{source}: its processor lacks a picture processor or a chat template; copy them from the base"
         )
     return processor
 
 
-def load_model(folder: Path, dtype: str, device: str = "cpu", attention: str = "sdpa") -> Any:
-    """The folder's model in `dtype` ("float32", "bfloat16", "float16") on `device`."""
+def load_model(
+    folder: Path,
+    dtype: str,
+    device: str = "cpu",
+    attention: str = "sdpa",
+    base: Path | None = None,
+    quantization: Quantization | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The folder's model in `dtype` ("float32", "bfloat16", "float16") on `device`; an adapter's on its `base`.
+
+    Raises LeapError where files are missing or broken, or weights do not fit the model.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     weight_files(folder)
     quiet_libraries()
+    placed = _quantized(quantization, dtype, device) if quantization else {}
     try:
         model, loaded = AutoModelForImageTextToText.from_pretrained(
-            folder,
+            base or folder,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
             local_files_only=True,
             output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            **placed,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise LeapError(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
+        raise LeapError(f"{base or folder}: the model cannot be loaded ({_first_line(error)})") from error
     if missing := sorted(loaded["missing_keys"]):  # the library would go on with random numbers in their place
-        raise LeapError(f"{folder}: {len(missing)} weights are missing ({missing[0]}, …); download the model again")
-    return model.to(device)
+        raise LeapError(
+            f"{base or folder}: {len(missing)} weights are missing ({missing[0]}, …); download the model again"
+        )
+    model = model if placed else model.to(device)
+    return _with_adapter(model, folder) if base else model
+
+
+def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str, Any]:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise LeapError(
+            f'--quantization {quantization} needs bitsandbytes: pip install -c constraints.txt -e ".[quantization]"'
+        )
+    config = (
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype))
+        if quantization == "4bit"
+        else BitsAndBytesConfig(load_in_8bit=True)
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """The model with the adapter's layers in it, unmerged. Its own class stays, so that it generates as before."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise LeapError(f"{folder}: the adapter does not fit its base model ({_first_line(error)})") from error
+    return adapted.base_model.model
 
 
 def stop_tokens(processor: Any, model: Any) -> set[int]:

@@ -1,8 +1,10 @@
 """Files that survive a crash: replaced whole or not at all, appended line by line; errors name file and line."""
 
 import codecs
+import fcntl
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from leap.errors import LeapError
 
 Record = TypeVar("Record", bound=BaseModel)
+LOCK = ".lock"
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -28,9 +31,18 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -95,10 +107,15 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[tuple[int, Record]]
         raise LeapError(f"{path}: the file is empty; it should hold one JSON record a line")
 
 
-class JsonlAppender:
-    """Append records so that a kill at any moment loses at most the line being written.
+def jsonl_line(record: BaseModel) -> bytes:
+    """A record as a line of a JSONL file."""
+    return record.model_dump_json().encode() + b"\n"
 
-    A line that an earlier kill cut short is removed when the file is opened again.
+
+class JsonlAppender:
+    """Append records so that a kill at any moment, or a power cut, loses at most the line being written.
+
+    A record is on disk when `append` returns. A line that a kill cut short is removed when the file is opened again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,6 +125,7 @@ class JsonlAppender:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         remove_torn_line(self.path)
         self._file = self.path.open("ab")
+        _sync_folder(self.path.parent)  # a new file's name must outlast a power cut too
         return self
 
     def __exit__(
@@ -116,8 +134,9 @@ class JsonlAppender:
         self._file.close()
 
     def append(self, record: BaseModel) -> None:
-        self._file.write(record.model_dump_json().encode() + b"\n")
+        self._file.write(jsonl_line(record))
         self._file.flush()
+        os.fsync(self._file.fileno())
 
 
 def remove_torn_line(path: Path) -> None:
@@ -129,3 +148,43 @@ def remove_torn_line(path: Path) -> None:
     if whole < len(content):
         with path.open("rb+") as file:
             file.truncate(whole)
+
+
+class FolderLock:
+    """One process at a time writes into a folder. The lock ends with its process, however that ends.
+
+    Raises LeapError that names the process that holds it. A folder with nothing in it but the lock is removed again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._path = folder, folder / LOCK
+
+    def __enter__(self) -> "FolderLock":
+        while True:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a+")
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self._file.seek(0)
+                holder = self._file.read().strip() or "unknown"
+                self._file.close()
+                raise LeapError(
+                    f"{self._folder}: another process writes here ({holder}); wait until it is done, or stop it"
+                ) from error
+            if self._path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                break
+            self._file.close()  # its last holder removed it just now
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._path.exists():  # not moved away with the folder
+            self._path.unlink()
+            if not any(self._folder.iterdir()):
+                self._folder.rmdir()
+        self._file.close()

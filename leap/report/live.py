@@ -7,7 +7,7 @@ import pandas as pd
 from rich.console import Console
 
 from leap.evaluation.rescore import Rescored
-from leap.evaluation.run import DimensionResult
+from leap.evaluation.result_folder import DimensionResult
 from leap.report.results import read_counts, read_scores
 from leap.report.summary import write_summary
 from leap.report.tables import metric_table, print_table, total_table

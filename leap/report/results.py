@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from leap.errors import LeapError
 from leap.evaluation.models import BASELINE
-from leap.evaluation.run import MANIFEST, SCORES
+from leap.evaluation.result_folder import MANIFEST, SCORES
 from leap.records.files import first_problem, read_json, read_object
 from leap.statistics.summary import MEAN
 from leap.vlabench.dimensions import DIMENSIONS, NAMES

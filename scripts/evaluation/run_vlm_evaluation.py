@@ -5,6 +5,8 @@
     python scripts/evaluation/run_vlm_evaluation.py --dimension baseline
     python scripts/evaluation/run_vlm_evaluation.py --batch_mode --max_checkpoints 5
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --picture-control blank
+    python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --engine vllm
+    python scripts/evaluation/run_vlm_evaluation.py --engine openai --base_url http://localhost:8000/v1
 
 Answers are kept as they come: the same command continues an interrupted evaluation and repeats failed examples.
 """
@@ -15,13 +17,14 @@ from pathlib import Path
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, run
 from leap.errors import UsageError
+from leap.inference.engines import EngineOptions, add_engine_arguments
 from leap.vlabench.sources import SOURCES
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--checkpoint", "--model_path", dest="model", help="model folder (default: the baseline)")
+    add("--checkpoint", "--model_path", dest="checkpoint", help="model folder (default: the baseline)")
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
     add("--data_path", default=workspace.vlm_evaluation, help="the benchmark's folder")
     add("--num_episodes", type=_count_or_all, help="only the first N examples of each task")
@@ -33,6 +36,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--skip-baseline", action="store_true", help="for --batch_mode")
     add("--model_name", help="the name of the results (default: from the folder)")
     add("--output_dir", default=workspace.eva_results, help="where results go")
+    add("--fresh", action="store_true", help="start anew; old results go to backup_eva_results/")
     add(
         "--picture-control", choices=("none", "swapped", "blank"), default="none", help="other scenes' or grey pictures"
     )
@@ -43,12 +47,10 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--language", choices=("en", "zh"), default="en", help="of the prompt")
     add("--scorer", choices=SOURCES, default="auto", help="auto: the VLABench submodule's if checked out, else LEAP's")
     add("--prompt", choices=SOURCES, default="auto", help="the same for the instructions that open every request")
-    add("--device", help="cuda, cuda:1, cpu (default: the first GPU, or else the CPU)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on a CPU")
-    add("--batch_size", type=_count, default=16, help="a cap; batches that do not fit in memory are split")
     add("--max_new_tokens", type=_count, default=workspace.max_new_tokens, help="longer answers are cut and counted")
     add("--image_tokens_min", type=_count, default=workspace.image_tokens_min, help="picture size, in 32x32 pixels")
     add("--image_tokens_max", type=_count, default=workspace.image_tokens_max, help="picture size, in 32x32 pixels")
+    add_engine_arguments(parser, _count)
     return parser.parse_args()
 
 
@@ -71,66 +73,101 @@ def _count_or_all(text: str) -> int | None:
 def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
     """Flags that contradict each other are wrong usage, not silence."""
     baseline = "baseline" in arguments.dimension
-    if baseline and (arguments.dimension != ["baseline"] or arguments.model or arguments.batch_mode):
+    one = arguments.checkpoint or arguments.lora_adapter_path or arguments.engine == "openai"
+    if baseline and (arguments.dimension != ["baseline"] or one or arguments.batch_mode):
         raise UsageError("--dimension baseline evaluates the baseline on all dimensions; give it no model and no other")
-    if arguments.batch_mode and (arguments.model or arguments.model_name):
+    if arguments.batch_mode and (one or arguments.model_name):
         raise UsageError("--batch_mode takes the baseline and all checkpoints; give it no --checkpoint or --model_name")
     if not arguments.batch_mode and (arguments.skip_baseline or arguments.max_checkpoints):
         raise UsageError("--skip-baseline and --max_checkpoints go with --batch_mode")
+    if arguments.checkpoint and (arguments.lora_adapter_path or arguments.engine == "openai"):
+        raise UsageError(
+            "--checkpoint is a model of its own: give no --lora_adapter_path and no --engine openai with it"
+        )
 
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
     arguments = parse_arguments(workspace)
     _refuse_what_would_be_ignored(arguments)
+    options = EngineOptions.of(arguments)
 
-    from leap.data.pictures import PictureSize
-    from leap.evaluation.models import chosen_models, identify
+    from leap.evaluation.models import check_name
     from leap.evaluation.run import evaluate_models
-    from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, FewShot
-    from leap.inference.protocol import Decoding, Engine
-    from leap.models.loading import default_dtype, pick_device
     from leap.report.live import print_results
     from leap.vlabench.dimensions import find_dimensions
+
+    check_name(arguments.model_name)
+    dimensions = find_dimensions([] if arguments.dimension == ["baseline"] else arguments.dimension)
+    models, settings, load = (_served if options.engine == "openai" else _local)(workspace, arguments, options)
+    results = workspace.resolve(arguments.output_dir)
+    archive = workspace.backup_eva_results if arguments.fresh else None
+    finished = evaluate_models(models, dimensions, settings, load, results, workspace.repository, archive)
+    return None if print_results(finished, results) else FAILED
+
+
+def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions, dtype: str | None):
+    from leap.data.pictures import PictureSize
+    from leap.evaluation.settings import EvaluationSettings, FewShot
+    from leap.inference.protocol import Decoding
     from leap.vlabench.sources import choose_instructions, choose_scorer
 
-    baseline_only = arguments.dimension == ["baseline"]
-    dimensions = find_dimensions(["all"] if baseline_only else arguments.dimension)
-    device, results = pick_device(arguments.device), workspace.resolve(arguments.output_dir)
-    settings = EvaluationSettings(
+    return EvaluationSettings(
         data=workspace.resolve(arguments.data_path),
         instructions=choose_instructions(arguments.prompt, workspace.vlabench, arguments.language),
         pictures=PictureSize(arguments.image_tokens_min, arguments.image_tokens_max),
         decoding=Decoding(arguments.max_new_tokens),
         max_tasks=arguments.max_tasks,
         num_episodes=arguments.num_episodes,
-        dtype=arguments.dtype or default_dtype(device),
+        engine=options.engine,
+        dtype=dtype,
+        quantization=arguments.quantization,
         picture_control=arguments.picture_control,
         few_shot=FewShot(arguments.few_shot_num, arguments.few_shot_format, arguments.few_shot_seed),
         with_cot=arguments.with_cot,
         scorer=choose_scorer(arguments.scorer, workspace.vlabench),
+        prices=options.prices,
     )
+
+
+def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
+    """The one model that a server has, or that --model names."""
+    from leap.inference.openai import OpenAiEngine
+
+    from leap.evaluation.models import served_model
+
+    settings = _settings(workspace, arguments, options, None)
+    endpoint = options.endpoint()
+    model = served_model(endpoint.shown_url, endpoint.model, settings, arguments.model_name)
+    return [model], settings, lambda _: OpenAiEngine(endpoint, settings.pictures)
+
+
+def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
+    """Models in folders, loaded one after the other."""
+    from leap.evaluation.models import chosen_models, identify
+    from leap.evaluation.settings import EvaluatedModel
+    from leap.inference.engines import open_local
+    from leap.models.loading import default_dtype, pick_device
+
+    device = pick_device(arguments.device)
+    dtype = arguments.dtype or default_dtype(device)
+    settings = _settings(workspace, arguments, options, dtype)
     baseline = workspace.resolve(arguments.baseline_model)
-    if arguments.batch_mode and not baseline_only:
-        folders = chosen_models(
-            None if arguments.skip_baseline else baseline,
-            workspace.resolve(arguments.checkpoints_dir),
-            arguments.max_checkpoints,
-        )
+    base = workspace.resolve(arguments.base_model_path) if arguments.base_model_path else None
+    if arguments.batch_mode:
+        skipped = None if arguments.skip_baseline else baseline
+        folders = chosen_models(skipped, workspace.resolve(arguments.checkpoints_dir), arguments.max_checkpoints)
     else:
-        folders = [baseline if baseline_only or not arguments.model else workspace.resolve(arguments.model)]
+        folders = [workspace.resolve(arguments.checkpoint or arguments.lora_adapter_path or baseline)]
 
     def identified(folder: Path) -> EvaluatedModel:
-        return identify(folder, baseline, workspace.output, settings, arguments.model_name)
+        return identify(folder, baseline, workspace.output, settings, arguments.model_name, base)
 
-    def load(folder: Path) -> Engine:
-        from leap.inference.hf import HfEngine
+    def load(model: EvaluatedModel):
+        log = workspace.logs / f"vllm-{model.name}.log"
+        return open_local(options, model.folder, model.base, settings.pictures, device, dtype, log)
 
-        return HfEngine(folder, settings.pictures, device, settings.dtype, arguments.batch_size)
-
-    models = map(identified, folders)
-    finished = evaluate_models(models, dimensions, settings, load, results, workspace.repository)
-    return None if print_results(finished, results) else FAILED
+    return map(identified, folders), settings, load
 
 
 if __name__ == "__main__":

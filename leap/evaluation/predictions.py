@@ -1,0 +1,32 @@
+"""predictions.jsonl: a model's answers as they came, one line each, read and written whole."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from leap.inference.protocol import Answer
+from leap.records.benchmark import Prediction
+from leap.records.files import jsonl_line, read_jsonl, remove_torn_line, write_atomic
+
+Key = tuple[str, str]  # task, example number
+
+
+def read_predictions(path: Path) -> dict[Key, Prediction]:
+    """The last prediction of each example in the file; none where there is no file yet."""
+    remove_torn_line(path)
+    if not path.is_file() or path.stat().st_size == 0:
+        return {}
+    return {(record.task, record.example): record for _, record in read_jsonl(path, Prediction)}
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Replace the file where it does not hold just these lines in this order."""
+    content = b"".join(map(jsonl_line, predictions))
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomic(path, content)
+
+
+def as_prediction(answer: Answer, request: str) -> Prediction:
+    """An answer as a line of the file; `request` is the sha256 of what the model was shown."""
+    _, task, example = answer.key
+    fields = {name: getattr(answer, name) for name in ("text", "finish", "prompt_tokens", "new_tokens", "error")}
+    return Prediction(task=task, example=example, request=request, **fields)

@@ -1,0 +1,212 @@
+"""The results of one model on one dimension: what is asked, what was answered, the scores, and the manifest.
+
+One process at a time holds the folder. Every answer is on disk before the next one is waited for; whatever moment a
+process is killed at, the same command goes on from there, and ends with the files that an unbroken run leaves.
+"""
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from leap import provenance
+from leap.errors import LeapError
+from leap.evaluation.predictions import Key, as_prediction, read_predictions, write_predictions
+from leap.evaluation.requests import build_requests, request_hash
+from leap.evaluation.score import Counts, score_predictions
+from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
+from leap.evaluation.usage import usage_and_cost
+from leap.inference.protocol import Answer, Engine, Request
+from leap.models.checkpoints import MARKER
+from leap.records.benchmark import BenchmarkExample
+from leap.records.files import LOCK, FolderLock, JsonlAppender, read_object, write_json
+from leap.vlabench.dataset import find_examples, fingerprint
+from leap.vlabench.dimensions import DIMENSIONS, Dimension
+
+PREDICTIONS, SCORES, MANIFEST = "predictions.jsonl", "final_score.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class DimensionResult:
+    """Where a dimension's results lie, and what became of its examples."""
+
+    dimension: str
+    folder: Path
+    counts: Counts
+
+
+class ResultFolder:
+    """`results`/<dimension>/<model>/, held from entering to leaving. The order of calls: begin, record, finish."""
+
+    def __init__(
+        self,
+        results: Path,
+        model: EvaluatedModel,
+        dimension: Dimension,
+        settings: EvaluationSettings,
+        repository: Path,
+        archive: Path | None = None,
+    ) -> None:
+        self.dimension, self.path = dimension, results / dimension.name / model.name
+        self.waiting: list[Request] = []  # what has no answer yet
+        self._results, self._model, self._settings, self._repository = results, model, settings, repository
+        self._archive = archive
+        self._held = ExitStack()
+
+    def __enter__(self) -> "ResultFolder":
+        with ExitStack() as held:
+            held.enter_context(FolderLock(self.path))
+            if self._archive is not None and any(self.path.glob("*.json*")):
+                self._move_away(self._archive)
+                held.enter_context(FolderLock(self.path))
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    def begin(self) -> None:
+        """Find what is left to ask. Raises LeapError where the stored answers were made otherwise."""
+        self._pool = find_examples(self._settings.data, self.dimension)
+        self._predictions = read_predictions(self.path / PREDICTIONS)
+        self._fixed = {"model": self._model.to_dict(), "settings": self._settings.to_dict()}
+        self._refuse_other_settings()
+        self._examples = self._asked()
+        requests = build_requests(self._examples, self._pool, self._settings)
+        self._hashes: dict[Key, str] = {_key(request): request_hash(request) for request in requests}
+        self._refuse_other_data()
+        self.waiting = [request for request in requests if not self._answered(_key(request))]
+        before = read_object(self.path / MANIFEST) if (self.path / MANIFEST).is_file() else {}
+        self._sessions = list(before.get("inference") or [])
+        self._manifest = self._new_manifest() | ({"start": before["start"]} if "start" in before else {})
+        # Before the first answer: its settings must be known, and what an interruption leaves must not look complete.
+        write_json(self.path / MANIFEST, {**before, **self._manifest})
+        if self.waiting:
+            self._file = self._held.enter_context(JsonlAppender(self.path / PREDICTIONS))
+
+    def note_engine(self, engine: Engine) -> None:
+        """Keep with the answers what makes them: a later run may only score them, with other code elsewhere."""
+        origin = {name: self._manifest[name] for name in ("code", "command", "versions")}
+        self._sessions.append({**engine.describe(), "time": provenance.now(), **origin})
+        self._manifest["inference"] = self._sessions
+        write_json(self.path / MANIFEST, self._manifest)
+
+    def record(self, answer: Answer) -> None:
+        """Put an answer on disk; one with an error stands there as such, and is asked again by the next run."""
+        _, task, number = answer.key
+        self._predictions[task, number] = as_prediction(answer, self._hashes[task, number])
+        self._file.append(self._predictions[task, number])
+
+    def finish(self) -> DimensionResult:
+        """Predictions in the benchmark's order, scores and the final manifest."""
+        found = {key: self._predictions[key] for key in self._hashes if key in self._predictions}
+        scores, counts = score_predictions(self._examples, found, self._settings.scorer)
+        write_predictions(self.path / PREDICTIONS, found.values())
+        write_json(self.path / SCORES, scores)
+        self._manifest |= {
+            "inference": self._sessions,
+            "counts": counts.to_dict(),
+            "usage": usage_and_cost(found.values(), *self._settings.prices),
+            "end": provenance.now(),
+            "status": "complete" if counts.complete else "incomplete",
+        }
+        write_json(self.path / MANIFEST, self._manifest)
+        return DimensionResult(self.dimension.name, self.path, counts)
+
+    def _asked(self) -> list[BenchmarkExample]:
+        """The part that is asked for, and whatever was answered before: a smaller run must not shrink a result."""
+        part = find_examples(self._settings.data, self.dimension, self._settings.max_tasks, self._settings.num_episodes)
+        keys = {example.key for example in part} | self._predictions.keys()
+        return [example for example in self._pool if example.key in keys]
+
+    def _answered(self, key: Key) -> bool:
+        return key in self._predictions and self._predictions[key].error is None
+
+    def _new_manifest(self) -> dict[str, Any]:
+        return {
+            "dimension": self.dimension.name,
+            **self._fixed,
+            "model_path": str(self._model.folder) if self._model.folder else None,
+            "base_model_path": str(self._model.base) if self._model.base else None,
+            "recipe": _recipe_of(self._model.folder),
+            "scorer": self._settings.scorer.to_dict(),
+            "data": {
+                "path": str(self._settings.data),
+                "examples": len(self._examples),
+                "fingerprint": fingerprint(self._examples),
+            },
+            "code": provenance.git_state(self._repository),
+            "command": provenance.command(),
+            "versions": provenance.versions(),
+            "start": provenance.now(),
+            "status": "running",
+        }
+
+    def _move_away(self, archive: Path) -> None:
+        """The folder as it is, to a place of its own under `archive`."""
+        place = archive / provenance.now().replace(":", "") / self.dimension.name / self._model.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(self.path, place)
+        (place / LOCK).unlink()
+        print(f"{self.path}: the old results are in {place}")
+
+    def _refuse_other_settings(self) -> None:
+        """One name means one model asked and scored in one way, over all dimensions."""
+        for dimension in DIMENSIONS:
+            folder = self._results / dimension.name / self._model.name
+            if not (folder / MANIFEST).is_file():
+                if (folder / PREDICTIONS).is_file():
+                    raise LeapError(
+                        f"{folder}: answers without a {MANIFEST}: nobody can say how they were made, move them"
+                    )
+                continue
+            self._refuse_manifest(folder, read_object(folder / MANIFEST))
+
+    def _refuse_manifest(self, folder: Path, found: dict[str, Any]) -> None:
+        scorer = {"scorer": self._settings.scorer.to_dict()}
+        different = [
+            f"{key} ({(found.get(part) or {}).get(key)} there, {value} now)"
+            for part, values in {**self._fixed, **scorer}.items()
+            for key, value in values.items()
+            if (found.get(part) or {}).get(key) != value
+        ]
+        if not different:
+            return
+        if all((found.get(part) or {}) == values for part, values in self._fixed.items()):
+            raise LeapError(
+                f"{folder}: scored otherwise: {'; '.join(different)}. Score them all anew "
+                f"(scripts/evaluation/score_predictions.py --scorer {self._settings.scorer.name}), or give that one"
+            )
+        raise LeapError(
+            f"{folder}: its answers were made otherwise: {'; '.join(different)}. Give this evaluation a name "
+            "(--model_name) or a folder (--output_dir) of its own, or move the old results away with --fresh"
+        )
+
+    def _refuse_other_data(self) -> None:
+        """Stored answers must be to these very requests: the data may have changed since."""
+        others = [
+            f"{task}/{number}"
+            for (task, number), prediction in self._predictions.items()
+            if self._hashes.get((task, number)) != prediction.request
+        ]
+        if others:
+            raise LeapError(
+                f"{self.path}: {len(others)} of its answers are to other data than {self._settings.data} holds now "
+                f"({', '.join(others[:3])}{', …' if len(others) > 3 else ''}). Give the right --data_path, give this "
+                "evaluation a name (--model_name) of its own, or move the old results away with --fresh"
+            )
+
+
+def _key(request: Request) -> Key:
+    _, task, number = request.key
+    return task, number
+
+
+def _recipe_of(model: Path | None) -> Any:
+    """The recipe that a checkpoint was trained with; None for a model that LEAP did not train."""
+    marker = model / MARKER if model else None
+    return read_object(marker).get("recipe") if marker and marker.is_file() else None
