@@ -86,13 +86,14 @@ class PictureEncoder:
         self._image_processor = processor.image_processor
         self._merge = self._image_processor.merge_size**2
         unit = (self._image_processor.patch_size * self._image_processor.merge_size) ** 2  # pixels of one token
-        self._size = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
+        # bounds on a picture's area in pixels, under the processor's names
+        self.size = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
 
     def tokens(self, height: int, width: int) -> int:
         """How many tokens a picture of that size (pixels) becomes."""
         _refuse_stripes(height, width)
         patches = self._image_processor.get_number_of_image_patches(
-            height, width, {"min_pixels": self._size["shortest_edge"], "max_pixels": self._size["longest_edge"]}
+            height, width, {"min_pixels": self.size["shortest_edge"], "max_pixels": self.size["longest_edge"]}
         )
         return patches // self._merge
 
@@ -100,7 +101,7 @@ class PictureEncoder:
         """(pixel_values [patches, channels x pixels] float32, image_grid_thw [pictures, 3] int64)."""
         for picture in pictures:
             _refuse_stripes(picture.height, picture.width)
-        encoded = self._image_processor(images=list(pictures), size=self._size, return_tensors="pt")
+        encoded = self._image_processor(images=list(pictures), size=self.size, return_tensors="pt")
         return encoded["pixel_values"], encoded["image_grid_thw"]
 
     def tokens_of(self, grid: Any) -> list[int]:

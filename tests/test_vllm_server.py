@@ -1,0 +1,182 @@
+"""The vLLM server: how it is started, what it says when it does not start, and that nothing of it is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from leap.data.pictures import PictureSize
+from leap.errors import LeapError
+from leap.inference.vllm import (
+    INTERPRETER,
+    VllmSettings,
+    _environment,
+    _log_reason,
+    _reserve_port,
+    _start,
+    build_command,
+    find_interpreter,
+)
+
+PIXELS = {"shortest_edge": 4096, "longest_edge": 9216}
+# A process with a child of its own. The child ignores SIGTERM; the process too where it is told to.
+FAMILY = """
+import os, signal, sys, time
+if not os.fork() or sys.argv[2] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(os.path.join(sys.argv[1], str(os.getpid())), "w").close()
+time.sleep(600)
+"""
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from leap.inference.vllm import _start
+folder, family, manners = sys.argv[1:]
+server = _start([sys.executable, "-c", family, folder, manners], dict(os.environ), Path(folder, "log"))
+print(server.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def settings(**changed: object) -> VllmSettings:
+    values = {"model": Path("/models/qwen"), "pictures": PictureSize(4, 9), **changed}
+    return VllmSettings(**values)  # type: ignore[arg-type]
+
+
+def flags(command: list[str]) -> dict[str, str]:
+    """Each flag's last value, as the server's own parser takes it."""
+    return {word: value for word, value in pairwise(command) if word.startswith("--")}
+
+
+def test_the_command_says_all_that_decides_answers_and_speed() -> None:
+    command = build_command("/env/bin/python", settings(), 8123, PIXELS, cores=16)
+    given = flags(command)
+    assert command[:4] == ["/env/bin/python", "-m", "vllm.entrypoints.cli.main", "serve"]
+    assert command[4] == "/models/qwen"
+    assert json.loads(given["--mm-processor-kwargs"]) == {"size": PIXELS}
+    assert given["--dtype"] == "bfloat16"
+    assert given["--generation-config"] == "vllm"
+    assert given["--host"] == "127.0.0.1"
+    assert given["--api-server-count"] == "8"
+    assert given["--served-model-name"] == "leap"
+    assert "--enable-prefix-caching" in command
+    assert "--enforce-eager" not in command
+
+
+def test_own_flags_win_and_few_cores_need_few_processes() -> None:
+    own = settings(device="cpu", dtype="float32", extra=("--max-num-seqs", "7"))
+    command = build_command("python", own, 8123, PIXELS, cores=2)
+    assert flags(command)["--max-num-seqs"] == "7"
+    assert flags(command)["--api-server-count"] == "1"
+    assert "--gpu-memory-utilization" not in command
+    assert "--enforce-eager" in command
+
+
+def test_an_adapter_is_served_under_the_models_name(tmp_path: Path) -> None:
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"r": 20, "rank_pattern": {"q_proj": 33}}')
+    given = flags(build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2))
+    assert given["--lora-modules"] == f"leap={tmp_path}"
+    assert given["--max-lora-rank"] == "64"
+    config.write_text('{"r": 1024}')
+    with pytest.raises(LeapError, match="rank 1024"):
+        build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2)
+    config.write_text("{}")
+    with pytest.raises(LeapError, match=r"adapter_config\.json"):
+        build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2)
+
+
+def test_a_device_is_one_of_the_visible_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert _environment(settings(device="cuda:1"))["CUDA_VISIBLE_DEVICES"] == "6"
+    with pytest.raises(LeapError, match="shows 2 devices"):
+        _environment(settings(device="cuda:2"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert _environment(settings(device="cuda:2"))["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_an_interpreter_without_vllm_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(INTERPRETER, raising=False)
+    with pytest.raises(LeapError, match=r"No module named 'vllm'.*make_vllm_environment"):
+        find_interpreter(sys.executable)
+    with pytest.raises(LeapError, match=r"No such file.*make_vllm_environment"):
+        find_interpreter(str(tmp_path / "python"))
+    with pytest.raises(LeapError, match=r"environment of its own.*make_vllm_environment"):
+        find_interpreter()
+
+
+def test_the_reason_of_an_early_end_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "server.log"
+    cases = (
+        ("raise MemoryError('no room for the weights')", "MemoryError: no room for the weights (exit code 1)"),
+        ("import argparse; argparse.ArgumentParser('serve').parse_args(['--nonsense'])", "unrecognized arguments"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "it wrote nothing (Illegal instruction)"),
+        (
+            "print('(EngineCore pid=7) ERROR 11-24 17:22:51 [core.py:9] ValueError: the true cause');"
+            "print('(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above.');"
+            "raise SystemExit(1)",
+            "ValueError: the true cause (exit code 1)",
+        ),
+    )
+    for code, reason in cases:
+        process = _start([sys.executable, "-c", code], dict(os.environ), log)
+        assert reason in _log_reason(log, process.wait())
+
+
+def test_a_reserved_port_can_be_bound_by_the_server_alone() -> None:
+    import socket
+
+    with _reserve_port() as reserved, socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as vLLM does
+        server.bind(reserved.getsockname())
+        server.listen()
+        with socket.create_connection(reserved.getsockname(), timeout=5):
+            server.accept()[0].close()
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(reserved.getsockname())
+
+
+def gone(pids: list[int], within: float) -> bool:
+    deadline = time.monotonic() + within
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def started(folder: Path) -> list[int]:
+    """The two processes of FAMILY, once both run."""
+    deadline = time.monotonic() + 30
+    while len(pids := [int(path.name) for path in folder.iterdir() if path.name.isdigit()]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return pids
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize(
+    ("killed", "manners"),
+    [("parent", "obedient"), ("supervisor", "obedient"), pytest.param("parent", "stubborn", marks=pytest.mark.slow)],
+)
+def test_nothing_outlives_the_parent(tmp_path: Path, killed: str, manners: str, request: pytest.FixtureRequest) -> None:
+    """Also where the parent is killed outright; the supervisor is told to end, as close() does it."""
+    command = [sys.executable, "-c", PARENT, str(tmp_path), FAMILY, manners]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    request.addfinalizer(parent.wait)
+    request.addfinalizer(parent.kill)
+    assert parent.stdout is not None
+    supervisor = int(parent.stdout.readline())
+    pids = started(tmp_path)
+    assert not gone(pids, within=0.5)
+    if killed == "parent":
+        parent.kill()
+    else:
+        os.kill(supervisor, signal.SIGTERM)
+    assert gone(pids, within=30)
