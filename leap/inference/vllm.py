@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import secrets
 import shlex
 import signal
 import socket
@@ -17,6 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -158,7 +160,7 @@ def _environment(settings: VllmSettings | None = None) -> dict[str, str]:
 
 
 class VllmServer:
-    """A running server, at `url` under OpenAI's protocol, for the model named MODEL_NAME.
+    """A running server: OpenAI's protocol at `url`, with `api_key`, for the model named MODEL_NAME.
 
     Starting takes half a minute to several minutes. It ends with close(), with the `with` block, and with this process
     however that ends. Raises LeapError, with the reason and the log's path, where the server does not start.
@@ -170,16 +172,13 @@ class VllmServer:
         self._interpreter = find_interpreter(python)
         self._check_device(settings)
         self.log = log
-        self._reserved = _reserve_port()
-        port = self._reserved.getsockname()[1]
+        # vLLM shares its port with whoever binds it likewise: the key keeps two servers' requests apart all the same.
+        self.api_key = secrets.token_hex(16)
+        port = _free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         pixels = _picture_pixels(settings)
         self._command = build_command(self._interpreter.path, settings, port, pixels, _usable_cores())
-        try:
-            self._process = _start(self._command, _environment(settings), log)
-        except BaseException:
-            self._reserved.close()
-            raise
+        self._process = _start(self._command, _environment(settings) | {"VLLM_API_KEY": self.api_key}, log)
         try:
             self._wait_until_healthy(port, start_timeout)
         except BaseException:
@@ -209,7 +208,6 @@ class VllmServer:
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()  # tells the supervisor, which ends the group
         self._process.wait()
-        self._reserved.close()
 
     def _check_device(self, settings: VllmSettings) -> None:
         kind = settings.device.partition(":")[0]
@@ -240,15 +238,11 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _reserve_port() -> socket.socket:
-    """A socket that keeps a free port for the server: vLLM binds with SO_REUSEPORT too, and this one never listens.
-
-    Without it, two servers started at once could share a port and answer each other's requests.
-    """
-    reserved = socket.socket()
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    reserved.bind(("127.0.0.1", 0))
-    return reserved
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _start(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -288,10 +282,15 @@ _CONSEQUENCE = re.compile(r"See root cause above|initialization failed")
 def _log_reason(log: Path, code: int) -> str:
     """The error that a log tells of: its last one that is not another's consequence, else its last line."""
     lines = [_PREFIX.sub("", line).strip() for line in _tail(log).splitlines()[1:]]
-    errors = [line for line in lines if _REASON.match(line)]
+    errors = [_whole(line, following) for line, following in pairwise([*lines, ""]) if _REASON.match(line)]
     causes = [line for line in errors if not _CONSEQUENCE.search(line)]
     last = [line for line in lines if line]
     return next((line[-1] for line in (causes, errors, last) if line), "it wrote nothing") + f" ({_exit_reason(code)})"
+
+
+def _whole(error: str, following: str) -> str:
+    """pydantic says what is wrong on the line after the error's name."""
+    return f"{error}: {following}"[:400] if "validation error" in error else error
 
 
 def _exit_reason(code: int) -> str:
