@@ -1,20 +1,31 @@
 """The vLLM server: how it is started, what it says when it does not start, and that nothing of it is left behind."""
 
+import base64
+import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from test_engine import SIZE, answers
 
 from leap.data.pictures import PictureSize
 from leap.errors import LeapError
+from leap.evaluation.requests import build_requests
+from leap.evaluation.settings import EvaluationSettings
+from leap.inference.hf import HfEngine
+from leap.inference.protocol import Decoding, Request
 from leap.inference.vllm import (
     INTERPRETER,
+    MODEL_NAME,
+    VllmServer,
     VllmSettings,
     _environment,
     _log_reason,
@@ -22,6 +33,10 @@ from leap.inference.vllm import (
     build_command,
     find_interpreter,
 )
+from leap.records.training import ImagePart
+from leap.vlabench.dataset import find_examples
+from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.prompts import leap_instructions
 
 PIXELS = {"shortest_edge": 4096, "longest_edge": 9216}
 # A process with a child of its own. The child ignores SIGTERM; the process too where it is told to.
@@ -170,3 +185,85 @@ def test_nothing_outlives_the_parent(tmp_path: Path, killed: str, manners: str, 
     else:
         os.kill(supervisor, signal.SIGTERM)
     assert gone(pids, within=30)
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """One CPU server for all tests below."""
+    python = os.environ.get(INTERPRETER)
+    if not python:
+        pytest.skip(f"{INTERPRETER} names no Python that has vLLM; scripts/utils/make_vllm_environment.sh makes one")
+    if find_interpreter(python).device != "cpu":
+        pytest.skip(f"{python}: its vLLM is not the CPU build, whose float32 answers are compared here")
+    on_cpu = settings(model=model, pictures=SIZE, device="cpu", dtype="float32", max_model_len=4096, api_servers=2)
+    with VllmServer(on_cpu, tmp_path_factory.mktemp("vllm") / "server.log") as running:
+        yield running
+
+
+def ask(server: VllmServer, content: object, key: str = "") -> tuple[int, dict]:
+    """(status, answer) of one greedy request."""
+    connection = http.client.HTTPConnection(server.url.split("/")[2], timeout=300)
+    body = {
+        "model": MODEL_NAME,
+        "messages": [{"role": "user", "content": content}],
+        "temperature": 0,
+        "max_tokens": 16,
+    }
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key or server.api_key}"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def content(request: Request) -> list[dict]:
+    """A request's only message in OpenAI's form, pictures as data URIs."""
+    pictures = iter(request.pictures)
+    parts: list[dict] = []
+    for part in request.messages[0].parts():
+        if isinstance(part, ImagePart):
+            data = base64.b64encode(Path(str(next(pictures))).read_bytes()).decode()
+            parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
+        else:
+            parts.append({"type": "text", "text": part.text})
+    return parts
+
+
+@pytest.mark.slow
+def test_answers_equal_plain_generation(server: VllmServer, workspace: Path, model: Path) -> None:
+    data = workspace / "dataset" / "vlm_evaluation_v1.0"
+    evaluation = EvaluationSettings(data, leap_instructions(), SIZE, Decoding())
+    examples = [example for dimension in DIMENSIONS for example in find_examples(data, dimension)]
+    requests = build_requests(examples, examples, evaluation)
+    expected = answers(HfEngine(model, SIZE, batch_size=1), requests)
+    with ThreadPoolExecutor(12) as pool:
+        replies = list(pool.map(lambda request: ask(server, content(request)), requests))
+    assert len(replies) == 12
+    for request, (status, reply) in zip(requests, replies, strict=True):
+        choice, answer = reply["choices"][0], expected[request.key]
+        assert status == http.client.OK
+        assert choice["message"]["content"] == answer.text
+        assert choice["finish_reason"] == answer.finish
+        assert reply["usage"]["prompt_tokens"] == answer.prompt_tokens
+        assert reply["usage"]["completion_tokens"] == answer.new_tokens
+
+
+@pytest.mark.slow
+def test_what_is_no_request_is_refused(server: VllmServer) -> None:
+    status, reply = ask(server, "milk " * 9000)
+    assert status == http.client.BAD_REQUEST
+    assert "maximum context length is 4096" in reply["error"]["message"]
+    assert ask(server, "milk", key="wrong")[0] == http.client.UNAUTHORIZED
+
+
+@pytest.mark.slow
+def test_an_end_of_the_engine_ends_all_and_is_told(server: VllmServer) -> None:
+    """The last test of this module: the server is gone after it."""
+    import psutil
+
+    server.check()
+    family = psutil.Process(server._process.pid).children(recursive=True)
+    next(process for process in family if "EngineCore" in " ".join(process.cmdline())).kill()
+    assert gone([process.pid for process in family], within=60)
+    with pytest.raises(LeapError, match=r"the vLLM server ended: .*its log is .*server\.log"):
+        server.check()
+    server.close()
