@@ -197,11 +197,16 @@ class VllmServer:
         """For the manifest: vLLM's version and the command that runs it."""
         return {"vllm": self._interpreter.version, "command": shlex.join(self._command)}
 
-    def check(self) -> None:
-        """Raises LeapError, with the reason from its log, if the server has ended."""
-        code = self._process.poll()
-        if code is not None:
-            raise LeapError(f"the vLLM server ended: {_log_reason(self.log, code)}; its log is {self.log}")
+    def check(self, wait: float = 0.0) -> None:
+        """Raises LeapError, with the reason from its log, if the server has ended or ends within `wait` seconds.
+
+        A request that finds no connection is told some seconds before the last of the server's processes has ended.
+        """
+        try:
+            code = self._process.wait(wait)
+        except subprocess.TimeoutExpired:
+            return
+        raise LeapError(f"the vLLM server ended: {_log_reason(self.log, code)}; its log is {self.log}")
 
     def close(self) -> None:
         """End the server and all that it started; harmless when called again."""
