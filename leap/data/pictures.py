@@ -89,7 +89,8 @@ class PictureEncoder:
         self._image_processor = processor.image_processor
         self._merge = self._image_processor.merge_size**2
         unit = (self._image_processor.patch_size * self._image_processor.merge_size) ** 2  # pixels of one token
-        self._size = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
+        # bounds on a picture's area in pixels, under the processor's names
+        self.size = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
 
     @staticmethod
     def encodes(processor: Any) -> bool:
@@ -101,7 +102,7 @@ class PictureEncoder:
         """How many tokens a picture of that size (pixels) becomes."""
         _refuse_stripes(height, width)
         patches = self._image_processor.get_number_of_image_patches(
-            height, width, {"min_pixels": self._size["shortest_edge"], "max_pixels": self._size["longest_edge"]}
+            height, width, {"min_pixels": self.size["shortest_edge"], "max_pixels": self.size["longest_edge"]}
         )
         return patches // self._merge
 
@@ -118,7 +119,7 @@ class PictureEncoder:
         for picture in pictures:
             _refuse_stripes(picture.height, picture.width)
         encoded = self._image_processor(
-            images=list(pictures), size=self._size, do_rescale=False, do_normalize=False, return_tensors="pt"
+            images=list(pictures), size=self.size, do_rescale=False, do_normalize=False, return_tensors="pt"
         )
         frames, pixels = self._image_processor.temporal_patch_size, self._image_processor.patch_size**2
         patches = encoded["pixel_values"].unflatten(1, (-1, frames, pixels))

@@ -1,0 +1,269 @@
+"""The vLLM server: how it is started, what it says when it does not start, and that nothing of it is left behind."""
+
+import base64
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from test_engine import SIZE, answers
+
+from leap.data.pictures import PictureSize
+from leap.errors import LeapError
+from leap.evaluation.requests import build_requests
+from leap.evaluation.settings import EvaluationSettings
+from leap.inference.hf import HfEngine
+from leap.inference.protocol import Decoding, Request
+from leap.inference.vllm import (
+    INTERPRETER,
+    MODEL_NAME,
+    VllmServer,
+    VllmSettings,
+    _environment,
+    _log_reason,
+    _start,
+    build_command,
+    find_interpreter,
+)
+from leap.records.training import ImagePart
+from leap.vlabench.dataset import find_examples
+from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.prompts import leap_instructions
+
+PIXELS = {"shortest_edge": 4096, "longest_edge": 9216}
+# A process with a child of its own. The child ignores SIGTERM; the process too where it is told to.
+FAMILY = """
+import os, signal, sys, time
+if not os.fork() or sys.argv[2] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(os.path.join(sys.argv[1], str(os.getpid())), "w").close()
+time.sleep(600)
+"""
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from leap.inference.vllm import _start
+folder, family, manners = sys.argv[1:]
+server = _start([sys.executable, "-c", family, folder, manners], dict(os.environ), Path(folder, "log"))
+print(server.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def settings(**changed: object) -> VllmSettings:
+    values = {"model": Path("/models/qwen"), "pictures": PictureSize(4, 9), **changed}
+    return VllmSettings(**values)  # type: ignore[arg-type]
+
+
+def flags(command: list[str]) -> dict[str, str]:
+    """Each flag's last value, as the server's own parser takes it."""
+    return {word: value for word, value in pairwise(command) if word.startswith("--")}
+
+
+def test_the_command_says_all_that_decides_answers_and_speed() -> None:
+    command = build_command("/env/bin/python", settings(), 8123, PIXELS, cores=16)
+    given = flags(command)
+    assert command[:4] == ["/env/bin/python", "-m", "vllm.entrypoints.cli.main", "serve"]
+    assert command[4] == "/models/qwen"
+    assert json.loads(given["--mm-processor-kwargs"]) == {"size": PIXELS}
+    assert given["--dtype"] == "bfloat16"
+    assert given["--generation-config"] == "vllm"
+    assert given["--host"] == "127.0.0.1"
+    assert given["--api-server-count"] == "8"
+    assert given["--served-model-name"] == "leap"
+    assert "--enable-prefix-caching" in command
+    assert "--enforce-eager" not in command
+
+
+def test_own_flags_win_and_few_cores_need_few_processes() -> None:
+    own = settings(device="cpu", dtype="float32", extra=("--max-num-seqs", "7"))
+    command = build_command("python", own, 8123, PIXELS, cores=2)
+    assert flags(command)["--max-num-seqs"] == "7"
+    assert flags(command)["--api-server-count"] == "1"
+    assert "--gpu-memory-utilization" not in command
+    assert "--enforce-eager" in command
+
+
+def test_an_adapter_is_served_under_the_models_name(tmp_path: Path) -> None:
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"r": 20, "rank_pattern": {"q_proj": 33}}')
+    given = flags(build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2))
+    assert given["--lora-modules"] == f"leap={tmp_path}"
+    assert given["--max-lora-rank"] == "64"
+    config.write_text('{"r": 1024}')
+    with pytest.raises(LeapError, match="rank 1024"):
+        build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2)
+    config.write_text("{}")
+    with pytest.raises(LeapError, match=r"adapter_config\.json"):
+        build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2)
+
+
+def test_a_device_is_one_of_the_visible_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert _environment(settings(device="cuda:1"))["CUDA_VISIBLE_DEVICES"] == "6"
+    with pytest.raises(LeapError, match="shows 2 devices"):
+        _environment(settings(device="cuda:2"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert _environment(settings(device="cuda:2"))["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_an_interpreter_without_vllm_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(INTERPRETER, raising=False)
+    with pytest.raises(LeapError, match=r"No module named 'vllm'.*make_vllm_environment"):
+        find_interpreter(sys.executable)
+    with pytest.raises(LeapError, match=r"No such file.*make_vllm_environment"):
+        find_interpreter(str(tmp_path / "python"))
+    with pytest.raises(LeapError, match=r"environment of its own.*make_vllm_environment"):
+        find_interpreter()
+
+
+def test_the_reason_of_an_early_end_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "server.log"
+    cases = (
+        ("raise MemoryError('no room for the weights')", "MemoryError: no room for the weights (exit code 1)"),
+        ("import argparse; argparse.ArgumentParser('serve').parse_args(['--nonsense'])", "unrecognized arguments"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "it wrote nothing (Illegal instruction)"),
+        (
+            "raise SystemExit('p.ValidationError: 1 validation error for ModelConfig\\n  Value error, too long')",
+            "1 validation error for ModelConfig: Value error, too long (exit code 1)",
+        ),
+        (
+            "print('(EngineCore pid=7) ERROR 11-24 17:22:51 [core.py:9] ValueError: the true cause');"
+            "print('(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above.');"
+            "raise SystemExit(1)",
+            "ValueError: the true cause (exit code 1)",
+        ),
+    )
+    for code, reason in cases:
+        process = _start([sys.executable, "-c", code], dict(os.environ), log)
+        assert reason in _log_reason(log, process.wait())
+
+
+def gone(pids: list[int], within: float) -> bool:
+    deadline = time.monotonic() + within
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def started(folder: Path) -> list[int]:
+    """The two processes of FAMILY, once both run."""
+    deadline = time.monotonic() + 30
+    while len(pids := [int(path.name) for path in folder.iterdir() if path.name.isdigit()]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return pids
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize(
+    ("killed", "manners"),
+    [("parent", "obedient"), ("supervisor", "obedient"), pytest.param("parent", "stubborn", marks=pytest.mark.slow)],
+)
+def test_nothing_outlives_the_parent(tmp_path: Path, killed: str, manners: str, request: pytest.FixtureRequest) -> None:
+    """Also where the parent is killed outright; the supervisor is told to end, as close() does it."""
+    command = [sys.executable, "-c", PARENT, str(tmp_path), FAMILY, manners]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    request.addfinalizer(parent.wait)
+    request.addfinalizer(parent.kill)
+    assert parent.stdout is not None
+    supervisor = int(parent.stdout.readline())
+    pids = started(tmp_path)
+    assert not gone(pids, within=0.5)
+    if killed == "parent":
+        parent.kill()
+    else:
+        os.kill(supervisor, signal.SIGTERM)
+    assert gone(pids, within=30)
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """One CPU server for all tests below."""
+    python = os.environ.get(INTERPRETER)
+    if not python:
+        pytest.skip(f"{INTERPRETER} names no Python that has vLLM; scripts/utils/make_vllm_environment.sh makes one")
+    if find_interpreter(python).device != "cpu":
+        pytest.skip(f"{python}: its vLLM is not the CPU build, whose float32 answers are compared here")
+    on_cpu = settings(model=model, pictures=SIZE, device="cpu", dtype="float32", max_model_len=4096, api_servers=2)
+    with VllmServer(on_cpu, tmp_path_factory.mktemp("vllm") / "server.log") as running:
+        yield running
+
+
+def ask(server: VllmServer, content: object, key: str = "") -> tuple[int, dict]:
+    """(status, answer) of one greedy request."""
+    connection = http.client.HTTPConnection(server.url.split("/")[2], timeout=300)
+    body = {
+        "model": MODEL_NAME,
+        "messages": [{"role": "user", "content": content}],
+        "temperature": 0,
+        "max_tokens": 16,
+    }
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key or server.api_key}"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def content(request: Request) -> list[dict]:
+    """A request's only message in OpenAI's form, pictures as data URIs."""
+    pictures = iter(request.pictures)
+    parts: list[dict] = []
+    for part in request.messages[0].parts():
+        if isinstance(part, ImagePart):
+            data = base64.b64encode(Path(str(next(pictures))).read_bytes()).decode()
+            parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
+        else:
+            parts.append({"type": "text", "text": part.text})
+    return parts
+
+
+@pytest.mark.slow
+def test_answers_equal_plain_generation(server: VllmServer, workspace: Path, model: Path) -> None:
+    data = workspace / "dataset" / "vlm_evaluation_v1.0"
+    evaluation = EvaluationSettings(data, leap_instructions(), SIZE, Decoding())
+    examples = [example for dimension in DIMENSIONS for example in find_examples(data, dimension)]
+    requests = build_requests(examples, examples, evaluation)
+    expected = answers(HfEngine(model, SIZE, batch_size=1), requests)
+    with ThreadPoolExecutor(12) as pool:
+        replies = list(pool.map(lambda request: ask(server, content(request)), requests))
+    assert len(replies) == 12
+    for request, (status, reply) in zip(requests, replies, strict=True):
+        choice, answer = reply["choices"][0], expected[request.key]
+        assert status == http.client.OK
+        assert choice["message"]["content"] == answer.text
+        assert choice["finish_reason"] == answer.finish
+        assert reply["usage"]["prompt_tokens"] == answer.prompt_tokens
+        assert reply["usage"]["completion_tokens"] == answer.new_tokens
+
+
+@pytest.mark.slow
+def test_what_is_no_request_is_refused(server: VllmServer) -> None:
+    status, reply = ask(server, "milk " * 9000)
+    assert status == http.client.BAD_REQUEST
+    assert "maximum context length is 4096" in reply["error"]["message"]
+    assert ask(server, "milk", key="wrong")[0] == http.client.UNAUTHORIZED
+
+
+@pytest.mark.slow
+def test_an_end_of_the_engine_ends_all_and_is_told(server: VllmServer) -> None:
+    """The last test of this module: the server is gone after it."""
+    import psutil
+
+    server.check()
+    family = psutil.Process(server._process.pid).children(recursive=True)
+    next(process for process in family if "EngineCore" in " ".join(process.cmdline())).kill()
+    with pytest.raises(LeapError, match=r"the vLLM server ended: .*its log is .*server\.log"):
+        server.check(wait=60)
+    assert gone([process.pid for process in family], within=10)
+    server.close()
