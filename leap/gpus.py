@@ -5,6 +5,8 @@ import subprocess
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from leap.errors import UsageError
+
 
 @dataclass(frozen=True)
 class GpuState:
@@ -27,6 +29,16 @@ def visible_gpus() -> list[str]:
         names = [name.strip() for name in allowed.split(",") if name.strip()]
         return names[: names.index("-1")] if "-1" in names else names  # CUDA ignores what follows -1
     return [index for (index,) in _nvidia_smi("index")]
+
+
+def chosen_gpus(named: str | None) -> list[str]:
+    """The GPUs that a user names as "0,1", or none of them ("none"), or all that are visible."""
+    if named is None:
+        return visible_gpus()
+    names = [] if named == "none" else [name.strip() for name in named.split(",")]
+    if "" in names or len(set(names)) < len(names):
+        raise UsageError(f"--gpus {named}: give each GPU once, as in 0,1; or none")
+    return names
 
 
 def gpu_states() -> list[GpuState]:

@@ -130,6 +130,8 @@ def test_a_job_sees_one_gpu_and_its_own_environment(tmp_path: Path) -> None:
     job = shell("gpu", "echo $CUDA_VISIBLE_DEVICES $WORD", WORD="hello")
     (result,) = run_jobs([job], tmp_path, ["3", "5"])
     assert log_tail(result.log, 1) == ["3 hello"]
+    (hidden,) = run_jobs([job], tmp_path, [])
+    assert log_tail(hidden.log, 1) == ["hello"]
 
 
 def test_slots() -> None:

@@ -43,9 +43,10 @@ def run_jobs(
 ) -> list[JobResult]:
     """Run every job, whatever becomes of the others; the results come in the order of `jobs`.
 
-    `gpus` are names for CUDA_VISIBLE_DEVICES, one for each job that runs; without them `at_once` jobs share the CPU.
-    Each job writes `logs`/<name>.log, and its PID to <name>.pid while it runs. Raises KeyboardInterrupt after an
-    interrupt, once every job has ended: by SIGTERM, by SIGKILL after `grace` seconds or at a second interrupt.
+    `gpus` are names for CUDA_VISIBLE_DEVICES, one for each job that runs; without them `at_once` jobs share the CPU, and
+    an empty list hides every GPU. A job writes `logs`/<name>.log, and its PID to <name>.pid while it runs. Raises
+    KeyboardInterrupt after an interrupt, once every job has ended: by SIGTERM, by SIGKILL `grace` seconds later or at a
+    second interrupt.
     """
     _refuse_twins(jobs)
     slots = min(slots_for(gpus, at_once), max(1, len(jobs)))
@@ -62,7 +63,7 @@ def run_jobs(
         if parallel:
             stack.enter_context(_ray(slots, gpus))
         stack.enter_context(setting.stop.on_signals())  # after Ray, which sets a handler of its own
-        ended = _through_ray(jobs, setting, slots, bool(gpus)) if parallel else _in_turn(jobs, setting, gpus)
+        ended = _through_ray(jobs, setting, slots, gpus) if parallel else _in_turn(jobs, setting, gpus)
         for result in show_progress(stack.enter_context(closing(ended)), jobs, logs):
             results[result.name] = result
         if setting.stop.level():
@@ -86,19 +87,19 @@ def _refuse_twins(jobs: Sequence[Job]) -> None:
         )
 
 
-def _environment(job: Job, gpu: str | None, slots: int) -> dict[str, str]:
-    """The caller's environment with the job's own, one GPU, and its share of the CPU's threads."""
+def _environment(job: Job, gpus: Sequence[str] | None, slots: int) -> dict[str, str]:
+    """The caller's environment with the job's own, one GPU (the first), and its share of the CPU's threads."""
     whole = {"PYTHONUNBUFFERED": "1", **os.environ}
     if slots > 1:
         whole.setdefault(_THREADS, str(max(1, len(os.sched_getaffinity(0)) // slots)))
-    if gpu is not None:
-        whole["CUDA_VISIBLE_DEVICES"] = gpu
+    if gpus is not None:
+        whole["CUDA_VISIBLE_DEVICES"] = gpus[0] if gpus else ""
     return {**whole, **job.environment}
 
 
 def _in_turn(jobs: Sequence[Job], setting: _Setting, gpus: Sequence[str] | None) -> Generator[JobResult, None, None]:
     for job in jobs:
-        environment = _environment(job, gpus[0] if gpus else None, slots=1)
+        environment = _environment(job, gpus, slots=1)
         yield run_job(job, setting.logs, environment, setting.stop, setting.grace)
 
 
@@ -139,12 +140,12 @@ def _environ(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 def _through_ray(
-    jobs: Sequence[Job], setting: _Setting, slots: int, with_gpu: bool
+    jobs: Sequence[Job], setting: _Setting, slots: int, gpus: Sequence[str] | None
 ) -> Generator[JobResult, None, None]:
     import ray
 
-    task = ray.remote(num_cpus=1, num_gpus=int(with_gpu), max_retries=0)(_in_worker)
-    waiting = {task.remote(job, setting, _environment(job, None, slots)): job for job in jobs}
+    task = ray.remote(num_cpus=1, num_gpus=int(bool(gpus)), max_retries=0)(_in_worker)
+    waiting = {task.remote(job, setting, _environment(job, gpus, slots)): job for job in jobs}
     try:
         while waiting:
             ended, _ = ray.wait(list(waiting), timeout=0.5)
