@@ -29,8 +29,8 @@ class Progress:
     """One model on one dimension.
 
     `done` counts answers; examples whose inference failed are apart, and tried again by the next run. `format_errors`
-    are answers without a plan. `rate` is in examples a second: what a live reader saw of late, or else the mean since the
-    evaluation's first start, pauses included. `left` is in seconds. None: unknown.
+    are answers without a plan. `rate` is in examples a second: what a live reader saw of late, or else the mean since
+    the evaluation's first start, pauses included. `left` is in seconds. None: unknown.
     """
 
     model: str

@@ -4,8 +4,8 @@
     python scripts/utils/monitor_evaluation.py --once
     python scripts/utils/monitor_evaluation.py --once --json
 
-Live until Ctrl-C, from any shell of the machine; reads only. "failed" are examples whose inference failed, which the next
-run tries again; "format errors" are answers without a plan.
+Live until Ctrl-C, from any shell of the machine; reads only. "failed" are examples whose inference failed, which the
+next run tries again; "format errors" are answers without a plan.
 """
 
 import argparse
