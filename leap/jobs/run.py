@@ -44,9 +44,9 @@ def run_jobs(
     """Run every job, whatever becomes of the others; the results come in the order of `jobs`.
 
     `gpus` are names for CUDA_VISIBLE_DEVICES, one for each job that runs. Without them `at_once` jobs share the CPU;
-    an empty list hides every GPU from them. A job writes `logs`/<name>.log, and its PID to <name>.pid while it runs. Raises
-    KeyboardInterrupt after an interrupt, once every job has ended: by SIGTERM, by SIGKILL `grace` seconds later or at a
-    second interrupt.
+    an empty list hides every GPU from them. A job writes `logs`/<name>.log, and its PID to <name>.pid while it runs.
+    Raises KeyboardInterrupt after an interrupt, once every job has ended: by SIGTERM, by SIGKILL `grace` seconds later
+    or at a second interrupt.
     """
     _refuse_twins(jobs)
     slots = min(slots_for(gpus, at_once), max(1, len(jobs)))
