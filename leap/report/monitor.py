@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from leap.gpus import GpuState, gpu_states
 from leap.progress import duration
 from leap.report.results import model_order
 
-_COLUMNS = ("model", "dimension", "status", "done", "rate", "left", "format errors", "failed", "")
+_COLUMNS = ("model", "dimension", "status", "done", "rate", "left", "format\nerrors", "failed")
 _STYLES = {"running": "cyan", "complete": "green", "unreadable": "bold red"}
 _AROUND = 8  # lines of a live screen that are not rows of the table
 
@@ -32,7 +33,8 @@ def print_once(results: Path, as_json: bool = False) -> bool:
     if as_json:
         print(as_object(results, found))
     else:
-        Console().print(_screen(results, found, gpu_states(), None), crop=False, soft_wrap=False)
+        console = Console()
+        console.print(_screen(results, found, console, None), crop=False)
     return not any(progress.problem for progress in found)
 
 
@@ -51,9 +53,9 @@ def watch(results: Path, interval: float, as_json: bool = False) -> None:
             if as_json:
                 print(as_object(results, found), flush=True)
             elif console.is_terminal:
-                live.update(_screen(results, found, gpu_states(), console.height), refresh=True)
+                live.update(_screen(results, found, console, console.height), refresh=True)
             else:
-                console.print(_screen(results, found, gpu_states(), None))
+                console.print(_screen(results, found, console, None), crop=False)
             time.sleep(interval)
 
 
@@ -63,18 +65,27 @@ def _ordered(found: Sequence[Progress]) -> list[Progress]:
     return sorted(found, key=lambda progress: place[progress.model])
 
 
-def _screen(results: Path, found: Sequence[Progress], gpus: Sequence[GpuState], height: int | None) -> RenderableType:
+def _screen(results: Path, found: Sequence[Progress], console: Console, height: int | None) -> RenderableType:
     if not found:
         return Text(f"{results}: no evaluation has begun there yet; waiting (Ctrl-C ends)")
+    gpus = gpu_states()
     shown = _that_fit(found, height - _AROUND - len(gpus) if height else None)
-    table = Table(box=SIMPLE_HEAD, title=_title(results, found), title_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=_title(results, found), title_justify="left")
     for column in _COLUMNS:
-        numeric = column in ("done", "rate", "left", "format errors", "failed")
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        wraps = column == "model"  # a long name gives way, not a number
+        table.add_column(
+            column,
+            justify="left" if column in _COLUMNS[:3] else "right",
+            no_wrap=not wraps,
+            overflow="fold" if wraps else "ellipsis",
+        )
     for progress in shown:
         table.add_row(*_row(progress), style=_STYLES.get(progress.status, "yellow"))
     folded = len(found) - len(shown)
-    notes = [f"{folded} more, complete or waiting: --once shows all"] if folded else []
+    notes = [f"and {folded} more; --once shows all"] if folded else []
+    notes += [progress.problem for progress in shown if progress.problem]
+    if height is None:  # the numbers stay whole, the lines run on
+        table.width = Measurement.get(console, console.options.update(width=1000), table).maximum
     return Group(table, *map(Text, [*notes, *map(_gpu, gpus)]))
 
 
@@ -95,19 +106,23 @@ def _title(results: Path, found: Sequence[Progress]) -> Text:
 
 def _row(progress: Progress) -> list[Text]:
     total = "?" if progress.total is None else str(progress.total)
-    nothing = "" if progress.done else "loading, no answer yet" if progress.status == "running" else "no answer yet"
     cells = (
         progress.model,
         progress.dimension,
-        progress.status,
+        _state(progress),
         f"{progress.done}/{total}",
         "-" if progress.rate is None else f"{progress.rate:.2f}/s",
         "-" if progress.left is None else duration(progress.left),
         str(progress.format_errors),
         str(progress.inference_errors),
-        progress.problem or nothing,
     )
     return [Text(cell) for cell in cells]
+
+
+def _state(progress: Progress) -> str:
+    if progress.done or progress.inference_errors or progress.problem:
+        return progress.status
+    return "loading" if progress.status == "running" else "nothing yet"
 
 
 def _gpu(gpu: GpuState) -> str:
