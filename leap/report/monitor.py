@@ -70,7 +70,7 @@ def _screen(results: Path, found: Sequence[Progress], console: Console, height: 
         return Text(f"{results}: no evaluation has begun there yet; waiting (Ctrl-C ends)")
     gpus = gpu_states()
     shown = _that_fit(found, height - _AROUND - len(gpus) if height else None)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=_title(results, found), title_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in _COLUMNS:
         wraps = column == "model"  # a long name gives way, not a number
         table.add_column(
@@ -84,9 +84,11 @@ def _screen(results: Path, found: Sequence[Progress], console: Console, height: 
     folded = len(found) - len(shown)
     notes = [f"and {folded} more; --once shows all"] if folded else []
     notes += [progress.problem for progress in shown if progress.problem]
-    if height is None:  # the numbers stay whole, the lines run on
+    texts = [Text(line) for line in (_title(results, found), *notes, *map(_gpu, gpus))]
+    if height is None:  # numbers and paths stay whole, the lines run on
         table.width = Measurement.get(console, console.options.update(width=1000), table).maximum
-    return Group(table, *map(Text, [*notes, *map(_gpu, gpus)]))
+        texts = [Text(text.plain, no_wrap=True, overflow="ignore") for text in texts]
+    return Group(texts[0], table, *texts[1:])
 
 
 def _that_fit(found: Sequence[Progress], rows: int | None) -> Sequence[Progress]:
@@ -97,11 +99,11 @@ def _that_fit(found: Sequence[Progress], rows: int | None) -> Sequence[Progress]
     return sorted(found, key=lambda progress: order.index(progress.status))[: max(rows, 1)]
 
 
-def _title(results: Path, found: Sequence[Progress]) -> Text:
+def _title(results: Path, found: Sequence[Progress]) -> str:
     states = Counter(progress.status for progress in found)
     done, total = sum(progress.done for progress in found), sum(progress.total or 0 for progress in found)
     told = ", ".join(f"{number} {state}" for state, number in states.items())
-    return Text(f"{results}  {time.strftime('%H:%M:%S')}\n{told}; {done} of {total} examples")
+    return f"{results}  {time.strftime('%H:%M:%S')}\n{told}; {done} of {total} examples"
 
 
 def _row(progress: Progress) -> list[Text]:
