@@ -80,6 +80,14 @@ def test_a_failing_job_does_not_stop_the_others(tmp_path: Path) -> None:
     assert print_outcome([good], Console(file=screen)) is True
 
 
+def test_a_job_whose_log_cannot_be_written_is_failed(tmp_path: Path) -> None:
+    (tmp_path / "first.log").mkdir()
+    first, second = run_jobs([shell("first", "true"), shell("second", "true")], tmp_path)
+    assert (first.state, second.state) == ("failed", "done")
+    assert first.reason == f"cannot start: {tmp_path / 'first.log'}: Is a directory"
+    print_outcome([first], Console(file=StringIO()))
+
+
 def test_a_killed_job_is_told_by_its_signal(tmp_path: Path) -> None:
     (result,) = run_jobs([shell("killed", "kill -9 $$")], tmp_path)
     assert result.reason == "killed by signal SIGKILL"
@@ -182,6 +190,7 @@ def test_a_job_that_will_not_end_is_killed_with_its_children(tmp_path: Path) -> 
 
 
 @needs_ray
+@pytest.mark.slow
 def test_ray_runs_jobs_at_once_on_gpus_of_their_own(tmp_path: Path) -> None:
     """Two jobs that wait for each other; a third fails. Ray hands out the names, so no GPU is needed."""
     text = "touch {mine}; until [ -e {other} ]; do sleep 0.05; done; echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS"
@@ -196,6 +205,7 @@ def test_ray_runs_jobs_at_once_on_gpus_of_their_own(tmp_path: Path) -> None:
 
 
 @needs_ray
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_what_ray_runs(tmp_path: Path, number: int) -> None:
     with start_driver(tmp_path, 2, PATIENT, STUBBORN, "true") as driver:
@@ -210,8 +220,9 @@ def test_an_interrupt_ends_what_ray_runs(tmp_path: Path, number: int) -> None:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_job_whose_keeper_died_is_ended_and_failed(tmp_path: Path) -> None:
-    text = f"echo $$ > {tmp_path}/child; kill -9 $PPID; sleep 60"
+    text = f"echo $$ > {tmp_path}/child; until [ -s {tmp_path}/lost.pid ]; do sleep 0.05; done; kill -9 $PPID; sleep 60"
     lost, good = run_jobs([shell("lost", text), shell("good", "true")], tmp_path, at_once=2)
     assert (lost.state, good.state) == ("failed", "done")
     assert "lost by Ray" in (lost.reason or "")

@@ -95,20 +95,10 @@ def run_job(job: Job, logs: Path, environment: Mapping[str, str], stop: StopRequ
         return result("stopped", "not started")
     if other := running_pid(pid_file(logs, job.name)):
         return result("failed", f"process {other} runs it already (remove {pid_file(logs, job.name)} if it does not)")
-    with log.open("ab") as output:
-        output.write(f"{HEADER}{provenance.now()} {shlex.join(job.command)}\n".encode())
-        output.flush()
-        try:
-            process = subprocess.Popen(
-                job.command,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            return result("failed", f"cannot start: {error.filename or job.command[0]}: {error.strerror}")
+    try:
+        process = _start(job, log, environment)
+    except OSError as error:
+        return result("failed", f"cannot start: {error.filename or log}: {error.strerror}")
     try:
         pid_file(logs, job.name).write_text(f"{process.pid}\n")
         stopped = _wait(process, stop)
@@ -118,6 +108,20 @@ def run_job(job: Job, logs: Path, environment: Mapping[str, str], stop: StopRequ
     if stopped:
         return result("stopped", "interrupted")
     return result("failed", _told(process.returncode)) if process.returncode else result("done")
+
+
+def _start(job: Job, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        output.write(f"{HEADER}{provenance.now()} {shlex.join(job.command)}\n".encode())
+        output.flush()
+        return subprocess.Popen(
+            job.command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def running_pid(path: Path) -> int | None:
