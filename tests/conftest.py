@@ -1,5 +1,6 @@
 """What tests share: a tiny model of the real architecture, and a tiny demo workspace, each made once a session."""
 
+import argparse
 import contextlib
 import io
 import os
@@ -61,3 +62,18 @@ def run_script(script: str, *arguments: str, root: Path | None = None) -> Finish
         os.environ.update(kept[1])
         os.chdir(kept[2])
     return Finished(code, out.getvalue(), err.getvalue())
+
+
+class Parsed(Exception):
+    """Raised where a script has understood its command line, before it does anything."""
+
+
+@pytest.fixture
+def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = argparse.ArgumentParser.parse_args
+
+    def parse(self: argparse.ArgumentParser, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[call-overload]
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)

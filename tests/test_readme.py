@@ -1,6 +1,5 @@
 """What the READMEs tell a reader to type exists and is accepted; what their trees show is there."""
 
-import argparse
 import re
 import runpy
 import shlex
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, Parsed, run_script
 
 READMES = [REPOSITORY / "README.md", REPOSITORY / "README_zh.md"]
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
@@ -26,21 +25,6 @@ def commands(readme: Path) -> list[list[str]]:
 
 
 ALL = sorted({shlex.join(words) for readme in READMES for words in commands(readme)})
-
-
-class Parsed(Exception):
-    """Raised where a script has understood its command line, before it does anything."""
-
-
-@pytest.fixture
-def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = argparse.ArgumentParser.parse_args
-
-    def parse(self: argparse.ArgumentParser, *arguments: object) -> None:
-        original(self, *arguments)  # type: ignore[call-overload]
-        raise Parsed
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
 
 
 @pytest.mark.parametrize("line", ALL)

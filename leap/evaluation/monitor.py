@@ -1,0 +1,192 @@
+"""How far evaluations are, read from their result files alone; nothing is written."""
+
+import fcntl
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from leap.errors import LeapError
+from leap.evaluation.run import MANIFEST, PREDICTIONS
+from leap.records.benchmark import Prediction
+from leap.records.files import first_problem, read_object
+from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.parsing import parse_plan
+
+LOCK = ".lock"  # held by the process that fills a result folder; says "PID host"
+Status = Literal["running", "stopped", "incomplete", "complete", "unreadable"]
+_WINDOW, _TRUSTED = 120.0, 15.0  # seconds that a live rate looks back at most, and at least: answers come in batches
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One model on one dimension.
+
+    `done` counts answers; examples whose inference failed are apart, and tried again by the next run. `format_errors`
+    are answers without a plan. `rate` is in examples a second: what a live reader saw of late, or else the mean since
+    the evaluation's first start, pauses included. `left` is in seconds. None: unknown.
+    """
+
+    model: str
+    dimension: str
+    status: Status
+    done: int
+    total: int | None
+    rate: float | None
+    left: float | None
+    format_errors: int
+    inference_errors: int
+    process: str | None = None  # "PID host" of the one that runs it
+    problem: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Folder:
+    """What is known of one result folder; predictions are read on from where the last reading ended."""
+
+    path: Path
+    offset: int = 0
+    lines: int = 0
+    inode: int = 0
+    answered: dict[tuple[str, str], bool] = field(default_factory=dict)  # whether the answer is no plan
+    failed: set[tuple[str, str]] = field(default_factory=set)
+    seen: deque[tuple[float, int]] = field(default_factory=deque)  # (clock, lines): how the file grew
+
+    def read_on(self) -> None:
+        """Take in the whole lines that were added. Raises LeapError for a line that is no prediction."""
+        path = self.path / PREDICTIONS
+        if not path.is_file():
+            self._forget(0)
+            return
+        with path.open("rb") as file:
+            state = os.fstat(file.fileno())
+            if state.st_ino != self.inode or state.st_size < self.offset:  # a new evaluation in this folder
+                self._forget(state.st_ino)
+            file.seek(self.offset)
+            added = file.read()
+        whole = added[: added.rfind(b"\n") + 1]  # a line without its end is still being written
+        for line in whole.splitlines():
+            self._take(line)
+        self.offset += len(whole)
+
+    def _take(self, line: bytes) -> None:
+        self.lines += 1
+        if not line.strip():
+            return
+        try:
+            record = Prediction.model_validate_json(line)
+        except ValidationError as error:
+            place = f"{self.path / PREDICTIONS}:{self.lines}"
+            self._forget(0)  # somebody may mend it: read all of it the next time
+            raise LeapError(f"{place}: {first_problem(error)}; mend or remove this line") from error
+        key = record.task, record.example
+        self.answered.pop(key, None)
+        self.failed.discard(key)
+        if record.error is not None:
+            self.failed.add(key)
+        else:
+            self.answered[key] = parse_plan(record.text or "", "official").error is not None
+
+    def _forget(self, inode: int) -> None:
+        self.offset = self.lines = 0
+        self.inode = inode
+        self.answered, self.failed, self.seen = {}, set(), deque()
+
+    def recent_rate(self, now: float) -> float | None:
+        """Answers a second in the last minutes; None until they were watched for long enough."""
+        self.seen.append((now, self.lines))
+        while len(self.seen) > 2 and now - self.seen[1][0] >= _WINDOW:
+            self.seen.popleft()
+        first, before = self.seen[0]
+        return (self.lines - before) / (now - first) if now - first >= _TRUSTED else None
+
+
+class Monitor:
+    """Reads a results folder again and again."""
+
+    def __init__(self, results: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.results, self._clock = results, clock
+        self._folders: dict[tuple[str, str], _Folder] = {}
+
+    def read(self) -> list[Progress]:
+        """Every model and dimension, by dimension and name. Raises LeapError where there is no results folder."""
+        if not self.results.is_dir():
+            raise LeapError(f"{self.results}: there is no such results folder; run an evaluation or set --results")
+        found = []
+        for dimension in DIMENSIONS:
+            for path in sorted((self.results / dimension.name).glob("*/")):
+                if any((path / name).exists() for name in (MANIFEST, PREDICTIONS, LOCK)):
+                    folder = self._folders.setdefault((dimension.name, path.name), _Folder(path))
+                    found.append(self._progress(dimension.name, folder))
+        return found
+
+    def _progress(self, dimension: str, folder: _Folder) -> Progress:
+        holder, problem = lock_holder(folder.path / LOCK), None
+        manifest: dict[str, Any] = {}
+        try:
+            manifest = read_object(folder.path / MANIFEST) if (folder.path / MANIFEST).is_file() else {}
+            folder.read_on()
+        except LeapError as error:
+            problem = str(error)
+        status: Status = "unreadable" if problem else _status(manifest, holder)
+        recent = folder.recent_rate(self._clock())
+        done, total = len(folder.answered), manifest.get("data", {}).get("examples")
+        rate = None if problem else _mean_rate(folder.path, manifest, status, done)
+        if status == "running" and recent is not None:
+            rate = recent
+        return Progress(
+            model=folder.path.name,
+            dimension=dimension,
+            status=status,
+            done=done,
+            total=total,
+            rate=rate,
+            left=(total - done) / rate if status == "running" and rate and total is not None else None,
+            format_errors=sum(folder.answered.values()),
+            inference_errors=len(folder.failed),
+            process=holder,
+            problem=problem,
+        )
+
+
+def lock_holder(path: Path) -> str | None:
+    """What stands in a lock file ("PID host") while a process holds it; None where none does."""
+    try:
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "unknown"
+    except FileNotFoundError:
+        return None
+    return None
+
+
+def _status(manifest: dict[str, Any], holder: str | None) -> Status:
+    if holder is not None:
+        return "running"
+    status = manifest.get("status")
+    return status if status in ("complete", "incomplete") else "stopped"
+
+
+def _mean_rate(folder: Path, manifest: dict[str, Any], status: Status, done: int) -> float | None:
+    """Answers a second from the first start to now, to the end, or to the last answer before it stopped."""
+    if not done or "start" not in manifest:
+        return None
+    if status == "running":
+        until = datetime.now(UTC)
+    elif "end" in manifest:
+        until = datetime.fromisoformat(manifest["end"])
+    else:
+        until = datetime.fromtimestamp((folder / PREDICTIONS).stat().st_mtime, UTC)
+    seconds = (until - datetime.fromisoformat(manifest["start"])).total_seconds()
+    return done / seconds if seconds > 0 else None

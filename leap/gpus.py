@@ -1,0 +1,61 @@
+"""Which GPUs a process may use, and how full they are, without importing PyTorch."""
+
+import os
+import subprocess
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from leap.errors import UsageError
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """One line of nvidia-smi. Memory in MiB, utilization in percent; None where the card does not tell."""
+
+    index: str
+    name: str
+    memory_used: int | None
+    memory_total: int | None
+    utilization: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this process as CUDA_VISIBLE_DEVICES names them; empty where there is none."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        names = [name.strip() for name in allowed.split(",") if name.strip()]
+        return names[: names.index("-1")] if "-1" in names else names  # CUDA ignores what follows -1
+    return [index for (index,) in _nvidia_smi("index")]
+
+
+def chosen_gpus(named: str | None) -> list[str]:
+    """The GPUs that a user names as "0,1", or none of them ("none"), or all that are visible."""
+    if named is None:
+        return visible_gpus()
+    names = [] if named == "none" else [name.strip() for name in named.split(",")]
+    if "" in names or len(set(names)) < len(names):
+        raise UsageError(f"--gpus {named}: give each GPU once, as in 0,1; or none")
+    return names
+
+
+def gpu_states() -> list[GpuState]:
+    """Every NVIDIA GPU of the machine; empty where nvidia-smi is missing or does not work."""
+    rows = _nvidia_smi("index", "name", "memory.used", "memory.total", "utilization.gpu")
+    return [GpuState(index, name, *map(_number, numbers)) for index, name, *numbers in rows]
+
+
+def _nvidia_smi(*fields: str) -> list[list[str]]:
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):  # no driver, or one that does not answer
+        return []
+    rows = ([cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines())
+    return [row for row in rows if len(row) == len(fields)]
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None

@@ -1,0 +1,78 @@
+"""A run of jobs on the screen: how far it is, and in the end a table with the last lines of each failed job's log."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from leap.jobs.process import HEADER, Job, JobResult, pid_file
+from leap.progress import duration
+
+
+class _Running(ProgressColumn):
+    """The jobs that have a PID file."""
+
+    def __init__(self, names: Sequence[str], logs: Path) -> None:
+        super().__init__()
+        self._names, self._logs = names, logs
+
+    def render(self, task: Task) -> Text:
+        running = [name for name in self._names if pid_file(self._logs, name).exists()]
+        more = f" and {len(running) - 3} more" if len(running) > 3 else ""
+        return Text(f"running: {', '.join(running[:3])}{more}" if running else "", "cyan")
+
+
+def show_progress(results: Iterable[JobResult], jobs: Sequence[Job], logs: Path) -> Iterator[JobResult]:
+    """Yield the results as they come and print a line for each; on a terminal with a bar that says what is running."""
+    columns = (TextColumn("jobs"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    running = _Running([job.name for job in jobs], logs)
+    console = Console(stderr=True)
+    bar = Progress(*columns, running, console=console, refresh_per_second=2, disable=not sys.stderr.isatty())
+    with bar as progress:
+        shown = progress.add_task("jobs", total=len(jobs))
+        for number, result in enumerate(results, start=1):
+            print(f"[{number}/{len(jobs)}] {_line(result)}", flush=True)
+            progress.advance(shown)
+            yield result
+
+
+def _line(result: JobResult) -> str:
+    state = result.state.upper() if result.state == "failed" else result.state
+    return f"{state} {result.name}, {duration(result.seconds)}" + (f": {result.reason}" if result.reason else "")
+
+
+def print_outcome(results: Sequence[JobResult], console: Console | None = None, lines: int = 12) -> bool:
+    """Print the table, and the last `lines` of each failed job's log; True where every job is done."""
+    console = console or Console()
+    failed = [result for result in results if result.state != "done"]
+    for result in failed:
+        console.print(f"\n{result.name}: {result.reason}", style="bold red", markup=False, highlight=False)
+        for line in log_tail(result.log, lines):
+            console.print(Text(f"    {line}"), soft_wrap=True)
+    table = Table(
+        box=SIMPLE_HEAD, title=f"{len(results) - len(failed)} of {len(results)} jobs done", title_justify="left"
+    )
+    for column in ("job", "state", "seconds", "log"):
+        table.add_column(column, justify="right" if column == "seconds" else "left")
+    for result in results:
+        style = "" if result.state == "done" else "bold red"
+        cells = (result.name, result.state, f"{result.seconds:.1f}", str(result.log))
+        table.add_row(*(Text(cell, style) for cell in cells))
+    table.width = Measurement.get(console, console.options.update(width=1000), table).maximum
+    console.print(table, crop=False)
+    return not failed
+
+
+def log_tail(log: Path, lines: int) -> list[str]:
+    """The last lines that a log's newest run wrote; bytes that are no UTF-8 are shown as such."""
+    if not log.is_file():
+        return []
+    found = log.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+    starts = [number for number, line in enumerate(found) if line.startswith(HEADER)]
+    return found[starts[-1] + 1 if starts else 0 :][-lines:]

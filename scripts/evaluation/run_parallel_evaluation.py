@@ -1,0 +1,95 @@
+"""Evaluate models and dimensions in parallel, one job a GPU, each a call of run_vlm_evaluation.py.
+
+    python scripts/evaluation/run_parallel_evaluation.py --batch_mode --max_checkpoints 8
+    python scripts/evaluation/run_parallel_evaluation.py --checkpoint output/checkpoint-200 output/checkpoint-400
+    python scripts/evaluation/run_parallel_evaluation.py --gpus 0,1 --dimension "M&T" Complex -- --few-shot-num 1
+
+Several jobs run at once where Ray is installed (pip install -c constraints.txt -e ".[jobs]"), else one after the other.
+What stands behind -- goes to every call. Logs and PID files lie under logs/. Exit code 1 if any job failed; the same
+command continues what is not finished.
+"""
+
+import argparse
+import shlex
+import sys
+
+from configs.config import WorkspaceConfig
+from leap.cli import FAILED, run
+from leap.errors import UsageError
+
+
+def parse_arguments(workspace: WorkspaceConfig, words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--checkpoint", "--model_path", dest="models", nargs="+", help="model folders (default: the baseline)")
+    add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
+    add("--batch_mode", action="store_true", help="the baseline and every checkpoint of --checkpoints_dir")
+    add("--baseline_model", default=workspace.base_model, help="its results are named Baseline")
+    add("--checkpoints_dir", default=workspace.output, help="for --batch_mode")
+    add("--max_checkpoints", type=_count_or_all, help="only the newest N checkpoints, or None")
+    add("--skip-baseline", action="store_true", help="for --batch_mode")
+    add(
+        "--split", choices=("auto", "models", "dimensions"), default="auto", help="what one job does (default: a model)"
+    )
+    add("--jobs", type=_count, help="jobs at once (default: one a GPU, one without a GPU)")
+    add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
+    add("--dry-run", action="store_true", help="print the commands and stop")
+    return parser.parse_args(words)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 is needed")
+    return int(text)
+
+
+def _count_or_all(text: str) -> int | None:
+    return None if text in ("None", "all") else _count(text)
+
+
+def _refuse_contradictions(arguments: argparse.Namespace) -> None:
+    if "baseline" in arguments.dimension and (
+        arguments.dimension != ["baseline"] or arguments.models or arguments.batch_mode
+    ):
+        raise UsageError("--dimension baseline evaluates the baseline on all dimensions; give it no model and no other")
+    if arguments.batch_mode and arguments.models:
+        raise UsageError("--batch_mode takes the baseline and all checkpoints; give it no --checkpoint")
+    if not arguments.batch_mode and (arguments.skip_baseline or arguments.max_checkpoints):
+        raise UsageError("--skip-baseline and --max_checkpoints go with --batch_mode")
+
+
+def main() -> int | None:
+    workspace = WorkspaceConfig.find()
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    arguments, options = parse_arguments(workspace, words[:end]), words[end + 1 :]
+    _refuse_contradictions(arguments)
+
+    from leap.evaluation.models import chosen_models
+    from leap.evaluation.sweep import choose_split, evaluation_jobs, named_models
+    from leap.gpus import chosen_gpus
+    from leap.jobs.run import run_jobs, slots_for
+    from leap.jobs.show import print_outcome
+    from leap.vlabench.dimensions import find_dimensions
+
+    baseline = workspace.resolve(arguments.baseline_model)
+    if arguments.batch_mode:
+        first = None if arguments.skip_baseline else baseline
+        folders = chosen_models(first, workspace.resolve(arguments.checkpoints_dir), arguments.max_checkpoints)
+    else:
+        folders = [workspace.resolve(model) for model in arguments.models or [baseline]]
+    models = named_models(folders, baseline, workspace.output)
+    dimensions = find_dimensions(["all"] if arguments.dimension == ["baseline"] else arguments.dimension)
+    gpus = chosen_gpus(arguments.gpus)
+    split = choose_split(len(models), slots_for(gpus, arguments.jobs)) if arguments.split == "auto" else arguments.split
+    script = workspace.repository / "scripts" / "evaluation" / "run_vlm_evaluation.py"
+    jobs = evaluation_jobs(script, models, dimensions, baseline, split, options)
+    if arguments.dry_run:
+        print("\n".join(shlex.join(job.command) for job in jobs))
+        return None
+    print("how far it is: python scripts/utils/monitor_evaluation.py")
+    return None if print_outcome(run_jobs(jobs, workspace.logs, gpus, arguments.jobs)) else FAILED
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,230 @@
+"""Jobs over GPUs: real processes, one after the other and through Ray, failing ones and interrupted ones."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from rich.console import Console
+
+from leap.errors import LeapError, UsageError
+from leap.gpus import gpu_states, visible_gpus
+from leap.jobs.process import Job
+from leap.jobs.run import run_jobs, slots_for
+from leap.jobs.show import log_tail, print_outcome
+
+
+def has_ray() -> bool:
+    try:
+        version("ray")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+needs_ray = pytest.mark.skipif(
+    not has_ray(), reason='Ray is an optional extra: pip install -c constraints.txt ".[jobs]"'
+)
+# A job with a child of its own; both refuse SIGTERM, so that only SIGKILL ends them.
+STUBBORN = 'trap "" TERM; (trap "" TERM; while true; do sleep 0.1; done) & echo $! > child; touch started; wait'
+PATIENT = 'trap "touch told; exit 3" TERM; echo $$ > child; touch started; while true; do sleep 0.1; done'
+DRIVER = """
+import sys
+from pathlib import Path
+from leap.cli import run
+from leap.jobs.process import Job
+from leap.jobs.run import run_jobs
+folder = Path(sys.argv[1])
+scripts = sys.argv[3:]
+jobs = [Job(f"job-{n}", ["bash", "-c", f"cd {folder}; mkdir {n}; cd {n}; {text}"]) for n, text in enumerate(scripts)]
+run(lambda: run_jobs(jobs, folder, at_once=int(sys.argv[2]), grace=0.5) and 0)
+"""
+
+
+def shell(name: str, text: str, **environment: str) -> Job:
+    return Job(name, ["bash", "-c", text], environment)
+
+
+def wait_for(*paths: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not all(path.exists() for path in paths):
+        assert time.monotonic() < deadline, paths
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a dead one that nobody has reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_failing_job_does_not_stop_the_others(tmp_path: Path) -> None:
+    jobs = [shell("bad", "echo some words; exit 7"), shell("good", "echo fine"), Job("none", ["/no/such/program"])]
+    bad, good, none = run_jobs(jobs, tmp_path)
+    assert (bad.state, good.state, none.state) == ("failed", "done", "failed")
+    assert bad.reason == "exit code 7"
+    assert none.reason == "cannot start: /no/such/program: No such file or directory"
+    assert log_tail(good.log, 5) == ["fine"]
+    screen = StringIO()
+    assert print_outcome([bad, good, none], Console(file=screen, width=60)) is False
+    assert "some words" in screen.getvalue()
+    assert str(none.log) in screen.getvalue()  # not cut, however narrow
+    assert print_outcome([good], Console(file=screen)) is True
+
+
+def test_a_job_whose_log_cannot_be_written_is_failed(tmp_path: Path) -> None:
+    (tmp_path / "first.log").mkdir()
+    first, second = run_jobs([shell("first", "true"), shell("second", "true")], tmp_path)
+    assert (first.state, second.state) == ("failed", "done")
+    assert first.reason == f"cannot start: {tmp_path / 'first.log'}: Is a directory"
+    print_outcome([first], Console(file=StringIO()))
+
+
+def test_a_killed_job_is_told_by_its_signal(tmp_path: Path) -> None:
+    (result,) = run_jobs([shell("killed", "kill -9 $$")], tmp_path)
+    assert result.reason == "killed by signal SIGKILL"
+
+
+def test_the_pid_file_holds_the_process_while_it_runs(tmp_path: Path) -> None:
+    (result,) = run_jobs([shell("own", f"sleep 0.3; echo $$; cat {tmp_path}/own.pid")], tmp_path)
+    own, noted = log_tail(result.log, 2)
+    assert own == noted
+    assert not (tmp_path / "own.pid").exists()
+
+
+def test_what_a_job_leaves_running_is_ended(tmp_path: Path) -> None:
+    (result,) = run_jobs([shell("parent", "sleep 60 & echo $!")], tmp_path)
+    assert result.state == "done"
+    assert not alive(int(log_tail(result.log, 1)[0]))
+
+
+def test_logs_are_appended_and_each_run_has_a_header(tmp_path: Path) -> None:
+    for word in ("first", "second"):
+        run_jobs([shell("log", f"echo {word}; echo error >&2")], tmp_path)
+    text = (tmp_path / "log.log").read_text()
+    assert [line for line in text.splitlines() if not line.startswith("==== ")] == ["first", "error", "second", "error"]
+    assert text.count("bash -c 'echo") == 2
+    assert log_tail(tmp_path / "log.log", 9) == ["second", "error"]
+
+
+def test_a_job_that_runs_already_is_refused_and_a_stale_pid_file_is_not(tmp_path: Path) -> None:
+    (tmp_path / "twice.pid").write_text(f"{os.getpid()}\n")
+    (result,) = run_jobs([shell("twice", "true")], tmp_path)
+    assert result.state == "failed"
+    assert f"process {os.getpid()} runs it already" in (result.reason or "")
+    assert (tmp_path / "twice.pid").exists()
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    (tmp_path / "twice.pid").write_text(f"{gone.pid}\n")
+    assert run_jobs([shell("twice", "true")], tmp_path)[0].state == "done"
+
+
+def test_names_that_would_share_a_log_or_leave_the_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LeapError, match="two jobs have the name a"):
+        run_jobs([shell("a", "true"), shell("a", "true")], tmp_path)
+    with pytest.raises(LeapError, match="names the log"):
+        shell("../a", "true")
+
+
+def test_a_job_sees_one_gpu_and_its_own_environment(tmp_path: Path) -> None:
+    job = shell("gpu", "echo $CUDA_VISIBLE_DEVICES $WORD", WORD="hello")
+    (result,) = run_jobs([job], tmp_path, ["3", "5"])
+    assert log_tail(result.log, 1) == ["3 hello"]
+    (hidden,) = run_jobs([job], tmp_path, [])
+    assert log_tail(hidden.log, 1) == ["hello"]
+
+
+def test_slots() -> None:
+    assert slots_for(None, None) == 1
+    assert slots_for([], 3) == 3
+    assert slots_for(["0", "1"], None) == 2
+    with pytest.raises(UsageError, match="2 GPU"):
+        slots_for(["0", "1"], 3)
+
+
+def test_visible_gpus_are_those_that_cuda_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, names in (("2,GPU-7", ["2", "GPU-7"]), ("", []), ("-1", []), ("0,-1,1", ["0"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
+        assert visible_gpus() == names
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert visible_gpus() == []
+    assert gpu_states() == []
+
+
+def start_driver(folder: Path, at_once: int, *scripts: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", DRIVER, str(folder), str(at_once), *scripts]
+    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_ends_the_job_and_starts_no_other(tmp_path: Path, number: int) -> None:
+    with start_driver(tmp_path, 1, PATIENT, "true") as driver:
+        wait_for(tmp_path / "0" / "started", tmp_path / "job-0.pid")
+        driver.send_signal(number)
+        out, err = driver.communicate(timeout=30)
+    assert driver.returncode == 130, err
+    assert (tmp_path / "0" / "told").exists()  # it had its time to finish
+    assert not alive(int((tmp_path / "0" / "child").read_text()))
+    assert not (tmp_path / "1").exists()
+    assert "job-1, 0.0 s: not started" in out
+    assert not list(tmp_path.glob("*.pid"))
+
+
+def test_a_job_that_will_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
+    with start_driver(tmp_path, 1, STUBBORN) as driver:
+        wait_for(tmp_path / "0" / "started", tmp_path / "job-0.pid")
+        driver.send_signal(signal.SIGTERM)
+        _, err = driver.communicate(timeout=30)
+    assert driver.returncode == 130, err
+    assert not alive(int((tmp_path / "0" / "child").read_text()))
+    assert not list(tmp_path.glob("*.pid"))
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ray_runs_jobs_at_once_on_gpus_of_their_own(tmp_path: Path) -> None:
+    """Two jobs that wait for each other; a third fails. Ray hands out the names, so no GPU is needed."""
+    text = "touch {mine}; until [ -e {other} ]; do sleep 0.05; done; echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS"
+    pair = [(tmp_path / "a", tmp_path / "b"), (tmp_path / "b", tmp_path / "a")]
+    jobs = [shell(f"job-{mine.name}", text.format(mine=mine, other=other)) for mine, other in pair]
+    first, second, bad = run_jobs([*jobs, shell("bad", "exit 2")], tmp_path, ["4", "6", "7"], at_once=2)
+    assert (first.state, second.state, bad.state) == ("done", "done", "failed")
+    assert bad.reason == "exit code 2"
+    seen = {log_tail(result.log, 1)[0].split()[0] for result in (first, second)}
+    assert seen == {"4", "6"}
+    assert not list(tmp_path.glob("*.pid"))
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_what_ray_runs(tmp_path: Path, number: int) -> None:
+    with start_driver(tmp_path, 2, PATIENT, STUBBORN, "true") as driver:
+        wait_for(*(tmp_path / name / "started" for name in "01"), tmp_path / "job-0.pid", tmp_path / "job-1.pid")
+        driver.send_signal(number)
+        out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130, err
+    assert "job-2, 0.0 s: not started" in out
+    assert (tmp_path / "0" / "told").exists()
+    assert not any(alive(int((tmp_path / name / "child").read_text())) for name in "01")
+    assert not list(tmp_path.glob("*.pid"))
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_job_whose_keeper_died_is_ended_and_failed(tmp_path: Path) -> None:
+    text = f"echo $$ > {tmp_path}/child; until [ -s {tmp_path}/lost.pid ]; do sleep 0.05; done; kill -9 $PPID; sleep 60"
+    lost, good = run_jobs([shell("lost", text), shell("good", "true")], tmp_path, at_once=2)
+    assert (lost.state, good.state) == ("failed", "done")
+    assert "lost by Ray" in (lost.reason or "")
+    assert not alive(int((tmp_path / "child").read_text()))
+    assert not list(tmp_path.glob("*.pid"))
