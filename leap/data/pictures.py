@@ -73,7 +73,7 @@ def picture_dimensions(path: Path) -> tuple[int, int]:
         raise LeapError(f"{path}: cannot be read as a picture ({error}); restore or remove it") from error
 
 
-def _refuse_stripes(height: int, width: int) -> None:
+def refuse_stripes(height: int, width: int) -> None:
     """Qwen's picture processor takes no sides of more than 200 to 1."""
     if max(height, width) > 200 * min(height, width):
         raise LeapError(f"a picture of {width}x{height} pixels is too narrow for the model (200 to 1 at the most)")
@@ -90,7 +90,7 @@ class PictureEncoder:
 
     def tokens(self, height: int, width: int) -> int:
         """How many tokens a picture of that size (pixels) becomes."""
-        _refuse_stripes(height, width)
+        refuse_stripes(height, width)
         patches = self._image_processor.get_number_of_image_patches(
             height, width, {"min_pixels": self._size["shortest_edge"], "max_pixels": self._size["longest_edge"]}
         )
@@ -99,7 +99,7 @@ class PictureEncoder:
     def encode(self, pictures: Sequence[Image.Image]) -> tuple[Any, Any]:
         """(pixel_values [patches, channels x pixels] float32, image_grid_thw [pictures, 3] int64)."""
         for picture in pictures:
-            _refuse_stripes(picture.height, picture.width)
+            refuse_stripes(picture.height, picture.width)
         encoded = self._image_processor(images=list(pictures), size=self._size, return_tensors="pt")
         return encoded["pixel_values"], encoded["image_grid_thw"]
 
