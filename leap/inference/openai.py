@@ -326,7 +326,7 @@ class _Run:
                     extra_body=fields.of(self._decoding),
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                others = fields.without(error.message)
+                others = fields.without(_words(error))
                 if others == fields:
                     raise
                 fields = others
@@ -379,9 +379,7 @@ class _Run:
         if text is None:
             raise _Refused("the answer has no text")
         self._check_length(usage.completion_tokens)
-        return Answer(
-            key, text, "stop" if finish == "stop" else "length", usage.prompt_tokens, usage.completion_tokens
-        )
+        return Answer(key, text, "stop" if finish == "stop" else "length", usage.prompt_tokens, usage.completion_tokens)
 
     def _check_length(self, new_tokens: int | None) -> None:
         """An answer of another length than all others could have is no answer to the same question."""
@@ -468,8 +466,10 @@ def _refuse_run(endpoint: Endpoint, error: "APIStatusError") -> NoReturn:
 
 def _words(error: "APIStatusError") -> str:
     """What the server itself said."""
-    message = error.body.get("message") if isinstance(error.body, dict) else None
-    return message if isinstance(message, str) else str(error.body or error.message)
+    said = error.body
+    if isinstance(said, dict):
+        said = said.get("message") or said.get("detail") or said  # FastAPI's own errors have a detail
+    return said if isinstance(said, str) else str(said or error.message)
 
 
 def _cause(error: "APIConnectionError") -> str:

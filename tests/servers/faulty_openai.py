@@ -192,6 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         seen = self.owner.arrive(body)
         try:
             if self.owner.ended.wait(self.owner.hold):
+                self.close_connection = True
                 return
             self._answer(seen)
         except OSError:  # the client has given up
