@@ -30,7 +30,7 @@ from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
 from leap.evaluation.usage import usage_and_cost
 from leap.inference.hf import HfEngine
-from leap.inference.openai import Endpoint, OpenAiEngine, chat_messages, find_endpoint
+from leap.inference.openai import Endpoint, OpenAiEngine, chat_messages, find_endpoint, retry_after
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.models.loading import load_processor
 from leap.records.benchmark import Prediction
@@ -194,6 +194,7 @@ def test_a_storm_of_429_loses_nothing() -> None:
     with FaultyServer(lambda seen: faulty.RATE_LIMITED if seen.number < 60 else None) as server:
         assert_right(answers(server, requests, retries=30, concurrency=16), requests)
         assert len(server.seen) == 100
+        assert sorted(seen.text for seen in server.seen if seen.succeeded) == sorted(f"ask {n}" for n in range(40))
 
 
 def test_concurrency_stays_under_the_cap_and_falls_to_what_the_server_takes() -> None:
@@ -201,18 +202,18 @@ def test_concurrency_stays_under_the_cap_and_falls_to_what_the_server_takes() ->
         return faulty.RATE_LIMITED if seen.together > 3 else None
 
     requests = asked(80)
-    with FaultyServer(hold=0.02) as server:
+    with FaultyServer(hold=0.2) as server:
         assert_right(answers(server, requests, concurrency=16), requests)
         assert 4 < server.most_together() <= 16
     with FaultyServer(at_most_3, hold=0.02) as server:
         assert_right(answers(server, requests, concurrency=16, retries=50), requests)
         assert server.most_together() <= 16
-        assert server.most_together(since=len(server.seen) // 2) <= 5
+        assert server.most_together(since=len(server.seen) // 2) <= 8
 
 
 def test_server_errors_do_not_lower_the_concurrency() -> None:
     requests = asked(60)
-    with FaultyServer(lambda seen: faulty.ERROR_503 if seen.number < 16 else None, hold=0.05) as server:
+    with FaultyServer(lambda seen: faulty.ERROR_503 if seen.number < 16 else None, hold=0.2) as server:
         assert_right(answers(server, requests, concurrency=16), requests)
         assert server.most_together(since=30) > 8
 
@@ -244,6 +245,21 @@ def test_all_requests_wait_as_long_as_the_server_asks(form: str) -> None:
         earliest = min(seen.arrived for seen in first) + 1 if form == "seconds" else int(until)
         assert min(seen.arrived for seen in rest) >= earliest
         assert len(rest) == 8
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after": "soon"}, 0),
+        ({"retry-after": "-5"}, 0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 30),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers: dict[str, str], seconds: float) -> None:
+    assert retry_after(headers) == seconds
 
 
 def test_a_wait_of_hours_ends_the_run() -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
 NO_KEY = "none"  # local servers want none, the client library wants one
+_CONNECTIONS = 1000  # the client library opens no more
 _CONNECT = 15.0  # seconds to open a connection
 _LONGEST_BACKOFF = 60.0  # seconds
 _LONGEST_PAUSE = 3600.0  # seconds that a server may ask us to wait
@@ -58,8 +59,10 @@ class Endpoint:
             raise UsageError(f"{self.shown_url}: no server's address; one looks like http://localhost:8000/v1")
         if not re.fullmatch(r"[!-~]+", self.api_key):
             raise UsageError("the API key holds blanks or other characters that no key has; copy it again")
-        if self.concurrency < 1 or self.retries < 1 or self.timeout <= 0 or self.backoff < 0:
-            raise UsageError("a server needs a concurrency and retries of at least 1, and a timeout above 0 s")
+        if not 1 <= self.concurrency <= _CONNECTIONS:
+            raise UsageError(f"{self.concurrency} requests at once: give 1 to {_CONNECTIONS}")
+        if self.retries < 1 or self.timeout <= 0 or self.backoff < 0:
+            raise UsageError("a server needs at least 1 retry, and a timeout above 0 s")
         if (self.input_price is None) != (self.output_price is None):
             raise UsageError("a cost needs both prices, of input and of output tokens")
 
@@ -74,7 +77,7 @@ class Endpoint:
         for secret in (self.api_key, urlsplit(self.base_url).password):
             if secret and secret != NO_KEY:
                 text = text.replace(secret, "[key]")
-        text = re.sub(r"(data:[\w/+.-]*;base64,)?[A-Za-z0-9+/=_-]{80,}|data:[\w/+.-]*;base64,\S*", "[picture]", text)
+        text = re.sub(r"(data:[\w/+.-]*;base64,)?[A-Za-z0-9+/=_-]{200,}|data:[\w/+.-]*;base64,\S*", "[picture]", text)
         text = " ".join(text.split())
         return text if len(text) <= 300 else f"{text[:300]} …"
 
@@ -347,7 +350,7 @@ class _Run:
     def _refusal(self, error: "APIStatusError", sent_under: int) -> NoReturn:
         """What an HTTP error means: for the whole run, for this try, or for this request alone."""
         status = error.status_code
-        if status in (401, 402, 403, 404) or error.code == "insufficient_quota":
+        if status in (401, 402, 403, 404) or (status == 429 and error.code == "insufficient_quota"):
             _refuse_run(self._endpoint, error)
         text = f"the server answered {status} ({self._endpoint.hidden(_words(error))})"
         if status not in (408, 409, 425, 429) and status < 500:

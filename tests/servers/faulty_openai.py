@@ -74,7 +74,8 @@ class Seen:
     arrived: float
     together: int  # requests under way, this one included
     fault: Fault | None = None
-    answered: float | None = None  # when the whole answer, right or not, was handed over
+    succeeded: bool = False  # a right answer was handed over whole
+    under_way: bool = True
 
 
 Plan = Callable[[Seen], Fault | None]
@@ -156,9 +157,10 @@ class FaultyServer:
             seen.fault = self.plan(seen)
         return seen
 
-    def leave(self) -> None:
+    def leave(self, seen: Seen) -> None:
         with self.lock:
-            self.together -= 1
+            self.together -= seen.under_way
+            seen.under_way = False
 
 
 def last_text(body: Mapping[str, Any]) -> str:
@@ -194,11 +196,13 @@ class _Handler(BaseHTTPRequestHandler):
             if self.owner.ended.wait(self.owner.hold):
                 self.close_connection = True
                 return
+            if not (seen.fault and seen.fault.slow):
+                self.owner.leave(seen)  # before the client can know, and send the next
             self._answer(seen)
         except OSError:  # the client has given up
             self.close_connection = True
         finally:
-            self.owner.leave()
+            self.owner.leave(seen)
 
     def _let_in(self) -> bool:
         given = self.headers.get("Authorization", "")
@@ -212,10 +216,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is None:
             usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
             self._send(200, completion(answer_to(seen.body), usage=usage))
+            seen.succeeded = True
         else:
             body = fault.body or (error(f"planned: {fault.name}") if fault.status != 200 else completion())
             self._fail(fault, body)
-        seen.answered = time.time()
 
     def _fail(self, fault: Fault, body: bytes) -> None:
         if fault.cut == "before":
