@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 MODEL, KEY = "tiny", "sk-test-0123456789"
+DRIPS = 80  # of 50 ms each
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Fault:
     body: bytes | None = None  # None: a protocol error of that status
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: Literal["no", "before", "within"] = "no"  # the connection closes before or within the body
-    slow: bool = False  # half of the body, and then nothing
+    slow: Literal["no", "stalls", "drips"] = (
+        "no"  # half of the body and nothing more, or one blank after another before it
+    )
     final: bool = False  # asking again does not help
 
 
@@ -47,7 +50,7 @@ def rate_limited(retry_after: str) -> Fault:
 RATE_LIMITED = Fault("429", 429)
 ERROR_500, ERROR_502, ERROR_503 = (Fault(str(status), status) for status in (500, 502, 503))
 CUT, CUT_WITHIN = Fault("cut", cut="before"), Fault("cut within the body", cut="within")
-SLOW = Fault("slow", slow=True)
+STALLING, DRIPPING = Fault("stalling", slow="stalls"), Fault("dripping", slow="drips")
 BROKEN_JSON = Fault("broken JSON", body=completion()[:-9])
 NO_JSON = Fault("no JSON", body=b"<html>It works!</html>")
 WRONG_TYPE = Fault("wrong type", body=completion(text=["a list"]))
@@ -59,6 +62,7 @@ BAD_REQUEST = Fault("400", 400, final=True)
 UNPROCESSABLE = Fault("422", 422, final=True)
 
 PASSING = (RATE_LIMITED, ERROR_500, ERROR_502, ERROR_503, CUT, CUT_WITHIN)
+SLOW = (STALLING, DRIPPING)
 BAD_BODIES = (BROKEN_JSON, NO_JSON, WRONG_TYPE, NO_CHOICE)
 FINAL = (NULL_CONTENT, REFUSAL, FILTERED, BAD_REQUEST, UNPROCESSABLE)
 
@@ -196,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.owner.ended.wait(self.owner.hold):
                 self.close_connection = True
                 return
-            if not (seen.fault and seen.fault.slow):
+            if not (seen.fault and seen.fault.slow != "no"):
                 self.owner.leave(seen)  # before the client can know, and send the next
             self._answer(seen)
         except OSError:  # the client has given up
@@ -224,10 +228,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _fail(self, fault: Fault, body: bytes) -> None:
         if fault.cut == "before":
             self.close_connection = True
-        elif fault.cut == "within" or fault.slow:
+        elif fault.slow == "drips":
+            self._send(fault.status, b"", fault.headers, promised=len(body) + DRIPS)
+            for _ in range(DRIPS):
+                self.owner.ended.wait(0.05)
+                self.wfile.write(b" ")
+            self.wfile.write(body)
+        elif fault.cut == "within" or fault.slow == "stalls":
             self._send(fault.status, body[: len(body) // 2], fault.headers, promised=len(body))
             self.close_connection = True
-            if fault.slow:
+            if fault.slow == "stalls":
                 self.connection.settimeout(60)
                 self.rfile.read(1)  # until the client hangs up
         else:
