@@ -22,7 +22,7 @@ from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding, Request
-from leap.inference.vllm import (
+from leap.inference.vllm_server import (
     INTERPRETER,
     MODEL_NAME,
     VllmServer,
@@ -50,7 +50,7 @@ time.sleep(600)
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from leap.inference.vllm import _start
+from leap.inference.vllm_server import _start
 folder, family, manners = sys.argv[1:]
 server = _start([sys.executable, "-c", family, folder, manners], dict(os.environ), Path(folder, "log"))
 print(server.pid, flush=True)

@@ -73,7 +73,7 @@ def picture_dimensions(path: Path) -> tuple[int, int]:
         raise LeapError(f"{path}: cannot be read as a picture ({error}); restore or remove it") from error
 
 
-def _refuse_stripes(height: int, width: int) -> None:
+def refuse_stripes(height: int, width: int) -> None:
     """Qwen's picture processor takes no sides of more than 200 to 1."""
     if max(height, width) > 200 * min(height, width):
         raise LeapError(f"a picture of {width}x{height} pixels is too narrow for the model (200 to 1 at the most)")
@@ -100,7 +100,7 @@ class PictureEncoder:
 
     def tokens(self, height: int, width: int) -> int:
         """How many tokens a picture of that size (pixels) becomes."""
-        _refuse_stripes(height, width)
+        refuse_stripes(height, width)
         patches = self._image_processor.get_number_of_image_patches(
             height, width, {"min_pixels": self.size["shortest_edge"], "max_pixels": self.size["longest_edge"]}
         )
@@ -117,7 +117,7 @@ class PictureEncoder:
         The processor repeats a picture as the frames of a still video; one of them is kept.
         """
         for picture in pictures:
-            _refuse_stripes(picture.height, picture.width)
+            refuse_stripes(picture.height, picture.width)
         encoded = self._image_processor(
             images=list(pictures), size=self.size, do_rescale=False, do_normalize=False, return_tensors="pt"
         )

@@ -13,13 +13,12 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from leap.errors import LeapError
-from leap.evaluation.run import MANIFEST, PREDICTIONS
+from leap.evaluation.result_folder import MANIFEST, PREDICTIONS
 from leap.records.benchmark import Prediction
-from leap.records.files import first_problem, read_object
+from leap.records.files import LOCK, first_problem, read_object
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.parsing import parse_plan
 
-LOCK = ".lock"  # held by the process that fills a result folder; says "PID host"
 Status = Literal["running", "stopped", "incomplete", "complete", "unreadable"]
 _WINDOW, _TRUSTED = 120.0, 15.0  # seconds that a live rate looks back at most, and at least: answers come in batches
 

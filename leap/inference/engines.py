@@ -93,7 +93,8 @@ def open_local(
     """An engine for the model in `folder` (an adapter's on `base`); `log` is where a server writes."""
     given = options.given
     if options.engine == "vllm":
-        from leap.inference.vllm import VllmEngine, VllmSettings
+        from leap.inference.vllm import VllmEngine
+        from leap.inference.vllm_server import VllmSettings
 
         settings = VllmSettings(
             model=base or folder,

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from leap.errors import LeapError
 
 Record = TypeVar("Record", bound=BaseModel)
 LOCK = ".lock"
+_LOCK_PATIENCE = 0.5  # seconds: one who only looks whether a lock is held holds it for an instant
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -160,25 +162,30 @@ class FolderLock:
         self._folder, self._path = folder, folder / LOCK
 
     def __enter__(self) -> "FolderLock":
-        while True:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a+")
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                self._file.seek(0)
-                holder = self._file.read().strip() or "unknown"
-                self._file.close()
+        deadline = time.monotonic() + _LOCK_PATIENCE
+        while not self._take():
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            self._file.close()
+            if time.monotonic() > deadline:
                 raise LeapError(
                     f"{self._folder}: another process writes here ({holder}); wait until it is done, or stop it"
-                ) from error
-            if self._path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
-                break
-            self._file.close()  # its last holder removed it just now
+                )
+            time.sleep(_LOCK_PATIENCE / 10)
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
         return self
+
+    def _take(self) -> bool:
+        """Whether the lock is ours now; not where its last holder removed the file while we opened it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return self._path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

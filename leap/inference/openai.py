@@ -1,0 +1,480 @@
+"""Inference at a server that speaks OpenAI's chat protocol: vLLM, SGLang, LMDeploy, `transformers serve`, hosted ones.
+
+Retries, waiting and concurrency are decided here, not by the client library, and every answer is checked: servers
+ignore what they do not know, and fail in many ways. Text that looks like a special token is the server's to read.
+"""
+
+import os
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from urllib.parse import urlsplit, urlunsplit
+
+import anyio
+from anyio import to_thread
+from anyio.from_thread import start_blocking_portal
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from leap.data.pictures import PictureSize
+from leap.errors import LeapError, UsageError
+from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.throttle import Throttle
+from leap.records.files import first_problem
+from leap.records.training import ImagePart, TextPart
+
+if TYPE_CHECKING:
+    from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+
+NO_KEY = "none"  # local servers want none, the client library wants one
+_CONNECTIONS = 1000  # the client library opens no more
+_CONNECT = 15.0  # seconds to open a connection
+_LONGEST_BACKOFF = 60.0  # seconds
+_LONGEST_PAUSE = 3600.0  # seconds that a server may ask us to wait
+_UNREACHABLE = 4  # so many requests in a row, each with all its retries, and there is no server
+_BODIES = 2  # one bad body may be an accident on the way
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model at a server, and how hard it may be asked. Raises UsageError for what cannot be used."""
+
+    base_url: str  # up to /v1
+    model: str
+    api_key: str = field(default=NO_KEY, repr=False)
+    concurrency: int = 32  # requests at once, at most
+    timeout: float = 600.0  # seconds a request, whole
+    retries: int = 8  # of a request, after the first try
+    backoff: float = 0.5  # seconds before the first retry, at most; twice as many before each further one
+    input_price: float | None = None  # USD per million tokens
+    output_price: float | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{self.shown_url}: no server's address; one looks like http://localhost:8000/v1")
+        if not re.fullmatch(r"[!-~]+", self.api_key):
+            raise UsageError("the API key holds blanks or other characters that no key has; copy it again")
+        if not 1 <= self.concurrency <= _CONNECTIONS:
+            raise UsageError(f"{self.concurrency} requests at once: give 1 to {_CONNECTIONS}")
+        if self.retries < 1 or self.timeout <= 0 or self.backoff < 0:
+            raise UsageError("a server needs at least 1 retry, and a timeout above 0 s")
+        if (self.input_price is None) != (self.output_price is None):
+            raise UsageError("a cost needs both prices, of input and of output tokens")
+
+    @property
+    def shown_url(self) -> str:
+        """The address without a user and a password in it."""
+        parts = urlsplit(self.base_url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+    def hidden(self, text: str) -> str:
+        """What a server said, in one short line, without the key and without pictures."""
+        for secret in (self.api_key, urlsplit(self.base_url).password):
+            if secret and secret != NO_KEY:
+                text = text.replace(secret, "[key]")
+        text = re.sub(r"(data:[\w/+.-]*;base64,)?[A-Za-z0-9+/=_-]{200,}|data:[\w/+.-]*;base64,\S*", "[picture]", text)
+        text = " ".join(text.split())
+        return text if len(text) <= 300 else f"{text[:300]} …"
+
+
+class _Named(BaseModel):
+    id: str
+
+
+class _ModelList(BaseModel):
+    data: list[_Named]
+
+
+def find_endpoint(
+    base_url: str | None = None, model: str | None = None, api_key: str | None = None, **limits: Any
+) -> Endpoint:
+    """The endpoint that flags or OPENAI_BASE_URL and OPENAI_API_KEY name; `limits` are Endpoint's other fields.
+
+    Without `model` it is the only one that the server has. Raises UsageError where an address or a choice is missing,
+    LeapError where no server answers or it refuses the key.
+    """
+    url = base_url or os.environ.get("OPENAI_BASE_URL")
+    if not url:
+        raise UsageError("no server: give --base_url http://HOST:PORT/v1 or set OPENAI_BASE_URL")
+    key = (api_key or os.environ.get("OPENAI_API_KEY") or NO_KEY).strip()
+    url = url.rstrip("/").removesuffix("/chat/completions")
+    endpoint = Endpoint(url, model or "", key, **limits)
+    models = _models(endpoint)
+    if model:
+        return endpoint
+    if models is None or len(models) != 1:
+        raise UsageError(f"{endpoint.shown_url}: name one of its models with --model ({_listed(models)})")
+    return replace(endpoint, model=models[0])
+
+
+def _listed(models: list[str] | None) -> str:
+    if models is None:
+        return "it does not list them"
+    return "it has " + (", ".join(sorted(models)) or "none")
+
+
+def _models(endpoint: Endpoint) -> list[str] | None:
+    """Names of the server's models; None where it does not list any."""
+    import openai
+
+    limit = min(30.0, endpoint.timeout)
+    with openai.OpenAI(
+        base_url=endpoint.base_url, api_key=endpoint.api_key, timeout=openai.Timeout(limit), max_retries=1
+    ) as client:
+        try:
+            body = client.models.with_raw_response.list().content
+            return [model.id for model in _ModelList.model_validate_json(body).data]
+        except openai.APIConnectionError as error:
+            raise LeapError(
+                f"no server at {endpoint.shown_url} ({_cause(error)}); start it or correct the address"
+            ) from (error)
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403):
+                _refuse_run(endpoint, error)
+            return None
+        except ValidationError:
+            return None
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Which fields this server takes for what we mean. The neutral ones undo a checkpoint's own defaults."""
+
+    limit: str = "max_tokens"
+    # repetition_penalty: vLLM, SGLang, LMDeploy; `transformers serve` sets it from frequency_penalty
+    neutral: tuple[str, ...] = ("frequency_penalty", "repetition_penalty", "top_k")
+
+    def of(self, decoding: Decoding) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "seed": decoding.seed,
+            self.limit: decoding.max_new_tokens,
+        }
+        if decoding.min_new_tokens > 0:
+            fields |= {"min_tokens": decoding.min_new_tokens, "ignore_eos": True}
+        neutral = {"frequency_penalty": 0.0, "repetition_penalty": 1.0}
+        if decoding.temperature > 0:
+            neutral["top_k"] = -1
+        return fields | {name: value for name, value in neutral.items() if name in self.neutral}
+
+    def without(self, refusal: str) -> "_Fields":
+        """The fields to try after a server's words about those it does not take."""
+        limit = "max_completion_tokens" if "max_completion_tokens" in refusal else self.limit
+        return _Fields(limit, tuple(name for name in self.neutral if name not in refusal))
+
+
+@dataclass
+class _Server:
+    """What the answers have shown of the server."""
+
+    fields: _Fields = _Fields()
+    models: set[str] = field(default_factory=set)
+
+
+class OpenAiEngine:
+    """One model at one server. Nothing is kept open between calls of `answers`."""
+
+    def __init__(self, endpoint: Endpoint, pictures: PictureSize) -> None:
+        from leap.data import data_uri  # noqa: F401  (loads libraries; see there)
+
+        self._endpoint, self._pictures, self._server = endpoint, pictures, _Server()
+
+    def describe(self) -> dict[str, Any]:
+        """`server_model` is what the answers so far named as their model."""
+        return {
+            "engine": "openai",
+            "base_url": self._endpoint.shown_url,
+            "model": self._endpoint.model,
+            "server_model": ", ".join(sorted(self._server.models)) or None,
+            "concurrency": self._endpoint.concurrency,
+        }
+
+    def close(self) -> None:
+        pass
+
+    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
+        """Answers as they come. Closing the iterator, or an interruption, ends all requests and their thread."""
+        finished: SimpleQueue[Answer | None] = SimpleQueue()
+        with start_blocking_portal() as portal:
+            run = portal.start_task_soon(self._answer_all, requests, decoding, finished.put)
+            run.add_done_callback(lambda _: finished.put(None))
+            while (answer := finished.get()) is not None:
+                yield answer
+            run.result()
+
+    async def _answer_all(
+        self, requests: Sequence[Request], decoding: Decoding, finished: Callable[[Answer], None]
+    ) -> None:
+        import openai
+
+        endpoint, waiting = self._endpoint, iter(requests)
+        timeout = openai.Timeout(endpoint.timeout, connect=min(_CONNECT, endpoint.timeout))
+        async with openai.AsyncOpenAI(
+            base_url=endpoint.base_url, api_key=endpoint.api_key, timeout=timeout, max_retries=0
+        ) as client:
+            run = _Run(endpoint, client, self._server, self._pictures, decoding, len(requests))
+
+            async def work() -> None:
+                for request in waiting:  # shared: each takes the next, so that few pictures are in memory
+                    finished(await run.answer(request))
+
+            try:
+                async with anyio.create_task_group() as group:
+                    for _ in range(min(endpoint.concurrency, len(requests))):
+                        group.start_soon(work)
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+
+
+class _Refused(Exception):
+    """No answer to this request, and asking again would not help."""
+
+
+class _BadBody(Exception):
+    """An answer that is none: broken on the way, or not of the protocol."""
+
+
+class _Again(Exception):
+    """No answer this time."""
+
+
+class _Unreachable(_Again):
+    """Not even a connection."""
+
+
+class _Run:
+    """One call of `answers`."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        client: "AsyncOpenAI",
+        server: _Server,
+        pictures: PictureSize,
+        decoding: Decoding,
+        requests: int,
+    ) -> None:
+        self._endpoint, self._client, self._server = endpoint, client, server
+        self._pictures, self._decoding = pictures, decoding
+        self._throttle = Throttle(endpoint.concurrency)
+        self._packing = anyio.CapacityLimiter(os.cpu_count() or 1)
+        self._unreachable, self._patience = 0, min(_UNREACHABLE, requests)
+
+    async def answer(self, request: Request) -> Answer:
+        """The request's answer, or its error after all retries. Raises LeapError where no request can be answered."""
+        try:
+            messages = await to_thread.run_sync(chat_messages, request, self._pictures, limiter=self._packing)
+        except LeapError as error:  # this request's own pictures
+            return Answer(request.key, error=str(error))
+        bad_bodies, tries = 0, 0
+        while True:
+            tries += 1
+            try:
+                return await self._ask(request.key, messages)
+            except _Refused as failure:
+                return Answer(request.key, error=str(failure))
+            except _BadBody as failure:
+                bad_bodies += 1
+                last: Exception = failure
+            except _Again as failure:
+                last = failure
+            if bad_bodies == _BODIES or tries > self._endpoint.retries:
+                self._note_unreachable(last)
+                return Answer(request.key, error=f"{last} (asked {tries} times)")
+            longest = min(self._endpoint.backoff * 2 ** (tries - 1), _LONGEST_BACKOFF)
+            await anyio.sleep(random.uniform(0, longest))
+
+    def _note_unreachable(self, failure: Exception) -> None:
+        if isinstance(failure, _Unreachable):
+            self._unreachable += 1
+            if self._unreachable >= self._patience:
+                raise LeapError(f"no server at {self._endpoint.shown_url} ({failure}); start it or correct the address")
+
+    async def _ask(self, key: tuple[str, str], messages: list[dict[str, Any]]) -> Answer:
+        import openai
+
+        timeout = self._endpoint.timeout
+        async with self._throttle.slot() as sent_under:
+            try:
+                with anyio.fail_after(timeout):  # the client's own timeout is for each piece of a body
+                    body = await self._send(messages)
+            except openai.APIConnectionError as error:
+                self._lost(error)
+            except TimeoutError as error:
+                self._unreachable = 0
+                raise _Again(f"no whole answer within {timeout:g} s") from error
+            except openai.APIStatusError as error:
+                self._unreachable = 0
+                self._refusal(error, sent_under)
+        self._unreachable = 0
+        self._throttle.speed_up()
+        return self._checked(key, body)
+
+    async def _send(self, messages: list[dict[str, Any]]) -> bytes:
+        """The body of an accepted request, whichever of our fields had to be left out for it."""
+        import openai
+
+        fields = self._server.fields
+        while True:
+            try:
+                response = await self._client.chat.completions.with_raw_response.create(
+                    model=self._endpoint.model,
+                    messages=messages,  # type: ignore[arg-type]
+                    extra_body=fields.of(self._decoding),
+                )
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                others = fields.without(_words(error))
+                if others == fields:
+                    raise
+                fields = others
+            else:
+                self._server.fields = fields  # only now: an error may quote a field that is not its cause
+                return response.content
+
+    def _lost(self, error: "APIConnectionError") -> NoReturn:
+        import openai
+
+        if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
+            raise _Unreachable(self._endpoint.hidden(_cause(error))) from error
+        self._unreachable = 0
+        if isinstance(error, openai.APITimeoutError):
+            raise _Again(f"no whole answer within {self._endpoint.timeout:g} s") from error
+        raise _Again(f"the connection was lost ({self._endpoint.hidden(_cause(error))})") from error
+
+    def _refusal(self, error: "APIStatusError", sent_under: int) -> NoReturn:
+        """What an HTTP error means: for the whole run, for this try, or for this request alone."""
+        status = error.status_code
+        if status in (401, 402, 403, 404) or (status == 429 and error.code == "insufficient_quota"):
+            _refuse_run(self._endpoint, error)
+        text = f"the server answered {status} ({self._endpoint.hidden(_words(error))})"
+        if status not in (408, 409, 425, 429) and status < 500:
+            raise _Refused(text) from error
+        if status == 429:
+            self._throttle.slow_down(sent_under)
+        wait = retry_after(error.response.headers)
+        if wait > _LONGEST_PAUSE:
+            raise LeapError(
+                f"{text}: it asks for {wait:.0f} s of patience; the same command continues later"
+            ) from error
+        self._throttle.pause(wait)
+        raise _Again(text) from error
+
+    def _checked(self, key: tuple[str, str], body: bytes) -> Answer:
+        try:
+            completion = _Completion.model_validate_json(body)
+        except ValidationError as error:
+            problem = self._endpoint.hidden(first_problem(error))
+            raise _BadBody(f"the server's answer is no chat completion ({problem})") from error
+        if completion.model:
+            self._server.models.add(completion.model)
+        (choice,), usage = completion.choices, completion.usage or _Usage()
+        text, finish = choice.message.content, choice.finish_reason
+        if choice.message.refusal:
+            raise _Refused(f"the model refused ({self._endpoint.hidden(choice.message.refusal)})")
+        if finish not in ("stop", "length"):
+            raise _Refused(f"the answer ended with {finish}, which is neither its end nor the limit of new tokens")
+        if text is None:
+            raise _Refused("the answer has no text")
+        self._check_length(usage.completion_tokens)
+        return Answer(key, text, "stop" if finish == "stop" else "length", usage.prompt_tokens, usage.completion_tokens)
+
+    def _check_length(self, new_tokens: int | None) -> None:
+        """An answer of another length than all others could have is no answer to the same question."""
+        least, most = self._decoding.min_new_tokens, self._decoding.max_new_tokens
+        if new_tokens is not None and not least <= new_tokens <= most:
+            field = "min_tokens" if new_tokens < least else self._server.fields.limit
+            raise _Refused(f"{new_tokens} new tokens where {least} to {most} were asked for: it ignores {field}")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Message(_Strict):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(_Strict):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(_Strict):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Completion(_Strict):
+    model: str | None = None
+    choices: Annotated[list[_Choice], Field(min_length=1, max_length=1)]
+    usage: _Usage | None = None
+
+
+def chat_messages(request: Request, size: PictureSize) -> list[dict[str, Any]]:
+    """The conversation as the protocol has it, pictures of that size within. Raises LeapError for a broken picture."""
+    from leap.data.data_uri import data_uri
+
+    pictures = iter(request.pictures)
+
+    def content(part: TextPart | ImagePart) -> dict[str, Any]:
+        if isinstance(part, ImagePart):
+            return {"type": "image_url", "image_url": {"url": data_uri(next(pictures), size)}}
+        return {"type": "text", "text": part.text}
+
+    messages: list[dict[str, Any]] = []
+    for message in request.messages:
+        parts = [content(part) for part in message.parts()]
+        # A text alone goes as a string, which every server takes, for system messages too.
+        alone = len(parts) == 1 and parts[0]["type"] == "text"
+        messages.append({"role": message.role, "content": parts[0]["text"] if alone else parts})
+    return messages
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to wait, told as such or as a date; 0 where it does not say."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    until, now = _date(value), _date(headers.get("date", "")) or datetime.now(UTC)
+    return max(0.0, (until - now).total_seconds()) if until else 0.0
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _refuse_run(endpoint: Endpoint, error: "APIStatusError") -> NoReturn:
+    advice = {
+        401: "it refuses the key; set OPENAI_API_KEY",
+        402: "the account has no money left",
+        403: "this key may not do that",
+        404: f"is the model {endpoint.model!r} served there, and does the address end as the server's does (/v1)?",
+        429: "the account's quota is used up",
+    }[error.status_code]
+    raise LeapError(
+        f"{endpoint.shown_url} answered {error.status_code} ({endpoint.hidden(_words(error))}): {advice}"
+    ) from error
+
+
+def _words(error: "APIStatusError") -> str:
+    """What the server itself said."""
+    said = error.body
+    if isinstance(said, dict):
+        said = said.get("message") or said.get("detail") or said  # FastAPI's own errors have a detail
+    return said if isinstance(said, str) else str(said or error.message)
+
+
+def _cause(error: "APIConnectionError") -> str:
+    cause = error.__cause__
+    return str(cause) or type(cause).__name__

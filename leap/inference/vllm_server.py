@@ -1,0 +1,315 @@
+"""A vLLM server that LEAP starts for one model folder, in vLLM's own Python environment, and ends again.
+
+Pictures are prepared by several API server processes ahead of the GPU, and what prompts share is computed once.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from leap import supervise
+from leap.data.pictures import PictureSize
+from leap.errors import LeapError
+
+MODEL_NAME = "leap"  # what requests call the served model, an adapter on its base included
+INTERPRETER = "LEAP_VLLM_PYTHON"
+_HOW = f"make one with scripts/utils/make_vllm_environment.sh and name its python with --vllm_python or {INTERPRETER}"
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM has kernels for
+_PROBE = """
+import importlib.metadata, json
+from vllm import __version__
+from vllm.platforms import current_platform
+importlib.metadata.version("vllm")
+print(json.dumps({"version": __version__, "device": current_platform.device_type or "none"}))
+"""
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """What a server is started with. `device` is "cuda", "cuda:N" (among the visible ones) or "cpu"."""
+
+    model: Path
+    pictures: PictureSize
+    device: str = "cuda"
+    dtype: str = "bfloat16"
+    max_model_len: int = 8192  # tokens of prompt and answer; vLLM refuses longer requests
+    max_num_seqs: int = 256  # sequences decoded together; memory for them is taken as they grow
+    gpu_memory_utilization: float = 0.9
+    pictures_per_prompt: int = 16
+    api_servers: int | None = None  # processes that prepare requests; None: from the CPU cores
+    lora: Path | None = None  # an adapter on `model`
+    seed: int = 0
+    extra: tuple[str, ...] = ()  # vLLM's own flags; they win over those above
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that has vLLM, and the kind of device ("cuda", "cpu", ...) which its vLLM is built for and sees."""
+
+    path: str
+    version: str
+    device: str
+
+
+def find_interpreter(wanted: str | None = None) -> Interpreter:
+    """`wanted`, else $LEAP_VLLM_PYTHON, else the running Python. Raises LeapError where it cannot import vLLM."""
+    path = wanted or os.environ.get(INTERPRETER) or (sys.executable if find_spec("vllm") else None)
+    if path is None:
+        raise LeapError(f"vLLM needs a Python environment of its own: {_HOW}")
+    try:
+        probe = subprocess.run([path, "-c", _PROBE], capture_output=True, text=True, check=False, env=_environment())
+    except OSError as error:
+        raise LeapError(f"{path}: cannot be run as vLLM's Python ({error.strerror}); {_HOW}") from error
+    if probe.returncode != 0:
+        reason = _last_line(probe.stderr) or _exit_reason(probe.returncode)
+        raise LeapError(f"{path}: vLLM cannot be imported there ({reason}); {_HOW}")
+    return Interpreter(path, **json.loads(_last_line(probe.stdout)))
+
+
+def api_servers(cores: int) -> int:
+    """Processes that prepare requests: one example of two 960x960 PNG takes a core about 0.11 s, so four of them
+    are ahead of 25 examples/s; the other cores are the GPU's and the caller's."""
+    return max(1, min(8, cores // 2))
+
+
+def build_command(
+    python: str, settings: VllmSettings, port: int, picture_pixels: Mapping[str, int], cores: int
+) -> list[str]:
+    """The command line of the server. `picture_pixels` are the bounds on a picture's area, as processors name them."""
+    flags: dict[str, Any] = {
+        "--host": "127.0.0.1",
+        "--port": port,
+        "--dtype": settings.dtype,
+        "--seed": settings.seed,
+        "--max-model-len": settings.max_model_len,
+        "--max-num-seqs": settings.max_num_seqs,
+        "--api-server-count": settings.api_servers or api_servers(cores),
+        "--generation-config": "vllm",  # a checkpoint's own sampling settings must not reach an evaluation
+        "--limit-mm-per-prompt": json.dumps({"image": settings.pictures_per_prompt, "video": 0}),
+        "--mm-processor-kwargs": json.dumps({"size": dict(picture_pixels)}),
+        "--mm-processor-cache-gb": 0,  # pictures hardly repeat, and several API servers would each keep their own
+    }
+    if not settings.on_cpu:
+        flags["--gpu-memory-utilization"] = settings.gpu_memory_utilization
+    switches = ["--enable-prefix-caching", "--disable-uvicorn-access-log"]
+    switches += ["--enforce-eager"] if settings.on_cpu else []
+    command = [python, "-m", "vllm.entrypoints.cli.main", "serve", str(settings.model.resolve())]
+    command += [word for name, value in flags.items() for word in (name, str(value))]
+    return [*command, *switches, *_names(settings), *settings.extra]
+
+
+def _names(settings: VllmSettings) -> list[str]:
+    """Flags that give the model, or the adapter on it, its name in requests."""
+    if settings.lora is None:
+        return ["--served-model-name", MODEL_NAME]
+    adapter = settings.lora.resolve()
+    rank = _lora_rank(adapter)
+    names = ["--served-model-name", "base", "--lora-modules", f"{MODEL_NAME}={adapter}"]
+    return [*names, "--enable-lora", "--max-lora-rank", str(rank)]
+
+
+def _lora_rank(adapter: Path) -> int:
+    """The smallest rank vLLM offers that holds the adapter's."""
+    path = adapter / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text())
+        ranks = [int(config["r"]), *(config.get("rank_pattern") or {}).values()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LeapError(f"{path}: cannot be read as an adapter's settings ({error!r})") from error
+    fitting = [rank for rank in _LORA_RANKS if rank >= max(ranks)]
+    if not fitting:
+        raise LeapError(f"{path}: rank {max(ranks)} is above vLLM's {_LORA_RANKS[-1]}; merge the adapter or use hf")
+    return fitting[0]
+
+
+def _environment(settings: VllmSettings | None = None) -> dict[str, str]:
+    """This process's environment with what the server needs: offline, silent, one device."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if settings is None:
+        return environment
+    if settings.on_cpu:
+        environment["TORCH_COMPILE_DISABLE"] = "1"
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        return environment
+    index = int(settings.device.partition(":")[2] or 0)
+    visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device.strip()]
+    if visible and index >= len(visible):
+        raise LeapError(f"--device {settings.device}: CUDA_VISIBLE_DEVICES shows {len(visible)} devices")
+    environment["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
+    return environment
+
+
+class VllmServer:
+    """A running server: OpenAI's protocol at `url`, with `api_key`, for the model named MODEL_NAME.
+
+    Starting takes half a minute to several minutes. It ends with close(), with the `with` block, and with this process
+    however that ends. Raises LeapError, with the reason and the log's path, where the server does not start.
+    """
+
+    def __init__(
+        self, settings: VllmSettings, log: Path, python: str | None = None, start_timeout: float = 1200.0
+    ) -> None:
+        self._interpreter = find_interpreter(python)
+        self._check_device(settings)
+        self.log = log
+        # vLLM shares its port with whoever binds it likewise: the key keeps two servers' requests apart all the same.
+        self.api_key = secrets.token_hex(16)
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}/v1"
+        pixels = _picture_pixels(settings)
+        self._command = build_command(self._interpreter.path, settings, port, pixels, _usable_cores())
+        self._process = _start(self._command, _environment(settings) | {"VLLM_API_KEY": self.api_key}, log)
+        try:
+            self._wait_until_healthy(port, start_timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "VllmServer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: vLLM's version and the command that runs it."""
+        return {"vllm": self._interpreter.version, "command": shlex.join(self._command)}
+
+    def check(self, wait: float = 0.0) -> None:
+        """Raises LeapError, with the reason from its log, if the server has ended or ends within `wait` seconds.
+
+        A request that finds no connection is told some seconds before the last of the server's processes has ended.
+        """
+        try:
+            code = self._process.wait(wait)
+        except subprocess.TimeoutExpired:
+            return
+        raise LeapError(f"the vLLM server ended: {_log_reason(self.log, code)}; its log is {self.log}")
+
+    def close(self) -> None:
+        """End the server and all that it started; harmless when called again."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()  # tells the supervisor, which ends the group
+        self._process.wait()
+
+    def _check_device(self, settings: VllmSettings) -> None:
+        kind = settings.device.partition(":")[0]
+        if kind != self._interpreter.device:
+            raise LeapError(
+                f"--device {settings.device}: the vLLM of {self._interpreter.path} runs on {self._interpreter.device}; "
+                "choose that device, or the Python of another vLLM"
+            )
+
+    def _wait_until_healthy(self, port: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not _healthy(port):
+            self.check()
+            if time.monotonic() > deadline:
+                last = _last_line(_tail(self.log))
+                raise LeapError(f"the vLLM server was not ready after {timeout:.0f} s ({last}); its log is {self.log}")
+            time.sleep(0.5)
+
+
+def _picture_pixels(settings: VllmSettings) -> dict[str, int]:
+    from leap.data.pictures import PictureEncoder
+    from leap.models.loading import load_processor
+
+    return PictureEncoder(load_processor(settings.model), settings.pictures).size
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _start(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """The command under a supervisor that ends it when this process ends."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    supervised = [sys.executable, "-I", supervise.__file__, str(os.getpid()), *command]
+    with log.open("wb") as file:
+        file.write(f"{shlex.join(command)}\n".encode())
+        file.flush()
+        return subprocess.Popen(
+            supervised,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is this process's to handle
+        )
+
+
+def _healthy(port: int) -> bool:
+    """Asked directly, since a proxy that the environment names has no place between two local processes."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+_PREFIX = re.compile(r"^(\([^)]*pid=\d+\) )?((DEBUG|INFO|WARNING|ERROR) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
+_REASON = re.compile(r"^([\w.]*(Error|Exception|Interrupt)\b.*|.*\berror: .+)")
+_CONSEQUENCE = re.compile(r"See root cause above|initialization failed")
+
+
+def _log_reason(log: Path, code: int) -> str:
+    """The error that a log tells of: its last one that is not another's consequence, else its last line."""
+    lines = [_PREFIX.sub("", line).strip() for line in _tail(log).splitlines()[1:]]
+    errors = [_whole(line, following) for line, following in pairwise([*lines, ""]) if _REASON.match(line)]
+    causes = [line for line in errors if not _CONSEQUENCE.search(line)]
+    last = [line for line in lines if line]
+    return next((line[-1] for line in (causes, errors, last) if line), "it wrote nothing") + f" ({_exit_reason(code)})"
+
+
+def _whole(error: str, following: str) -> str:
+    """pydantic says what is wrong on the line after the error's name."""
+    return f"{error}: {following}"[:400] if "validation error" in error else error
+
+
+def _exit_reason(code: int) -> str:
+    number = -code if code < 0 else code - 128
+    if number > 0:
+        return signal.strsignal(number) or f"signal {number}"
+    return f"exit code {code}"
+
+
+def _tail(log: Path, size: int = 200_000) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - size))
+        return file.read().decode(errors="replace")
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,0 +1,259 @@
+"""A local server with OpenAI's chat protocol that fails as it is told, and remembers what it saw.
+
+Answers follow from the request alone (`answer_to`), so that a test knows them. A plan says what happens to each
+request that arrives: None is a right answer, a Fault anything else.
+
+    with FaultyServer(plan=by_text({"hello": [RATE_LIMITED, CUT]})) as server:
+        ... server.url ... server.seen
+"""
+
+import hashlib
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+
+MODEL, KEY = "tiny", "sk-test-0123456789"
+DRIPS = 80  # of 50 ms each
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is sent in place of a right answer."""
+
+    name: str
+    status: int = 200
+    body: bytes | None = None  # None: a protocol error of that status
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: Literal["no", "before", "within"] = "no"  # the connection closes before or within the body
+    slow: Literal["no", "stalls", "drips"] = (
+        "no"  # half of the body and nothing more, or one blank after another before it
+    )
+    final: bool = False  # asking again does not help
+
+
+def completion(text: Any = "?", finish: Any = "stop", usage: Any = None, **message: Any) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}
+    body = {"id": "1", "object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage}
+    return json.dumps(body).encode()
+
+
+def rate_limited(retry_after: str) -> Fault:
+    return Fault("429 with Retry-After", 429, headers={"Retry-After": retry_after})
+
+
+RATE_LIMITED = Fault("429", 429)
+ERROR_500, ERROR_502, ERROR_503 = (Fault(str(status), status) for status in (500, 502, 503))
+CUT, CUT_WITHIN = Fault("cut", cut="before"), Fault("cut within the body", cut="within")
+STALLING, DRIPPING = Fault("stalling", slow="stalls"), Fault("dripping", slow="drips")
+BROKEN_JSON = Fault("broken JSON", body=completion()[:-9])
+NO_JSON = Fault("no JSON", body=b"<html>It works!</html>")
+WRONG_TYPE = Fault("wrong type", body=completion(text=["a list"]))
+NO_CHOICE = Fault("no choice", body=json.dumps({"model": MODEL, "choices": []}).encode())
+NULL_CONTENT = Fault("null content", body=completion(text=None), final=True)
+REFUSAL = Fault("refusal", body=completion(text=None, refusal="I would rather not."), final=True)
+FILTERED = Fault("content filter", body=completion(text="Well", finish="content_filter"), final=True)
+BAD_REQUEST = Fault("400", 400, final=True)
+UNPROCESSABLE = Fault("422", 422, final=True)
+
+PASSING = (RATE_LIMITED, ERROR_500, ERROR_502, ERROR_503, CUT, CUT_WITHIN)
+SLOW = (STALLING, DRIPPING)
+BAD_BODIES = (BROKEN_JSON, NO_JSON, WRONG_TYPE, NO_CHOICE)
+FINAL = (NULL_CONTENT, REFUSAL, FILTERED, BAD_REQUEST, UNPROCESSABLE)
+
+
+@dataclass
+class Seen:
+    """A request as the server saw it. Times are seconds of time.time()."""
+
+    number: int  # of arrival, from 0
+    text: str  # its last text: what tests tell requests by
+    attempt: int  # from 0, for the same text
+    body: dict[str, Any]
+    arrived: float
+    together: int  # requests under way, this one included
+    fault: Fault | None = None
+    succeeded: bool = False  # a right answer was handed over whole
+    under_way: bool = True
+
+
+Plan = Callable[[Seen], Fault | None]
+
+
+def faultless(seen: Seen) -> None:
+    return None
+
+
+def by_text(faults: Mapping[str, Sequence[Fault]]) -> Plan:
+    """The faults of each request's first attempts."""
+
+    def plan(seen: Seen) -> Fault | None:
+        mine = faults.get(seen.text, ())
+        return mine[seen.attempt] if seen.attempt < len(mine) else None
+
+    return plan
+
+
+def seeded(seed: int, faults: Sequence[Fault], share: float, attempts: int) -> Plan:
+    """Each of a request's first attempts fails with the chance `share`, in a way that the seed draws."""
+
+    def plan(seen: Seen) -> Fault | None:
+        draw = random.Random(f"{seed}/{seen.text}/{seen.attempt}")
+        return draw.choice(faults) if seen.attempt < attempts and draw.random() < share else None
+
+    return plan
+
+
+def answer_to(body: Mapping[str, Any]) -> str:
+    """The right answer: different for other words, pictures or order."""
+    return "answer " + hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()[:16]
+
+
+class FaultyServer:
+    """A server on a free port of this machine, from `with` to its end."""
+
+    def __init__(
+        self, plan: Plan = faultless, hold: float = 0.0, models: Sequence[str] = (MODEL,), key: str | None = None
+    ) -> None:
+        """`hold`: seconds that each request takes. `key`: the only key that is let in."""
+        self.plan, self.hold, self.models, self.key = plan, hold, models, key
+        self.together, self.seen, self.attempts = 0, list[Seen](), Counter[str]()
+        self.lock, self.ended = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> "FaultyServer":
+        handler = type("Handler", (_Handler,), {"owner": self})
+        self._server = _Server(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="faulty server")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def reset(self, plan: Plan) -> None:
+        """Forget everything, and follow another plan."""
+        with self.lock:
+            self.plan, self.seen, self.attempts = plan, [], Counter()
+
+    def most_together(self, since: int = 0) -> int:
+        """The highest number of requests under way at once, from the arrival `since` on."""
+        return max(seen.together for seen in self.seen[since:])
+
+    def arrive(self, body: dict[str, Any]) -> Seen:
+        text = last_text(body)
+        with self.lock:
+            self.together += 1
+            seen = Seen(len(self.seen), text, self.attempts[text], body, time.time(), self.together)
+            self.attempts[text] += 1
+            self.seen.append(seen)
+            seen.fault = self.plan(seen)
+        return seen
+
+    def leave(self, seen: Seen) -> None:
+        with self.lock:
+            self.together -= seen.under_way
+            seen.under_way = False
+
+
+def last_text(body: Mapping[str, Any]) -> str:
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"][-1]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: FaultyServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self._let_in():
+            models = [{"id": name} for name in self.owner.models]
+            self._send(200, json.dumps({"object": "list", "data": models}).encode())
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self._let_in():
+            return
+        seen = self.owner.arrive(body)
+        try:
+            if self.owner.ended.wait(self.owner.hold):
+                self.close_connection = True
+                return
+            if not (seen.fault and seen.fault.slow != "no"):
+                self.owner.leave(seen)  # before the client can know, and send the next
+            self._answer(seen)
+        except OSError:  # the client has given up
+            self.close_connection = True
+        finally:
+            self.owner.leave(seen)
+
+    def _let_in(self) -> bool:
+        given = self.headers.get("Authorization", "")
+        if self.owner.key is None or given == f"Bearer {self.owner.key}":
+            return True
+        self._send(401, error(f"Incorrect API key provided: {given.removeprefix('Bearer ')}"))
+        return False
+
+    def _answer(self, seen: Seen) -> None:
+        fault = seen.fault
+        if fault is None:
+            usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+            self._send(200, completion(answer_to(seen.body), usage=usage))
+            seen.succeeded = True
+        else:
+            body = fault.body or (error(f"planned: {fault.name}") if fault.status != 200 else completion())
+            self._fail(fault, body)
+
+    def _fail(self, fault: Fault, body: bytes) -> None:
+        if fault.cut == "before":
+            self.close_connection = True
+        elif fault.slow == "drips":
+            self._send(fault.status, b"", fault.headers, promised=len(body) + DRIPS)
+            for _ in range(DRIPS):
+                self.owner.ended.wait(0.05)
+                self.wfile.write(b" ")
+            self.wfile.write(body)
+        elif fault.cut == "within" or fault.slow == "stalls":
+            self._send(fault.status, body[: len(body) // 2], fault.headers, promised=len(body))
+            self.close_connection = True
+            if fault.slow == "stalls":
+                self.connection.settimeout(60)
+                self.rfile.read(1)  # until the client hangs up
+        else:
+            self._send(fault.status, body, fault.headers)
+
+    def _send(
+        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, promised: int | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(promised or len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+
+def error(message: str) -> bytes:
+    return json.dumps({"error": {"message": message, "type": "planned", "code": None}}).encode()

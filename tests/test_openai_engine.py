@@ -1,0 +1,591 @@
+"""The openai engine against a server that fails in every way, and against a real one that must answer as we do."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from servers import faulty_openai as faulty
+from servers.faulty_openai import Fault, FaultyServer, Seen, answer_to, by_text, completion
+
+from leap.data import data_uri
+from leap.data.pictures import BlankPicture, PictureSize
+from leap.errors import LeapError, UsageError
+from leap.evaluation.requests import build_requests
+from leap.evaluation.settings import EvaluationSettings
+from leap.evaluation.usage import usage_and_cost
+from leap.inference.hf import HfEngine
+from leap.inference.openai import Endpoint, OpenAiEngine, chat_messages, find_endpoint, retry_after
+from leap.inference.protocol import Answer, Decoding, Request
+from leap.models.loading import load_processor
+from leap.records.benchmark import Prediction
+from leap.records.training import Message
+from leap.vlabench.dataset import find_examples
+from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.prompts import leap_instructions
+
+SIZE = PictureSize(4, 9)
+
+
+def asked(count: int, *pictures: Path | BlankPicture) -> list[Request]:
+    """Requests "ask 0", "ask 1", … with the same pictures."""
+    shown = [{"type": "image", "image": "p.png"} for _ in pictures]
+    return [
+        Request(
+            ("task", str(number)),
+            (Message(role="user", content=[*shown, {"type": "text", "text": f"ask {number}"}]),),
+            pictures,
+        )
+        for number in range(count)
+    ]
+
+
+def engine(url: str, **options: object) -> OpenAiEngine:
+    quick = {"concurrency": 8, "timeout": 20, "retries": 3, "backoff": 0.01, "api_key": faulty.KEY}
+    return OpenAiEngine(Endpoint(url, faulty.MODEL, **{**quick, **options}), SIZE)  # type: ignore[arg-type]
+
+
+def answers(server: FaultyServer, requests: Sequence[Request], **options: object) -> dict[tuple[str, str], Answer]:
+    """Each request's one answer."""
+    found = list(engine(server.url, **options).answers(requests, Decoding()))
+    keys = [answer.key for answer in found]
+    assert sorted(keys) == sorted(request.key for request in requests)
+    return {answer.key: answer for answer in found}
+
+
+def right(request: Request) -> str:
+    return answer_to({"messages": chat_messages(request, SIZE)})
+
+
+def assert_right(found: dict[tuple[str, str], Answer], requests: Sequence[Request]) -> None:
+    assert {key: (answer.text, answer.error) for key, answer in found.items()} == {
+        request.key: (right(request), None) for request in requests
+    }
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.effect_noise((70, 50), 80).convert("RGB").save(path)
+    return path
+
+
+# Faults and what becomes of them
+
+
+@pytest.mark.parametrize("fault", [*faulty.PASSING, *faulty.SLOW, *faulty.BAD_BODIES], ids=lambda fault: fault.name)
+def test_a_passing_fault_is_asked_again(fault: Fault, picture: Path) -> None:
+    requests = asked(6, picture, BlankPicture(picture))
+    with FaultyServer(by_text({"ask 2": [fault], "ask 4": [fault]})) as server:
+        assert_right(answers(server, requests, timeout=1.0 if fault in faulty.SLOW else 20), requests)
+        assert server.attempts["ask 2"] >= 2
+
+
+@pytest.mark.parametrize("fault", faulty.FINAL, ids=lambda fault: fault.name)
+def test_a_final_fault_stays_with_its_request(fault: Fault) -> None:
+    requests = asked(6)
+    with FaultyServer(by_text({"ask 2": [fault]})) as server:
+        found = answers(server, requests)
+        assert server.attempts["ask 2"] == 1
+    failed = found.pop(("task", "2"))
+    assert failed.error
+    assert failed.text is None
+    assert_right(found, requests[:2] + requests[3:])
+
+
+@pytest.mark.parametrize("fault", faulty.BAD_BODIES, ids=lambda fault: fault.name)
+def test_a_second_bad_body_is_an_error(fault: Fault) -> None:
+    with FaultyServer(by_text({"ask 0": [fault] * 9})) as server:
+        found = answers(server, asked(2))
+        assert server.attempts["ask 0"] == 2
+    assert "no chat completion" in str(found["task", "0"].error)
+    assert found["task", "1"].error is None
+
+
+@pytest.mark.parametrize("fault", [*faulty.PASSING, *faulty.SLOW], ids=lambda fault: fault.name)
+def test_the_retry_limit(fault: Fault) -> None:
+    with FaultyServer(by_text({"ask 0": [fault] * 9})) as server:
+        found = answers(server, asked(2), retries=1, timeout=1.0 if fault in faulty.SLOW else 20)
+        assert server.attempts["ask 0"] == 2
+    assert "asked 2 times" in str(found["task", "0"].error)
+    assert found["task", "1"].error is None
+
+
+def test_a_broken_picture_is_its_requests_error(tmp_path: Path, picture: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture.read_bytes()[:2000])
+    good, bad = asked(2, picture)[0], asked(2, broken)[1]
+    with FaultyServer() as server:
+        found = answers(server, [good, bad])
+        assert len(server.seen) == 1
+    assert "broken.png" in str(found[bad.key].error)
+    assert found[good.key].text == right(good)
+
+
+def test_usage_may_be_missing() -> None:
+    with FaultyServer(by_text({"ask 0": [Fault("no usage", body=completion("yes"))]})) as server:
+        found = answers(server, asked(2))
+    assert (found["task", "0"].text, found["task", "0"].new_tokens) == ("yes", None)
+    assert (found["task", "1"].prompt_tokens, found["task", "1"].new_tokens) == (11, 3)
+
+
+def test_an_answer_of_another_length_than_asked_is_an_error() -> None:
+    with FaultyServer() as server:
+        for decoding, field in ((Decoding(max_new_tokens=2), "max_tokens"), (Decoding(5, 5), "min_tokens")):
+            (answer,) = engine(server.url).answers(asked(1), decoding)
+            assert answer.text is None
+            assert f"ignores {field}" in str(answer.error)
+        sent = server.seen[-1].body
+    assert (sent["max_tokens"], sent["min_tokens"], sent["ignore_eos"], sent["temperature"]) == (5, 5, True, 0.0)
+
+
+def test_an_answer_cut_at_the_limit() -> None:
+    with FaultyServer(by_text({"ask 0": [Fault("cut off", body=completion("yes", "length"))]})) as server:
+        assert answers(server, asked(1))["task", "0"].finish == "length"
+
+
+# Fields that a server does not take
+
+
+def test_fields_that_a_server_does_not_take_are_left_out() -> None:
+    hosted = faulty.error("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+    serving = b'{"detail": "Unexpected fields in the request: {\'repetition_penalty\'}"}'
+
+    def plan(seen: Seen) -> Fault | None:
+        if "max_tokens" in seen.body:
+            return Fault("refused field", 400, hosted)
+        return Fault("refused field", 422, serving) if "repetition_penalty" in seen.body else None
+
+    requests = asked(6)
+    with FaultyServer(plan) as server:
+        assert_right(answers(server, requests, concurrency=1), requests)
+        assert len(server.seen) == len(requests) + 2
+        assert server.seen[-1].body["max_completion_tokens"] == 512
+
+
+def test_a_refusal_that_only_quotes_a_field_changes_nothing() -> None:
+    quoted = Fault("400", 400, faulty.error("prompt too long: {... 'repetition_penalty': 1.0 ...}"))
+    with FaultyServer(by_text({"ask 0": [quoted] * 9})) as server:
+        found = answers(server, asked(3), concurrency=1)
+        assert "prompt too long" in str(found["task", "0"].error)
+        assert server.seen[-1].body["repetition_penalty"] == 1.0
+
+
+# Concurrency and waiting
+
+
+def test_a_storm_of_429_loses_nothing() -> None:
+    requests = asked(40)
+    with FaultyServer(lambda seen: faulty.RATE_LIMITED if seen.number < 60 else None) as server:
+        assert_right(answers(server, requests, retries=30, concurrency=16), requests)
+        assert len(server.seen) == 100
+        assert sorted(seen.text for seen in server.seen if seen.succeeded) == sorted(f"ask {n}" for n in range(40))
+
+
+def test_concurrency_stays_under_the_cap_and_falls_to_what_the_server_takes() -> None:
+    def at_most_3(seen: Seen) -> Fault | None:
+        return faulty.RATE_LIMITED if seen.together > 3 else None
+
+    requests = asked(80)
+    with FaultyServer(hold=0.2) as server:
+        assert_right(answers(server, requests, concurrency=16), requests)
+        assert 4 < server.most_together() <= 16
+    with FaultyServer(at_most_3, hold=0.02) as server:
+        assert_right(answers(server, requests, concurrency=16, retries=50), requests)
+        assert server.most_together() <= 16
+        assert server.most_together(since=len(server.seen) // 2) <= 8
+
+
+def test_server_errors_do_not_lower_the_concurrency() -> None:
+    requests = asked(40)
+    with FaultyServer(lambda seen: faulty.ERROR_503 if seen.number < 16 else None, hold=0.2) as server:
+        assert_right(answers(server, requests, concurrency=16), requests)
+        assert server.most_together(since=16) > 12
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_all_requests_wait_as_long_as_the_server_asks(form: str) -> None:
+    """Four arrive together and are all refused: none of the rest may come before the time."""
+    together, until = threading.Barrier(4, timeout=20), time.time() + 2
+
+    def plan(seen: Seen) -> Fault | None:
+        return (
+            faulty.rate_limited("1" if form == "seconds" else formatdate(until, usegmt=True))
+            if seen.number < 4
+            else None
+        )
+
+    class Together(FaultyServer):
+        def arrive(self, body: dict) -> Seen:
+            seen = super().arrive(body)
+            if seen.number < 4:
+                together.wait()
+            return seen
+
+    requests = asked(8)
+    with Together(plan) as server:
+        assert_right(answers(server, requests, concurrency=4), requests)
+        first, rest = server.seen[:4], server.seen[4:]
+        assert all(seen.text in {f"ask {number}" for number in range(4)} for seen in first)
+        earliest = min(seen.arrived for seen in first) + 1 if form == "seconds" else int(until)
+        assert min(seen.arrived for seen in rest) >= earliest
+        assert len(rest) == 8
+
+
+def test_requests_that_wait_for_their_turn_wait_for_the_server_too() -> None:
+    """After the first refusals two of four may be under way; both are told to wait while the others stand in line."""
+
+    def plan(seen: Seen) -> Fault | None:
+        return faulty.RATE_LIMITED if seen.number < 4 else faulty.rate_limited("1") if seen.number < 6 else None
+
+    requests = asked(4)
+    with FaultyServer(plan, hold=0.3) as server:
+        assert_right(answers(server, requests, concurrency=4, backoff=0.001), requests)
+        told = server.seen[4].arrived + server.hold
+        assert min(seen.arrived for seen in server.seen[6:]) >= told + 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after": "soon"}, 0),
+        ({"retry-after": "-5"}, 0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 30),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers: dict[str, str], seconds: float) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_a_wait_of_hours_ends_the_run() -> None:
+    with FaultyServer(lambda seen: faulty.rate_limited("86400")) as server, pytest.raises(LeapError, match="86400 s"):
+        answers(server, asked(3))
+
+
+def test_few_pictures_are_in_memory(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    with FaultyServer(hold=0.01) as server:
+        original = data_uri.open_picture
+
+        def counted(source: Path | BlankPicture) -> Image.Image:
+            opened.append(len(opened) + 1 - len(server.attempts))  # opened pictures whose request has not arrived
+            return original(source)
+
+        monkeypatch.setattr(data_uri, "open_picture", counted)
+        answers(server, asked(30, picture), concurrency=3)
+    assert len(opened) == 30
+    assert max(opened) <= 3
+
+
+# What ends the run
+
+
+def test_a_wrong_key_ends_the_run() -> None:
+    with FaultyServer(key="sk-another-key-9876543210") as server:
+        with pytest.raises(LeapError, match="OPENAI_API_KEY") as told:
+            answers(server, asked(5))
+        assert faulty.KEY not in str(told.value)
+        assert faulty.KEY not in repr(Endpoint(server.url, "m", faulty.KEY))
+        with pytest.raises(LeapError, match="OPENAI_API_KEY"):
+            find_endpoint(server.url, api_key=faulty.KEY)
+
+
+def test_an_unknown_model_and_an_empty_account_end_the_run() -> None:
+    spent = json.dumps({"error": {"message": "You have spent it all", "code": "insufficient_quota"}}).encode()
+    for fault, words in ((Fault("404", 404), "'tiny'"), (Fault("quota", 429, spent), "quota")):
+        with FaultyServer(lambda seen, fault=fault: fault) as server:
+            with pytest.raises(LeapError, match=words):
+                answers(server, asked(5), concurrency=1)
+            assert len(server.seen) == 1
+
+
+def test_no_server_ends_the_run() -> None:
+    url = f"http://user:secret@127.0.0.1:{free_port()}/v1"
+    with pytest.raises(LeapError, match="no server at http://127") as told:
+        list(engine(url).answers(asked(20), Decoding()))
+    assert "secret" not in str(told.value)
+    with pytest.raises(LeapError, match="no server at"):
+        find_endpoint(url)
+
+
+def test_a_server_that_goes_away_ends_the_run() -> None:
+    with FaultyServer() as server:
+        running = engine(server.url, concurrency=2).answers(asked(5000), Decoding())
+        next(running)
+    with pytest.raises(LeapError, match="no server at"):
+        list(running)
+
+
+def ours() -> set[str]:
+    """Threads of the engine."""
+    return {thread.name for thread in threading.enumerate() if "portal" in thread.name or "AnyIO" in thread.name}
+
+
+def assert_ended(server: FaultyServer) -> None:
+    deadline = time.time() + 20
+    while (ours() or server.together) and time.time() < deadline:
+        time.sleep(0.01)
+    assert not ours()
+    assert server.together == 0
+
+
+@pytest.mark.parametrize("fault", [None, faulty.STALLING, faulty.rate_limited("60")], ids=["right", "slow", "paused"])
+def test_a_closed_iterator_leaves_no_thread_and_no_request(fault: Fault | None, picture: Path) -> None:
+    with FaultyServer(lambda seen: fault if seen.number else None) as server:
+        running = engine(server.url).answers(asked(200, picture), Decoding())
+        next(running)
+        assert ours()
+        running.close()
+        assert_ended(server)
+        assert len(server.seen) < 200
+
+
+def test_an_interruption_ends_all_requests() -> None:
+    """Ctrl-C while no answer has come yet."""
+
+    def plan(seen: Seen) -> Fault:
+        if seen.number == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return faulty.STALLING
+
+    with FaultyServer(plan) as server:
+        with pytest.raises(KeyboardInterrupt):
+            list(engine(server.url).answers(asked(9), Decoding()))
+        assert_ended(server)
+
+
+def test_errors_show_neither_the_key_nor_a_picture(picture: Path) -> None:
+    def quoting(seen: Seen) -> Fault:
+        return Fault("400", 400, faulty.error(f"{faulty.KEY} sent {json.dumps(seen.body)}"), final=True)
+
+    with FaultyServer(quoting) as server:
+        error = str(answers(server, asked(1, picture))["task", "0"].error)
+    assert "400" in error
+    assert faulty.KEY not in error
+    assert "base64" not in error
+    assert "iVBOR" not in error
+    assert len(error) < 400
+
+
+# Any mixture
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+EVERY = (*faulty.PASSING, *faulty.BAD_BODIES, *faulty.FINAL)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10**6),
+    faults=st.lists(st.sampled_from(EVERY), min_size=1, max_size=6),
+    slow=st.booleans(),
+    share=st.floats(0.1, 0.9),
+    concurrency=st.integers(1, 16),
+)
+def test_no_mixture_of_faults_loses_or_doubles_a_request(
+    shared_server: FaultyServer, seed: int, faults: list[Fault], slow: bool, share: float, concurrency: int
+) -> None:
+    requests = asked(12)
+    mixture = [*faults * 6, *faulty.SLOW] if slow else faults
+    shared_server.reset(faulty.seeded(seed, mixture, share, attempts=3))
+    found = answers(shared_server, requests, retries=12, timeout=0.5, concurrency=concurrency, backoff=0.001)
+    for request in requests:
+        (text,) = (part.text for part in request.messages[0].parts() if part.type == "text")
+        met = [seen.fault for seen in shared_server.seen if seen.text == text]
+        hopeless = any(fault and fault.final for fault in met) or sum(fault in faulty.BAD_BODIES for fault in met) > 1
+        answer = found[request.key]
+        assert (answer.text is None) == (answer.error is not None) == hopeless
+        assert answer.text in (None, right(request))
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("size", [(64, 64), (70, 50), (500, 300), (33, 900)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_pictures_are_scaled_as_the_models_processor_scales_them(
+    model: Path, tmp_path: Path, size: tuple[int, int], mode: str
+) -> None:
+    """A server's processor, whose bounds contain ours, makes of our PNG what this process makes of the file."""
+    processor = load_processor(model).image_processor
+    path, bounds = tmp_path / "picture.png", PictureSize(6, 40)
+    Image.effect_noise(size, 90).convert(mode).save(path)
+    (tmp_path / "sent.png").write_bytes(data_uri.png_bytes(path, bounds))
+    wide = {"shortest_edge": 1024, "longest_edge": 64 * 1024 * 1024}
+    ours = {"shortest_edge": bounds.min_tokens * 1024, "longest_edge": bounds.max_tokens * 1024}
+    expected = processor(images=[Image.open(path).convert("RGB")], size=ours, return_tensors="pt")
+    sent = processor(images=[Image.open(tmp_path / "sent.png")], size=wide, return_tensors="pt")
+    assert torch.equal(sent["image_grid_thw"], expected["image_grid_thw"])
+    assert torch.equal(sent["pixel_values"], expected["pixel_values"])
+
+
+def test_a_picture_of_the_right_size_is_sent_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.effect_noise((64, 96), 90).convert("RGB").save(path, optimize=True)
+    assert data_uri.png_bytes(path, SIZE) == path.read_bytes()
+    Image.open(path).save(tmp_path / "turned.png", exif=turned())
+    sent = tmp_path / "sent.png"
+    sent.write_bytes(data_uri.png_bytes(tmp_path / "turned.png", SIZE))
+    assert not Image.open(sent).getexif()
+    assert Image.open(sent).tobytes() == Image.open(path).tobytes()
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def test_a_too_narrow_picture_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 900)).save(tmp_path / "stripe.png")
+    with pytest.raises(LeapError, match="too narrow"):
+        data_uri.png_bytes(tmp_path / "stripe.png", SIZE)
+
+
+# Choosing an endpoint
+
+
+def test_the_endpoint_is_found_by_flags_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="OPENAI_BASE_URL"):
+        find_endpoint()
+    with FaultyServer(key=faulty.KEY) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url + "/")
+        monkeypatch.setenv("OPENAI_API_KEY", faulty.KEY + "\n")
+        assert find_endpoint(concurrency=3) == Endpoint(server.url, faulty.MODEL, faulty.KEY, concurrency=3)
+        assert find_endpoint(model="another").model == "another"
+        server.models = ("a", "b")
+        with pytest.raises(UsageError, match=r"--model \(it has a, b\)"):
+            find_endpoint()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"base_url": "localhost:8000"},
+        {"api_key": "two words"},
+        {"concurrency": 0},
+        {"retries": 0},
+        {"timeout": 0},
+        {"input_price": 1.0},
+    ],
+    ids=str,
+)
+def test_unusable_endpoints_are_wrong_usage(options: dict) -> None:
+    with pytest.raises(UsageError):
+        Endpoint(**{"base_url": "http://localhost:1/v1", "model": "m", **options})
+
+
+def test_what_the_engine_says_of_itself() -> None:
+    with FaultyServer() as server:
+        asking = engine(server.url.replace("http://", "http://me:secret@"))
+        assert asking.describe()["server_model"] is None
+        list(asking.answers(asked(2), Decoding()))
+        assert asking.describe() == {
+            "engine": "openai",
+            "base_url": server.url,
+            "model": "tiny",
+            "server_model": "tiny",
+            "concurrency": 8,
+        }
+
+
+def test_usage_and_cost() -> None:
+    def prediction(prompt: int | None, new: int | None, error: str | None = None) -> Prediction:
+        text = None if error else "yes"
+        return Prediction(task="t", example="0", text=text, prompt_tokens=prompt, new_tokens=new, error=error)
+
+    made = [prediction(1000, 10), prediction(500, 20), prediction(None, None), prediction(None, None, "no answer")]
+    counts = {"prompt_tokens": 1500, "new_tokens": 30, "answers_without_usage": 1}
+    assert usage_and_cost(made) == {**counts, "cost_usd": None}
+    assert usage_and_cost(made, 2.0, 10.0) == {**counts, "cost_usd": pytest.approx(0.0033)}
+    assert usage_and_cost(made[2:], 2.0, 10.0)["cost_usd"] is None
+
+
+# A real server
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `transformers serve` with the tiny model."""
+    home, port = tmp_path_factory.mktemp("served"), free_port()
+    (home / "hub").mkdir()  # /v1/models lists what lies there
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model)]
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"],
+            env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            wait_for(f"http://127.0.0.1:{port}/health", process, home / "log")
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        try:
+            with closing(urllib.request.urlopen(url, timeout=5)):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.1)
+    pytest.fail(f"transformers serve did not start: {log.read_text()[-2000:]}")
+
+
+def test_a_real_server_answers_as_this_process_does(served: str, workspace: Path, model: Path) -> None:
+    data = workspace / "dataset" / "vlm_evaluation_v1.0"
+    size = PictureSize(64, 81)  # within the processor's own bounds, which a server keeps to
+    shown = EvaluationSettings(data, leap_instructions(), size, Decoding())
+    examples = [example for dimension in DIMENSIONS for example in find_examples(data, dimension)]
+    requests = build_requests(examples, examples, shown)
+    assert len(requests) == 12
+    decoding = Decoding(max_new_tokens=16)
+    expected = {answer.key: answer for answer in HfEngine(model, size).answers(requests, decoding)}
+    assert len({answer.text for answer in expected.values()}) > 1
+    endpoint = find_endpoint(served, str(model), concurrency=4, retries=2)
+    found = list(OpenAiEngine(endpoint, size).answers(requests, decoding))
+    assert len(found) == 12
+    for answer in found:
+        mine = expected[answer.key]
+        assert answer.error is None
+        assert (answer.text or "").strip() == (mine.text or "").strip()
+        assert (answer.finish, answer.prompt_tokens, answer.new_tokens) == (
+            mine.finish,
+            mine.prompt_tokens,
+            mine.new_tokens,
+        )
