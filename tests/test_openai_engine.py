@@ -29,8 +29,9 @@ from leap.errors import LeapError, UsageError
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
 from leap.evaluation.usage import usage_and_cost
+from leap.inference.chat_protocol import chat_messages, retry_after
 from leap.inference.hf import HfEngine
-from leap.inference.openai import Endpoint, OpenAiEngine, chat_messages, find_endpoint, retry_after
+from leap.inference.openai import Endpoint, OpenAiEngine, find_endpoint
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.models.loading import load_processor
 from leap.records.benchmark import Prediction
@@ -152,6 +153,16 @@ def test_an_answer_of_another_length_than_asked_is_an_error() -> None:
             assert f"ignores {field}" in str(answer.error)
         sent = server.seen[-1].body
     assert (sent["max_tokens"], sent["min_tokens"], sent["ignore_eos"], sent["temperature"]) == (5, 5, True, 0.0)
+
+
+def test_a_checkpoints_own_sampling_is_overruled() -> None:
+    with FaultyServer() as server:
+        for temperature in (0.0, 0.7):
+            list(engine(server.url).answers(asked(1), Decoding(9, temperature=temperature, top_p=0.9, seed=5)))
+        greedy, sampled = (seen.body for seen in server.seen)
+    assert (greedy["temperature"], greedy["repetition_penalty"], greedy["frequency_penalty"]) == (0, 1, 0)
+    assert "top_k" not in greedy
+    assert (sampled["temperature"], sampled["top_p"], sampled["seed"], sampled["top_k"]) == (0.7, 0.9, 5, -1)
 
 
 def test_an_answer_cut_at_the_limit() -> None:
@@ -487,6 +498,8 @@ def test_the_endpoint_is_found_by_flags_or_environment(monkeypatch: pytest.Monke
     "options",
     [
         {"base_url": "localhost:8000"},
+        {"base_url": "http://localhost:80a0/v1"},
+        {"base_url": "http://[localhost/v1"},
         {"api_key": "two words"},
         {"concurrency": 0},
         {"retries": 0},

@@ -7,25 +7,23 @@ ignore what they do not know, and fail in many ways. Text that looks like a spec
 import os
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from leap.data.pictures import PictureSize
 from leap.errors import LeapError, UsageError
+from leap.inference.chat_protocol import Completion, Fields, Usage, cause, chat_messages, retry_after, words
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.inference.throttle import Throttle
 from leap.records.files import first_problem
-from leap.records.training import ImagePart, TextPart
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI
@@ -54,9 +52,9 @@ class Endpoint:
     output_price: float | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{self.shown_url}: no server's address; one looks like http://localhost:8000/v1")
+        if not _is_address(self.base_url):
+            shown = self.base_url.rpartition("@")[2]
+            raise UsageError(f"{shown}: no server's address; one looks like http://localhost:8000/v1")
         if not re.fullmatch(r"[!-~]+", self.api_key):
             raise UsageError("the API key holds blanks or other characters that no key has; copy it again")
         if not 1 <= self.concurrency <= _CONNECTIONS:
@@ -80,6 +78,14 @@ class Endpoint:
         text = re.sub(r"(data:[\w/+.-]*;base64,)?[A-Za-z0-9+/=_-]{200,}|data:[\w/+.-]*;base64,\S*", "[picture]", text)
         text = " ".join(text.split())
         return text if len(text) <= 300 else f"{text[:300]} …"
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets or a port that are none
+        return False
 
 
 class _Named(BaseModel):
@@ -131,8 +137,8 @@ def _models(endpoint: Endpoint) -> list[str] | None:
             return [model.id for model in _ModelList.model_validate_json(body).data]
         except openai.APIConnectionError as error:
             raise LeapError(
-                f"no server at {endpoint.shown_url} ({_cause(error)}); start it or correct the address"
-            ) from (error)
+                f"no server at {endpoint.shown_url} ({cause(error)}); start it or correct the address"
+            ) from error
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
                 _refuse_run(endpoint, error)
@@ -141,39 +147,11 @@ def _models(endpoint: Endpoint) -> list[str] | None:
             return None
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """Which fields this server takes for what we mean. The neutral ones undo a checkpoint's own defaults."""
-
-    limit: str = "max_tokens"
-    # repetition_penalty: vLLM, SGLang, LMDeploy; `transformers serve` sets it from frequency_penalty
-    neutral: tuple[str, ...] = ("frequency_penalty", "repetition_penalty", "top_k")
-
-    def of(self, decoding: Decoding) -> dict[str, Any]:
-        fields: dict[str, Any] = {
-            "temperature": decoding.temperature,
-            "top_p": decoding.top_p,
-            "seed": decoding.seed,
-            self.limit: decoding.max_new_tokens,
-        }
-        if decoding.min_new_tokens > 0:
-            fields |= {"min_tokens": decoding.min_new_tokens, "ignore_eos": True}
-        neutral = {"frequency_penalty": 0.0, "repetition_penalty": 1.0}
-        if decoding.temperature > 0:
-            neutral["top_k"] = -1
-        return fields | {name: value for name, value in neutral.items() if name in self.neutral}
-
-    def without(self, refusal: str) -> "_Fields":
-        """The fields to try after a server's words about those it does not take."""
-        limit = "max_completion_tokens" if "max_completion_tokens" in refusal else self.limit
-        return _Fields(limit, tuple(name for name in self.neutral if name not in refusal))
-
-
 @dataclass
 class _Server:
     """What the answers have shown of the server."""
 
-    fields: _Fields = _Fields()
+    fields: Fields = field(default_factory=Fields)
     models: set[str] = field(default_factory=set)
 
 
@@ -329,7 +307,7 @@ class _Run:
                     extra_body=fields.of(self._decoding),
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                others = fields.without(_words(error))
+                others = fields.without(words(error))
                 if others == fields:
                     raise
                 fields = others
@@ -341,18 +319,18 @@ class _Run:
         import openai
 
         if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
-            raise _Unreachable(self._endpoint.hidden(_cause(error))) from error
+            raise _Unreachable(self._endpoint.hidden(cause(error))) from error
         self._unreachable = 0
         if isinstance(error, openai.APITimeoutError):
             raise _Again(f"no whole answer within {self._endpoint.timeout:g} s") from error
-        raise _Again(f"the connection was lost ({self._endpoint.hidden(_cause(error))})") from error
+        raise _Again(f"the connection was lost ({self._endpoint.hidden(cause(error))})") from error
 
     def _refusal(self, error: "APIStatusError", sent_under: int) -> NoReturn:
         """What an HTTP error means: for the whole run, for this try, or for this request alone."""
         status = error.status_code
         if status in (401, 402, 403, 404) or (status == 429 and error.code == "insufficient_quota"):
             _refuse_run(self._endpoint, error)
-        text = f"the server answered {status} ({self._endpoint.hidden(_words(error))})"
+        text = f"the server answered {status} ({self._endpoint.hidden(words(error))})"
         if status not in (408, 409, 425, 429) and status < 500:
             raise _Refused(text) from error
         if status == 429:
@@ -367,18 +345,19 @@ class _Run:
 
     def _checked(self, key: tuple[str, str], body: bytes) -> Answer:
         try:
-            completion = _Completion.model_validate_json(body)
+            completion = Completion.model_validate_json(body)
         except ValidationError as error:
             problem = self._endpoint.hidden(first_problem(error))
             raise _BadBody(f"the server's answer is no chat completion ({problem})") from error
         if completion.model:
             self._server.models.add(completion.model)
-        (choice,), usage = completion.choices, completion.usage or _Usage()
+        (choice,), usage = completion.choices, completion.usage or Usage()
         text, finish = choice.message.content, choice.finish_reason
         if choice.message.refusal:
             raise _Refused(f"the model refused ({self._endpoint.hidden(choice.message.refusal)})")
         if finish not in ("stop", "length"):
-            raise _Refused(f"the answer ended with {finish}, which is neither its end nor the limit of new tokens")
+            ending = self._endpoint.hidden(str(finish))
+            raise _Refused(f"the answer ended with {ending}, which is neither its end nor the limit of new tokens")
         if text is None:
             raise _Refused("the answer has no text")
         self._check_length(usage.completion_tokens)
@@ -392,68 +371,6 @@ class _Run:
             raise _Refused(f"{new_tokens} new tokens where {least} to {most} were asked for: it ignores {field}")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Message(_Strict):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(_Strict):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(_Strict):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Completion(_Strict):
-    model: str | None = None
-    choices: Annotated[list[_Choice], Field(min_length=1, max_length=1)]
-    usage: _Usage | None = None
-
-
-def chat_messages(request: Request, size: PictureSize) -> list[dict[str, Any]]:
-    """The conversation as the protocol has it, pictures of that size within. Raises LeapError for a broken picture."""
-    from leap.data.data_uri import data_uri
-
-    pictures = iter(request.pictures)
-
-    def content(part: TextPart | ImagePart) -> dict[str, Any]:
-        if isinstance(part, ImagePart):
-            return {"type": "image_url", "image_url": {"url": data_uri(next(pictures), size)}}
-        return {"type": "text", "text": part.text}
-
-    messages: list[dict[str, Any]] = []
-    for message in request.messages:
-        parts = [content(part) for part in message.parts()]
-        # A text alone goes as a string, which every server takes, for system messages too.
-        alone = len(parts) == 1 and parts[0]["type"] == "text"
-        messages.append({"role": message.role, "content": parts[0]["text"] if alone else parts})
-    return messages
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a server asks to wait, told as such or as a date; 0 where it does not say."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
-    until, now = _date(value), _date(headers.get("date", "")) or datetime.now(UTC)
-    return max(0.0, (until - now).total_seconds()) if until else 0.0
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        found = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
 def _refuse_run(endpoint: Endpoint, error: "APIStatusError") -> NoReturn:
     advice = {
         401: "it refuses the key; set OPENAI_API_KEY",
@@ -463,18 +380,5 @@ def _refuse_run(endpoint: Endpoint, error: "APIStatusError") -> NoReturn:
         429: "the account's quota is used up",
     }[error.status_code]
     raise LeapError(
-        f"{endpoint.shown_url} answered {error.status_code} ({endpoint.hidden(_words(error))}): {advice}"
+        f"{endpoint.shown_url} answered {error.status_code} ({endpoint.hidden(words(error))}): {advice}"
     ) from error
-
-
-def _words(error: "APIStatusError") -> str:
-    """What the server itself said."""
-    said = error.body
-    if isinstance(said, dict):
-        said = said.get("message") or said.get("detail") or said  # FastAPI's own errors have a detail
-    return said if isinstance(said, str) else str(said or error.message)
-
-
-def _cause(error: "APIConnectionError") -> str:
-    cause = error.__cause__
-    return str(cause) or type(cause).__name__

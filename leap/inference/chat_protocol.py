@@ -1,0 +1,125 @@
+"""OpenAI's chat protocol: what is sent, and what must come back."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from leap.data.pictures import PictureSize
+from leap.inference.protocol import Decoding, Request
+from leap.records.training import ImagePart, TextPart
+
+if TYPE_CHECKING:
+    from openai import APIConnectionError, APIStatusError
+
+
+def chat_messages(request: Request, size: PictureSize) -> list[dict[str, Any]]:
+    """The conversation as the protocol has it, pictures of that size within. Raises LeapError for a broken picture."""
+    from leap.data.data_uri import data_uri
+
+    pictures = iter(request.pictures)
+
+    def content(part: TextPart | ImagePart) -> dict[str, Any]:
+        if isinstance(part, ImagePart):
+            return {"type": "image_url", "image_url": {"url": data_uri(next(pictures), size)}}
+        return {"type": "text", "text": part.text}
+
+    messages: list[dict[str, Any]] = []
+    for message in request.messages:
+        parts = [content(part) for part in message.parts()]
+        # A text alone goes as a string, which every server takes, for system messages too.
+        alone = len(parts) == 1 and parts[0]["type"] == "text"
+        messages.append({"role": message.role, "content": parts[0]["text"] if alone else parts})
+    return messages
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which fields this server takes for what we mean. The neutral ones undo a checkpoint's own defaults."""
+
+    limit: str = "max_tokens"
+    # repetition_penalty: vLLM, SGLang, LMDeploy; `transformers serve` sets it from frequency_penalty
+    neutral: tuple[str, ...] = ("frequency_penalty", "repetition_penalty", "top_k")
+
+    def of(self, decoding: Decoding) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "seed": decoding.seed,
+            self.limit: decoding.max_new_tokens,
+        }
+        if decoding.min_new_tokens > 0:
+            fields |= {"min_tokens": decoding.min_new_tokens, "ignore_eos": True}
+        neutral = {"frequency_penalty": 0.0, "repetition_penalty": 1.0}
+        if decoding.temperature > 0:
+            neutral["top_k"] = -1
+        return fields | {name: value for name, value in neutral.items() if name in self.neutral}
+
+    def without(self, refusal: str) -> "Fields":
+        """The fields to try after a server's words about those it does not take."""
+        limit = "max_completion_tokens" if "max_completion_tokens" in refusal else self.limit
+        return Fields(limit, tuple(name for name in self.neutral if name not in refusal))
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Message(_Strict):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(_Strict):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class Usage(_Strict):
+    """Tokens, where the server counts them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Completion(_Strict):
+    """An answer as it must be: exactly one choice. What else is in it does not matter."""
+
+    model: str | None = None
+    choices: Annotated[list[_Choice], Field(min_length=1, max_length=1)]
+    usage: Usage | None = None
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to wait, told as such or as a date; 0 where it does not say."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    until, now = _date(value), _date(headers.get("date", "")) or datetime.now(UTC)
+    return max(0.0, (until - now).total_seconds()) if until else 0.0
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def words(error: "APIStatusError") -> str:
+    """What the server itself said."""
+    said = error.body
+    if isinstance(said, dict):
+        said = said.get("message") or said.get("detail") or said  # FastAPI's own errors have a detail
+    return said if isinstance(said, str) else str(said or error.message)
+
+
+def cause(error: "APIConnectionError") -> str:
+    """Why there was no connection, or no longer."""
+    reason = error.__cause__
+    return str(reason) or type(reason).__name__
