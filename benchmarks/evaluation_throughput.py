@@ -11,6 +11,7 @@ warm-up that is not timed. Without --model, a model of Qwen3-VL-2B's shape is ma
 """
 
 import argparse
+import shlex
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--picture_tokens", type=int, nargs=2, default=(256, 1024), metavar=("MIN", "MAX"))
     add("--batch_size", type=int, help="a cap for hf")
     add("--vllm_python", help="the interpreter of vLLM's environment")
+    add("--vllm_args", type=shlex.split, default=[], help="vLLM's own flags")
     add("--workdir", type=Path, default=Path("/tmp/leap-speed"), help="model and pictures are made here")
     add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
     return parser.parse_args()
@@ -143,9 +145,19 @@ def measure_engine(
 
 
 def open_engine(name: str, model: Path, size: PictureSize, arguments: argparse.Namespace) -> Engine:
+    dtype = dtype_of(arguments)
+    if name == "vllm":
+        from leap.inference.vllm import VllmEngine
+        from leap.inference.vllm_server import VllmSettings
+
+        extra = tuple(arguments.vllm_args)
+        settings = VllmSettings(
+            model, size, arguments.device, dtype, max_model_len=4096, readable=arguments.workdir, extra=extra
+        )
+        return VllmEngine(settings, arguments.workdir / "vllm.log", arguments.vllm_python)
     from leap.inference.hf import HfEngine
 
-    return HfEngine(model, size, arguments.device, dtype_of(arguments), batch_size=arguments.batch_size, compiled=True)
+    return HfEngine(model, size, arguments.device, dtype, batch_size=arguments.batch_size, compiled=True)
 
 
 def as_result(name: str, found: dict[str, Any], seed: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

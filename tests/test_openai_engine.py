@@ -1,5 +1,6 @@
 """The openai engine against a server that fails in every way, and against a real one that must answer as we do."""
 
+import base64
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from PIL import Image
 from servers import faulty_openai as faulty
 from servers.faulty_openai import Fault, FaultyServer, Seen, answer_to, by_text, completion
 
-from leap.data import data_uri
+from leap.data import picture_urls
 from leap.data.pictures import BlankPicture, PictureSize
 from leap.errors import LeapError, UsageError
 from leap.evaluation.requests import build_requests
@@ -294,13 +296,13 @@ def test_a_wait_of_hours_ends_the_run() -> None:
 def test_few_pictures_are_in_memory(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
     with FaultyServer(hold=0.01) as server:
-        original = data_uri.open_picture
+        original = picture_urls.picture_url
 
-        def counted(source: Path | BlankPicture) -> Image.Image:
+        def counted(*arguments: Any) -> str:
             opened.append(len(opened) + 1 - len(server.attempts))  # opened pictures whose request has not arrived
-            return original(source)
+            return original(*arguments)
 
-        monkeypatch.setattr(data_uri, "open_picture", counted)
+        monkeypatch.setattr(picture_urls, "picture_url", counted)
         answers(server, asked(30, picture), concurrency=3)
     assert len(opened) == 30
     assert max(opened) <= 3
@@ -435,6 +437,13 @@ def test_no_mixture_of_faults_loses_or_doubles_a_request(
 # Pictures
 
 
+def sent_bytes(source: Path | BlankPicture, size: PictureSize) -> bytes:
+    """What a server gets."""
+    kind, _, content = picture_urls.picture_url(source, size).partition(",")
+    assert kind == "data:image/png;base64"
+    return base64.b64decode(content)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (70, 50), (500, 300), (33, 900)])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 def test_pictures_are_scaled_as_the_models_processor_scales_them(
@@ -444,7 +453,7 @@ def test_pictures_are_scaled_as_the_models_processor_scales_them(
     processor = load_processor(model).image_processor
     path, bounds = tmp_path / "picture.png", PictureSize(6, 40)
     Image.effect_noise(size, 90).convert(mode).save(path)
-    (tmp_path / "sent.png").write_bytes(data_uri.png_bytes(path, bounds))
+    (tmp_path / "sent.png").write_bytes(sent_bytes(path, bounds))
     wide = {"shortest_edge": 1024, "longest_edge": 64 * 1024 * 1024}
     ours = {"shortest_edge": bounds.min_tokens * 1024, "longest_edge": bounds.max_tokens * 1024}
     expected = processor(images=[Image.open(path).convert("RGB")], size=ours, return_tensors="pt")
@@ -456,12 +465,26 @@ def test_pictures_are_scaled_as_the_models_processor_scales_them(
 def test_a_picture_of_the_right_size_is_sent_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     Image.effect_noise((64, 96), 90).convert("RGB").save(path, optimize=True)
-    assert data_uri.png_bytes(path, SIZE) == path.read_bytes()
+    assert sent_bytes(path, SIZE) == path.read_bytes()
     Image.open(path).save(tmp_path / "turned.png", exif=turned())
     sent = tmp_path / "sent.png"
-    sent.write_bytes(data_uri.png_bytes(tmp_path / "turned.png", SIZE))
+    sent.write_bytes(sent_bytes(tmp_path / "turned.png", SIZE))
     assert not Image.open(sent).getexif()
     assert Image.open(sent).tobytes() == Image.open(path).tobytes()
+
+
+def test_a_server_on_this_machine_reads_the_files_it_may(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    paths = [tmp_path / name for name in ("inside/right.png", "inside/wrong.png", "outside.png")]
+    for path, side in zip(paths, (64, 40, 64), strict=True):
+        Image.effect_noise((side, 64), 90).convert("RGB").save(path)
+    link = tmp_path / "inside" / "link.png"
+    link.symlink_to(paths[2])
+    urls = [
+        picture_urls.picture_url(path, SIZE, tmp_path / "inside") for path in (*paths, link, BlankPicture(paths[0]))
+    ]
+    assert urls[0] == paths[0].resolve().as_uri()
+    assert [url.partition(":")[0] for url in urls] == ["file", "data", "data", "data", "data"]
 
 
 def turned() -> Image.Exif:
@@ -473,7 +496,7 @@ def turned() -> Image.Exif:
 def test_a_too_narrow_picture_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (3, 900)).save(tmp_path / "stripe.png")
     with pytest.raises(LeapError, match="too narrow"):
-        data_uri.png_bytes(tmp_path / "stripe.png", SIZE)
+        sent_bytes(tmp_path / "stripe.png", SIZE)
 
 
 # Choosing an endpoint

@@ -77,7 +77,7 @@ def test_the_command_says_all_that_decides_answers_and_speed() -> None:
     assert given["--dtype"] == "bfloat16"
     assert given["--generation-config"] == "vllm"
     assert given["--host"] == "127.0.0.1"
-    assert given["--api-server-count"] == "8"
+    assert given["--api-server-count"] == "4"
     assert given["--served-model-name"] == "leap"
     assert "--enable-prefix-caching" in command
     assert "--enforce-eager" not in command

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,15 +18,18 @@ if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError
 
 
-def chat_messages(request: Request, size: PictureSize) -> list[dict[str, Any]]:
-    """The conversation as the protocol has it, pictures of that size within. Raises LeapError for a broken picture."""
-    from leap.data.data_uri import data_uri
+def chat_messages(request: Request, size: PictureSize, readable: Path | None = None) -> list[dict[str, Any]]:
+    """The conversation as the protocol has it, pictures of that size within, or their addresses under `readable`.
+
+    Raises LeapError for a broken picture.
+    """
+    from leap.data.picture_urls import picture_url
 
     pictures = iter(request.pictures)
 
     def content(part: TextPart | ImagePart) -> dict[str, Any]:
         if isinstance(part, ImagePart):
-            return {"type": "image_url", "image_url": {"url": data_uri(next(pictures), size)}}
+            return {"type": "image_url", "image_url": {"url": picture_url(next(pictures), size, readable)}}
         return {"type": "text", "text": part.text}
 
     messages: list[dict[str, Any]] = []

@@ -88,9 +88,19 @@ class EngineOptions:
 
 
 def open_local(
-    options: EngineOptions, folder: Path, base: Path | None, pictures: Any, device: str, dtype: str, log: Path
+    options: EngineOptions,
+    folder: Path,
+    base: Path | None,
+    pictures: Any,
+    device: str,
+    dtype: str,
+    data: Path,
+    log: Path,
 ) -> Engine:
-    """An engine for the model in `folder` (an adapter's on `base`); `log` is where a server writes."""
+    """An engine for the model in `folder` (an adapter's on `base`).
+
+    Pictures lie under `data`, mostly; `log` is where a server writes.
+    """
     given = options.given
     if options.engine == "vllm":
         from leap.inference.vllm import VllmEngine
@@ -102,6 +112,7 @@ def open_local(
             device=device,
             dtype=dtype,
             lora=folder if base else None,
+            readable=data,
             extra=tuple(given.get("vllm_args", ())),
             api_servers=given.get("workers"),
             **({"max_num_seqs": given["batch_size"]} if "batch_size" in given else {}),

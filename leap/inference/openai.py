@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
@@ -50,6 +51,7 @@ class Endpoint:
     backoff: float = 0.5  # seconds before the first retry, at most; twice as many before each further one
     input_price: float | None = None  # USD per million tokens
     output_price: float | None = None
+    readable: Path | None = None  # a folder whose files a server on this machine may read itself
 
     def __post_init__(self) -> None:
         if not _is_address(self.base_url):
@@ -159,7 +161,7 @@ class OpenAiEngine:
     """One model at one server. Nothing is kept open between calls of `answers`."""
 
     def __init__(self, endpoint: Endpoint, pictures: PictureSize) -> None:
-        from leap.data import data_uri  # noqa: F401  (loads libraries; see there)
+        from leap.data import picture_urls  # noqa: F401  (loads libraries; see there)
 
         self._endpoint, self._pictures, self._server = endpoint, pictures, _Server()
 
@@ -247,7 +249,9 @@ class _Run:
     async def answer(self, request: Request) -> Answer:
         """The request's answer, or its error after all retries. Raises LeapError where no request can be answered."""
         try:
-            messages = await to_thread.run_sync(chat_messages, request, self._pictures, limiter=self._packing)
+            messages = await to_thread.run_sync(
+                chat_messages, request, self._pictures, self._endpoint.readable, limiter=self._packing
+            )
         except LeapError as error:  # this request's own pictures
             return Answer(request.key, error=str(error))
         bad_bodies, tries = 0, 0
@@ -274,7 +278,7 @@ class _Run:
             if self._unreachable >= self._patience:
                 raise LeapError(f"no server at {self._endpoint.shown_url} ({failure}); start it or correct the address")
 
-    async def _ask(self, key: tuple[str, str], messages: list[dict[str, Any]]) -> Answer:
+    async def _ask(self, key: tuple[str, ...], messages: list[dict[str, Any]]) -> Answer:
         import openai
 
         timeout = self._endpoint.timeout
@@ -343,7 +347,7 @@ class _Run:
         self._throttle.pause(wait)
         raise _Again(text) from error
 
-    def _checked(self, key: tuple[str, str], body: bytes) -> Answer:
+    def _checked(self, key: tuple[str, ...], body: bytes) -> Answer:
         try:
             completion = Completion.model_validate_json(body)
         except ValidationError as error:

@@ -20,7 +20,14 @@ class VllmEngine:
         self._settings = settings
         self._server = VllmServer(settings, log, python)
         concurrency = int(settings.max_num_seqs * _AHEAD)
-        endpoint = Endpoint(self._server.url, MODEL_NAME, self._server.api_key, concurrency, timeout=3600.0)
+        endpoint = Endpoint(
+            self._server.url,
+            MODEL_NAME,
+            self._server.api_key,
+            concurrency,
+            timeout=3600.0,
+            readable=settings.readable,
+        )
         self._client = OpenAiEngine(endpoint, settings.pictures)
 
     def describe(self) -> dict[str, Any]:

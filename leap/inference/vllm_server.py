@@ -52,6 +52,7 @@ class VllmSettings:
     max_num_seqs: int = 256  # sequences decoded together; memory for them is taken as they grow
     gpu_memory_utilization: float = 0.9
     pictures_per_prompt: int = 16
+    readable: Path | None = None  # a folder whose pictures the server may read itself
     api_servers: int | None = None  # processes that prepare requests; None: from the CPU cores
     lora: Path | None = None  # an adapter on `model`
     seed: int = 0
@@ -89,7 +90,7 @@ def find_interpreter(wanted: str | None = None) -> Interpreter:
 def api_servers(cores: int) -> int:
     """Processes that prepare requests: one example of two 960x960 PNG takes a core about 0.11 s, so four of them
     are ahead of 25 examples/s; the other cores are the GPU's and the caller's."""
-    return max(1, min(8, cores // 2))
+    return max(1, min(4, cores // 2))
 
 
 def build_command(
@@ -111,6 +112,8 @@ def build_command(
     }
     if not settings.on_cpu:
         flags["--gpu-memory-utilization"] = settings.gpu_memory_utilization
+    if settings.readable is not None:
+        flags["--allowed-local-media-path"] = settings.readable.resolve()
     switches = ["--enable-prefix-caching", "--disable-uvicorn-access-log"]
     switches += ["--enforce-eager"] if settings.on_cpu else []
     command = [python, "-m", "vllm.entrypoints.cli.main", "serve", str(settings.model.resolve())]

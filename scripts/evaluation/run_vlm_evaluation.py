@@ -132,9 +132,8 @@ def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace, options
 
 def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
     """The one model that a server has, or that --model names."""
-    from leap.inference.openai import OpenAiEngine
-
     from leap.evaluation.models import served_model
+    from leap.inference.openai import OpenAiEngine
 
     settings = _settings(workspace, arguments, options, None)
     endpoint = options.endpoint()
@@ -165,7 +164,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
 
     def load(model: EvaluatedModel):
         log = workspace.logs / f"vllm-{model.name}.log"
-        return open_local(options, model.folder, model.base, settings.pictures, device, dtype, log)
+        return open_local(options, model.folder, model.base, settings.pictures, device, dtype, settings.data, log)
 
     return map(identified, folders), settings, load
 

@@ -17,18 +17,38 @@ from leap.data.pictures import BlankPicture, PictureSize, open_picture, refuse_s
 TOKEN_SIDE = 32  # pixels: Qwen3-VL merges 2x2 patches of 16 into one token
 
 
-def data_uri(source: Path | BlankPicture, size: PictureSize) -> str:
-    """The picture at the evaluation's size as data:image/png. Raises LeapError where it is broken or too narrow."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(source, size)).decode()
+def picture_url(source: Path | BlankPicture, size: PictureSize, readable: Path | None = None) -> str:
+    """The picture at the evaluation's size as data:image/png, or as file: where it is one that the server can read.
+
+    The server reads files under `readable`. Raises LeapError where the picture is broken or too narrow; a file that is
+    passed on as it is was not decoded, so that the server may still find it broken.
+    """
+    if isinstance(source, Path) and _is_ready(source, size):
+        if readable is not None and source.resolve().is_relative_to(readable.resolve()):
+            return source.resolve().as_uri()
+        content = source.read_bytes()
+    else:
+        content = _packed(open_picture(source), size)
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def png_bytes(source: Path | BlankPicture, size: PictureSize) -> bytes:
-    """A PNG in RGB of the right size; a file that is one already is passed on byte by byte."""
-    picture = open_picture(source)
+def _is_ready(path: Path, size: PictureSize) -> bool:
+    """Whether a file is a PNG of the right size in which every reader sees the same pixels, by its header alone.
+
+    That is: no palette, no transparency, no turning by EXIF.
+    """
+    try:
+        with Image.open(path) as picture:
+            plain = picture.format == "PNG" and picture.mode == "RGB"
+            plain = plain and not picture.info.keys() & {"exif", "transparency"}
+            return plain and (picture.height, picture.width) == _target(picture, size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False  # open_picture says what is wrong
+
+
+def _packed(picture: Image.Image, size: PictureSize) -> bytes:
     height, width = _target(picture, size)
     right = (picture.width, picture.height) == (width, height)
-    if right and isinstance(source, Path) and _plain_png(source):
-        return source.read_bytes()
     content = io.BytesIO()
     # The lowest level: PNG is lossless at any, and packing must keep up with the server.
     (picture if right else _resized(picture, height, width)).save(content, "PNG", compress_level=1)
@@ -46,9 +66,3 @@ def _resized(picture: Image.Image, height: int, width: int) -> Image.Image:
     pixels = functional.pil_to_tensor(picture).contiguous()  # as the processor has them: kernels may round apart
     bicubic = functional.InterpolationMode.BICUBIC
     return functional.to_pil_image(functional.resize(pixels, [height, width], interpolation=bicubic, antialias=True))
-
-
-def _plain_png(path: Path) -> bool:
-    """Whether every reader sees the same pixels: no palette, no transparency, no turning by EXIF."""
-    with Image.open(path) as picture:
-        return picture.format == "PNG" and picture.mode == "RGB" and not picture.info.keys() & {"exif", "transparency"}
