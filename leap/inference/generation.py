@@ -1,5 +1,6 @@
 """A batch of prepared requests to new tokens: plain generation, or with a fixed cache and a compiled decoding step."""
 
+import gc
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -57,6 +58,14 @@ class Generation:
         self._cache, self._cache_shape = None, (0, 0)
         if self._device.startswith("cuda"):
             torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Give back the model's memory too; compiled code would keep hold of it."""
+        del self._model
+        if self._parts_compiled:
+            torch._dynamo.reset()
+        gc.collect()
+        self.forget()
 
     def rows_that_fit(self, prepared: Prepared, decoding: Decoding) -> int:
         """How many requests like this one a batch may hold in the free memory, measured on one and on three of them."""

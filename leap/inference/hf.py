@@ -66,7 +66,7 @@ class HfEngine:
         }
 
     def close(self) -> None:
-        self._generation.forget()
+        self._generation.close()
         del self._generation
 
     def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:

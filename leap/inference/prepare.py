@@ -169,6 +169,6 @@ def _joined(rows: Sequence[torch.Tensor], left: bool) -> torch.Tensor:
 
 
 def default_workers(device: str) -> int:
-    """On a GPU all cores but one prepare; on a CPU they are the model's."""
+    """On a GPU all cores but one prepare; on a CPU one does, since the others are the model's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores - 1)) if device.startswith("cuda") else 0
+    return max(1, min(16, cores - 1)) if device.startswith("cuda") else min(1, cores - 1)

@@ -1,0 +1,110 @@
+"""What the benchmarks of evaluation share: the engines, and plain generation, which they are compared with."""
+
+import argparse
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from leap.data.pictures import PictureSize
+from leap.inference.protocol import Decoding, Engine, Request
+from leap.provenance import command, device_name, git_state, versions
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--engines", nargs="+", choices=("hf", "vllm"), default=["hf"])
+    add("--device", default="cuda")
+    add("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
+    add("--picture_tokens", type=int, nargs=2, default=(256, 1024), metavar=("MIN", "MAX"))
+    add("--batch_size", type=int, help="a cap for hf")
+    add("--vllm_python", help="the interpreter of vLLM's environment")
+    add("--vllm_args", type=shlex.split, default=[], help="vLLM's own flags")
+    add("--workdir", type=Path, default=Path("/tmp/leap-speed"), help="what is made for the benchmark lies here")
+    add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
+
+
+def plain_generation(
+    model: Path, size: PictureSize, arguments: argparse.Namespace, requests: Sequence[Request], decoding: Decoding
+) -> Iterator[tuple[Request, str, float]]:
+    """(request, answer, seconds) by the library's processor and `generate`, as its documentation shows them."""
+    import torch
+
+    from leap.data.pictures import open_picture
+    from leap.models.loading import load_model, load_processor
+
+    processor = load_processor(model)
+    loaded = load_model(model, dtype_of(arguments), arguments.device).eval()
+    unit = (processor.image_processor.patch_size * processor.image_processor.merge_size) ** 2
+    bounds = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
+    for request in requests:
+        started = time.perf_counter()
+        pictures = [open_picture(source) for source in request.pictures]
+        conversation = [
+            {
+                "role": message.role,
+                "content": [{"type": part.type, "text": getattr(part, "text", None)} for part in message.parts()],
+            }
+            for message in request.messages
+        ]
+        text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        inputs = processor(text=[text], images=pictures, size=bounds, return_tensors="pt").to(arguments.device)
+        with torch.inference_mode():
+            output = loaded.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=decoding.max_new_tokens,
+                min_new_tokens=decoding.min_new_tokens,
+            )
+        answer = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        yield request, answer, time.perf_counter() - started
+
+
+def open_engine(
+    name: str, model: Path, size: PictureSize, arguments: argparse.Namespace, readable: Path, compiled: bool = False
+) -> Engine:
+    dtype = dtype_of(arguments)
+    free_memory(arguments.device)
+    if name == "vllm":
+        from leap.inference.vllm import VllmEngine
+        from leap.inference.vllm_server import VllmSettings
+
+        extra = tuple(arguments.vllm_args)
+        settings = VllmSettings(
+            model, size, arguments.device, dtype, max_model_len=4096, readable=readable, extra=extra
+        )
+        return VllmEngine(settings, arguments.workdir / "vllm.log", arguments.vllm_python)
+    from leap.inference.hf import HfEngine
+
+    return HfEngine(model, size, arguments.device, dtype, batch_size=arguments.batch_size, compiled=compiled)
+
+
+def free_memory(device: str) -> None:
+    """What the last model left, which a server of its own would find taken."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+def result_path(arguments: argparse.Namespace, benchmark: str, engine: str) -> Path:
+    """<benchmark>_<engine>-<device>.json"""
+    name = device_name(arguments.device).replace(" ", "-").replace(",", "")
+    return arguments.output / f"{benchmark}_{engine}-{name}.json"
+
+
+def dtype_of(arguments: argparse.Namespace) -> str:
+    from leap.models.loading import default_dtype
+
+    return arguments.dtype or default_dtype(arguments.device)
+
+
+def origin(device: str) -> dict[str, Any]:
+    """Where the figures come from: the machine, the libraries, the code and the command."""
+    return {"device": device_name(device), "versions": versions(), **git_state(REPOSITORY), "command": command()}
