@@ -32,7 +32,7 @@ TEXT = {
     "initializer_range": STD,
 }
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-SPLIT_PLACE = f"{VISION_START}{IMAGE}{VISION_END}"
+PICTURE_PLACE = f"{VISION_START}{IMAGE}{VISION_END}"
 
 # SmolVLM2's way of writing a conversation: roles by name, one end mark for every turn.
 SMOLVLM_TEMPLATE = """\
@@ -170,13 +170,13 @@ def internvl(tokenizer: Any) -> Made:
         tokenizer,
         InternVLVideoProcessor(size=size),
         image_seq_length=4,
-        chat_template=CHAT_TEMPLATE.replace(SPLIT_PLACE, "<IMG_CONTEXT>\n"),
+        chat_template=CHAT_TEMPLATE.replace(PICTURE_PLACE, "<IMG_CONTEXT>\n"),
     )
     return processor, config, InternVLForConditionalGeneration
 
 
 def smolvlm(tokenizer: Any) -> Made:
-    """Pictures in tiles of 32 pixels and the whole once more; 4 tokens a tile. Its conversations are padded in tiles."""
+    """Pictures in tiles of 32 pixels and the whole once more; 4 tokens a tile."""
     from transformers import (
         SmolVLMConfig,
         SmolVLMForConditionalGeneration,

@@ -29,8 +29,12 @@ class Generation:
 
     @property
     def compiles(self) -> bool:
-        """Whether the decoding step can be compiled here: on an NVIDIA GPU with Triton and a C compiler."""
-        return self._device.startswith("cuda") and find_spec("triton") is not None and bool(_c_compiler())
+        """Whether the decoding step can be compiled here: on an NVIDIA GPU with Triton and a C compiler.
+
+        And only where the library says of the family that it works with a fixed cache; SmolVLM's is not one of them.
+        """
+        known = getattr(self._model, "_can_compile_fullgraph", False)
+        return known and self._device.startswith("cuda") and find_spec("triton") is not None and bool(_c_compiler())
 
     @torch.inference_mode()
     def plain(self, batch: Sequence[Prepared], decoding: Decoding) -> list[list[int]]:

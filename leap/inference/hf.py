@@ -47,7 +47,8 @@ class HfEngine:
         processor = load_processor(folder, base, trust_remote_code)
         self._tokenizer = processor.tokenizer
         self._preparer = find_preparer(processor, pictures)
-        model = load_model(folder, dtype, device, attention.register(), base, quantization, trust_remote_code).eval()
+        model = load_model(folder, dtype, device, None, base, quantization, trust_remote_code).eval()
+        attention.use(model)
         self._stop = stop_tokens(processor, model)
         pad = self._tokenizer.pad_token_id
         self._generation = Generation(

@@ -32,13 +32,14 @@ def load_model(
     folder: Path,
     dtype: str,
     device: str = "cpu",
-    attention: str = "sdpa",
+    attention: str | None = "sdpa",
     base: Path | None = None,
     quantization: Quantization | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
     """The folder's model in `dtype` ("float32", "bfloat16", "float16") on `device`; an adapter's on its `base`.
 
+    With `attention` None the library chooses: a few families have no "sdpa".
     Raises LeapError where files are missing or broken, or weights do not fit the model.
     """
     import torch
