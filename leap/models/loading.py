@@ -87,13 +87,19 @@ def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str,
 
 def _with_adapter(model: Any, folder: Path) -> Any:
     """The model with the adapter's layers in it, unmerged. Its own class stays, so that it generates as before."""
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
     from safetensors import SafetensorError
 
     try:
-        adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        adapted = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+        saved = load_peft_weights(str(folder), device="cpu")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise LeapError(f"{folder}: the adapter does not fit its base model ({_first_line(error)})") from error
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    # The library goes on without weights that are missing, or that have no place in the base.
+    if odd := sorted({*(wanted - saved.keys()), *(name for name in saved.keys() - wanted if "lora_" in name)}):
+        raise LeapError(f"{folder}: the adapter does not fit its base model ({len(odd)} weights, {odd[0]}, …)")
     return adapted.base_model.model
 
 
