@@ -86,6 +86,15 @@ def test_an_adapter_answers_as_its_merged_model(root: Path) -> None:
     assert texts(root, *flags, name="flags") == merged
 
 
+def test_an_adapter_on_a_quantized_base(root: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    plain = texts(root, "--checkpoint", "models/base", "--quantization", "4bit", name="base_4bit")
+    adapted = texts(
+        root, "--checkpoint", str(adapter(root)), "--quantization", "4bit", name=f"{RUN}-checkpoint-20_4bit"
+    )
+    assert adapted != plain
+
+
 def test_a_moved_base_is_told_and_given(root: Path) -> None:
     (root / "models" / "base").rename(root / "models" / "moved")
     refused = evaluate(root, "--checkpoint", str(adapter(root)))

@@ -137,6 +137,19 @@ def test_a_fixed_cache_answers_the_same(
     assert answers(engine, requests) == expected
 
 
+def test_what_cannot_be_compiled_is_told_and_answers_the_same(
+    folder: Path,
+    family: str,
+    requests: list[Request],
+    expected: dict[tuple[str, ...], Answer],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = HfEngine(folder, SIZE, batch_size=12, compiled=True)
+    assert answers(engine, requests) == expected
+    reason = "no fixed cache for SmolVLM" if family == "smolvlm" else "no NVIDIA GPU"
+    assert capsys.readouterr().err.count(reason) == 1
+
+
 def test_the_evaluation_sets_the_size_of_pictures_where_the_family_lets_it(
     folder: Path, family: str, requests: list[Request], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """One loader for every model: base or checkpoint, for training or evaluation."""
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ def load_processor(folder: Path, base: Path | None = None, trust_remote_code: bo
     try:
         processor = AutoProcessor.from_pretrained(source, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
+        _refuse_untrusted(source, error)
         raise LeapError(f"{source}: its processor cannot be loaded ({_first_line(error)})") from error
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
         raise LeapError(
@@ -60,6 +62,7 @@ def load_model(
             **placed,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        _refuse_untrusted(base or folder, error)
         raise LeapError(f"{base or folder}: the model cannot be loaded ({_first_line(error)})") from error
     if missing := sorted(loaded["missing_keys"]):  # the library would go on with random numbers in their place
         raise LeapError(
@@ -67,6 +70,15 @@ def load_model(
         )
     model = model if placed else model.to(device)
     return _with_adapter(model, folder) if base else model
+
+
+def _refuse_untrusted(folder: Path, error: Exception) -> None:
+    """The library's refusal to run a model's own code, told with the flag that allows it."""
+    if "trust_remote_code" in str(error):
+        raise LeapError(
+            f"{folder}: this model runs code of its own, which lies with it; read that code, and if you trust it, "
+            "add --trust_remote_code"
+        ) from error
 
 
 def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str, Any]:
@@ -77,6 +89,9 @@ def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str,
         raise LeapError(
             f'--quantization {quantization} needs bitsandbytes: pip install -c constraints.txt -e ".[quantization]"'
         )
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(
+        logging.ERROR
+    )  # a line for every product of matrices
     config = (
         BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype))
         if quantization == "4bit"
