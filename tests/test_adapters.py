@@ -149,8 +149,10 @@ def test_an_adapter_that_does_not_fit_is_refused(
     root: Path, spoiled: Callable[[str, torch.Tensor], torch.Tensor | None]
 ) -> None:
     spoil(adapter(root) / "adapter_model.safetensors", spoiled)
-    with pytest.raises(LeapError, match="does not fit its base"):
-        load_model(adapter(root), "float32", base=root / "models" / "base")
+    refused = evaluate(root, "--checkpoint", str(adapter(root)))
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert "does not fit its base" in line
 
 
 def test_an_adapter_of_a_deeper_model_is_refused(root: Path) -> None:
@@ -161,6 +163,13 @@ def test_an_adapter_of_a_deeper_model_is_refused(root: Path) -> None:
     save_file(weights, path)
     with pytest.raises(LeapError, match="does not fit its base"):
         load_model(adapter(root), "float32", base=root / "models" / "base")
+
+
+def test_another_kind_of_adapter_is_refused(root: Path) -> None:
+    change(adapter(root) / ADAPTER, peft_type="PROMPT_TUNING")
+    refused = evaluate(root, "--checkpoint", str(adapter(root)))
+    assert refused.returncode == 1
+    assert "only LoRA is supported" in refused.stderr
 
 
 @pytest.mark.parametrize("flag", ["--lora_adapter_path", "--base_model_path models/base --checkpoint"])

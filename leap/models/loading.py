@@ -1,13 +1,15 @@
 """One loader for every model: base or checkpoint, for training or evaluation."""
 
 import logging
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from leap.errors import LeapError, UsageError
-from leap.models.checkpoints import weight_files
+from leap.models.checkpoints import ADAPTER, weight_files
 from leap.progress import quiet_libraries
+from leap.records.files import read_object
 
 Quantization = Literal["4bit", "8bit"]
 
@@ -89,9 +91,8 @@ def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str,
         raise LeapError(
             f'--quantization {quantization} needs bitsandbytes: pip install -c constraints.txt -e ".[quantization]"'
         )
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(
-        logging.ERROR
-    )  # a line for every product of matrices
+    # Else 8 bit writes a line for every product of matrices.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     config = (
         BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype))
         if quantization == "4bit"
@@ -106,8 +107,14 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     from peft.utils import load_peft_weights
     from safetensors import SafetensorError
 
+    kind = read_object(folder / ADAPTER).get("peft_type")
+    if kind != "LORA":
+        raise LeapError(f"{folder}: an adapter of type {kind}; only LoRA is supported, or merge it into its base")
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+            warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT's use of transformers, not ours
+            adapted = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
         saved = load_peft_weights(str(folder), device="cpu")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise LeapError(f"{folder}: the adapter does not fit its base model ({_first_line(error)})") from error
