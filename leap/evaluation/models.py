@@ -5,7 +5,7 @@ from pathlib import Path
 
 from leap.errors import LeapError, UsageError
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, variant_name
-from leap.models.checkpoints import MARKER, adapter_base, find_checkpoints, result_name, weights_hash
+from leap.models.checkpoints import ADAPTER, MARKER, adapter_base, find_checkpoints, result_name, weights_hash
 
 BASELINE = "Baseline"
 
@@ -28,19 +28,29 @@ def identify(
     folder: Path,
     baseline: Path,
     output: Path,
+    root: Path,
     settings: EvaluationSettings,
     name: str | None = None,
     base: Path | None = None,
 ) -> EvaluatedModel:
     """The model in `folder` with its result name and weight hash; `base` is where an adapter's base lies.
 
-    Raises LeapError where it holds no weights.
+    Adapters that name their base by a relative path mean a folder under `root`. Raises LeapError where `folder` holds
+    no weights or the base is not there.
     """
-    base = adapter_base(folder, base)
+    base = adapter_base(folder, root, base)
     weights = weights_hash(folder, base)
     if name is None:
         name = BASELINE if folder.resolve() == baseline.resolve() else result_name(folder, output)
     return EvaluatedModel(variant_name(name, settings), folder, base, weights)
+
+
+def refuse_no_adapter(folder: Path) -> None:
+    """Raises UsageError where an adapter's flags are given for a whole model: its base would not be looked at."""
+    if folder.is_dir() and not (folder / ADAPTER).is_file():
+        raise UsageError(
+            f"{folder} is no LoRA adapter (no {ADAPTER}): --lora_adapter_path and --base_model_path are for one"
+        )
 
 
 def served_model(url: str, model: str, settings: EvaluationSettings, name: str | None = None) -> EvaluatedModel:

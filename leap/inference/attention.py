@@ -10,17 +10,29 @@ from typing import Any
 import torch
 
 NAME = "leap_sdpa"
+# Decoders, by the type in their configuration, where every token sees all before it and nothing else.
+_PLAINLY_CAUSAL = ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen2", "qwen3", "llama")
 _attend = torch.nn.functional.scaled_dot_product_attention
 
 
-def register() -> str:
-    """Make the attention known to transformers; returns its name for `attn_implementation`."""
+def use(model: Any) -> None:
+    """Let the model attend in this way, where its decoder is one that it holds for; any other stays as it is.
+
+    Sliding windows, pictures whose tokens see each other, or sinks would be silently ignored.
+    """
+    text = model.config.get_text_config(decoder=True)
+    windows = {*(getattr(text, "layer_types", None) or ())} - {"full_attention"}
+    if text.model_type in _PLAINLY_CAUSAL and not windows:
+        _register()
+        model.set_attn_implementation(NAME)
+
+
+def _register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    return NAME
 
 
 def _attention(

@@ -30,8 +30,19 @@ class Generation:
 
     @property
     def compiles(self) -> bool:
-        """Whether the decoding step can be compiled here: on an NVIDIA GPU with Triton and a C compiler."""
-        return self._device.startswith("cuda") and find_spec("triton") is not None and bool(_c_compiler())
+        """Whether the decoding step can be compiled here."""
+        return self.obstacle is None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the decoding step cannot be compiled here; None where it can."""
+        if not getattr(self._model, "_can_compile_fullgraph", False):
+            return f"transformers knows no fixed cache for {type(self._model).__name__}"
+        if not self._device.startswith("cuda"):
+            return "there is no NVIDIA GPU"
+        if find_spec("triton") is None:
+            return "Triton is not installed"
+        return None if _c_compiler() else "there is no C compiler"
 
     @torch.inference_mode()
     def plain(self, batch: Sequence[Prepared], decoding: Decoding) -> list[list[int]]:

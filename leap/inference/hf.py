@@ -4,6 +4,7 @@ On a GPU, batches are as large as the memory allows and the decoding step is com
 processes meanwhile.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,13 @@ class HfEngine:
     ) -> None:
         self._device, self._dtype, self._cap = device, dtype, batch_size
         self._workers = default_workers(device) if workers is None else workers
+        if trust_remote_code:
+            print(f"warning: code that lies in {base or folder} will run, with all your rights", file=sys.stderr)
         processor = load_processor(folder, base, trust_remote_code)
         self._tokenizer = processor.tokenizer
         self._preparer = find_preparer(processor, pictures)
-        model = load_model(folder, dtype, device, attention.register(), base, quantization, trust_remote_code).eval()
+        model = load_model(folder, dtype, device, None, base, quantization, trust_remote_code).eval()
+        attention.use(model)
         self._stop = stop_tokens(processor, model)
         pad = self._tokenizer.pad_token_id
         self._generation = Generation(
@@ -55,6 +59,8 @@ class HfEngine:
         )
         self._rows: int | None = None  # of a batch: found with the first request, fewer after an out-of-memory
         self._compiled = compiled and self._generation.compiles
+        if (compiled or device.startswith("cuda")) and not self._generation.compiles:
+            print(f"decoding is not compiled: {self._generation.obstacle}", file=sys.stderr)
 
     def describe(self) -> dict[str, Any]:
         return {

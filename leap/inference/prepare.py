@@ -1,19 +1,21 @@
 """Requests to what a model reads, in worker processes ahead of it: pictures take longer to decode than to see."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
 from leap.data.chat import ChatFormat
 from leap.data.collate import pad_ids
 from leap.data.pictures import PictureEncoder, PictureSize, open_picture
 from leap.errors import LeapError
 from leap.inference.protocol import Request
-from leap.records.training import ImagePart
+from leap.records.training import ImagePart, Message, TextPart
 
 _AHEAD = 8  # requests that each worker may have ready
 
@@ -57,11 +59,15 @@ class PatchPreparer:
         self._encoder = PictureEncoder(processor, pictures)
 
     def prepare(self, request: Request) -> Prepared:
-        if not request.pictures:
-            return Prepared(request.key, self._chat.prompt_ids(request.messages, []))
-        patches, grid = self._encoder.encode_bytes([open_picture(source) for source in request.pictures])
-        ids = self._chat.prompt_ids(request.messages, self._encoder.tokens_of(grid))
-        return Prepared(request.key, ids, {"patches": patches.numpy(), "grid": grid.numpy()})
+        return self.read(request.key, request.messages, [open_picture(source) for source in request.pictures])
+
+    def read(self, key: tuple[str, ...], messages: Sequence[Message], pictures: Sequence[Image.Image]) -> Prepared:
+        """The conversation with these pictures in its picture places."""
+        if not pictures:
+            return Prepared(key, self._chat.prompt_ids(messages, []))
+        patches, grid = self._encoder.encode_bytes(pictures)
+        ids = self._chat.prompt_ids(messages, self._encoder.tokens_of(grid))
+        return Prepared(key, ids, {"patches": patches.numpy(), "grid": grid.numpy()})
 
     def batch(self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         inputs = pad_ids([request.ids for request in prepared], pad, self._chat.image_token_id, left=True)
@@ -77,31 +83,46 @@ class PatchPreparer:
 
 
 class ProcessorPreparer:
-    """For any other VLM: whatever its own processor makes of a conversation, pictures at that processor's size."""
+    """For any other VLM: whatever its own processor makes of a conversation, pictures at that processor's size.
 
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
+    `options` are the processor's own.
+    """
+
+    def __init__(self, processor: Any, options: dict[str, Any] | None = None) -> None:
+        self._processor, self._options = processor, options or {}
+        self._special = [token for token in processor.tokenizer.all_special_tokens if token]
 
     def prepare(self, request: Request) -> Prepared:
-        sources = iter(request.pictures)
+        return self.read(request.key, request.messages, [open_picture(source) for source in request.pictures])
+
+    def read(self, key: tuple[str, ...], messages: Sequence[Message], pictures: Sequence[Image.Image]) -> Prepared:
+        """The conversation with these pictures in its picture places."""
+        waiting = iter(pictures)
         conversation = [
-            {
-                "role": message.role,
-                "content": [
-                    {"type": "image", "image": open_picture(next(sources))}
-                    if isinstance(part, ImagePart)
-                    else {"type": "text", "text": part.text}
-                    for part in message.parts()
-                ],
-            }
-            for message in request.messages
+            {"role": message.role, "content": [self._part(part, waiting) for part in message.parts()]}
+            for message in messages
         ]
         found = self._processor.apply_chat_template(
-            conversation, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            conversation,
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=self._options,
         )
         (ids,) = found.pop("input_ids").tolist()
+        image = getattr(self._processor, "image_token_id", None)
+        if pictures and image is not None and image not in ids:
+            raise LeapError("this model's chat template does not show pictures; copy the one that belongs to it")
         found.pop("attention_mask", None)
-        return Prepared(request.key, ids, {name: tensor.numpy() for name, tensor in found.items()})
+        return Prepared(key, ids, {name: tensor.numpy() for name, tensor in found.items()})
+
+    def _part(self, part: Any, pictures: Iterator[Image.Image]) -> dict[str, Any]:
+        if isinstance(part, ImagePart):
+            return {"type": "image", "image": next(pictures)}
+        if special := next((token for token in self._special if token in part.text), None):
+            raise LeapError(f"the text holds {special}, which means something else to this model; change the text")
+        return {"type": "text", "text": part.text}
 
     def batch(self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         inputs = pad_ids([request.ids for request in prepared], pad, -1, left=True)
@@ -118,7 +139,34 @@ class ProcessorPreparer:
 
 def find_preparer(processor: Any, pictures: PictureSize) -> Preparer:
     """The one that fits the model's family."""
-    return PatchPreparer(processor, pictures) if PictureEncoder.encodes(processor) else ProcessorPreparer(processor)
+    if PictureEncoder.encodes(processor) and _reads_as_its_processor(processor, pictures):
+        return PatchPreparer(processor, pictures)
+    name = type(processor).__name__
+    print(f"{name}: pictures at its own size; the evaluation's bounds on their tokens do not apply", file=sys.stderr)
+    return ProcessorPreparer(processor)
+
+
+def _reads_as_its_processor(processor: Any, pictures: PictureSize) -> bool:
+    """Whether PatchPreparer makes of a picture and a text what the processor itself does.
+
+    Some families have Qwen's names for their settings, and another order of patches or more arguments.
+    """
+    ours = PatchPreparer(processor, pictures)
+    theirs = ProcessorPreparer(processor, {"images_kwargs": {"size": PictureEncoder(processor, pictures).size}})
+    slope = np.add.outer(np.arange(96), np.arange(64))[..., None] + np.arange(3) * 30
+    seen = [Image.fromarray(slope.astype(np.uint8))]
+    parts: list[Any] = [TextPart(type="text", text="Look: "), ImagePart(type="image", image="trial")]
+    asked = [Message(role="user", content=parts)]
+    try:
+        tried = [
+            preparer.batch([preparer.read((), asked, seen)], 0, "cpu", torch.float32) for preparer in (ours, theirs)
+        ]
+    except (LeapError, RuntimeError):  # patches of another shape
+        return False
+    return tried[0].keys() == tried[1].keys() and all(
+        tensor.shape == tried[1][name].shape and torch.allclose(tensor.float(), tried[1][name].float(), atol=1e-4)
+        for name, tensor in tried[0].items()
+    )
 
 
 def prepare_ahead(preparer: Preparer, requests: Sequence[Request], workers: int) -> Iterator[Prepared | Unprepared]:

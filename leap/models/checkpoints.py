@@ -42,16 +42,19 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def adapter_base(folder: Path, given: Path | None = None) -> Path | None:
+def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | None:
     """The base model of an adapter folder: `given`, or the one that it names; None for the folder of a whole model.
 
-    Raises LeapError where an adapter's base is not to be found.
+    A relative name is a folder under `root`, the workspace. Raises LeapError where there is no such model.
     """
     if not (folder / ADAPTER).is_file():
         return None
-    base = given or Path(read_object(folder / ADAPTER).get("base_model_name_or_path") or "")
-    if not (base / "config.json").is_file():
-        raise LeapError(f"{folder}: an adapter on {base}, which is no model folder here; set --base_model_path")
+    named = read_object(folder / ADAPTER).get("base_model_name_or_path")
+    base = given or (root / named if named else None)
+    if base is None or not (base / "config.json").is_file():
+        raise LeapError(
+            f"{folder}: an adapter on {given or named}, which is no model folder here; set --base_model_path"
+        )
     return base
 
 

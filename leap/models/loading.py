@@ -1,12 +1,15 @@
 """One loader for every model: base or checkpoint, for training or evaluation."""
 
+import logging
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from leap.errors import LeapError, UsageError
-from leap.models.checkpoints import weight_files
+from leap.models.checkpoints import ADAPTER, weight_files
 from leap.progress import quiet_libraries
+from leap.records.files import read_object
 
 Quantization = Literal["4bit", "8bit"]
 
@@ -20,6 +23,7 @@ def load_processor(folder: Path, base: Path | None = None, trust_remote_code: bo
     try:
         processor = AutoProcessor.from_pretrained(source, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
+        _refuse_untrusted(source, error)
         raise LeapError(f"{source}: its processor cannot be loaded ({_first_line(error)})") from error
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
         raise LeapError(
@@ -32,13 +36,14 @@ def load_model(
     folder: Path,
     dtype: str,
     device: str = "cpu",
-    attention: str = "sdpa",
+    attention: str | None = "sdpa",
     base: Path | None = None,
     quantization: Quantization | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
     """The folder's model in `dtype` ("float32", "bfloat16", "float16") on `device`; an adapter's on its `base`.
 
+    With `attention` None the library chooses: a few families have no "sdpa".
     Raises LeapError where files are missing or broken, or weights do not fit the model.
     """
     import torch
@@ -59,6 +64,7 @@ def load_model(
             **placed,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        _refuse_untrusted(base or folder, error)
         raise LeapError(f"{base or folder}: the model cannot be loaded ({_first_line(error)})") from error
     if missing := sorted(loaded["missing_keys"]):  # the library would go on with random numbers in their place
         raise LeapError(
@@ -66,6 +72,15 @@ def load_model(
         )
     model = model if placed else model.to(device)
     return _with_adapter(model, folder) if base else model
+
+
+def _refuse_untrusted(folder: Path, error: Exception) -> None:
+    """The library's refusal to run a model's own code, told with the flag that allows it."""
+    if "trust_remote_code" in str(error):
+        raise LeapError(
+            f"{folder}: this model runs code of its own, which lies with it; read that code, and if you trust it, "
+            "add --trust_remote_code"
+        ) from error
 
 
 def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str, Any]:
@@ -76,6 +91,8 @@ def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str,
         raise LeapError(
             f'--quantization {quantization} needs bitsandbytes: pip install -c constraints.txt -e ".[quantization]"'
         )
+    # Else 8 bit writes a line for every product of matrices.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     config = (
         BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype))
         if quantization == "4bit"
@@ -86,13 +103,25 @@ def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str,
 
 def _with_adapter(model: Any, folder: Path) -> Any:
     """The model with the adapter's layers in it, unmerged. Its own class stays, so that it generates as before."""
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
     from safetensors import SafetensorError
 
+    kind = read_object(folder / ADAPTER).get("peft_type")
+    if kind != "LORA":
+        raise LeapError(f"{folder}: an adapter of type {kind}; only LoRA is supported, or merge it into its base")
     try:
-        adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+            warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT's use of transformers, not ours
+            adapted = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+        saved = load_peft_weights(str(folder), device="cpu")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise LeapError(f"{folder}: the adapter does not fit its base model ({_first_line(error)})") from error
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    # The library goes on without weights that are missing, or that have no place in the base.
+    if odd := sorted({*(wanted - saved.keys()), *(name for name in saved.keys() - wanted if "lora_" in name)}):
+        raise LeapError(f"{folder}: the adapter does not fit its base model ({len(odd)} weights, {odd[0]}, …)")
     return adapted.base_model.model
 
 

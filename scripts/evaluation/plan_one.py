@@ -31,6 +31,7 @@ def main() -> int | None:
     from leap.evaluation.settings import EvaluationSettings
     from leap.inference.hf import HfEngine
     from leap.inference.protocol import Decoding
+    from leap.models.checkpoints import adapter_base
     from leap.models.loading import default_dtype, pick_device
     from leap.vlabench.parsing import parse_plan
     from leap.vlabench.sources import choose_instructions
@@ -39,7 +40,8 @@ def main() -> int | None:
     numbered = workspace.resolve(arguments.numbered_image) if arguments.numbered_image else picture
     size = PictureSize(arguments.image_tokens_min, arguments.image_tokens_max)
     device = pick_device(arguments.device)
-    engine = HfEngine(workspace.resolve(arguments.model), size, device, default_dtype(device))
+    folder = workspace.resolve(arguments.model)
+    engine = HfEngine(folder, size, device, default_dtype(device), adapter_base(folder, workspace.root))
     instructions = choose_instructions(arguments.prompt, workspace.vlabench)
     settings = EvaluationSettings(workspace.vlm_evaluation, instructions, size, Decoding(arguments.max_new_tokens))
     request = build_request(("", "0"), arguments.instruction, (picture, numbered), settings)

@@ -4,6 +4,7 @@
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --dimension "M&T"
     python scripts/evaluation/run_vlm_evaluation.py --dimension baseline
     python scripts/evaluation/run_vlm_evaluation.py --batch_mode --max_checkpoints 5
+    python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/lora_standard/checkpoint-200
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --picture-control blank
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --engine vllm
     python scripts/evaluation/run_vlm_evaluation.py --engine openai --base_url http://localhost:8000/v1
@@ -143,7 +144,7 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
 
 def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
     """Models in folders, loaded one after the other."""
-    from leap.evaluation.models import chosen_models, identify
+    from leap.evaluation.models import chosen_models, identify, refuse_no_adapter
     from leap.evaluation.settings import EvaluatedModel
     from leap.inference.engines import open_local
     from leap.models.loading import default_dtype, pick_device
@@ -158,9 +159,11 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
         folders = chosen_models(skipped, workspace.resolve(arguments.checkpoints_dir), arguments.max_checkpoints)
     else:
         folders = [workspace.resolve(arguments.checkpoint or arguments.lora_adapter_path or baseline)]
+        if arguments.base_model_path or arguments.lora_adapter_path:
+            refuse_no_adapter(folders[0])
 
     def identified(folder: Path) -> EvaluatedModel:
-        return identify(folder, baseline, workspace.output, settings, arguments.model_name, base)
+        return identify(folder, baseline, workspace.output, workspace.root, settings, arguments.model_name, base)
 
     def load(model: EvaluatedModel):
         log = workspace.logs / f"vllm-{model.name}.log"
