@@ -111,7 +111,12 @@ def measure_engine(
         for answer in engine.answers(requests[arguments.warm_up :], decoding):
             answers.append(answer)
             ends.append(time.perf_counter() - begin)
-        return {"ends": ends, "answers": answers, "describe": engine.describe(), "peak_gb": peak_gb(arguments.device)}
+        return {
+            "ends": ends,
+            "answers": answers,
+            "describe": engine.describe(),
+            "peak_gb": peak_gb(name, arguments.device),
+        }
     finally:
         engine.close()
 
@@ -159,10 +164,13 @@ def windows(ends: Sequence[float]) -> list[float]:
     return [round(WINDOW / (b - a), 3) for a, b in pairwise(edges)]
 
 
-def peak_gb(device: str) -> float | None:
+def peak_gb(name: str, device: str) -> float | None:
+    """Of this process: a server takes what it is told to take."""
     import torch
 
-    return round(torch.cuda.max_memory_reserved(device) / 1e9, 1) if device.startswith("cuda") else None
+    return (
+        round(torch.cuda.max_memory_reserved(device) / 1e9, 1) if name == "hf" and device.startswith("cuda") else None
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from leap.inference.prepare import Prepared, Unprepared, default_workers, find_p
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.models.loading import Quantization, load_model, load_processor, stop_tokens
 
-_ROWS_ON_CPU, _ROWS_ON_GPU = 32, 96  # more rows gain little and cost more where the last batch is small
+_ROWS_ON_CPU, _ROWS_ON_GPU = 32, 64  # more rows gain little and cost more where the last batch is small
 _WORTH_COMPILING = 8  # batches: compiling took 65 s on an H100, and saved 5 to 15 s a batch of 64
 
 
