@@ -14,7 +14,10 @@ from conftest import REPOSITORY, Parsed, run_script
 READMES = [REPOSITORY / "README.md", REPOSITORY / "README_zh.md"]
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 # Options that the bash scripts hand on to a Python script.
-FORWARDS = {"scripts/training/run-training.sh": "scripts/training/run-finetuning.py"}
+FORWARDS = {
+    "scripts/training/run-training.sh": "scripts/training/run-finetuning.py",
+    "run_vlabench_evaluation_bingXing.sh": "scripts/evaluation/run_parallel_evaluation.py",
+}
 
 
 def commands(readme: Path) -> list[list[str]]:
@@ -40,7 +43,8 @@ def test_a_readmes_command_is_accepted(line: str, parse_only: None) -> None:
             with pytest.raises(Parsed):
                 run_script(target, *rest[1:])
         else:
-            assert set(rest[1:]) <= set(re.findall(r"--[a-z]+|tests/\S+", script.read_text()))
+            told = re.findall(r"--[a-z]+|tests/\S+|^    [\w.]+(?=\) model)", script.read_text(), re.MULTILINE)
+            assert {word for word in rest[1:] if not word.startswith("~")} <= {word.strip() for word in told}
     elif program == "python":
         assert (REPOSITORY / rest[1].replace(".", "/")).with_suffix(".py").is_file()
     elif program == "hf":
