@@ -26,6 +26,7 @@ from PIL import Image
 import leap.evaluation
 import leap.records
 from leap import provenance
+from leap.cli import run
 from leap.data.pictures import PictureSize
 from leap.errors import LeapError
 from leap.evaluation.monitor import Monitor
@@ -382,6 +383,24 @@ def test_a_folder_is_never_moved_into_or_onto_another(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["c", "c-2", "c-3"]
 
 
+def test_an_interrupted_fresh_run_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --fresh again, its answers would be moved away too."""
+
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    for options, told in (
+        (["--fresh"], "the same command without --fresh continues"),
+        ([], "the same command continues"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["evaluate", *options])
+        with pytest.raises(SystemExit, match="130"):
+            run(main)
+        assert told in capsys.readouterr().err
+
+
 # --- the lock of a folder
 
 
@@ -418,7 +437,8 @@ def test_a_forked_worker_does_not_keep_a_dead_process_lock(tmp_path: Path) -> No
     reading, writing = os.pipe()
     parent = os.fork()
     if parent == 0:
-        FolderLock(tmp_path).__enter__()
+        lock = FolderLock(tmp_path)
+        lock.__enter__()
         worker = os.fork()
         if worker == 0:
             signal.pause()
