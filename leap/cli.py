@@ -26,7 +26,8 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {_told(error)}", file=sys.stderr)
         code = WRONG_USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
+        again = "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
+        print(f"interrupted; {again} continues from here", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output (head, say) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,6 @@ One process at a time holds the folder. Every answer is on disk before the next 
 process is killed at, the same command goes on from there, and ends with the files that an unbroken run leaves.
 """
 
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from leap.evaluation.usage import usage_and_cost
 from leap.inference.protocol import Answer, Engine, Request
 from leap.models.checkpoints import MARKER
 from leap.records.benchmark import BenchmarkExample
-from leap.records.files import LOCK, FolderLock, JsonlAppender, read_object, write_json
+from leap.records.files import LOCK, FolderLock, JsonlAppender, move_folder, read_object, write_json
 from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 
@@ -38,7 +37,10 @@ class DimensionResult:
 
 
 class ResultFolder:
-    """`results`/<dimension>/<model>/, held from entering to leaving. The order of calls: begin, record, finish."""
+    """`results`/<dimension>/<model>/, held from entering to leaving.
+
+    The order of calls: begin; open, note_engine and record where something is `waiting`; finish.
+    """
 
     def __init__(
         self,
@@ -47,21 +49,14 @@ class ResultFolder:
         dimension: Dimension,
         settings: EvaluationSettings,
         repository: Path,
-        archive: Path | None = None,
     ) -> None:
         self.dimension, self.path = dimension, results / dimension.name / model.name
         self.waiting: list[Request] = []  # what has no answer yet
         self._results, self._model, self._settings, self._repository = results, model, settings, repository
-        self._archive = archive
         self._held = ExitStack()
 
     def __enter__(self) -> "ResultFolder":
-        with ExitStack() as held:
-            held.enter_context(FolderLock(self.path))
-            if self._archive is not None and any(self.path.glob("*.json*")):
-                self._move_away(self._archive)
-                held.enter_context(FolderLock(self.path))
-            self._held = held.pop_all()
+        self._held.enter_context(FolderLock(self.path))
         return self
 
     def __exit__(
@@ -69,8 +64,17 @@ class ResultFolder:
     ) -> None:
         self._held.close()
 
+    def move_away(self, archive: Path) -> None:
+        """Old results, if any, to a place of their own: `archive`/<dimension>/<model>/. We hold the new folder."""
+        if not any(self.path.glob("*.json*")):
+            return
+        place = move_folder(self.path, archive / self.dimension.name / self._model.name)
+        self._held.enter_context(FolderLock(self.path))
+        (place / LOCK).unlink()
+        print(f"{self.path}: the old results are in {place}")
+
     def begin(self) -> None:
-        """Find what is left to ask. Raises LeapError where the stored answers were made otherwise."""
+        """Find what is left to ask. Raises LeapError where the stored answers were made otherwise; changes nothing."""
         self._pool = find_examples(self._settings.data, self.dimension)
         self._predictions = read_predictions(self.path / PREDICTIONS)
         self._fixed = {"model": self._model.to_dict(), "settings": self._settings.to_dict()}
@@ -81,18 +85,19 @@ class ResultFolder:
         self._refuse_other_data()
         self.waiting = [request for request in requests if not self._answered(_key(request))]
         before = read_object(self.path / MANIFEST) if (self.path / MANIFEST).is_file() else {}
-        self._sessions = list(before.get("inference") or [])
-        self._manifest = self._new_manifest() | ({"start": before["start"]} if "start" in before else {})
-        # Before the first answer: its settings must be known, and what an interruption leaves must not look complete.
-        write_json(self.path / MANIFEST, {**before, **self._manifest})
-        if self.waiting:
-            self._file = self._held.enter_context(JsonlAppender(self.path / PREDICTIONS))
+        self._manifest = self._new_manifest() | {"inference": list(before.get("inference") or [])}
+        if "start" in before:
+            self._manifest["start"] = before["start"]
+
+    def open(self) -> None:
+        """Make ready for answers, before the first: their settings must be known, and the folder not look complete."""
+        write_json(self.path / MANIFEST, self._manifest)
+        self._file = self._held.enter_context(JsonlAppender(self.path / PREDICTIONS))
 
     def note_engine(self, engine: Engine) -> None:
         """Keep with the answers what makes them: a later run may only score them, with other code elsewhere."""
         origin = {name: self._manifest[name] for name in ("code", "command", "versions")}
-        self._sessions.append({**engine.describe(), "time": provenance.now(), **origin})
-        self._manifest["inference"] = self._sessions
+        self._manifest["inference"].append({**engine.describe(), "time": provenance.now(), **origin})
         write_json(self.path / MANIFEST, self._manifest)
 
     def record(self, answer: Answer) -> None:
@@ -108,7 +113,6 @@ class ResultFolder:
         write_predictions(self.path / PREDICTIONS, found.values())
         write_json(self.path / SCORES, scores)
         self._manifest |= {
-            "inference": self._sessions,
             "counts": counts.to_dict(),
             "usage": usage_and_cost(found.values(), *self._settings.prices),
             "end": provenance.now(),
@@ -146,25 +150,15 @@ class ResultFolder:
             "status": "running",
         }
 
-    def _move_away(self, archive: Path) -> None:
-        """The folder as it is, to a place of its own under `archive`."""
-        place = archive / provenance.now().replace(":", "") / self.dimension.name / self._model.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(self.path, place)
-        (place / LOCK).unlink()
-        print(f"{self.path}: the old results are in {place}")
-
     def _refuse_other_settings(self) -> None:
         """One name means one model asked and scored in one way, over all dimensions."""
         for dimension in DIMENSIONS:
             folder = self._results / dimension.name / self._model.name
-            if not (folder / MANIFEST).is_file():
-                if (folder / PREDICTIONS).is_file():
-                    raise LeapError(
-                        f"{folder}: answers without a {MANIFEST}: nobody can say how they were made, move them"
-                    )
-                continue
-            self._refuse_manifest(folder, read_object(folder / MANIFEST))
+            answered = (folder / PREDICTIONS).is_file()  # looked for first: another process may write both just now
+            if (folder / MANIFEST).is_file():
+                self._refuse_manifest(folder, read_object(folder / MANIFEST))
+            elif answered:
+                raise LeapError(f"{folder}: answers without a {MANIFEST}: nobody can say how they were made, move them")
 
     def _refuse_manifest(self, folder: Path, found: dict[str, Any]) -> None:
         scorer = {"scorer": self._settings.scorer.to_dict()}
@@ -183,7 +177,8 @@ class ResultFolder:
             )
         raise LeapError(
             f"{folder}: its answers were made otherwise: {'; '.join(different)}. Give this evaluation a name "
-            "(--model_name) or a folder (--output_dir) of its own, or move the old results away with --fresh"
+            "(--model_name) or a folder (--output_dir) of its own, or move the old results of all dimensions "
+            "away with --fresh"
         )
 
     def _refuse_other_data(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from leap import provenance
 from leap.evaluation.result_folder import DimensionResult, ResultFolder
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Engine
@@ -29,9 +30,13 @@ def evaluate_models(
     for model in models:
         with ExitStack() as held:
             folders = [
-                held.enter_context(ResultFolder(results, model, dimension, settings, repository, archive))
+                held.enter_context(ResultFolder(results, model, dimension, settings, repository))
                 for dimension in dimensions
             ]
+            if archive is not None:  # when all of them are ours
+                place = archive / provenance.now().replace(":", "")
+                for folder in folders:
+                    folder.move_away(place)
             for folder in folders:
                 folder.begin()
             _ask(model, folders, settings, load)
@@ -53,6 +58,8 @@ def _ask(
     waiting = [request for folder in asked.values() for request in folder.waiting]
     if not waiting:
         return
+    for folder in asked.values():
+        folder.open()
     with closing(load(model)) as engine:
         for folder in asked.values():
             folder.note_engine(engine)

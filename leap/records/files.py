@@ -1,16 +1,20 @@
 """Files that survive a crash: replaced whole or not at all, appended line by line; errors name file and line."""
 
 import codecs
+import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,6 +22,7 @@ from leap.errors import LeapError
 
 Record = TypeVar("Record", bound=BaseModel)
 LOCK = ".lock"
+_TEMPORARY = ".tmp"
 _LOCK_PATIENCE = 0.5  # seconds: one who only looks whether a lock is held holds it for an instant
 
 
@@ -25,9 +30,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file at once: a reader sees the old content or the new, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with _naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -36,6 +41,16 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         _sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A failed write (a full disk) does not say by itself which file it was."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
         raise
 
 
@@ -133,12 +148,14 @@ class JsonlAppender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with _naming(self.path):
+            self._file.close()
 
     def append(self, record: BaseModel) -> None:
-        self._file.write(jsonl_line(record))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _naming(self.path):
+            self._file.write(jsonl_line(record))
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
 
 def remove_torn_line(path: Path) -> None:
@@ -152,10 +169,52 @@ def remove_torn_line(path: Path) -> None:
             file.truncate(whole)
 
 
+def move_folder(folder: Path, place: Path) -> Path:
+    """Move a folder to `place`, or beside it as `place`-2 and so on where that is taken; where it is now.
+
+    It is there as a whole or not at all, also on another file system: a kill leaves at most a copy named .partial.
+    """
+    place = _free_place(place)
+    try:
+        folder.rename(place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        partial = Path(shutil.copytree(folder, place.with_name(f"{place.name}.partial")))
+        partial.rename(place)
+        os.sync()  # the copy must outlast a power cut before the original goes
+        shutil.rmtree(folder)
+    return place
+
+
+def _free_place(place: Path) -> Path:
+    """An empty folder of our own, which a renamed one may take the place of."""
+    for number in count(1):
+        candidate = place if number == 1 else place.with_name(f"{place.name}-{number}")
+        with suppress(FileExistsError):
+            candidate.mkdir(parents=True)
+            return candidate
+    raise AssertionError
+
+
+_held: set[IO[str]] = set()  # files of the locks that this process holds
+
+
+def _let_go_after_fork() -> None:
+    """A forked worker has its parent's lock too, and would keep it when the parent is killed."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
+
+
 class FolderLock:
     """One process at a time writes into a folder. The lock ends with its process, however that ends.
 
-    Raises LeapError that names the process that holds it. A folder with nothing in it but the lock is removed again.
+    Raises LeapError that names the process that holds it. What a killed process was replacing is removed, and so is a
+    folder with nothing in it but the lock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -164,34 +223,51 @@ class FolderLock:
     def __enter__(self) -> "FolderLock":
         deadline = time.monotonic() + _LOCK_PATIENCE
         while not self._take():
-            self._file.seek(0)
-            holder = self._file.read().strip() or "unknown"
-            self._file.close()
             if time.monotonic() > deadline:
                 raise LeapError(
-                    f"{self._folder}: another process writes here ({holder}); wait until it is done, or stop it"
+                    f"{self._folder}: another process writes here ({self._holder()}); wait until it is done, or stop it"
                 )
             time.sleep(_LOCK_PATIENCE / 10)
+        _held.add(self._file)
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
+        for leftover in self._folder.glob(f".*{_TEMPORARY}"):
+            leftover.unlink()
         return self
 
     def _take(self) -> bool:
-        """Whether the lock is ours now; not where its last holder removed the file while we opened it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("a+")
+        """Whether the lock is ours now; not where its last holder removed the file or the folder meanwhile."""
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a+")
+        except FileNotFoundError:
             return False
-        return self._path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        with suppress(BlockingIOError):
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._in_place():
+                return True
+        self._file.close()
+        return False
+
+    def _in_place(self) -> bool:
+        """Whether the file that we have open is the one that others find."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _holder(self) -> str:
+        with suppress(FileNotFoundError):
+            return self._path.read_text().strip() or "unknown"
+        return "unknown"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._path.exists():  # not moved away with the folder
+        if self._in_place():  # not moved away with the folder: then another's may be in its place
             self._path.unlink()
-            if not any(self._folder.iterdir()):
+            with suppress(OSError):  # not empty
                 self._folder.rmdir()
+        _held.discard(self._file)
         self._file.close()
