@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # LEAP's tests.
 #   bash run-tests.sh                 the quick ones, under 6 minutes
-#   bash run-tests.sh --all           the slow ones too (kills, servers, several processes), lint and types
+#   bash run-tests.sh --all           the slow ones too (kills, servers, several processes), lint and types;
+#                                     those of the vllm engine where LEAP_VLLM_PYTHON names its Python
 #   bash run-tests.sh tests/test_scoring.py -k golden       anything else goes to pytest
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,6 +13,7 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 unset LEAP_ROOT
 if [ "${1:-}" = --all ]; then
     shift
+    python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[jobs]" # Ray
     ruff check .
     ruff format --check .
     mypy
