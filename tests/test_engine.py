@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from conftest import run_script
@@ -97,6 +98,36 @@ def test_workers_prepare_the_same(model: Path, requests: list[Request], tmp_path
     found = answers(HfEngine(model, SIZE, workers=2), mixed)
     assert "missing" in str(found.pop(("broken",)).error)
     assert found == answers(HfEngine(model, SIZE, workers=0), requests)
+
+
+PREPARING = """
+import sys
+from pathlib import Path
+from leap.data.pictures import PictureSize
+from leap.inference.prepare import find_preparer, prepare_ahead
+from leap.inference.protocol import Request
+from leap.models.loading import load_processor
+from leap.records.training import ImagePart, Message
+picture = Path(sys.argv[2])
+content = [ImagePart(type="image", image=str(picture))]
+requests = [Request((str(n),), (Message(role="user", content=content),), (picture,)) for n in range(99)]
+preparer = find_preparer(load_processor(Path(sys.argv[1])), PictureSize(900, 900))
+stream = prepare_ahead(preparer, requests, 1)
+next(stream)
+print("first", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_workers_end_with_a_killed_process(model: Path, requests: list[Request]) -> None:
+    command = [sys.executable, "-c", PREPARING, str(model), str(requests[0].pictures[0])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"first\n"
+        workers = psutil.Process(parent.pid).children()
+        assert workers
+        parent.kill()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing(
