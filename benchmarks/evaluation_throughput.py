@@ -2,14 +2,14 @@
 
     python benchmarks/evaluation_throughput.py --workdir /tmp/leap-speed
     python benchmarks/evaluation_throughput.py --engines vllm --vllm_python ~/vllm/bin/python
-    python benchmarks/evaluation_throughput.py --device cpu --picture_tokens 64 64 --warm_up 36 \\
+    python benchmarks/evaluation_throughput.py --device cpu --picture_tokens 64 64 --warm_up 32 --examples 76 \\
         --model demo/output/checkpoint-400 --data demo/dataset/vlm_evaluation_v1.0
 
 The seed's setting is plain `generate`, one example after the other, pictures prepared in the same process. Every
 example has two pictures of its own of 960x960 pixels and an instruction of its own; every answer has the same forced
 length on both sides; time counts from the first request to the last answer, preparation of pictures included, after a
 warm-up that is not timed. Without --model, a model of Qwen3-VL-2B's shape is made, of random weights. With --data, the
-examples are a benchmark's, and answers end where the model ends them.
+examples are a benchmark's.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
     if not (model / "config.json").is_file():
         make_model(model, arguments.device)
     size = PictureSize(*arguments.picture_tokens)
-    decoding = Decoding(arguments.new_tokens, min_new_tokens=0 if arguments.data else arguments.new_tokens)
+    decoding = Decoding(arguments.new_tokens, min_new_tokens=0 if arguments.natural_end else arguments.new_tokens)
     requests = make_or_read_requests(model, size, arguments)
     seed = measure_seed(model, size, arguments, requests[: arguments.seed_examples + 1], decoding)
     print(f"seed's setting: {seed['rate']:.3f} examples/s", flush=True)
@@ -67,7 +67,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--examples", type=int, default=256, help="timed examples of each engine (default %(default)s)")
     add("--warm_up", type=int, default=64, help="examples before them (default %(default)s)")
     add("--seed_examples", type=int, default=12, help="timed examples of the seed's setting (default %(default)s)")
-    add("--new_tokens", type=int, default=128)
+    add("--new_tokens", type=int, default=128, help="of every answer (default %(default)s)")
+    add("--natural_end", action="store_true", help="answers end where the model ends them, --new_tokens at the latest")
     return parser.parse_args()
 
 
