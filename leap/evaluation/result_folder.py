@@ -94,10 +94,14 @@ class ResultFolder:
         write_json(self.path / MANIFEST, self._manifest)
         self._file = self._held.enter_context(JsonlAppender(self.path / PREDICTIONS))
 
-    def note_engine(self, engine: Engine) -> None:
-        """Keep with the answers what makes them: a later run may only score them, with other code elsewhere."""
+    def note_engine(self, engine: Engine, again: bool = False) -> None:
+        """Keep with the answers what makes them: a later run may only score them, with other code elsewhere.
+
+        `again` renews the note of this run.
+        """
         origin = {name: self._manifest[name] for name in ("code", "command", "versions")}
-        self._manifest["inference"].append({**engine.describe(), "time": provenance.now(), **origin})
+        before = self._manifest["inference"].pop() if again else {"time": provenance.now(), **origin}
+        self._manifest["inference"].append({**before, **engine.describe()})
         write_json(self.path / MANIFEST, self._manifest)
 
     def record(self, answer: Answer) -> None:

@@ -65,3 +65,5 @@ def _ask(
             folder.note_engine(engine)
         for answer in track(engine.answers(waiting, settings.decoding), model.name, total=len(waiting)):
             asked[answer.key[0]].record(answer)
+        for folder in asked.values():  # a server tells its model's name with its answers
+            folder.note_engine(engine, again=True)

@@ -1,0 +1,84 @@
+"""The evaluation script with another engine than its own: options, results' names, manifests, failures and repair."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import run_script
+from servers import faulty_openai as faulty
+from servers.faulty_openai import FaultyServer
+
+EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--engine openai --checkpoint models/leap-demo",
+        "--engine openai --device cpu",
+        "--engine hf --base_url http://127.0.0.1:1/v1",
+        "--engine hf --vllm_python python",
+        "--engine vllm --quantization 4bit",
+        "--engine vllm --trust_remote_code",
+        "--batch_mode --engine openai",
+        "--dimension baseline --engine openai",
+        "--engine openai --base_url nonsense",
+    ],
+)
+def test_an_option_that_an_engine_does_not_heed_is_wrong_usage(workspace: Path, line: str) -> None:
+    done = run_script(EVALUATE, *line.split(), root=workspace)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_no_server_and_no_vllm_end_in_one_line(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LEAP_VLLM_PYTHON", raising=False)
+    for line, named in (
+        ("--engine openai --base_url http://127.0.0.1:9/v1 --model m", "no server"),
+        ("--engine vllm --checkpoint models/leap-demo --model_name m --vllm_python python3", "vLLM"),
+    ):
+        done = run_script(EVALUATE, *line.split(), "--dimension", "semantic", root=workspace)
+        assert done.returncode == 1
+        assert named in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_servers_failure_is_no_score_and_the_next_run_repairs_it(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", faulty.KEY)
+    results = tmp_path / "results"
+    options = f"--engine openai --dimension semantic spatial --output_dir {results} --input_price 1 --output_price 2"
+    with FaultyServer(lambda seen: faulty.BAD_REQUEST if seen.number == 0 else None) as server:
+        command = [*options.split(), "--base_url", server.url]
+        failed = run_script(EVALUATE, *command, root=workspace)
+        assert failed.returncode == 1
+        assert "INCOMPLETE" in failed.stdout
+        manifests = [json.loads(path.read_text()) for path in sorted(results.glob("*/tiny/manifest.json"))]
+        assert sorted(manifest["counts"]["inference_error"] for manifest in manifests) == [0, 1]
+        assert sum(manifest["counts"]["scored"] for manifest in manifests) == 3
+        asked = len(server.seen)
+        repaired = run_script(EVALUATE, *command, root=workspace)
+        assert repaired.returncode == 0, repaired.stderr
+        assert len(server.seen) == asked + 1
+    for path in results.glob("*/tiny/manifest.json"):
+        manifest = json.loads(path.read_text())
+        assert manifest["status"] == "complete"
+        assert manifest["model"] == {"name": "tiny", "weights": None, "endpoint": f"{server.url} tiny"}
+        assert manifest["settings"]["engine"] == "openai"
+        assert manifest["inference"][-1]["server_model"] == "tiny"
+        usage = manifest["usage"]
+        assert usage["answers_without_usage"] == 0
+        assert usage["cost_usd"] == pytest.approx((usage["prompt_tokens"] + 2 * usage["new_tokens"]) / 1e6)
+        assert faulty.KEY not in path.read_text()
+
+
+def test_another_engines_answers_are_not_mixed_in(workspace: Path, tmp_path: Path) -> None:
+    options = (
+        f"--checkpoint models/leap-demo --model_name m --dimension semantic --output_dir {tmp_path} --num_episodes 1"
+    )
+    small = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 3"
+    assert run_script(EVALUATE, *options.split(), *small.split(), root=workspace).returncode == 0
+    refused = run_script(EVALUATE, *options.split(), *small.split(), "--engine", "vllm", root=workspace)
+    assert refused.returncode == 1
+    assert "engine (hf there, vllm now)" in refused.stderr
