@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -56,6 +57,7 @@ class Generation:
         A smaller batch is filled with copies of its last request, so that all batches have one shape.
         """
         if not self._parts_compiled and self.compiles:
+            print("compiling: the first batch takes about a minute longer", file=sys.stderr, flush=True)
             compile_parts(self._model)
             self._parts_compiled = True
         filled = [*batch, *[batch[-1]] * (rows - len(batch))]

@@ -182,6 +182,7 @@ class VllmServer:
         pixels = _picture_pixels(settings)
         self._command = build_command(self._interpreter.path, settings, port, pixels, _usable_cores())
         self._process = _start(self._command, _environment(settings) | {"VLLM_API_KEY": self.api_key}, log)
+        print(f"starting a vLLM server, which takes a minute or more; its log is {log}", file=sys.stderr, flush=True)
         try:
             self._wait_until_healthy(port, start_timeout)
         except BaseException:
