@@ -253,6 +253,7 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         yield Path(name) / "backup"
 
 
+@pytest.mark.slow
 def test_killed_while_it_archives(data: Path, whole: dict[str, bytes], tmp_path: Path, archive: Path) -> None:
     rng, root = random.Random(6), tmp_path / "r"
 

@@ -150,6 +150,7 @@ def check(root: Path, swept: Finished, whole: set[str], jobs: set[str]) -> None:
     assert {path.name for path in (root / "logs").iterdir()} == {f"evaluation_{job}.log" for job in jobs}
 
 
+@pytest.mark.slow
 def test_a_failing_model_does_not_stop_the_others(root: Path) -> None:
     swept = sweep(root, ["models/broken", "models/Qwen3-VL-2B-Instruct"], "--gpus", "none")
     check(root, swept, {"Baseline"}, {"Baseline", "broken"})

@@ -243,6 +243,10 @@ class FolderLock:
             self._file = self._path.open("a+")
         except FileNotFoundError:
             return False
+        except FileExistsError:  # mkdir's answer, too, where the folder goes just while it looks
+            if self._folder.exists():
+                raise
+            return False
         with suppress(BlockingIOError):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._in_place():
