@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compared import REPOSITORY, add_arguments, open_engine, origin, plain_generation, result_path
+from compared import REPOSITORY, add_arguments, dtype_of, open_engine, origin, plain_generation, result_path
 
 from leap.cli import run
 from leap.data.pictures import PictureSize
@@ -50,10 +50,11 @@ def main() -> None:
             described = engine.describe()
         finally:
             engine.close()
-        result = {"benchmark": f"evaluation_parity_{name}", **where, "settings": {"engine": described}}
+        form = f"{name}_{dtype_of(arguments)}"
+        result = {"benchmark": f"evaluation_parity_{form}", **where, "settings": {"engine": described}}
         result |= compare(examples, plain, answers)
         print(f"{name}: {result['parity']}", flush=True)
-        write_json(result_path(arguments, "evaluation_parity", name), result)
+        write_json(result_path(arguments, "evaluation_parity", form), result)
 
 
 def parse_arguments() -> argparse.Namespace:
