@@ -1,5 +1,6 @@
-"""What every script shares: exit codes, and errors told in one line."""
+"""What every script shares: exit codes, errors told in one line, and how numbers on a command line are read."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -36,3 +37,22 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         code = FAILED
     sys.exit(code)
+
+
+def whole(text: str) -> int:
+    """For argparse: a whole number, 0 included."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """For argparse: a whole number of at least 1."""
+    if not whole(text):
+        raise argparse.ArgumentTypeError("at least 1 is needed")
+    return int(text)
+
+
+def count_or_all(text: str) -> int | None:
+    """For argparse: at least 1, or None for all."""
+    return None if text in ("None", "all") else count(text)

@@ -27,6 +27,7 @@ from leap.evaluation.settings import EvaluationSettings
 from leap.inference import compiled_parts
 from leap.inference.generation import Generation
 from leap.inference.hf import HfEngine
+from leap.inference.prepare import Prepared
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.models.loading import load_model, load_processor
 from leap.training.trainer import LeapTrainer
@@ -153,6 +154,16 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
     (answer,) = engine.answers(requests[:1], Decoding(max_new_tokens=2))
     assert answer.text is None
     assert "out of memory" in str(answer.error)
+
+
+def test_where_not_even_the_measuring_fits_one_row_is_tried(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cramped(*_: object) -> int:
+        raise torch.OutOfMemoryError("no room")
+
+    engine = HfEngine(model, SIZE)
+    monkeypatch.setattr(engine, "_device", "cuda")
+    monkeypatch.setattr(engine._generation, "rows_that_fit", cramped)
+    assert engine._find_rows(Prepared((), []), Decoding()) == 1
 
 
 def test_compiled_parts_compute_the_same(model: Path, requests: list[Request], tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
         "--engine hf --vllm_python python",
         "--engine vllm --quantization 4bit",
         "--engine vllm --trust_remote_code",
+        "--engine hf --workers -1",
+        "--engine vllm --workers 0",
         "--batch_mode --engine openai",
         "--dimension baseline --engine openai",
         "--engine openai --base_url nonsense",

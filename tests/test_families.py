@@ -19,6 +19,7 @@ from leap.inference import attention
 from leap.inference.hf import HfEngine
 from leap.inference.prepare import PatchPreparer, ProcessorPreparer, find_preparer
 from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.vllm_server import VllmSettings, _picture_pixels
 from leap.models.loading import load_model, load_processor
 from leap.records.training import ImagePart, Message, TextPart
 
@@ -220,3 +221,12 @@ def test_what_a_processor_lacks_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(processing_smolvlm, "num2words", None)
     with pytest.raises(LeapError, match="pip install num2words"):
         load_processor(folder)
+
+
+def test_vllm_is_told_picture_sizes_or_refused(family: str, folder: Path) -> None:
+    settings = VllmSettings(folder, PictureSize(4, 9))
+    if family.startswith("qwen"):
+        assert set(_picture_pixels(settings)) == {"shortest_edge", "longest_edge"}
+    else:
+        with pytest.raises(LeapError, match="--engine hf"):
+            _picture_pixels(settings)

@@ -2,11 +2,11 @@
 
 import argparse
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leap.cli import count, whole
 from leap.errors import UsageError
 from leap.inference.protocol import Engine
 
@@ -35,14 +35,14 @@ _HEEDED_BY = {
 }
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, count: Callable[[str], int]) -> None:
-    """The options of the engines; `count` reads a whole number of at least 1."""
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the engines."""
     add = parser.add_argument_group("engine").add_argument
     add("--engine", choices=ENGINES, default="hf", help="transformers in this process, a vLLM server, or any server")
     add("--device", help="cuda, cuda:1, cpu (default: the first GPU, or else the CPU)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on a CPU")
     add("--batch_size", type=count, help="a cap (default: as many as the memory holds; 32 on a CPU)")
-    add("--workers", type=int, help="processes that prepare pictures (default: from the CPU cores)")
+    add("--workers", type=whole, help="processes that prepare pictures (default: from the CPU cores; hf: 0 is none)")
     add("--base_model_path", help="the base of a LoRA adapter (default: the one that it names)")
     add("--lora_adapter_path", help="a LoRA adapter's folder; --checkpoint takes it too")
     add("--quantization", choices=("4bit", "8bit"), help="hf: load the weights quantized, with bitsandbytes")
@@ -72,6 +72,8 @@ class EngineOptions:
         for name in given:
             if arguments.engine not in _HEEDED_BY[name]:
                 raise UsageError(f"--{name} does nothing with --engine {arguments.engine}")
+        if arguments.engine == "vllm" and given.get("workers") == 0:
+            raise UsageError("--workers 0: a vLLM server needs at least 1")
         return cls(arguments.engine, given)
 
     @property
@@ -83,8 +85,7 @@ class EngineOptions:
         """The server's `Endpoint`. Raises LeapError where there is none."""
         from leap.inference.openai import find_endpoint
 
-        names = ("base_url", "model", "concurrency", "timeout", "retries", "input_price", "output_price")
-        return find_endpoint(**{name: self.given[name] for name in names if name in self.given})
+        return find_endpoint(**self.given)
 
 
 def open_local(

@@ -101,7 +101,10 @@ class HfEngine:
             return self._cap or _ROWS_ON_CPU
         if self._cap == 1:
             return 1
-        fitting = self._generation.rows_that_fit(longest, decoding)
+        try:
+            fitting = self._generation.rows_that_fit(longest, decoding)
+        except torch.OutOfMemoryError:  # not even the three that it is measured on
+            fitting = 1
         rows = fitting if fitting < 8 else fitting // 8 * 8
         return min(rows, self._cap or _ROWS_ON_GPU)
 

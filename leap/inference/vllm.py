@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from leap import provenance
 from leap.errors import LeapError
 from leap.inference.openai import Endpoint, OpenAiEngine
 from leap.inference.protocol import Answer, Decoding, Request
@@ -34,7 +35,7 @@ class VllmEngine:
         return {
             "engine": "vllm",
             "dtype": self._settings.dtype,
-            "device": self._settings.device,
+            "device": provenance.device_name(self._settings.device),
             **self._server.describe(),
         }
 

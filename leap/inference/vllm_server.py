@@ -240,7 +240,13 @@ def _picture_pixels(settings: VllmSettings) -> dict[str, int]:
     from leap.data.pictures import PictureEncoder
     from leap.models.loading import load_processor
 
-    return PictureEncoder(load_processor(settings.model), settings.pictures).size
+    processor = load_processor(settings.model)
+    if not PictureEncoder.encodes(processor):
+        raise LeapError(
+            f"{settings.model}: --engine vllm knows the picture sizes of Qwen's families only; use --engine hf, or "
+            "start a server for it yourself and use --engine openai"
+        )
+    return PictureEncoder(processor, settings.pictures).size
 
 
 def _usable_cores() -> int:

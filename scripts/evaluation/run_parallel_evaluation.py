@@ -14,7 +14,7 @@ import shlex
 import sys
 
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, run
+from leap.cli import FAILED, count, count_or_all, run
 from leap.errors import UsageError
 
 
@@ -26,25 +26,15 @@ def parse_arguments(workspace: WorkspaceConfig, words: list[str]) -> argparse.Na
     add("--batch_mode", action="store_true", help="the baseline and every checkpoint of --checkpoints_dir")
     add("--baseline_model", default=workspace.base_model, help="its results are named Baseline")
     add("--checkpoints_dir", default=workspace.output, help="for --batch_mode")
-    add("--max_checkpoints", type=_count_or_all, help="only the newest N checkpoints, or None")
+    add("--max_checkpoints", type=count_or_all, help="only the newest N checkpoints, or None")
     add("--skip-baseline", action="store_true", help="for --batch_mode")
     add(
         "--split", choices=("auto", "models", "dimensions"), default="auto", help="what one job does (default: a model)"
     )
-    add("--jobs", type=_count, help="jobs at once (default: one a GPU, one without a GPU)")
+    add("--jobs", type=count, help="jobs at once (default: one a GPU, one without a GPU)")
     add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
     add("--dry-run", action="store_true", help="print the commands and stop")
     return parser.parse_args(words)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 is needed")
-    return int(text)
-
-
-def _count_or_all(text: str) -> int | None:
-    return None if text in ("None", "all") else _count(text)
 
 
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, run
+from leap.cli import FAILED, count, count_or_all, run, whole
 from leap.errors import UsageError
 from leap.inference.engines import EngineOptions, add_engine_arguments
 from leap.vlabench.sources import SOURCES
@@ -28,12 +28,12 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--checkpoint", "--model_path", dest="checkpoint", help="model folder (default: the baseline)")
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
     add("--data_path", default=workspace.vlm_evaluation, help="the benchmark's folder")
-    add("--num_episodes", type=_count_or_all, help="only the first N examples of each task")
-    add("--max_tasks", type=_count_or_all, help="only the first N tasks of each dimension")
+    add("--num_episodes", type=count_or_all, help="only the first N examples of each task")
+    add("--max_tasks", type=count_or_all, help="only the first N tasks of each dimension")
     add("--batch_mode", action="store_true", help="the baseline and every checkpoint of --checkpoints_dir")
     add("--baseline_model", default=workspace.base_model, help="its results are named Baseline")
     add("--checkpoints_dir", default=workspace.output, help="for --batch_mode")
-    add("--max_checkpoints", type=_count_or_all, help="only the newest N checkpoints, or None")
+    add("--max_checkpoints", type=count_or_all, help="only the newest N checkpoints, or None")
     add("--skip-baseline", action="store_true", help="for --batch_mode")
     add("--model_name", help="the name of the results (default: from the folder)")
     add("--output_dir", default=workspace.eva_results, help="where results go")
@@ -41,34 +41,18 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add(
         "--picture-control", choices=("none", "swapped", "blank"), default="none", help="other scenes' or grey pictures"
     )
-    add("--few-shot-num", type=_number, default=0, help="solved examples of the same dimension in each request")
+    add("--few-shot-num", type=whole, default=0, help="solved examples of the same dimension in each request")
     add("--few-shot-format", choices=("fenced", "upstream"), default="fenced", help="how their answers are written")
     add("--few-shot-seed", type=int, default=0, help="draws them")
     add("--with-cot", action="store_true", help="ask for step-by-step reasoning before the plan")
     add("--language", choices=("en", "zh"), default="en", help="of the prompt")
     add("--scorer", choices=SOURCES, default="auto", help="auto: the VLABench submodule's if checked out, else LEAP's")
     add("--prompt", choices=SOURCES, default="auto", help="the same for the instructions that open every request")
-    add("--max_new_tokens", type=_count, default=workspace.max_new_tokens, help="longer answers are cut and counted")
-    add("--image_tokens_min", type=_count, default=workspace.image_tokens_min, help="picture size, in 32x32 pixels")
-    add("--image_tokens_max", type=_count, default=workspace.image_tokens_max, help="picture size, in 32x32 pixels")
-    add_engine_arguments(parser, _count)
+    add("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="longer answers are cut and counted")
+    add("--image_tokens_min", type=count, default=workspace.image_tokens_min, help="picture size, in 32x32 pixels")
+    add("--image_tokens_max", type=count, default=workspace.image_tokens_max, help="picture size, in 32x32 pixels")
+    add_engine_arguments(parser)
     return parser.parse_args()
-
-
-def _number(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not _number(text):
-        raise argparse.ArgumentTypeError("at least 1 is needed")
-    return int(text)
-
-
-def _count_or_all(text: str) -> int | None:
-    return None if text in ("None", "all") else _count(text)
 
 
 def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
