@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 from rich.console import Console
 
 from leap.errors import LeapError, UsageError
-from leap.gpus import gpu_states, visible_gpus
+from leap.hardware import gpu_states, visible_gpus
 from leap.jobs.process import Job
 from leap.jobs.run import run_jobs, slots_for
 from leap.jobs.show import log_tail, print_outcome

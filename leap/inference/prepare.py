@@ -16,6 +16,7 @@ from leap.data.chat import ChatFormat
 from leap.data.collate import pad_ids
 from leap.data.pictures import PictureEncoder, PictureSize, open_picture
 from leap.errors import LeapError
+from leap.hardware import usable_cores
 from leap.inference.protocol import Request
 from leap.records.training import ImagePart, Message, TextPart
 
@@ -228,5 +229,5 @@ def _joined(rows: Sequence[torch.Tensor], left: bool) -> torch.Tensor:
 
 def default_workers(device: str) -> int:
     """On a GPU all cores but one prepare; on a CPU one does, since the others are the model's."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return max(1, min(16, cores - 1)) if device.startswith("cuda") else min(1, cores - 1)

@@ -26,6 +26,7 @@ from typing import Any
 from leap import supervise
 from leap.data.pictures import PictureSize
 from leap.errors import LeapError
+from leap.hardware import usable_cores
 
 MODEL_NAME = "leap"  # what requests call the served model, an adapter on its base included
 INTERPRETER = "LEAP_VLLM_PYTHON"
@@ -180,7 +181,7 @@ class VllmServer:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         pixels = _picture_pixels(settings)
-        self._command = build_command(self._interpreter.path, settings, port, pixels, _usable_cores())
+        self._command = build_command(self._interpreter.path, settings, port, pixels, usable_cores())
         self._process = _start(self._command, _environment(settings) | {"VLLM_API_KEY": self.api_key}, log)
         print(f"starting a vLLM server, which takes a minute or more; its log is {log}", file=sys.stderr, flush=True)
         try:
@@ -247,10 +248,6 @@ def _picture_pixels(settings: VllmSettings) -> dict[str, int]:
             "start a server for it yourself and use --engine openai"
         )
     return PictureEncoder(processor, settings.pictures).size
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_port() -> int:

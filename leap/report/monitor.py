@@ -16,7 +16,7 @@ from rich.text import Text
 from leap import provenance
 from leap.errors import LeapError
 from leap.evaluation.monitor import Monitor, Progress
-from leap.gpus import GpuState, gpu_states
+from leap.hardware import GpuState, gpu_states
 from leap.progress import duration
 from leap.report.results import model_order
 

@@ -57,7 +57,7 @@ def main() -> int | None:
 
     from leap.evaluation.models import chosen_models
     from leap.evaluation.sweep import choose_split, evaluation_jobs, named_models
-    from leap.gpus import chosen_gpus
+    from leap.hardware import chosen_gpus
     from leap.jobs.run import run_jobs, slots_for
     from leap.jobs.show import print_outcome
     from leap.vlabench.dimensions import find_dimensions

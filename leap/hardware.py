@@ -1,4 +1,4 @@
-"""Which GPUs a process may use, and how full they are, without importing PyTorch."""
+"""Which GPUs and cores a process may use, and how full the GPUs are, without importing PyTorch."""
 
 import os
 import subprocess
@@ -59,3 +59,8 @@ def _nvidia_smi(*fields: str) -> list[list[str]]:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() else None
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on: fewer than the machine's in a container or a batch job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
