@@ -129,13 +129,18 @@ class PictureEncoder:
         """`pixel_values` of the model in `dtype` (float32) from `encode_bytes`, on the device where the patches are."""
         import torch
 
-        mean, deviation = (
-            (torch.tensor(values) / self._image_processor.rescale_factor).to(patches.device)[:, None]
-            for values in (self._image_processor.image_mean, self._image_processor.image_std)
-        )
+        mean, deviation = (values.to(patches.device) for values in self.statistics())
         scaled = ((patches.float() - mean) / deviation).to(dtype or torch.float32)
         frames = self._image_processor.temporal_patch_size
         return scaled[:, :, None].expand(-1, -1, frames, -1).flatten(1)
+
+    def statistics(self) -> tuple[Any, Any]:
+        """(mean, standard deviation) of the colour values 0..255, float32 [channels, 1] each."""
+        import torch
+
+        found = self._image_processor.image_mean, self._image_processor.image_std
+        mean, deviation = (torch.tensor(values)[:, None] / self._image_processor.rescale_factor for values in found)
+        return mean, deviation
 
     def tokens_of(self, grid: Any) -> list[int]:
         """Tokens of each picture from `image_grid_thw`."""
