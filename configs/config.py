@@ -88,6 +88,11 @@ class WorkspaceConfig:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def cache(self) -> Path:
+        """What can be made again: checked training files. It may be removed whenever no training runs."""
+        return self.root / ".cache"
+
     def resolve(self, path: str | Path) -> Path:
         """A path as the user gave it; a relative one starts at the workspace root, from any working directory."""
         given = Path(path).expanduser()
@@ -96,7 +101,7 @@ class WorkspaceConfig:
     def paths(self) -> dict[str, Path]:
         """Every path by name, in the order of the README's tree."""
         names = ("root", "repository", "recipes", "data", "dataset", "vlm_evaluation", "models", "base_model")
-        results = ("output", "eva_results", "backup_eva_results", "logs", "vlabench")
+        results = ("output", "eva_results", "backup_eva_results", "logs", "cache", "vlabench")
         return {name: getattr(self, name) for name in names + results}
 
 

@@ -18,11 +18,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items and show how far the work is."""
+def track(items: Iterable[Item], what: str, total: int | None = None, for_all: bool = False) -> Iterator[Item]:
+    """Yield the items and show how far the work is: in the main process, or where one works `for_all`."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if not is_main_process():
+    if not (for_all or is_main_process()):
         return iter(items)
     return _bar(items, what, total) if sys.stderr.isatty() else _lines(items, what, total)
 

@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from leap.data.chat import ChatFormat
+from leap.data.checked_file import check_training_file
 from leap.data.collate import Collator
 from leap.data.pictures import PictureEncoder, PictureSize
-from leap.data.training_set import TrainingSet, check_training_file
+from leap.data.training_set import TrainingSet
 from leap.errors import LeapError
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
@@ -51,9 +52,10 @@ def test_our_loss_is_the_models_own(workspace: Path, model: Path, tmp_path: Path
     processor = load_processor(model)
     chat, encoder = ChatFormat(processor), PictureEncoder(processor, SIZE)
     data = workspace / "data"
-    rows = check_training_file(data / "train_demo.jsonl", [data], chat, encoder, 4096).rows
-    samples = TrainingSet(rows, chat, encoder, "train")
-    batch = Collator(processor.tokenizer.pad_token_id, chat.image_token_id)([samples[i] for i in range(6)])
+    checked = check_training_file(data / "train_demo.jsonl", [data], chat, encoder, 4096, tmp_path)
+    samples = TrainingSet(checked, chat, encoder)
+    collator = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder)
+    batch = collator([samples[i] for i in range(6)])
     loaded = load_model(model, "float32").eval()
     trainer = LeapTrainer(model=loaded, args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
     with torch.no_grad():

@@ -6,14 +6,15 @@ from typing import Any
 import torch
 
 from leap.data.chat import IGNORED
+from leap.data.pictures import PictureEncoder
 from leap.data.training_set import Sample
 
 
 class Collator:
-    """Pads samples on the right to the longest of the batch."""
+    """Pads samples on the right to the longest of the batch, and scales their pictures' bytes."""
 
-    def __init__(self, pad_token_id: int, image_token_id: int) -> None:
-        self._pad, self._image = pad_token_id, image_token_id
+    def __init__(self, pad_token_id: int, image_token_id: int, encoder: PictureEncoder) -> None:
+        self._pad, self._image, self._encoder = pad_token_id, image_token_id, encoder
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """input_ids, labels, attention_mask, mm_token_type_ids [batch, tokens]; pixel_values, image_grid_thw."""
@@ -22,7 +23,8 @@ class Collator:
         batch["labels"] = torch.tensor([s.labels + [IGNORED] * (width - len(s.labels)) for s in samples])
         with_pictures = [sample for sample in samples if sample.pixel_values is not None]
         if with_pictures:
-            batch["pixel_values"] = torch.cat([sample.pixel_values for sample in with_pictures])
+            patches = torch.cat([sample.pixel_values for sample in with_pictures])
+            batch["pixel_values"] = self._encoder.scale(patches)
             batch["image_grid_thw"] = torch.cat([sample.image_grid_thw for sample in with_pictures])
         return batch
 

@@ -87,7 +87,7 @@ class PictureEncoder:
 
     def __init__(self, processor: Any, size: PictureSize) -> None:
         self._image_processor = processor.image_processor
-        self._merge = self._image_processor.merge_size**2
+        self.patches_per_token: int = self._image_processor.merge_size**2
         unit = (self._image_processor.patch_size * self._image_processor.merge_size) ** 2  # pixels of one token
         # bounds on a picture's area in pixels, under the processor's names
         self.size = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
@@ -100,11 +100,14 @@ class PictureEncoder:
 
     def tokens(self, height: int, width: int) -> int:
         """How many tokens a picture of that size (pixels) becomes."""
+        return self.patches(height, width) // self.patches_per_token
+
+    def patches(self, height: int, width: int) -> int:
+        """How many patches a picture of that size (pixels) is cut into; `patches_per_token` of them make a token."""
         refuse_stripes(height, width)
-        patches = self._image_processor.get_number_of_image_patches(
+        return self._image_processor.get_number_of_image_patches(
             height, width, {"min_pixels": self.size["shortest_edge"], "max_pixels": self.size["longest_edge"]}
         )
-        return patches // self._merge
 
     def encode(self, pictures: Sequence[Image.Image]) -> tuple[Any, Any]:
         """(pixel_values [patches, channels x frames x pixels] float32, image_grid_thw [pictures, 3] int64)."""
@@ -144,4 +147,4 @@ class PictureEncoder:
 
     def tokens_of(self, grid: Any) -> list[int]:
         """Tokens of each picture from `image_grid_thw`."""
-        return (grid.prod(dim=-1) // self._merge).tolist()
+        return (grid.prod(dim=-1) // self.patches_per_token).tolist()

@@ -1,109 +1,60 @@
-"""A training file as a data set: checked whole before the first step, decoded row by row while training."""
+"""A checked training file as a data set: each row is read and its pictures are decoded when it is asked for."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from leap.data.chat import IGNORED, ChatFormat
-from leap.data.pictures import PictureEncoder, open_picture, picture_dimensions, resolve_picture
+from leap.data.chat import ChatFormat
+from leap.data.checked_file import CheckedFile
+from leap.data.pictures import PictureEncoder, open_picture, resolve_picture
 from leap.errors import LeapError
-from leap.records.files import read_jsonl
 from leap.records.training import TrainingRow
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row ready to be batched: ids and labels [tokens], patches of its pictures and their grids."""
+    """One row ready to be batched: ids and labels [tokens], its pictures as bytes and their grids."""
 
     input_ids: list[int]
     labels: list[int]
-    pixel_values: Any  # None without pictures
-    image_grid_thw: Any
-
-
-@dataclass(frozen=True)
-class CheckedRow:
-    """A row whose pictures are there and whose length is known."""
-
-    line: int
-    row: TrainingRow
-    pictures: tuple[Path, ...]
-    tokens: int
-    label_tokens: int
-
-
-@dataclass(frozen=True)
-class CheckedFile:
-    """The rows of a file that can be trained on, and the line numbers of those that are too long."""
-
-    rows: list[CheckedRow]
-    too_long: list[int]
-    fingerprint: str  # sha256 of the file
-
-
-def check_training_file(
-    path: Path,
-    image_roots: Sequence[Path],
-    chat: ChatFormat,
-    encoder: PictureEncoder,
-    max_length: int,
-    max_rows: int | None = None,
-    watch: Callable[[Iterable[tuple[int, TrainingRow]]], Iterable[tuple[int, TrainingRow]]] = iter,
-) -> CheckedFile:
-    """Read every row, find its pictures, measure its length; rows over `max_length` tokens are set apart, never cut.
-
-    `watch` wraps the rows to show progress. Raises LeapError with file and line for the first row that is broken.
-    """
-    rows: list[CheckedRow] = []
-    too_long: list[int] = []
-    for line, row in watch(read_jsonl(path, TrainingRow)):
-        if max_rows is not None and len(rows) >= max_rows:
-            break
-        checked = _check_row(f"{path}:{line}", line, row, image_roots, chat, encoder)
-        if checked.tokens > max_length:
-            too_long.append(line)
-        else:
-            rows.append(checked)
-    if not rows:
-        raise LeapError(f"{path}: all {len(too_long)} rows are longer than model_max_length={max_length}; raise it")
-    return CheckedFile(rows, too_long, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def _check_row(
-    place: str, line: int, row: TrainingRow, image_roots: Sequence[Path], chat: ChatFormat, encoder: PictureEncoder
-) -> CheckedRow:
-    try:
-        pictures = tuple(resolve_picture(image, image_roots) for image in row.images())
-        tokens = [encoder.tokens(*picture_dimensions(picture)) for picture in pictures]
-        encoded = chat.encode(row.messages, row.target.steps, tokens)
-    except LeapError as error:
-        raise LeapError(f"{place}: {error}") from error
-    labels = sum(label != IGNORED for label in encoded.labels)
-    return CheckedRow(line, row, pictures, len(encoded.input_ids), labels)
+    pixel_values: Any  # uint8 [patches, channels, pixels], for PictureEncoder.scale; None without pictures
+    image_grid_thw: Any  # int64 [pictures, 3]; None without pictures
 
 
 class TrainingSet(Dataset):
-    """Rows as samples, decoded when they are asked for (in the data loader's workers)."""
+    """Rows as samples, made in the data loader's workers. Pickled, it holds the rows' places and not the rows."""
 
-    def __init__(self, rows: Sequence[CheckedRow], chat: ChatFormat, encoder: PictureEncoder, name: str) -> None:
-        self._rows, self._chat, self._encoder, self._name = rows, chat, encoder, name
+    def __init__(self, checked: CheckedFile, chat: ChatFormat, encoder: PictureEncoder) -> None:
+        self._rows = checked.table.select_columns(["row"])
+        self._path, self._roots = checked.path, checked.image_roots
+        self._places, self._lines, self._tokens = checked.places, checked.lines, checked.tokens
+        self._chat, self._encoder = chat, encoder
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._places)
+
+    def place(self, index: int) -> str:
+        """Where a row stands, as file:line."""
+        return f"{self._path}:{self._lines[index]}"
 
     def __getitem__(self, index: int) -> Sample:
-        checked = self._rows[index]
+        """Raises LeapError naming file and line where a picture is no longer what it was when it was checked."""
+        row = TrainingRow.model_validate_json(self._rows[int(self._places[index])]["row"])
         pixels = grid = None
         counts: list[int] = []
-        if checked.pictures:
+        if pictures := row.images():
             try:
-                pixels, grid = self._encoder.encode([open_picture(path) for path in checked.pictures])
+                pixels, grid = self._encoder.encode_bytes(
+                    [open_picture(resolve_picture(picture, self._roots)) for picture in pictures]
+                )
             except LeapError as error:
-                raise LeapError(f"{self._name}:{checked.line}: {error}") from error
+                raise LeapError(f"{self.place(index)}: {error}") from error
             counts = self._encoder.tokens_of(grid)
-        encoded = self._chat.encode(checked.row.messages, checked.row.target.steps, counts)
+        encoded = self._chat.encode(row.messages, row.target.steps, counts)
+        if len(encoded.input_ids) != self._tokens[index]:
+            raise LeapError(
+                f"{self.place(index)}: {len(encoded.input_ids)} tokens, but {self._tokens[index]} when it was checked: "
+                "a picture has changed since; start again"
+            )
         return Sample(encoded.input_ids, encoded.labels, pixels, grid)

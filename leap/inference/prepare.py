@@ -1,8 +1,6 @@
 """Requests to what a model reads, in worker processes ahead of it: pictures take longer to decode than to see."""
 
-import ctypes
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.inference.protocol import Request
 from leap.records.training import ImagePart, Message, TextPart
+from leap.workers import end_with_parent
 
 _AHEAD = 8  # requests that each worker may have ready
 
@@ -184,7 +183,7 @@ def prepare_ahead(preparer: Preparer, requests: Sequence[Request], workers: int)
         num_workers=min(workers, len(requests)),
         prefetch_factor=_AHEAD,
         collate_fn=_as_it_is,
-        worker_init_fn=_end_with_parent,
+        worker_init_fn=end_with_parent,
     )
     yield from loader
 
@@ -203,13 +202,6 @@ class _Preparing(torch.utils.data.Dataset):
             return self.preparer.prepare(request)
         except LeapError as error:  # this request's alone: the others go on
             return Unprepared(request.key, str(error))
-
-
-def _end_with_parent(_: int) -> None:
-    """A killed parent reads no more pictures, and its worker would wait for ever to hand over the next one."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _as_it_is(prepared: Any) -> Any:

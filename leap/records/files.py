@@ -28,19 +28,27 @@ _LOCK_PATIENCE = 0.5  # seconds: one who only looks whether a lock is held holds
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file at once: a reader sees the old content or the new, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
+    with replacing(path) as temporary, _naming(path):
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write into. It takes the place of `path` at once, or goes where the writing fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
+    os.close(descriptor)
+    temporary = Path(name)
     try:
-        with _naming(path), os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with _naming(path), temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -107,19 +115,24 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[tuple[int, Record]]
 
     Raises LeapError naming file, line and field for a line that is not such a record, and for a file without any.
     """
+    for number, line in read_lines(path):
+        try:
+            yield number, record.model_validate_json(line)
+        except ValidationError as error:
+            raise LeapError(f"{path}:{number}: {first_problem(error)}; mend or remove this line") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, line) for each line that is not blank. Raises LeapError where there is none."""
     if not path.is_file():
         raise LeapError(f"{path}: there is no such file")
     found = False
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not line.strip():
-                continue
-            found = True
-            try:
-                yield number, record.model_validate_json(line)
-            except ValidationError as error:
-                raise LeapError(f"{path}:{number}: {first_problem(error)}; mend or remove this line") from error
+            if line.strip():
+                found = True
+                yield number, line
     if not found:
         raise LeapError(f"{path}: the file is empty; it should hold one JSON record a line")
 
@@ -213,15 +226,15 @@ os.register_at_fork(after_in_child=_let_go_after_fork)
 class FolderLock:
     """One process at a time writes into a folder. The lock ends with its process, however that ends.
 
-    Raises LeapError that names the process that holds it. What a killed process was replacing is removed, and so is a
-    folder with nothing in it but the lock.
+    Raises LeapError that names the process that holds it, after `patience` seconds. What a killed process was replacing
+    is removed, and so is a folder with nothing in it but the lock.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / LOCK
+    def __init__(self, folder: Path, patience: float = _LOCK_PATIENCE) -> None:
+        self._folder, self._path, self._patience = folder, folder / LOCK, patience
 
     def __enter__(self) -> "FolderLock":
-        deadline = time.monotonic() + _LOCK_PATIENCE
+        deadline = time.monotonic() + self._patience
         while not self._take():
             if time.monotonic() > deadline:
                 raise LeapError(

@@ -1,5 +1,7 @@
 """A training row: a conversation with pictures, and the answer to learn.
 
+`target.steps` alone is learned. Earlier assistant turns in `messages` are context, as they would be when it is asked.
+
 {"messages": [{"role": "user", "content": [{"type": "image", "image": "images/327-1.png"},
                                            {"type": "text", "text": "What steps ...?"}]}],
  "target": {"steps": "1) Pick up the cup. 2) ..."}}
@@ -7,9 +9,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the answer is empty")
+    return text
 
 
 class TextPart(BaseModel):
@@ -50,7 +58,7 @@ class Message(BaseModel):
 
 
 class Target(BaseModel):
-    steps: Text  # numbered steps, or a fenced JSON plan
+    steps: Annotated[str, AfterValidator(_not_blank)]  # numbered steps, or a fenced JSON plan
 
 
 class TrainingRow(BaseModel):

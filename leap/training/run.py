@@ -2,20 +2,21 @@
 
 import math
 import os
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from leap import provenance
 from leap.data.chat import ChatFormat
+from leap.data.checked_file import CheckedFile, check_training_file
 from leap.data.pictures import PictureEncoder, PictureSize
-from leap.data.training_set import CheckedFile, TrainingSet, check_training_file
 from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, weights_hash
 from leap.models.loading import load_model, load_processor
-from leap.progress import is_main_process, track
+from leap.progress import is_main_process
 from leap.records.files import read_object, write_json
 from leap.training.recipe import Recipe
 
@@ -39,7 +40,7 @@ class Run:
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run, as the Trainer counts them."""
-        batches = math.ceil(len(self.train.rows) / (self.recipe.per_device_train_batch_size * processes()))
+        batches = math.ceil(len(self.train) / (self.recipe.per_device_train_batch_size * processes()))
         an_epoch = math.ceil(batches / self.recipe.gradient_accumulation_steps)
         return self.recipe.max_steps or math.ceil(an_epoch * self.recipe.num_train_epochs)
 
@@ -48,22 +49,28 @@ class Run:
         return self.resume is not None and (checkpoint_step(self.resume) or 0) >= self.steps
 
 
-def check_run(recipe: Recipe, root: Path) -> Run:
-    """Check model, data and output folder before any work. Relative paths start at `root`. Raises LeapError."""
+def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
+    """Check model, data and output folder before any work. Relative paths start at `root`. Raises LeapError.
+
+    What the check of the data finds is kept in the folder `cache`, so that the next start need not look again.
+    """
     model, output = root / recipe.model_name_or_path, root / recipe.output_dir
     processor = load_processor(model)
     chat = ChatFormat(processor)
     encoder = PictureEncoder(processor, PictureSize(recipe.image_tokens_min, recipe.image_tokens_max))
     roots = [root / recipe.image_root] if recipe.image_root else [root, root / "data"]
     check = partial(
-        check_training_file, image_roots=roots, chat=chat, encoder=encoder, max_length=recipe.model_max_length
+        check_training_file,
+        image_roots=roots,
+        chat=chat,
+        encoder=encoder,
+        max_length=recipe.model_max_length,
+        cache=cache,
     )
-    train_file = root / recipe.train_file
-    train = check(train_file, max_rows=recipe.max_train_samples, watch=partial(track, what="checking training rows"))
+    train = check(root / recipe.train_file, max_rows=recipe.max_train_samples)
     held_out = None
     if recipe.val_file:
-        watch = partial(track, what="checking held-out rows")
-        held_out = check(root / recipe.val_file, max_rows=recipe.max_eval_samples, watch=watch)
+        held_out = check(root / recipe.val_file, max_rows=recipe.max_eval_samples, name="held-out rows")
     identity = {
         "recipe": {**recipe.identity(), "processes": processes()},
         "base_model": weights_hash(model),
@@ -111,24 +118,22 @@ def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
 
 def describe(run: Run) -> str:
     """The plan of a run, for `--dry-run` and for the start of a real one."""
-    recipe, rows = run.recipe, run.train.rows
-    lengths = sorted(row.tokens for row in rows)
+    recipe, rows = run.recipe, run.train
     size = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * processes()
-    pictures = Counter(len(row.pictures) for row in rows)
+    pictures = enumerate(np.bincount(rows.pictures).tolist())
     lines = [
         f"model       {run.model}",
-        f"rows        {len(rows)} ({len(run.train.too_long)} longer than {recipe.model_max_length} tokens left out)",
-        f"pictures    {', '.join(f'{n} rows with {k}' for k, n in sorted(pictures.items()))}",
-        f"tokens      {lengths[0]} to {lengths[-1]} a row, median {lengths[len(lengths) // 2]}; "
-        f"{sum(row.label_tokens for row in rows) / len(rows):.0f} label tokens a row",
+        f"rows        {len(rows)} ({len(rows.too_long)} longer than {recipe.model_max_length} tokens left out; "
+        f"{rows.duplicates} repeat an earlier row)",
+        f"pictures    {', '.join(f'{count} rows with {number}' for number, count in pictures if count)}",
+        f"tokens      {rows.tokens.min()} to {rows.tokens.max()} a row, median {np.median(rows.tokens):.0f}; "
+        f"{rows.label_tokens.mean():.0f} label tokens a row",
         f"steps       {run.steps} of {size} rows, learning rate {recipe.learning_rate}",
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
         f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
     ]
-    if run.train.too_long:
-        lines.append(
-            f"left out    lines {', '.join(map(str, run.train.too_long[:10]))}{' …' * (len(run.train.too_long) > 10)}"
-        )
+    if rows.too_long or rows.duplicates:
+        lines.append(f"report      {rows.report}")
     return "\n".join(lines)
 
 
@@ -137,12 +142,13 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from leap.data.collate import Collator
+    from leap.data.training_set import TrainingSet
     from leap.training.trainer import Completion, LeapTrainer, ProgressLines
 
     recipe = run.recipe
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
     model = load_model(run.model, "float32", attention=recipe.attn_implementation)
-    held_out = run.held_out and TrainingSet(run.held_out.rows, run.chat, run.encoder, str(recipe.val_file))
+    held_out = run.held_out and TrainingSet(run.held_out, run.chat, run.encoder)
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
     arguments = _arguments(run)
     if is_main_process():
@@ -150,8 +156,8 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
     trainer = LeapTrainer(
         model=model,
         args=arguments,
-        data_collator=Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id),
-        train_dataset=TrainingSet(run.train.rows, run.chat, run.encoder, recipe.train_file),
+        data_collator=Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder),
+        train_dataset=TrainingSet(run.train, run.chat, run.encoder),
         eval_dataset=held_out,
         processing_class=run.processor,
         callbacks=[Completion(identity, recipe.save_total_limit), ProgressLines()],

@@ -29,7 +29,7 @@ def main() -> None:
     workspace = WorkspaceConfig.find()
     named = workspace.recipes / f"{arguments.recipe}.yaml"
     path = workspace.resolve(arguments.recipe) if Path(arguments.recipe).suffix else named
-    checked = check_run(read_recipe(path, recipe_overrides(arguments)), workspace.root)
+    checked = check_run(read_recipe(path, recipe_overrides(arguments)), workspace.root, workspace.cache)
     tell = print if is_main_process() else (lambda *_: None)
     tell(describe(checked))
     if arguments.dry_run:
