@@ -16,11 +16,15 @@ class Collator:
     def __init__(self, pad_token_id: int, image_token_id: int, encoder: PictureEncoder) -> None:
         self._pad, self._image, self._encoder = pad_token_id, image_token_id, encoder
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """input_ids, labels, attention_mask, mm_token_type_ids [batch, tokens]; pixel_values, image_grid_thw."""
+    def __call__(self, samples: Sequence[Sample], counted: bool = True) -> dict[str, Any]:
+        """input_ids, labels, attention_mask, mm_token_type_ids [batch, tokens]; pixel_values, image_grid_thw.
+
+        Samples that are not `counted` have no labels: they fill a batch that would be empty.
+        """
         batch = pad_ids([sample.input_ids for sample in samples], self._pad, self._image, left=False)
         width = batch["input_ids"].shape[1]
-        batch["labels"] = torch.tensor([s.labels + [IGNORED] * (width - len(s.labels)) for s in samples])
+        labels = torch.tensor([s.labels + [IGNORED] * (width - len(s.labels)) for s in samples])
+        batch["labels"] = labels if counted else torch.full_like(labels, IGNORED)
         with_pictures = [sample for sample in samples if sample.pixel_values is not None]
         if with_pictures:
             patches = torch.cat([sample.pixel_values for sample in with_pictures])

@@ -4,16 +4,14 @@ Positions, the vision tower's interpolation and where segments end are worked ou
 so that no step of training waits for the GPU to tell them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from leap.data.chat import IGNORED
-from leap.data.packing import PackPlan
 from leap.data.training_set import Sample
 
 
@@ -27,16 +25,23 @@ class PackLayout:
     image_token_id: int
     longest_row: int
     largest_picture: int
+    equal_pictures: int  # the patches of every picture of the run; 0 where they differ
     pictures: bool  # whether any row has one
 
     @classmethod
-    def of(cls, config: Any, longest_row: int, largest_picture: int, pictures: bool) -> "PackLayout":
-        """From a Qwen3-VL configuration."""
+    def of(cls, config: Any, rows: Any, largest_picture: int) -> "PackLayout":
+        """From a Qwen3-VL configuration and the run's rows (see `CheckedFile`)."""
         vision = config.vision_config
-        side = int(vision.num_position_embeddings**0.5)
-        patch = vision.in_channels, vision.patch_size**2
+        sizes = set((rows.patches[rows.pictures > 0] / rows.pictures[rows.pictures > 0]).tolist())
         return cls(
-            vision.spatial_merge_size, side, patch, config.image_token_id, longest_row, largest_picture, pictures
+            merge=vision.spatial_merge_size,
+            grid_side=int(vision.num_position_embeddings**0.5),
+            patch_shape=(vision.in_channels, vision.patch_size**2),
+            image_token_id=config.image_token_id,
+            longest_row=int(rows.tokens.max()),
+            largest_picture=largest_picture,
+            equal_pictures=int(sizes.pop()) if len(sizes) == 1 and (rows.pictures <= 1).all() else 0,
+            pictures=bool(rows.pictures.any()),
         )
 
 
@@ -109,27 +114,9 @@ class PackCollator:
             "picture_ends": _ends(sizes),
             "picture_lengths": tuple(sizes),
             "largest_picture": layout.largest_picture,
+            "equal_pictures": layout.equal_pictures if shown else 0,
         }
 
 
 def _ends(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-
-
-class Packs(Dataset):
-    """A process's packs of a whole run, in order, each made when it is asked for (in the data loader's workers)."""
-
-    def __init__(
-        self, plan: PackPlan, samples: Any, collate: Callable[..., dict[str, Any]], process: int = 0
-    ) -> None:
-        self.plan, self._samples, self._collate, self._process = plan, samples, collate, process
-
-    def __len__(self) -> int:
-        return self.plan.steps * self.plan.packs
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        step, index = divmod(number, self.plan.packs)
-        rows = self.plan.pack(step, index, self._process)
-        filler = [] if rows else [int(self.plan.rows(step)[0])]
-        pack = self._collate([self._samples[row] for row in rows or filler], counted=bool(rows))
-        return {**pack, "rows": rows, "step_label_tokens": self.plan.label_tokens(step)}

@@ -1,15 +1,19 @@
 """Which rows make up every optimiser step, and how a step's rows are divided into packs.
 
-A pack is one row without padding: samples one after the other. The rows of a step depend on the seed alone, not on how
-many processes or packs they are divided among, so that a run can go on with another number of either.
+A pack goes through the model at once: as one row without padding, or as padded rows. The rows of a step depend on the
+seed alone, not on how many processes or packs they are divided among, so that a run can go on with another number of
+either.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,28 @@ class PackPlan:
 @lru_cache(maxsize=2)
 def _epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+class Packs(Dataset):
+    """A process's packs of a whole run, in order, each made when it is asked for (in the data loader's workers).
+
+    `collate` makes a batch of samples; where it is told that they are not `counted`, they have no labels.
+    """
+
+    def __init__(self, plan: PackPlan, samples: Any, collate: Callable[..., dict[str, Any]], process: int = 0) -> None:
+        self.plan, self.samples, self._collate, self._process = plan, samples, collate, process
+
+    def __len__(self) -> int:
+        return self.plan.steps * self.plan.packs
+
+    def place(self, row: int) -> str:
+        """Where a row stands, as file:line."""
+        return str(self.samples.place(row))
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """The batch, with "rows" (indices into `samples`) and "step_label_tokens", those of all the step's packs."""
+        step, index = divmod(number, self.plan.packs)
+        rows = self.plan.pack(step, index, self._process)
+        filler = [] if rows else [int(self.plan.rows(step)[0])]  # every process has as many packs
+        batch = self._collate([self.samples[row] for row in rows or filler], counted=bool(rows))
+        return {**batch, "rows": rows, "step_label_tokens": self.plan.label_tokens(step)}

@@ -43,7 +43,9 @@ def install(model: Any, encoder: Any, compiled: bool) -> None:
 def _forward(self: Any, *, pixels: Tensor | None, input_ids: Tensor, position_ids: Tensor, **pack: Any) -> Tensor:
     """The loss summed over a pack's label tokens (see `PackCollator` for what a pack holds)."""
     text = self.model.language_model
-    number = torch.get_autocast_dtype(input_ids.device.type) if torch.is_autocast_enabled(input_ids.device.type) else None
+    number = (
+        torch.get_autocast_dtype(input_ids.device.type) if torch.is_autocast_enabled(input_ids.device.type) else None
+    )
     hidden = text.embed_tokens(input_ids)[None]
     hidden = hidden.to(number) if number else hidden  # else the whole residual stream would be fp32
     deep: list[Tensor] = []
@@ -80,7 +82,9 @@ def _vision(self: Any, pixels: Tensor, pack: dict[str, Any], number: torch.dtype
     hidden = hidden + place.sum(1).to(hidden.dtype)
     hidden = hidden.to(number) if number else hidden
     positions = tower.rotary_pos_emb(hidden, pack["patch_positions"])
-    segments = _segments(hidden, pack["picture_ends"], pack["picture_lengths"], pack["largest_picture"])
+    segments = _segments(
+        hidden, pack["picture_ends"], pack["picture_lengths"], pack["largest_picture"], pack["equal_pictures"]
+    )
     deep: list[Tensor] = []
     for index, block in enumerate(tower.blocks):
         hidden = block(hidden, cu_seqlens=None, position_embeddings=positions, segments=segments)
@@ -98,8 +102,8 @@ def _embed_patches(tower: Any, patches: Tensor) -> Tensor:
     return functional.linear(patches, projection.weight.sum(2).flatten(1), projection.bias)
 
 
-def _segments(hidden: Tensor, ends: Tensor, lengths: tuple[int, ...], longest: int) -> Segments:
-    return Segments(ends, None if has_flash(hidden.device, hidden.dtype) else lengths, longest)
+def _segments(hidden: Tensor, ends: Tensor, lengths: tuple[int, ...], longest: int, equal: int = 0) -> Segments:
+    return Segments(ends, None if has_flash(hidden.device, hidden.dtype) else lengths, longest, equal)
 
 
 def _text_attention(
@@ -107,8 +111,8 @@ def _text_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """query [1, heads, tokens, width]; the result [1, tokens, heads, width], as the library's interface has it."""
-    rows = (part[0].transpose(0, 1) for part in (query, key, value))
-    return attend(*rows, segments, causal=True, scale=scaling)[None], None
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    return attend(query, key, value, segments, causal=True, scale=scaling)[None], None
 
 
 def _vision_attention(

@@ -22,7 +22,7 @@ from leap.records.files import first_problem, read_text
 # These change nothing in what the model learns, so a run may be resumed under other values.
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
          "image_root", "val_file", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples",
-         "gradient_checkpointing"}  # fmt: skip
+         "gradient_checkpointing", "packing", "tokens_per_pack", "compile"}  # fmt: skip
 
 
 class Recipe(BaseModel):
@@ -63,7 +63,16 @@ class Recipe(BaseModel):
     bf16: Annotated[bool, Field(description="bf16 arithmetic over fp32 weights")] = False
     fp16: bool = False
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[
+        bool | None, Field(description="compute activations twice; null: of as much as memory needs")
+    ] = None
+    packing: Annotated[
+        bool, Field(description="rows without padding, compiled on a GPU (Qwen3-VL; others are padded)")
+    ] = True
+    tokens_per_pack: Annotated[
+        PositiveInt | None, Field(description="about so many tokens go through the model at once; null: what fits")
+    ] = None
+    compile: Annotated[bool | None, Field(description="null: where flash attention runs")] = None
     deepspeed: Annotated[str | None, Field(description="a DeepSpeed configuration file")] = None
 
     logging_steps: PositiveInt = 10
@@ -86,6 +95,10 @@ class Recipe(BaseModel):
         if self.eval_strategy in ("steps", "epoch") and self.val_file is None:
             raise ValueError(f"eval_strategy={self.eval_strategy} needs a val_file")
         return self
+
+    def rows_per_step(self, processes: int) -> int:
+        """Rows of an optimiser step, over all processes."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
 
     def identity(self) -> dict[str, Any]:
         """The values that decide what is learned: a checkpoint is resumed only under equal ones."""

@@ -40,8 +40,7 @@ class Run:
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run, as the Trainer counts them."""
-        batches = math.ceil(len(self.train) / (self.recipe.per_device_train_batch_size * processes()))
-        an_epoch = math.ceil(batches / self.recipe.gradient_accumulation_steps)
+        an_epoch = math.ceil(len(self.train) / self.recipe.rows_per_step(processes()))
         return self.recipe.max_steps or math.ceil(an_epoch * self.recipe.num_train_epochs)
 
     @property
@@ -119,7 +118,7 @@ def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
 def describe(run: Run) -> str:
     """The plan of a run, for `--dry-run` and for the start of a real one."""
     recipe, rows = run.recipe, run.train
-    size = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * processes()
+    size = recipe.rows_per_step(processes())
     pictures = enumerate(np.bincount(rows.pictures).tolist())
     lines = [
         f"model       {run.model}",
@@ -141,26 +140,32 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
     """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from leap.data.collate import Collator
     from leap.data.training_set import TrainingSet
+    from leap.training.batches import make_batches
+    from leap.training.fit import optimizer_bytes
     from leap.training.trainer import Completion, LeapTrainer, ProgressLines
 
     recipe = run.recipe
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
-    model = load_model(run.model, "float32", attention=recipe.attn_implementation)
+    arguments = _arguments(run)
+    model = load_model(run.model, "float32", str(arguments.device), attention=recipe.attn_implementation)
+    batches = make_batches(run, model, arguments, optimizer_bytes(model))
+    arguments.gradient_accumulation_steps = batches.train.plan.packs
     held_out = run.held_out and TrainingSet(run.held_out, run.chat, run.encoder)
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
-    arguments = _arguments(run)
     if is_main_process():
         write_json(run.output / MARKER, identity)
     trainer = LeapTrainer(
         model=model,
         args=arguments,
-        data_collator=Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder),
-        train_dataset=TrainingSet(run.train, run.chat, run.encoder),
+        data_collator=batches.collate,
+        train_dataset=batches.train,
         eval_dataset=held_out,
         processing_class=run.processor,
-        callbacks=[Completion(identity, recipe.save_total_limit), ProgressLines()],
+        callbacks=[
+            Completion(identity, recipe.save_total_limit),
+            ProgressLines(recipe.rows_per_step(arguments.world_size)),
+        ],
     )
     for chatty in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(chatty)
@@ -169,7 +174,17 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
 
 
 # Recipe values that the Trainer is given in another form.
-_RESOLVED = ("max_steps", "eval_strategy", "save_total_limit", "output_dir", "deepspeed")
+_RESOLVED = ("max_steps", "eval_strategy", "eval_steps", "save_total_limit", "output_dir", "deepspeed",
+             "gradient_checkpointing", "num_train_epochs")  # fmt: skip
+
+
+def _evaluation(run: Run) -> dict[str, Any]:
+    """When the held-out loss is measured, in steps: epochs are the data's, which the Trainer does not know."""
+    recipe = run.recipe
+    strategy = recipe.eval_strategy or ("steps" if recipe.val_file else "no")
+    if strategy != "epoch":
+        return {"eval_strategy": strategy, "eval_steps": recipe.eval_steps}
+    return {"eval_strategy": "steps", "eval_steps": math.ceil(len(run.train) / recipe.rows_per_step(processes()))}
 
 
 def _arguments(run: Run) -> Any:
@@ -180,15 +195,16 @@ def _arguments(run: Run) -> Any:
     passed = {
         name for name in TrainingArguments.__dataclass_fields__ if name in Recipe.model_fields and name not in _RESOLVED
     }
-    if not recipe.gradient_checkpointing:  # off is the default, and newer releases warn of the name
-        passed.remove("gradient_checkpointing")
     try:
         arguments = TrainingArguments(
             **recipe.model_dump(include=passed),
             output_dir=str(run.output),
             deepspeed=str(run.root / recipe.deepspeed) if recipe.deepspeed else None,
-            max_steps=recipe.max_steps or -1,
-            eval_strategy=recipe.eval_strategy or ("steps" if recipe.val_file else "no"),
+            max_steps=run.steps,  # the run is one epoch to the Trainer, see LeapTrainer.get_train_dataloader
+            **_evaluation(run),
+            logging_nan_inf_filter=False,  # it would wait for the device at every pack
+            ddp_broadcast_buffers=False,
+            ddp_find_unused_parameters=False,
             save_strategy="steps",
             save_total_limit=None,  # `Completion` removes old checkpoints, after the new one is marked complete
             remove_unused_columns=False,

@@ -3,17 +3,23 @@
 import shutil
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
 from leap.data.chat import IGNORED
+from leap.data.packing import Packs
 from leap.models.checkpoints import MARKER, find_checkpoints
 from leap.progress import duration
 from leap.records.files import write_json
+from leap.workers import end_with_parent
+
+_AHEAD = 3  # packs that each worker may have ready
 
 
 class LeapTrainer(Trainer):
@@ -26,6 +32,36 @@ class LeapTrainer(Trainer):
         # Qwen3-VL declares that its own loss takes no token count, and the Trainer would then count none for ours.
         self.model_accepts_loss_kwargs = True
 
+    def get_train_dataloader(self) -> DataLoader:
+        """The process's packs of the whole run, as one epoch to the Trainer, which skips them on its own to resume."""
+        packs: Packs = self.train_dataset
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            packs,
+            batch_sampler=BatchSampler(SequentialSampler(packs), batch_size=1, drop_last=False),
+            collate_fn=_only,
+            num_workers=workers,
+            prefetch_factor=_AHEAD if workers else None,
+            pin_memory=self.args.dataloader_pin_memory,
+            worker_init_fn=end_with_parent,
+        )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, int | None]:
+        """A step's packs and the label tokens of all of them, which every process knows from the plan."""
+        batches = list(islice(epoch_iterator, num_batches))
+        return batches, batches[0]["step_label_tokens"] if batches else None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's, with the epochs of the data: to the Trainer the whole run is one."""
+        self.state.epoch = self.state.global_step / self.train_dataset.plan.steps_per_epoch
+        super().log(logs, start_time)
+
+    def _prepare_input(self, data: Any) -> Any:
+        """To the device without waiting: the memory is pinned."""
+        if isinstance(data, Tensor):
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -34,19 +70,16 @@ class LeapTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The summed loss of this batch over the label tokens of the whole step (mean loss in evaluation)."""
-        targets = inputs.pop("labels")[:, 1:]  # position t predicts token t + 1
-        wanted = targets != IGNORED
-        columns = wanted.any(dim=0).nonzero().squeeze(1)  # only these positions go through the vocabulary matrix
-        outputs = model(**inputs, logits_to_keep=columns, use_cache=False)
-        chosen = wanted[:, columns]
-        logits = outputs.logits[chosen].float()
-        total = nn.functional.cross_entropy(logits, targets[:, columns][chosen], reduction="sum")
+        inputs = {name: value for name, value in inputs.items() if name not in ("rows", "step_label_tokens")}
+        if "targets" in inputs:
+            total, labels = model(**inputs), inputs["targets"].shape[0]
+        else:
+            total, labels = _padded_loss(model, inputs)
         if num_items_in_batch is None:
-            num_items_in_batch, processes = chosen.sum(), 1
+            num_items_in_batch, processes = labels, 1
         else:
             processes = self.accelerator.num_processes  # gradients are averaged over processes, tokens counted over all
-        loss = total / num_items_in_batch * processes
-        return (loss, outputs) if return_outputs else loss
+        return total / num_items_in_batch * processes
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -56,6 +89,22 @@ class LeapTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
+
+
+def _padded_loss(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The summed loss of padded rows, by the library's forward, and how many labels they have."""
+    targets = inputs.pop("labels")[:, 1:]  # position t predicts token t + 1
+    wanted = targets != IGNORED
+    columns = wanted.any(dim=0).nonzero().squeeze(1)  # only these positions go through the vocabulary matrix
+    logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
+    chosen = wanted[:, columns]
+    total = nn.functional.cross_entropy(logits[chosen].float(), targets[:, columns][chosen], reduction="sum")
+    return total, chosen.sum()
+
+
+def _only(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    (batch,) = batches
+    return batch
 
 
 class Completion(TrainerCallback):
@@ -83,6 +132,9 @@ class Completion(TrainerCallback):
 class ProgressLines(TrainerCallback):
     """Loss, rate and time left: one live line on a terminal, one line a log step elsewhere."""
 
+    def __init__(self, rows_per_step: int) -> None:
+        self._rows_per_step = rows_per_step
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started, self._first = time.monotonic(), state.global_step
 
@@ -96,7 +148,7 @@ class ProgressLines(TrainerCallback):
 
     def _tell(self, args: Any, state: Any, what: str, keep: bool = False) -> None:
         steps, seconds = state.global_step - self._first, time.monotonic() - self._started
-        rows = steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        rows = steps * self._rows_per_step
         left = duration((state.max_steps - state.global_step) * seconds / max(steps, 1))
         line = f"step {state.global_step}/{state.max_steps}  {what}  {rows / seconds:.1f} rows/s  {left} left"
         live = sys.stderr.isatty() and not keep and state.global_step < state.max_steps

@@ -5,12 +5,23 @@ asked by itself of plain scaled-dot-product attention, which computes the same.
 """
 
 import inspect
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_varlen_attn: Any = None
+try:
+    from torch.nn.attention.varlen import varlen_attn as _varlen_attn
+except ImportError:  # an older PyTorch
+    pass
 
 _attend = torch.nn.functional.scaled_dot_product_attention
+# Newer releases want to be told that query heads share key heads; older ones just take them.
+_GROUPED: Any = (
+    {"enable_gqa": True} if _varlen_attn and "enable_gqa" in inspect.signature(_varlen_attn).parameters else {}
+)
 
 
 class Segments(NamedTuple):
@@ -19,53 +30,45 @@ class Segments(NamedTuple):
     ends: Tensor  # [segments + 1] int32, from 0
     lengths: tuple[int, ...] | None  # None where flash attention runs: it needs the ends alone
     longest: int  # no segment is longer
+    equal: int = 0  # the length of every segment, where all are of one and cuDNN's faster attention can have them
 
 
 def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether variable-length flash attention runs there in that number format."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
-    try:
-        import torch.nn.attention.varlen  # noqa: F401
-    except ImportError:
-        return False
-    return torch.cuda.get_device_capability(device)[0] >= 8
+    return _varlen_attn is not None and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float) -> Tensor:
     """query [tokens, heads, width]; key, value [tokens, key heads, width]; the result is as query."""
+    if segments.lengths is None and segments.equal and not causal:
+        return _batched(query, key, value, segments.equal, scale)
     if segments.lengths is None:
         return _flash(query, key, value, segments, causal, scale)
     return _plain(query, key, value, segments.lengths, causal, scale)
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
+    # Norms of fp32 weights widened queries and keys, and autocast does not know this operation.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    lengths = segments.ends, segments.ends, segments.longest, segments.longest
     window = (-1, 0) if causal else (-1, -1)
-    longest, ends = segments.longest, segments.ends
-    return varlen_attn(query, key, value, ends, ends, longest, longest, scale=scale, window_size=window, **_GROUPED)
+    found: Tensor = _varlen_attn(query, key, value, *lengths, scale=scale, window_size=window, **_GROUPED)
+    return found
 
 
-def _grouped_heads() -> dict[str, bool]:
-    """Newer releases want to be told that query heads share key heads; older ones just take them."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return {}
-    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-
-
-_GROUPED = _grouped_heads()
+def _batched(query: Tensor, key: Tensor, value: Tensor, length: int, scale: float) -> Tensor:
+    """Segments of one length as the rows of a batch."""
+    query, key, value = (part.unflatten(0, (-1, length)).transpose(1, 2) for part in (query, key, value))
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
+        return _attend(query, key, value, scale=scale).transpose(1, 2).flatten(0, 1)
 
 
 @torch.compiler.disable
-def _plain(
-    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], causal: bool, scale: float
-) -> Tensor:
-    split = zip(*(part.split(lengths) for part in (query, key, value)), strict=True)
-    found = [
-        _attend(*(part.transpose(0, 1)[None] for part in parts), is_causal=causal, scale=scale, enable_gqa=True)
-        for parts in split
-    ]
+def _plain(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], causal: bool, scale: float) -> Tensor:
+    found = []
+    for parts in zip(*(part.split(lengths) for part in (query, key, value)), strict=True):
+        one_query, one_key, one_value = (part.transpose(0, 1)[None] for part in parts)
+        found.append(_attend(one_query, one_key, one_value, is_causal=causal, scale=scale, enable_gqa=True))
     return torch.cat([part[0].transpose(0, 1) for part in found])
