@@ -5,6 +5,7 @@ A folder holds a whole model, or an adapter (LoRA) that changes a base model.
 
 import hashlib
 import re
+from functools import cache
 from pathlib import Path
 
 from leap.errors import LeapError
@@ -58,15 +59,33 @@ def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | 
     return base
 
 
+def refuse_another_base(folder: Path, base: Path) -> None:
+    """Raise LeapError where LEAP trained an adapter on other weights than `base` has. Adapters of others: unchecked."""
+    marker = folder / MARKER
+    trained_on = read_object(marker).get("base_model") if marker.is_file() else None
+    if trained_on is not None and trained_on != weights_hash(base):
+        raise LeapError(
+            f"{folder}: this adapter was trained on other weights than {base} has now; "
+            "restore that base model, or name it (--base_model_path)"
+        )
+
+
 def weights_hash(folder: Path, base: Path | None = None) -> str:
     """sha256 over a model's weight files, in name order; an adapter's with its settings and its base's weights."""
     files = [*weight_files(folder), *([folder / ADAPTER, *weight_files(base)] if base else [])]
     digest = hashlib.sha256()
     for path in files:
+        found = path.stat()
         digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(_file_digest(path, found.st_size, found.st_mtime_ns))
     return digest.hexdigest()
+
+
+@cache
+def _file_digest(path: Path, size: int, changed: int) -> bytes:
+    """sha256 of a file, read once as long as its size and time of change stay: gigabytes take seconds."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def result_name(model: Path, output: Path) -> str:
