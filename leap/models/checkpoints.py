@@ -46,7 +46,8 @@ def weight_files(folder: Path) -> list[Path]:
 def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | None:
     """The base model of an adapter folder: `given`, or the one that it names; None for the folder of a whole model.
 
-    A relative name is a folder under `root`, the workspace. Raises LeapError where there is no such model.
+    A relative name is a folder under `root`, the workspace. Raises LeapError where there is no such model, or another
+    than the adapter was trained on.
     """
     if not (folder / ADAPTER).is_file():
         return None
@@ -56,6 +57,7 @@ def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | 
         raise LeapError(
             f"{folder}: an adapter on {given or named}, which is no model folder here; set --base_model_path"
         )
+    refuse_another_base(folder, base)
     return base
 
 
@@ -77,7 +79,7 @@ def weights_hash(folder: Path, base: Path | None = None) -> str:
     for path in files:
         found = path.stat()
         digest.update(path.name.encode() + b"\0")
-        digest.update(_file_digest(path, found.st_size, found.st_mtime_ns))
+        digest.update(_file_digest(path.resolve(), found.st_size, found.st_mtime_ns))
     return digest.hexdigest()
 
 

@@ -53,10 +53,11 @@ def model_card(checkpoint: Path, name: str, base: Path | None, dtype: Format, co
     recipe = {key: _portable(value) for key, value in run.get("recipe", {}).items()}
     original = recipe.get("model_name_or_path") or (base.name if base else None)
     how = "a LoRA adapter, merged into its base" if base else "a whole model"
+    on = run.get("base_model") or (weights_hash(base) if base else "unknown")
     facts = [
         f"- what: {how}; {dtype} weights for image-text-to-text generation with `transformers`",
         f"- base model: {Path(original).name if original else 'not recorded'}",
-        f"- sha256 over the base's weight files: {run.get('base_model') or (weights_hash(base) if base else 'unknown')}",
+        f"- sha256 over the base's weight files: {on}",
         f"- step: {run.get('step', 'unknown')}",
         f"- training data, sha256 of its file: {run.get('data', 'unknown')}",
         f"- LEAP's commit: {run.get('commit') or 'unknown'} (training), {commit or 'unknown'} (export)",

@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 
 from leap.errors import LeapError
+from leap.models.checkpoints import ADAPTER
+from leap.records.files import read_object, write_json
 from leap.training.parts import family_of, part_of
 from leap.training.recipe import Recipe
 
@@ -23,7 +25,7 @@ def target_layers(model: nn.Module, recipe: Recipe) -> list[str]:
     Raises LeapError, naming what there is, for an end that fits no layer of these parts.
     """
     family = family_of(model)
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    layers = _linear_layers(model)
     inside = [name for name in layers if part_of(family, name) in recipe.lora_parts]
     for end in recipe.lora_target_modules:
         if not any(_fits(name, end) for name in inside):
@@ -34,19 +36,20 @@ def target_layers(model: nn.Module, recipe: Recipe) -> list[str]:
             raise LeapError(
                 f"lora_target_modules: {end} fits no linear layer of lora_parts={where}{elsewhere}; there are: {there}"
             )
-    found = [name for name in inside if any(_fits(name, end) for end in recipe.lora_target_modules)]
-    head = getattr(model, "lm_head", None)
-    if "lm_head" in found and head is not None and head.weight is model.get_input_embeddings().weight:  # type: ignore
-        raise LeapError("lora_target_modules: lm_head shares its weights with the embeddings here; leave it out")
-    return found
+    return [name for name in inside if any(_fits(name, end) for end in recipe.lora_target_modules)]
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    """All but the head, whose weights are the embeddings' in most of these models."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
 
 
 def _fits(name: str, end: str) -> bool:
     return name == end or name.endswith(f".{end}")
 
 
-def add_adapters(model: Any, recipe: Recipe, base: str) -> None:
-    """Put fresh adapters into the model, in place, and freeze all else. `base` is what a checkpoint calls its base."""
+def add_adapters(model: Any, recipe: Recipe) -> None:
+    """Put fresh adapters into the model, in place, and freeze all else."""
     import torch
     from peft import LoraConfig
 
@@ -62,7 +65,6 @@ def add_adapters(model: Any, recipe: Recipe, base: str) -> None:
     model.requires_grad_(False)
     model.add_adapter(settings, _NAME)
     used = model.peft_config[_NAME]
-    used.base_model_name_or_path = base
     used.target_modules = sorted(used.target_modules)  # as a set it would be written in another order each time
     for weight in model.parameters():
         if weight.requires_grad:
@@ -72,8 +74,7 @@ def add_adapters(model: Any, recipe: Recipe, base: str) -> None:
 def _names_for_peft(model: nn.Module, recipe: Recipe) -> list[str]:
     """The ends of names as the recipe has them, or whole names where the ends would fit layers of other parts too."""
     wanted = target_layers(model, recipe)
-    every = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    fitting = [name for name in every if any(_fits(name, end) for end in recipe.lora_target_modules)]
+    fitting = [name for name in _linear_layers(model) if any(_fits(name, end) for end in recipe.lora_target_modules)]
     return recipe.lora_target_modules if fitting == wanted else wanted
 
 
@@ -83,13 +84,25 @@ def has_adapters(model: nn.Module) -> bool:
 
 def load_adapters(model: nn.Module, folder: Path) -> None:
     """Restore the adapters of a checkpoint in place. Raises LeapError where they are not the model's."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     saved = {name.removeprefix(_SAVED_PREFIX): weight for name, weight in load_peft_weights(str(folder), "cpu").items()}
-    if odd := saved.keys() ^ get_peft_model_state_dict(model, adapter_name=_NAME).keys():
+    if odd := saved.keys() ^ _adapter_names(model):
         raise LeapError(f"{folder}: its adapters are not this run's ({len(odd)} weights differ, {min(odd)}, …)")
     set_peft_model_state_dict(model, saved, adapter_name=_NAME)
+
+
+def _adapter_names(model: nn.Module) -> set[str]:
+    from peft import get_peft_model_state_dict
+
+    return set(get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False))
+
+
+def name_base(folder: Path, base: str) -> None:
+    """Write into a saved adapter what its base is called: relative to the workspace, it outlasts a move of both."""
+    settings = read_object(folder / ADAPTER)
+    write_json(folder / ADAPTER, {**settings, "base_model_name_or_path": base})
 
 
 def describe_adapters(model: nn.Module, recipe: Recipe) -> str:

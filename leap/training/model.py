@@ -14,8 +14,8 @@ from leap.training.parts import count_weights, freeze, knows_parts, trainable_pa
 from leap.training.recipe import Recipe
 
 
-def load_trainable(recipe: Recipe, folder: Path, root: Path) -> Any:
-    """The base model in `folder`, ready to train. An adapter's checkpoints name it as it lies under `root`."""
+def load_trainable(recipe: Recipe, folder: Path) -> Any:
+    """The base model in `folder`, ready to train: on the CPU, a quantized one on this process's device."""
     if recipe.finetuning == "full":
         model = load_model(folder, "float32", attention=recipe.attn_implementation)
         freeze(model, recipe.frozen)
@@ -28,8 +28,7 @@ def load_trainable(recipe: Recipe, folder: Path, root: Path) -> Any:
         attention=recipe.attn_implementation,
         quantization=recipe.quantization,
     )
-    inside = folder.resolve().is_relative_to(root.resolve())
-    add_adapters(model, recipe, str(folder.resolve().relative_to(root.resolve()) if inside else folder.resolve()))
+    add_adapters(model, recipe)
     return model
 
 
@@ -53,7 +52,7 @@ def plan_training(recipe: Recipe, folder: Path) -> list[str]:
         freeze(model, recipe.frozen)
         return [_counts(model)]
     told = describe_adapters(model, recipe)
-    add_adapters(model, recipe, "")
+    add_adapters(model, recipe)
     return [told, _counts(model)]
 
 

@@ -158,7 +158,7 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
 
     recipe = run.recipe
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
-    model = load_trainable(recipe, run.model, run.root)
+    model = load_trainable(recipe, run.model)
     held_out = run.held_out and TrainingSet(run.held_out.rows, run.chat, run.encoder, str(recipe.val_file))
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
     arguments = _arguments(run)
@@ -173,6 +173,7 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
         processing_class=run.processor,
         callbacks=[Completion(identity, recipe.save_total_limit), ProgressLines(), NoInputGradients()],
         part_rates=recipe.part_rates,
+        base_name=_under_root(run.model, run.root),
     )
     if recipe.early_stopping_patience:
         trainer.add_callback(EarlyStopping(recipe.early_stopping_patience))
@@ -181,6 +182,12 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
     trainer.train(resume_from_checkpoint=str(run.resume) if run.resume else None)
     _tell_best(trainer.state.log_history, run.output)
     return run.output / f"checkpoint-{trainer.state.global_step}"
+
+
+def _under_root(model: Path, root: Path) -> str:
+    """A folder's path from the workspace root, or its whole path outside of it."""
+    model, root = model.resolve(), root.resolve()
+    return str(model.relative_to(root) if model.is_relative_to(root) else model)
 
 
 def _log_history(checkpoint: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from leap.data.chat import IGNORED
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints
 from leap.progress import duration
 from leap.records.files import write_json
-from leap.training.lora import has_adapters, load_adapters
+from leap.training.lora import has_adapters, load_adapters, name_base
 from leap.training.parts import set_part_rates
 from leap.training.recipe import Part
 from leap.training.stopping import best_step
@@ -26,9 +26,12 @@ class LeapTrainer(Trainer):
 
     loss_is_scaled_for_ga = True  # the loss is divided by the label tokens of all accumulated batches
 
-    def __init__(self, *arguments: Any, part_rates: Mapping[Part, float] | None = None, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, part_rates: Mapping[Part, float] | None = None, base_name: str = "", **options: Any
+    ) -> None:
+        """`base_name` is what checkpoints of adapters call their base model."""
         super().__init__(*arguments, **options)
-        self._part_rates = part_rates or {}
+        self._part_rates, self._base_name = part_rates or {}, base_name
         self._held_out = torch.zeros(2, dtype=torch.float64)
         # Qwen3-VL declares that its own loss takes no token count, and the Trainer would then count none for ours.
         self.model_accepts_loss_kwargs = True
@@ -82,6 +85,11 @@ class LeapTrainer(Trainer):
         # Row by row, since processes get the first rows once more where the last batches would be unlike: cut off here.
         self._held_out += self.accelerator.gather_for_metrics(sums).sum(0).cpu()
         return losses.mean(), None, None
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if has_adapters(self.model):
+            name_base(Path(output_dir or self.args.output_dir), self._base_name)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target = self.model if model is None else model
