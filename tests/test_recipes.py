@@ -17,8 +17,11 @@ from test_families import one_thread
 from tiny_models import save_tiny_model
 
 from leap.data.collate import Collator
+from leap.data.pictures import PictureSize
 from leap.data.training_set import TrainingSet
 from leap.errors import LeapError
+from leap.inference.hf import HfEngine
+from leap.inference.protocol import Decoding, Request
 from leap.models.checkpoints import ADAPTER, adapter_base
 from leap.models.loading import load_model
 from leap.training import run as runs
@@ -499,3 +502,19 @@ def test_the_plan_says_what_learns(workspace: Path) -> None:
     assert planned.returncode == 0, planned.stderr
     assert "LoRA r=8 alpha=32 (alpha / r) on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in planned.stdout
     assert "weights learn" in planned.stdout
+
+
+@pytest.mark.slow
+def test_eight_rows_are_learned_by_heart(workspace: Path) -> None:
+    """To a loss near zero, and then the model generates exactly these answers."""
+    values = {"max_steps": 150, "save_steps": 150, "per_device_train_batch_size": 8, "learning_rate": 2e-3,
+              "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.0}  # fmt: skip
+    folder = train(workspace, "by_heart", **values)
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    assert [entry["loss"] for entry in log if "loss" in entry][-1] < 0.01
+    rows = runs.check_run(tiny_recipe(), workspace).train.rows
+    assert len({row.row.target.steps for row in rows}) == 8
+    requests = [Request((str(row.line),), tuple(row.row.messages), row.pictures) for row in rows]
+    engine = HfEngine(folder, PictureSize(4, 9), workers=0)
+    found = {answer.key: answer.text for answer in engine.answers(requests, Decoding())}
+    assert [found[request.key] for request in requests] == [row.row.target.steps for row in rows]

@@ -78,12 +78,15 @@ def _portable(value: Any) -> Any:
 def push_model(folder: Path, name: str, private: bool) -> str:
     """Upload an exported folder as the model repository `name` and return its address. Raises LeapError."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError
 
-    problems = (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError)
+    # Its first base is HTTPError of the HTTP library, which differs from release to release; a lost connection is one.
+    problems: tuple[Any, ...] = (HfHubHTTPError.__bases__[0], OSError, ValueError)
     hub = HfApi()
     try:
-        repository = hub.create_repo(name, private=private, exist_ok=True)
+        repository = hub.create_repo(name, private=private or None, exist_ok=True)
+        if private and not hub.model_info(repository.repo_id).private:  # one that was there keeps its own setting
+            raise ValueError("this repository exists and is public; nothing was sent")
         hub.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message="Exported by LEAP")
     except problems as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
