@@ -93,6 +93,14 @@ def test_a_frozen_part_stays_and_all_else_learns(workspace: Path, model: Path, f
     assert any("deepstack_merger_list" in name for name in before)
 
 
+def test_rows_without_pictures_teach_a_frozen_llm_nothing(workspace: Path, model: Path, tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "What now?"}], "target": {"steps": "1) Wait."}}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    values = {"train_file": str(tmp_path / "rows.jsonl"), "weight_decay": 0.0, "freeze_llm": True}
+    before, after = weights(model), weights(train(workspace, "no_pictures", max_steps=1, **values))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 @pytest.mark.parametrize("values", [{"freeze_vision": True}, LORA], ids=["frozen", "lora"])
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
 def test_a_frozen_vision_tower_computes_no_gradients(
@@ -410,9 +418,17 @@ def test_the_held_out_loss_weighs_every_label_token_alike(workspace: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_held_out_loss_of_two_processes_is_that_of_one(workspace: Path) -> None:
+def test_two_processes_train_adapters_to_the_held_out_loss_of_one(workspace: Path) -> None:
     """The rows do not divide evenly, so that some are seen twice."""
-    common = {**HELD_OUT, "max_steps": 1, "eval_steps": 1, "save_steps": 1, "max_eval_samples": 3}
+    common = {
+        **HELD_OUT,
+        **LORA,
+        "lora_dropout": 0.0,
+        "max_steps": 1,
+        "eval_steps": 1,
+        "save_steps": 1,
+        "max_eval_samples": 3,
+    }
     one = train(workspace, "held_out_one", **{**common, "per_device_train_batch_size": 2})
     values = {**TINY, **common, "per_device_train_batch_size": 1, "output_dir": "output/held_out_two"}
     flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
@@ -425,6 +441,7 @@ def test_the_held_out_loss_of_two_processes_is_that_of_one(workspace: Path) -> N
     assert done.returncode == 0, done.stderr
     two = workspace / "output" / "held_out_two" / "checkpoint-1"
     assert held_out_log(two) == pytest.approx(held_out_log(one), abs=1e-4)
+    assert adapter_base(two, workspace) == adapter_base(one, workspace)
 
 
 @pytest.mark.slow

@@ -50,6 +50,8 @@ class LeapTrainer(Trainer):
         else:
             processes = self.accelerator.num_processes  # gradients are averaged over processes, tokens counted over all
         loss = losses.sum() / num_items_in_batch * processes
+        if model.training and not loss.requires_grad:  # the LLM is frozen, and no row of the batch has a picture
+            loss = loss + 0 * sum(weight.sum() for weight in model.parameters() if weight.requires_grad)
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -88,7 +90,7 @@ class LeapTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if has_adapters(self.model):
+        if has_adapters(self.model) and self.args.should_save:  # the library calls this in every process
             name_base(Path(output_dir or self.args.output_dir), self._base_name)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
