@@ -5,6 +5,7 @@ A folder holds a whole model, or an adapter (LoRA) that changes a base model.
 
 import hashlib
 import re
+from functools import cache
 from pathlib import Path
 
 from leap.errors import LeapError
@@ -45,7 +46,8 @@ def weight_files(folder: Path) -> list[Path]:
 def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | None:
     """The base model of an adapter folder: `given`, or the one that it names; None for the folder of a whole model.
 
-    A relative name is a folder under `root`, the workspace. Raises LeapError where there is no such model.
+    A relative name is a folder under `root`, the workspace. Raises LeapError where there is no such model, or another
+    than the adapter was trained on.
     """
     if not (folder / ADAPTER).is_file():
         return None
@@ -55,7 +57,19 @@ def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | 
         raise LeapError(
             f"{folder}: an adapter on {given or named}, which is no model folder here; set --base_model_path"
         )
+    refuse_another_base(folder, base)
     return base
+
+
+def refuse_another_base(folder: Path, base: Path) -> None:
+    """Raise LeapError where LEAP trained an adapter on other weights than `base` has. Adapters of others: unchecked."""
+    marker = folder / MARKER
+    trained_on = read_object(marker).get("base_model") if marker.is_file() else None
+    if trained_on is not None and trained_on != weights_hash(base):
+        raise LeapError(
+            f"{folder}: this adapter was trained on other weights than {base} has now; "
+            "restore that base model, or name it (--base_model_path)"
+        )
 
 
 def weights_hash(folder: Path, base: Path | None = None) -> str:
@@ -63,10 +77,17 @@ def weights_hash(folder: Path, base: Path | None = None) -> str:
     files = [*weight_files(folder), *([folder / ADAPTER, *weight_files(base)] if base else [])]
     digest = hashlib.sha256()
     for path in files:
+        found = path.stat()
         digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(_file_digest(path.resolve(), found.st_size, found.st_mtime_ns))
     return digest.hexdigest()
+
+
+@cache
+def _file_digest(path: Path, size: int, changed: int) -> bytes:
+    """sha256 of a file, read once as long as its size and time of change stay: gigabytes take seconds."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def result_name(model: Path, output: Path) -> str:

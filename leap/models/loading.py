@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leap.errors import LeapError, UsageError
-from leap.models.checkpoints import ADAPTER, weight_files
+from leap.models.checkpoints import ADAPTER, refuse_another_base, weight_files
 from leap.progress import quiet_libraries
 from leap.records.files import read_object
 
@@ -40,17 +40,20 @@ def load_model(
     base: Path | None = None,
     quantization: Quantization | None = None,
     trust_remote_code: bool = False,
+    merge: bool = False,
 ) -> Any:
     """The folder's model in `dtype` ("float32", "bfloat16", "float16") on `device`; an adapter's on its `base`.
 
-    With `attention` None the library chooses: a few families have no "sdpa".
-    Raises LeapError where files are missing or broken, or weights do not fit the model.
+    With `attention` None the library chooses: a few families have no "sdpa". `merge` adds an adapter to its base's
+    weights. Raises LeapError where files are missing or broken, or weights do not fit the model.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     weight_files(folder)
+    if base:
+        refuse_another_base(folder, base)
     quiet_libraries()
     placed = _quantized(quantization, dtype, device) if quantization else {}
     try:
@@ -71,7 +74,7 @@ def load_model(
             f"{base or folder}: {len(missing)} weights are missing ({missing[0]}, …); download the model again"
         )
     model = model if placed else model.to(device)
-    return _with_adapter(model, folder) if base else model
+    return _with_adapter(model, folder, merge) if base else model
 
 
 def _refuse_untrusted(folder: Path, error: Exception) -> None:
@@ -101,8 +104,8 @@ def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str,
     return {"quantization_config": config, "device_map": {"": device}}
 
 
-def _with_adapter(model: Any, folder: Path) -> Any:
-    """The model with the adapter's layers in it, unmerged. Its own class stays, so that it generates as before."""
+def _with_adapter(model: Any, folder: Path, merge: bool) -> Any:
+    """The model with the adapter's layers in it, or merged. Its own class stays, so that it generates as before."""
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
     from safetensors import SafetensorError
@@ -122,7 +125,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     # The library goes on without weights that are missing, or that have no place in the base.
     if odd := sorted({*(wanted - saved.keys()), *(name for name in saved.keys() - wanted if "lora_" in name)}):
         raise LeapError(f"{folder}: the adapter does not fit its base model ({len(odd)} weights, {odd[0]}, …)")
-    return adapted.base_model.model
+    return adapted.merge_and_unload() if merge else adapted.base_model.model
 
 
 def stop_tokens(processor: Any, model: Any) -> set[int]:

@@ -1,5 +1,6 @@
 """What a run's steps are made of: the plan of its packs, and the form in which they go through the model."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from leap.data.packing import Cost, PackPlan, Packs
 
 if TYPE_CHECKING:
+    from leap.data.checked_file import CheckedFile
     from leap.training.run import Run
 
 _PATCH_TOKENS = 0.3  # the vision tower's arithmetic for a patch, in that of a decoder's token (2B)
@@ -14,19 +16,11 @@ _PATCH_TOKENS = 0.3  # the vision tower's arithmetic for a patch, in that of a d
 
 @dataclass(frozen=True)
 class Batches:
-    """A run's packs for this process, and how held-out samples are collated."""
+    """A process's packs of the run and of the held-out rows, and what to tell of them."""
 
     train: Packs
-    collate: Callable[..., dict[str, Any]]
+    held_out: Packs | None
     told: str
-
-
-def plan_of(run: "Run", processes: int) -> PackPlan:
-    """The run's plan with the recipe's accumulation as the number of packs."""
-    rows, recipe = run.train, run.recipe
-    cost = Cost(rows.tokens, rows.patches, rows.label_tokens, _PATCH_TOKENS)
-    size = recipe.rows_per_step(processes)
-    return PackPlan(cost, size, run.steps, recipe.seed, recipe.gradient_accumulation_steps, processes)
 
 
 def make_batches(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batches:
@@ -34,21 +28,46 @@ def make_batches(run: "Run", model: Any, arguments: Any, state_bytes: float) -> 
 
     `arguments` are the Trainer's; `state_bytes` is what the optimiser will need beside weights and gradients.
     """
-    from leap.data.training_set import TrainingSet
     from leap.training import packed
 
-    plan = plan_of(run, arguments.world_size)
-    samples = TrainingSet(run.train, run.chat, run.encoder)
     if run.recipe.packing and packed.fits(model):
-        return _packed(run, model, arguments, plan, samples, state_bytes)
+        return _packed(run, model, arguments, state_bytes)
     from leap.data.collate import Collator
 
     collate = Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder)
-    packs = Packs(plan, samples, collate, arguments.process_index)
-    return Batches(packs, collate, f"{plan.packs} padded batches a step and process")
+    plan = _plan(run, arguments.world_size)
+    train = Packs(plan, _samples(run, run.train), collate, arguments.process_index)
+    return Batches(train, _held_out(run, arguments, collate), f"{plan.packs} padded batches a step and process")
 
 
-def _packed(run: "Run", model: Any, arguments: Any, plan: PackPlan, samples: Any, state_bytes: float) -> Batches:
+def _plan(run: "Run", processes: int) -> PackPlan:
+    """The run's plan with the recipe's accumulation as the number of packs."""
+    recipe = run.recipe
+    size, packs = recipe.rows_per_step(processes), recipe.gradient_accumulation_steps
+    return PackPlan(_cost(run.train), size, run.steps, recipe.seed, packs, processes)
+
+
+def _cost(rows: "CheckedFile") -> Cost:
+    return Cost(rows.tokens, rows.patches, rows.label_tokens, _PATCH_TOKENS)
+
+
+def _samples(run: "Run", rows: "CheckedFile") -> Any:
+    from leap.data.training_set import TrainingSet
+
+    return TrainingSet(rows, run.chat, run.encoder)
+
+
+def _held_out(run: "Run", arguments: Any, collate: Callable[..., dict[str, Any]]) -> Packs | None:
+    """Every held-out row once, in packs of the recipe's evaluation batches."""
+    if run.held_out is None:
+        return None
+    cost, processes = _cost(run.held_out), arguments.world_size
+    size = run.recipe.per_device_eval_batch_size * processes
+    plan = PackPlan(cost, size, math.ceil(len(cost.tokens) / size), run.recipe.seed, 1, processes)
+    return Packs(plan, _samples(run, run.held_out), collate, arguments.process_index)
+
+
+def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batches:
     import torch
 
     from leap.data.pack import PackCollator, PackLayout
@@ -56,7 +75,8 @@ def _packed(run: "Run", model: Any, arguments: Any, plan: PackPlan, samples: Any
     from leap.training.varlen_attention import has_flash
 
     recipe, device = run.recipe, arguments.device
-    number = torch.bfloat16 if recipe.bf16 else torch.float32
+    plan, samples = _plan(run, arguments.world_size), _samples(run, run.train)
+    number = torch.bfloat16 if recipe.bf16 else torch.float16 if recipe.fp16 else torch.float32
     compiled = recipe.compile if recipe.compile is not None else has_flash(device, number)
     packed.install(model, run.encoder, compiled)
     largest = recipe.image_tokens_max * model.config.vision_config.spatial_merge_size**2
@@ -65,19 +85,17 @@ def _packed(run: "Run", model: Any, arguments: Any, plan: PackPlan, samples: Any
     def heaviest(tried: PackPlan) -> dict[str, Any]:
         step, index = tried.heaviest(arguments.process_index)
         pack = Packs(tried, samples, collate, arguments.process_index)[step * tried.packs + index]
-        return {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in pack.items()
-            if name not in ("rows", "step_label_tokens")
-        }
+        on_device = {name: part.to(device) if isinstance(part, torch.Tensor) else part for name, part in pack.items()}
+        return {name: part for name, part in on_device.items() if name not in ("rows", "step_label_tokens")}
 
     found = fit.choose(recipe, model, plan, heaviest, state_bytes, device, number)
     plan = replace(plan, packs=found.packs)
-    packs = Packs(plan, samples, collate, arguments.process_index)
     tokens = plan.cost.tokens.mean() * plan.rows_per_step / plan.processes / plan.packs
-    return Batches(
-        packs,
-        collate,
+    told = (
         f"{plan.packs} packs of about {tokens:.0f} tokens a step and process, checkpointing: {found.checkpointing}, "
-        f"{'compiled' if compiled else 'not compiled'}",
+        f"{'compiled' if compiled else 'not compiled'}"
     )
+    held_out = None
+    if run.held_out is not None:
+        held_out = _held_out(run, arguments, PackCollator(PackLayout.of(model.config, run.held_out, largest)))
+    return Batches(Packs(plan, samples, collate, arguments.process_index), held_out, told)

@@ -1,6 +1,7 @@
 """Every recipe value as a command-line flag, made from the recipe's own fields."""
 
 import argparse
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -27,9 +28,12 @@ def recipe_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _yaml_value(text: str) -> Any:
-    try:  # 1e-5 is a number on a command line, though YAML 1.1 reads it as text
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+    if "e" in text.lower():
+        with suppress(ValueError):
+            return float(text)  # 1e-5 is a number on a command line, though YAML 1.1 reads it as text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
         return text  # the recipe's own check says what is wrong with it
 
 

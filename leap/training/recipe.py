@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -22,7 +23,19 @@ from leap.records.files import first_problem, read_text
 # These change nothing in what the model learns, so a run may be resumed under other values.
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
          "image_root", "val_file", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples",
-         "gradient_checkpointing", "packing", "tokens_per_pack", "compile"}  # fmt: skip
+         "gradient_checkpointing", "packing", "tokens_per_pack", "compile", "early_stopping_patience"}  # fmt: skip
+Part = Literal["vision", "projector", "llm"]
+PARTS: tuple[Part, ...] = ("vision", "projector", "llm")  # `leap.training.parts` says what belongs to each
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _split(value: Any) -> Any:
+    """A list as a command line gives it: a,b,c."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _part_rate(part: str) -> Any:
+    return Field(default=None, description=f"of the {part}'s weights; null: learning_rate")
 
 
 class Recipe(BaseModel):
@@ -47,9 +60,41 @@ class Recipe(BaseModel):
     max_train_samples: Annotated[PositiveInt | None, Field(description="use the first N rows only")] = None
     max_eval_samples: Annotated[PositiveInt | None, Field(description="use the first N held-out rows only")] = None
 
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1.5e-5
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    # What learns: every weight, all but frozen parts, or adapters (LoRA) beside weights that stay.
+    finetuning: Literal["full", "lora"] = "full"
+    freeze_vision: Annotated[bool, Field(description="the vision tower without its mergers stays as it is")] = False
+    freeze_projector: Annotated[bool, Field(description="the mergers, deepstack's too, stay as they are")] = False
+    freeze_llm: Annotated[bool, Field(description="embeddings, layers and head stay as they are")] = False
+    vision_learning_rate: Rate | None = _part_rate("vision tower")
+    projector_learning_rate: Rate | None = _part_rate("projector")
+    llm_learning_rate: Rate | None = _part_rate("LLM")
+    lora_r: Annotated[PositiveInt, Field(description="rank of the adapters")] = 16
+    lora_alpha: Annotated[PositiveInt, Field(description="adapters are scaled by alpha / r (rsLoRA: / sqrt r)")] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    lora_target_modules: Annotated[
+        list[str], BeforeValidator(_split), Field(min_length=1, description="ends of names of linear layers, a,b,c")
+    ] = [*("q_proj", "k_proj", "v_proj", "o_proj")]
+    lora_parts: Annotated[list[Part], BeforeValidator(_split), Field(min_length=1, description="where to look")] = [
+        "llm"
+    ]
+    use_rslora: bool = False
+    use_dora: bool = False
+    quantization: Annotated[
+        Literal["4bit", "8bit"] | None, Field(description="of the weights beside the adapters (QLoRA)")
+    ] = None
+
+    learning_rate: Rate = 1.5e-5
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "cosine_with_min_lr", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial",
+        "warmup_stable_decay"
+    ] = "linear"  # fmt: skip
+    lr_scheduler_kwargs: Annotated[
+        dict[str, Any] | None, Field(description="the schedule's own values, such as {min_lr_rate: 0.1}")
+    ] = None
     warmup_steps: NonNegativeInt = 0
+    warmup_ratio: Annotated[
+        float | None, Field(ge=0, lt=1, description="share of all steps, in place of warmup_steps")
+    ] = None
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: NonNegativeFloat = 1.0
     optim: Literal["adamw_torch", "adamw_torch_fused"] = "adamw_torch"
@@ -80,7 +125,10 @@ class Recipe(BaseModel):
     save_total_limit: Annotated[PositiveInt | None, Field(description="keep the newest N checkpoints")] = None
     eval_strategy: Literal["no", "steps", "epoch"] | None = None  # null: "steps" where there is a val_file
     eval_steps: PositiveInt = 50
-    report_to: Annotated[str, Field(description="tensorboard, none, or another of the Trainer's")] = "tensorboard"
+    early_stopping_patience: Annotated[
+        PositiveInt | None, Field(description="stop after so many evaluations without a lower loss; null: never")
+    ] = None
+    report_to: Annotated[str, Field(description="tensorboard, none, or others of the Trainer's, a,b")] = "tensorboard"
     seed: NonNegativeInt = 42
     dataloader_num_workers: NonNegativeInt = 0
 
@@ -94,7 +142,48 @@ class Recipe(BaseModel):
             )
         if self.eval_strategy in ("steps", "epoch") and self.val_file is None:
             raise ValueError(f"eval_strategy={self.eval_strategy} needs a val_file")
+        if self.early_stopping_patience and (self.val_file is None or self.eval_strategy == "no"):
+            raise ValueError("early_stopping_patience needs a val_file, and an eval_strategy other than no")
         return self
+
+    @model_validator(mode="after")
+    def something_learns(self) -> "Recipe":
+        if self.finetuning == "lora":
+            if self.frozen:
+                raise ValueError(f"freeze_{self.frozen[0]}: LoRA freezes every part; lora_parts says where adapters go")
+        elif self.quantization:
+            raise ValueError("quantization needs finetuning: lora, since quantized weights cannot be trained")
+        elif self.use_dora or self.use_rslora:
+            raise ValueError(f"{'use_dora' if self.use_dora else 'use_rslora'} needs finetuning: lora")
+        learning = self.lora_parts if self.finetuning == "lora" else [p for p in PARTS if p not in self.frozen]
+        if not learning:
+            raise ValueError("freeze_vision, freeze_projector and freeze_llm together leave nothing to train")
+        if idle := [part for part in self.part_rates if part not in learning]:
+            raise ValueError(f"{idle[0]}_learning_rate is set, but nothing of the {idle[0]} is trained")
+        return self
+
+    @model_validator(mode="after")
+    def one_warmup(self) -> "Recipe":
+        if self.warmup_ratio is not None and self.warmup_steps:
+            raise ValueError(
+                f"warmup_ratio and warmup_steps={self.warmup_steps} exclude each other; set one of them to 0"
+            )
+        if self.lr_scheduler_type == "constant" and (self.warmup_steps or self.warmup_ratio):
+            raise ValueError("lr_scheduler_type=constant has no warm-up; take constant_with_warmup, or warmup_steps: 0")
+        if self.lr_scheduler_type.startswith("constant") and self.lr_scheduler_kwargs:
+            raise ValueError(f"lr_scheduler_type={self.lr_scheduler_type} takes no lr_scheduler_kwargs")
+        return self
+
+    @property
+    def frozen(self) -> list[Part]:
+        """The parts that freeze_ keys name."""
+        return [part for part in PARTS if getattr(self, f"freeze_{part}")]
+
+    @property
+    def part_rates(self) -> dict[Part, float]:
+        """The learning rates of parts that have one of their own."""
+        rates = {part: getattr(self, f"{part}_learning_rate") for part in PARTS}
+        return {part: rate for part, rate in rates.items() if rate is not None}
 
     def rows_per_step(self, processes: int) -> int:
         """Rows of an optimiser step, over all processes."""
@@ -102,14 +191,36 @@ class Recipe(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The values that decide what is learned: a checkpoint is resumed only under equal ones."""
-        return {name: value for name, value in self.model_dump().items() if name not in _FREE}
+        return self.keys_of_identity(self.model_dump())
+
+    @staticmethod
+    def keys_of_identity(values: dict[str, Any]) -> dict[str, Any]:
+        """Those of the values that decide what is learned."""
+        return {name: value for name, value in values.items() if name not in _FREE}
 
 
 def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """A recipe file with `overrides` on top. LeapError names the file and the key that is wrong."""
+    """A recipe file with `overrides` on top. LeapError names the file and the key that is wrong.
+
+    `base: NAME` in it means the values of NAME.yaml beside it, under its own; that one may have no base in turn.
+    """
+    own = _read_values(path)
+    base, shared = own.pop("base", None), {}
+    if base is not None:
+        parent = path.with_name(f"{base}.yaml")
+        shared = _read_values(parent, f"{path}: base: ")
+        if "base" in shared:
+            raise LeapError(f"{path}: base: {base} has a base itself; name a recipe without one")
+    try:
+        return Recipe.model_validate({**shared, **own, **(overrides or {})})
+    except ValidationError as error:
+        raise LeapError(f"{path}: {_explain(error)}") from error
+
+
+def _read_values(path: Path, named_by: str = "") -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(recipe.stem for recipe in path.parent.glob("*.yaml"))) or "none"
-        raise LeapError(f"{path}: there is no such recipe; there are: {known}")
+        raise LeapError(f"{named_by}{path}: there is no such recipe; there are: {known}")
     try:
         values = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
@@ -118,10 +229,7 @@ def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
         raise LeapError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
     if not isinstance(values, dict):
         raise LeapError(f"{path}: a recipe is a list of `key: value` lines, found {type(values).__name__}")
-    try:
-        return Recipe.model_validate({**values, **(overrides or {})})
-    except ValidationError as error:
-        raise LeapError(f"{path}: {_explain(error)}") from error
+    return values
 
 
 def _explain(error: ValidationError) -> str:

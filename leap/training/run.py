@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,13 @@ from leap.data.checked_file import CheckedFile, check_training_file
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, weights_hash
-from leap.models.loading import load_model, load_processor
+from leap.models.loading import load_processor
 from leap.progress import is_main_process
 from leap.records.files import read_object, write_json
+from leap.training.model import load_trainable, plan_training
 from leap.training.recipe import Recipe
+from leap.training.schedule import check_reports, check_schedule, warmup_steps
+from leap.training.stopping import EarlyStopping, best_step, has_stopped, held_out_losses
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Run:
     held_out: CheckedFile | None
     identity: dict[str, Any]
     resume: Path | None  # the newest complete checkpoint
+    learning: list[str]  # what learns, told to a person
 
     @property
     def steps(self) -> int:
@@ -45,7 +50,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.resume is not None and (checkpoint_step(self.resume) or 0) >= self.steps
+        """Whether the newest checkpoint is the last step's, or that of an early stop."""
+        if self.resume is None:
+            return False
+        patience = self.recipe.early_stopping_patience
+        stopped = bool(patience) and has_stopped(_log_history(self.resume), patience)
+        return stopped or (checkpoint_step(self.resume) or 0) >= self.steps
 
 
 def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
@@ -54,9 +64,11 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     What the check of the data finds is kept in the folder `cache`, so that the next start need not look again.
     """
     model, output = root / recipe.model_name_or_path, root / recipe.output_dir
+    check_reports(recipe.report_to)
     processor = load_processor(model)
     chat = ChatFormat(processor)
     encoder = PictureEncoder(processor, PictureSize(recipe.image_tokens_min, recipe.image_tokens_max))
+    learning = plan_training(recipe, model)
     roots = [root / recipe.image_root] if recipe.image_root else [root, root / "data"]
     check = partial(
         check_training_file,
@@ -76,7 +88,9 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
         "data": train.fingerprint,
     }
     resume = find_resume(output, identity)
-    return Run(recipe, root, model, output, processor, chat, encoder, train, held_out, identity, resume)
+    run = Run(recipe, root, model, output, processor, chat, encoder, train, held_out, identity, resume, learning)
+    check_schedule(recipe, run.steps)
+    return run
 
 
 def processes() -> int:
@@ -102,7 +116,9 @@ def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
 def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
     found = read_object(marker)
     different = [part for part in ("base_model", "data") if found.get(part) != identity[part]]
-    wanted, had = identity["recipe"], found.get("recipe", {})
+    defaults = {name: field.default for name, field in Recipe.model_fields.items() if not field.is_required()}
+    # A run of an older LEAP, whose recipe had fewer keys, did what their defaults do.
+    wanted, had = identity["recipe"], {**Recipe.keys_of_identity(defaults), **found.get("recipe", {})}
     different += [
         f"{key} ({had.get(key)} there, {wanted.get(key)} now)"
         for key in sorted(wanted.keys() | had.keys())
@@ -128,6 +144,7 @@ def describe(run: Run) -> str:
         f"tokens      {rows.tokens.min()} to {rows.tokens.max()} a row, median {np.median(rows.tokens):.0f}; "
         f"{rows.label_tokens.mean():.0f} label tokens a row",
         f"steps       {run.steps} of {size} rows, learning rate {recipe.learning_rate}",
+        *(f"learns      {line}" for line in run.learning),
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
         f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
     ]
@@ -140,42 +157,62 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
     """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from leap.data.training_set import TrainingSet
     from leap.training.batches import make_batches
     from leap.training.fit import optimizer_bytes
-    from leap.training.trainer import Completion, LeapTrainer, ProgressLines
+    from leap.training.trainer import Completion, LeapTrainer, NoInputGradients, ProgressLines
 
     recipe = run.recipe
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
     arguments = _arguments(run)
-    model = load_model(run.model, "float32", str(arguments.device), attention=recipe.attn_implementation)
+    model = load_trainable(recipe, run.model)
+    model = model if recipe.quantization else model.to(arguments.device)
     batches = make_batches(run, model, arguments, optimizer_bytes(model))
     arguments.gradient_accumulation_steps = batches.train.plan.packs
-    held_out = run.held_out and TrainingSet(run.held_out, run.chat, run.encoder)
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
     if is_main_process():
         write_json(run.output / MARKER, identity)
     trainer = LeapTrainer(
         model=model,
         args=arguments,
-        data_collator=batches.collate,
         train_dataset=batches.train,
-        eval_dataset=held_out,
+        eval_dataset=batches.held_out,
         processing_class=run.processor,
         callbacks=[
             Completion(identity, recipe.save_total_limit),
             ProgressLines(recipe.rows_per_step(arguments.world_size)),
+            NoInputGradients(),
         ],
+        part_rates=recipe.part_rates,
+        base_name=_under_root(run.model, run.root),
     )
+    if recipe.early_stopping_patience:
+        trainer.add_callback(EarlyStopping(recipe.early_stopping_patience))
     for chatty in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(chatty)
     trainer.train(resume_from_checkpoint=str(run.resume) if run.resume else None)
+    _tell_best(trainer.state.log_history, run.output)
     return run.output / f"checkpoint-{trainer.state.global_step}"
+
+
+def _under_root(model: Path, root: Path) -> str:
+    """A folder's path from the workspace root, or its whole path outside of it."""
+    model, root = model.resolve(), root.resolve()
+    return str(model.relative_to(root) if model.is_relative_to(root) else model)
+
+
+def _log_history(checkpoint: Path) -> list[dict[str, Any]]:
+    return read_object(checkpoint / "trainer_state.json").get("log_history", [])
+
+
+def _tell_best(log: list[dict[str, Any]], output: Path) -> None:
+    best = best_step(log, [checkpoint_step(folder) or 0 for folder in find_checkpoints(output)])
+    if best is not None and is_main_process():
+        print(f"lowest held-out loss: {held_out_losses(log)[best]:.4f} in {output}/checkpoint-{best}", file=sys.stderr)
 
 
 # Recipe values that the Trainer is given in another form.
 _RESOLVED = ("max_steps", "eval_strategy", "eval_steps", "save_total_limit", "output_dir", "deepspeed",
-             "gradient_checkpointing", "num_train_epochs")  # fmt: skip
+             "gradient_checkpointing", "num_train_epochs", "warmup_steps", "report_to")  # fmt: skip
 
 
 def _evaluation(run: Run) -> dict[str, Any]:
@@ -202,6 +239,10 @@ def _arguments(run: Run) -> Any:
             deepspeed=str(run.root / recipe.deepspeed) if recipe.deepspeed else None,
             max_steps=run.steps,  # the run is one epoch to the Trainer, see LeapTrainer.get_train_dataloader
             **_evaluation(run),
+            warmup_steps=warmup_steps(recipe, run.steps),
+            report_to=check_reports(recipe.report_to),
+            metric_for_best_model="eval_loss" if recipe.val_file else None,
+            greater_is_better=False,
             logging_nan_inf_filter=False,  # it would wait for the device at every pack
             ddp_broadcast_buffers=False,
             ddp_find_unused_parameters=False,

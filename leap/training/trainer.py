@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
 from leap.data.chat import IGNORED
 from leap.data.packing import Packs
-from leap.models.checkpoints import MARKER, find_checkpoints
+from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints
 from leap.progress import duration
 from leap.records.files import write_json
+from leap.training.lora import has_adapters, load_adapters, name_base
+from leap.training.parts import set_part_rates
+from leap.training.recipe import Part
+from leap.training.stopping import best_step
 from leap.workers import end_with_parent
 
 _AHEAD = 3  # packs that each worker may have ready
@@ -27,14 +33,23 @@ class LeapTrainer(Trainer):
 
     loss_is_scaled_for_ga = True  # the loss is divided by the label tokens of all accumulated batches
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, part_rates: Mapping[Part, float] | None = None, base_name: str = "", **options: Any
+    ) -> None:
+        """`base_name` is what checkpoints of adapters call their base model."""
         super().__init__(*arguments, **options)
+        self._part_rates, self._base_name = part_rates or {}, base_name
         # Qwen3-VL declares that its own loss takes no token count, and the Trainer would then count none for ours.
         self.model_accepts_loss_kwargs = True
 
     def get_train_dataloader(self) -> DataLoader:
         """The process's packs of the whole run, as one epoch to the Trainer, which skips them on its own to resume."""
-        packs: Packs = self.train_dataset
+        return self._load(self.train_dataset)
+
+    def get_eval_dataloader(self, eval_dataset: Packs | None = None) -> DataLoader:
+        return self._load(eval_dataset or self.eval_dataset)
+
+    def _load(self, packs: Packs) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return DataLoader(
             packs,
@@ -69,42 +84,81 @@ class LeapTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The summed loss of this batch over the label tokens of the whole step (mean loss in evaluation)."""
-        inputs = {name: value for name, value in inputs.items() if name not in ("rows", "step_label_tokens")}
-        if "targets" in inputs:
-            total, labels = model(**inputs), inputs["targets"].shape[0]
+        """The summed loss of this batch over the label tokens of the whole step."""
+        assert num_items_in_batch is not None  # every pack brings its step's count
+        total = _summed_loss(model, inputs)
+        if model.training and not total.requires_grad:  # the LLM is frozen, and no row of the batch has a picture
+            total = total + 0 * sum(weight.sum() for weight in model.parameters() if weight.requires_grad)
+        # Gradients are averaged over processes, tokens counted over all of them.
+        return total / num_items_in_batch * self.accelerator.num_processes
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimiser, with a learning rate of its own for each part that has one."""
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(model) if model is not None else super().create_optimizer()
+        if new:
+            set_part_rates(optimizer, self.model if model is None else model, self._part_rates)
+        return optimizer
+
+    def evaluation_loop(
+        self, dataloader: DataLoader, description: str, *_: Any, metric_key_prefix: str = "eval", **__: Any
+    ) -> EvalLoopOutput:
+        """The held-out loss: the mean over all label tokens of the set.
+
+        Training goes on with the random numbers it would have had without an evaluation.
+        """
+        packs: Any = dataloader.dataset
+        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        self.model.eval()
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices), torch.no_grad():
+            for batch in dataloader:
+                with self.compute_loss_context_manager():
+                    total += _summed_loss(self.model, self._prepare_inputs(batch))
+        loss = self.accelerator.reduce(total, "sum").item() / packs.plan.cost.label_tokens.sum()
+        metrics = {f"{metric_key_prefix}_loss": float(loss)}
+        return EvalLoopOutput(None, None, metrics, len(packs.plan.cost.tokens))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if has_adapters(self.model) and self.args.should_save:  # the library calls this in every process
+            name_base(Path(output_dir or self.args.output_dir), self._base_name)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        target = self.model if model is None else model
+        if has_adapters(target):
+            load_adapters(target, Path(resume_from_checkpoint))
         else:
-            total, labels = _padded_loss(model, inputs)
-        if num_items_in_batch is None:
-            num_items_in_batch, processes = labels, 1
-        else:
-            processes = self.accelerator.num_processes  # gradients are averaged over processes, tokens counted over all
-        return total / num_items_in_batch * processes
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, None, None]:
-        """Evaluation needs the loss alone, never the logits."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs)
-        return loss.detach(), None, None
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
-def _padded_loss(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The summed loss of padded rows, by the library's forward, and how many labels they have."""
+def _summed_loss(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    """The cross-entropy of a batch's label tokens, summed."""
+    inputs = {name: value for name, value in inputs.items() if name not in ("rows", "step_label_tokens")}
+    return model(**inputs) if "targets" in inputs else _padded_loss(model, inputs)
+
+
+def _padded_loss(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    """That of padded rows, by the library's forward."""
     targets = inputs.pop("labels")[:, 1:]  # position t predicts token t + 1
     wanted = targets != IGNORED
     columns = wanted.any(dim=0).nonzero().squeeze(1)  # only these positions go through the vocabulary matrix
     logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
     chosen = wanted[:, columns]
-    total = nn.functional.cross_entropy(logits[chosen].float(), targets[:, columns][chosen], reduction="sum")
-    return total, chosen.sum()
+    return nn.functional.cross_entropy(logits[chosen].float(), targets[:, columns][chosen], reduction="sum")
 
 
 def _only(batches: list[dict[str, Any]]) -> dict[str, Any]:
     (batch,) = batches
     return batch
+
+
+class NoInputGradients(TrainerCallback):
+    """Checkpointing makes the library want gradients at every input, so in frozen parts too; nothing needs them."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if getattr(model, "_require_grads_hooks", None):
+            model.disable_input_require_grads()
 
 
 class Completion(TrainerCallback):
@@ -124,7 +178,10 @@ class Completion(TrainerCallback):
         run = Path(args.output_dir)
         write_json(run / f"checkpoint-{state.global_step}" / MARKER, {**self._identity, "step": state.global_step})
         complete = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
+        best = best_step(state.log_history, [checkpoint_step(folder) or 0 for folder in complete])
         for old in complete[: -self._keep] if self._keep else []:
+            if checkpoint_step(old) == best:
+                continue  # the lowest held-out loss of those that are left
             (old / MARKER).unlink()  # first, so that a kill in between leaves no half checkpoint that looks whole
             shutil.rmtree(old)
 

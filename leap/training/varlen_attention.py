@@ -5,6 +5,7 @@ asked by itself of plain scaled-dot-product attention, which computes the same.
 """
 
 import inspect
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +13,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _varlen_attn: Any = None
-try:
+with suppress(ImportError):  # an older PyTorch
     from torch.nn.attention.varlen import varlen_attn as _varlen_attn
-except ImportError:  # an older PyTorch
-    pass
 
 _attend = torch.nn.functional.scaled_dot_product_attention
 # Newer releases want to be told that query heads share key heads; older ones just take them.

@@ -1,7 +1,9 @@
-"""Fine-tune every weight of Qwen3-VL (or any model of its kind) on LEAP's training rows.
+"""Fine-tune Qwen3-VL (or any model of its kind) on LEAP's training rows: every weight, some parts, or LoRA adapters.
 
     python scripts/training/run-finetuning.py --dry-run
     python scripts/training/run-finetuning.py --recipe full --learning_rate 1.0e-5 --output_dir output/lower-rate
+    python scripts/training/run-finetuning.py --recipe lora-standard
+    python scripts/training/run-finetuning.py --recipe full --freeze_vision --output_dir output/frozen
     LEAP_ROOT=demo python scripts/training/run-finetuning.py --recipe demo
 
 The same command continues a run that was interrupted. On several GPUs: torchrun --nproc_per_node 4 scripts/...

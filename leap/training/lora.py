@@ -1,0 +1,119 @@
+"""LoRA and its kin (rsLoRA, DoRA, QLoRA): adapters put into the model itself, which keeps its class.
+
+Adapters are float32; the weights beside them stay as they are, so a checkpoint holds the adapters alone.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from leap.errors import LeapError
+from leap.models.checkpoints import ADAPTER
+from leap.records.files import read_object, write_json
+from leap.training.parts import family_of, part_of
+from leap.training.recipe import Recipe
+
+_NAME = "default"  # PEFT's name of the one adapter
+_SAVED_PREFIX = "base_model.model."  # before each name in an adapter's file
+
+
+def target_layers(model: nn.Module, recipe: Recipe) -> list[str]:
+    """The linear layers of `lora_parts` that `lora_target_modules` names, by the end of their names.
+
+    Raises LeapError, naming what there is, for an end that fits no layer of these parts.
+    """
+    family = family_of(model)
+    layers = _linear_layers(model)
+    inside = [name for name in layers if part_of(family, name) in recipe.lora_parts]
+    for end in recipe.lora_target_modules:
+        if not any(_fits(name, end) for name in inside):
+            outside = Counter(part_of(family, name) for name in layers if _fits(name, end))
+            elsewhere = "".join(f"; {count} layers of {part} fit" for part, count in outside.items())
+            there = ", ".join(sorted({name.rpartition(".")[2] for name in inside})) or "none"
+            where = ",".join(recipe.lora_parts)
+            raise LeapError(
+                f"lora_target_modules: {end} fits no linear layer of lora_parts={where}{elsewhere}; there are: {there}"
+            )
+    return [name for name in inside if any(_fits(name, end) for end in recipe.lora_target_modules)]
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    """All but the head, whose weights are the embeddings' in most of these models."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
+
+
+def _fits(name: str, end: str) -> bool:
+    return name == end or name.endswith(f".{end}")
+
+
+def add_adapters(model: Any, recipe: Recipe) -> None:
+    """Put fresh adapters into the model, in place, and freeze all else."""
+    import torch
+    from peft import LoraConfig
+
+    torch.manual_seed(recipe.seed)  # the first matrix of each adapter is random, and the same in every process
+    settings = LoraConfig(
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=_names_for_peft(model, recipe),
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
+    )
+    model.requires_grad_(False)
+    model.add_adapter(settings, _NAME)
+    used = model.peft_config[_NAME]
+    used.target_modules = sorted(used.target_modules)  # as a set it would be written in another order each time
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
+def _names_for_peft(model: nn.Module, recipe: Recipe) -> list[str]:
+    """The ends of names as the recipe has them, or whole names where the ends would fit layers of other parts too."""
+    wanted = target_layers(model, recipe)
+    fitting = [name for name in _linear_layers(model) if any(_fits(name, end) for end in recipe.lora_target_modules)]
+    return recipe.lora_target_modules if fitting == wanted else wanted
+
+
+def has_adapters(model: nn.Module) -> bool:
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def load_adapters(model: nn.Module, folder: Path) -> None:
+    """Restore the adapters of a checkpoint in place. Raises LeapError where they are not the model's."""
+    from peft import set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    saved = {name.removeprefix(_SAVED_PREFIX): weight for name, weight in load_peft_weights(str(folder), "cpu").items()}
+    if odd := saved.keys() ^ _adapter_names(model):
+        raise LeapError(f"{folder}: its adapters are not this run's ({len(odd)} weights differ, {min(odd)}, …)")
+    set_peft_model_state_dict(model, saved, adapter_name=_NAME)
+
+
+def _adapter_names(model: nn.Module) -> set[str]:
+    from peft import get_peft_model_state_dict
+
+    return set(get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False))
+
+
+def name_base(folder: Path, base: str) -> None:
+    """Write into a saved adapter what its base is called: relative to the workspace, it outlasts a move of both."""
+    settings = read_object(folder / ADAPTER)
+    write_json(folder / ADAPTER, {**settings, "base_model_name_or_path": base})
+
+
+def describe_adapters(model: nn.Module, recipe: Recipe) -> str:
+    """Which layers of which part have adapters, for a person to check."""
+    family, layers = family_of(model), target_layers(model, recipe)
+    found: dict[str, Counter[str]] = {}
+    for name in layers:
+        found.setdefault(part_of(family, name), Counter())[name.rpartition(".")[2]] += 1
+    kind = ("Q" if recipe.quantization else "") + ("DoRA" if recipe.use_dora else "LoRA")
+    scale = "alpha / sqrt(r)" if recipe.use_rslora else "alpha / r"
+    where = "; ".join(
+        f"{part}: " + ", ".join(f"{n} x {end}" for end, n in ends.items()) for part, ends in found.items()
+    )
+    return f"{kind} r={recipe.lora_r} alpha={recipe.lora_alpha} ({scale}) on {len(layers)} layers ({where})"

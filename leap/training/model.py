@@ -1,0 +1,76 @@
+"""The model that a recipe trains: loaded in the right number format, its parts frozen or adapted."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from leap.errors import LeapError
+from leap.models.checkpoints import ADAPTER
+from leap.models.loading import load_model, pick_device
+from leap.training.lora import add_adapters, describe_adapters
+from leap.training.parts import count_weights, freeze, knows_parts, trainable_parts
+from leap.training.recipe import Recipe
+
+
+def load_trainable(recipe: Recipe, folder: Path) -> Any:
+    """The base model in `folder`, ready to train: on the CPU, a quantized one on this process's device."""
+    if recipe.finetuning == "full":
+        model = load_model(folder, "float32", attention=recipe.attn_implementation)
+        freeze(model, recipe.frozen)
+        return model
+    # The weights beside the adapters get no updates that could round away, so bf16 is enough where bf16 is wanted.
+    model = load_model(
+        folder,
+        "bfloat16" if recipe.bf16 else "float32",
+        device=_device() if recipe.quantization else "cpu",
+        attention=recipe.attn_implementation,
+        quantization=recipe.quantization,
+    )
+    add_adapters(model, recipe)
+    return model
+
+
+def _device() -> str:
+    """Where a quantized model has to be put while it is loaded: this process's GPU, or the CPU."""
+    found = pick_device()
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if found == "cuda" else found
+
+
+def plan_training(recipe: Recipe, folder: Path) -> list[str]:
+    """What will learn, from the model's configuration alone. Raises LeapError where the recipe does not fit it."""
+    if (folder / ADAPTER).is_file():
+        raise LeapError(
+            f"{folder}: an adapter cannot be the base of a training run; "
+            f"merge it first: python scripts/training/export_model.py --checkpoint {folder} --output FOLDER"
+        )
+    model = _skeleton(folder)
+    if recipe.part_rates:
+        trainable_parts(model)  # an error here, not after the first minutes
+    if recipe.finetuning == "full":
+        freeze(model, recipe.frozen)
+        return [_counts(model)]
+    told = describe_adapters(model, recipe)
+    add_adapters(model, recipe)
+    return [told, _counts(model)]
+
+
+def _skeleton(folder: Path) -> Any:
+    """The model without its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise LeapError(f"{folder}: the model cannot be built ({(str(error).splitlines() or [''])[0]})") from error
+
+
+def _counts(model: nn.Module) -> str:
+    counts = trainable_parts(model) if knows_parts(model) else {"model": count_weights(model.parameters())}
+    learning, total = (sum(column) for column in zip(*counts.values(), strict=True))
+    parts = ", ".join(f"{part} {some:,}" for part, (some, _) in counts.items() if some)
+    return f"{learning:,} of {total:,} weights learn ({learning / total:.2%}): {parts}"

@@ -1,0 +1,37 @@
+"""Early stopping, and which checkpoint is the best: by the held-out loss, from the Trainer's own log of it."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from transformers import TrainerCallback
+
+Log = Sequence[dict[str, Any]]  # `log_history` of a Trainer's state
+
+
+def held_out_losses(log: Log) -> dict[int, float]:
+    """Step -> held-out loss, in the order of the steps."""
+    return {entry["step"]: entry["eval_loss"] for entry in log if "eval_loss" in entry}
+
+
+def best_step(log: Log, among: Collection[int] | None = None) -> int | None:
+    """The step with the lowest held-out loss (the first of equals), of those in `among`; None where none is known."""
+    losses = {step: loss for step, loss in held_out_losses(log).items() if among is None or step in among}
+    return min(losses, key=losses.__getitem__) if losses else None
+
+
+def has_stopped(log: Log, patience: int | None) -> bool:
+    """Whether the last `patience` evaluations brought no lower loss."""
+    steps, best = list(held_out_losses(log)), best_step(log)
+    return patience is not None and best is not None and len(steps) - 1 - steps.index(best) >= patience
+
+
+class EarlyStopping(TrainerCallback):
+    """Stops a run whose held-out loss falls no more. A new best one is saved, and so is the last step."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        stop = has_stopped(state.log_history, self._patience)
+        control.should_training_stop |= stop
+        control.should_save |= stop or best_step(state.log_history) == state.global_step

@@ -1,0 +1,47 @@
+"""Turn a checkpoint into a model folder that loads anywhere: LoRA merged into its base, cast, with a model card.
+
+    python scripts/training/export_model.py --checkpoint output/checkpoint-5000 --output models/leap-5000
+    python scripts/training/export_model.py --checkpoint output/lora_standard/checkpoint-7000 \\
+        --output models/leap-lora --push_to_hub NAME/leap-lora --private
+
+Nothing is uploaded without --push_to_hub.
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint's folder: a whole model or a LoRA adapter")
+    parser.add_argument("--output", required=True, help="the new folder; it must not exist")
+    parser.add_argument("--base_model_path", help="the base of an adapter (default: the one that it names)")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--push_to_hub", metavar="NAME", help="upload it as this repository too, OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a new repository a private one")
+    arguments = parser.parse_args()
+
+    from leap.errors import UsageError
+    from leap.models.checkpoints import adapter_base
+    from leap.models.export import export_model, push_model
+    from leap.provenance import git_state
+
+    if arguments.private and not arguments.push_to_hub:
+        raise UsageError("--private goes with --push_to_hub NAME")
+    workspace = WorkspaceConfig.find()
+    checkpoint = workspace.resolve(arguments.checkpoint)
+    given = workspace.resolve(arguments.base_model_path) if arguments.base_model_path else None
+    base = adapter_base(checkpoint, workspace.root, given)
+    if given and base is None:
+        raise UsageError(f"--base_model_path: {checkpoint} is no LoRA adapter")
+    commit = git_state(workspace.repository)["commit"]
+    folder = export_model(checkpoint, workspace.resolve(arguments.output), base, arguments.dtype, commit)
+    print(f"exported: {folder}")
+    if arguments.push_to_hub:
+        print(f"uploaded: {push_model(folder, arguments.push_to_hub, arguments.private)}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,157 @@
+"""An exported checkpoint is a model of its own: it answers as the checkpoint did, and tells where it comes from."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, run_script
+from safetensors.torch import load_file
+from test_families import one_thread
+from test_recipes import LORA, tiny_recipe, train
+
+from leap.data.pictures import PictureSize
+from leap.inference.hf import HfEngine
+from leap.inference.protocol import Decoding, Request
+from leap.models.checkpoints import MARKER, adapter_base
+from leap.training.run import check_run
+
+EXPORT = "scripts/training/export_model.py"
+__all__ = ["one_thread"]  # a fixture that every test here uses
+
+
+@pytest.fixture(scope="module")
+def adapter(workspace: Path) -> Path:
+    """Trained hard enough to change answers."""
+    return train(workspace, "to_export", learning_rate=0.05, max_steps=3, save_steps=3, **LORA)
+
+
+def answers(workspace: Path, folder: Path) -> list[str | None]:
+    rows = check_run(tiny_recipe(), workspace).train.rows[:4]
+    requests = [Request((str(row.line),), tuple(row.row.messages), row.pictures) for row in rows]
+    engine = HfEngine(folder, PictureSize(4, 9), base=adapter_base(folder, workspace), workers=0)
+    found = {answer.key: answer.text for answer in engine.answers(requests, Decoding(max_new_tokens=12))}
+    return [found[request.key] for request in requests]
+
+
+def test_a_merged_adapter_answers_as_before(workspace: Path, model: Path, adapter: Path, tmp_path: Path) -> None:
+    output = tmp_path / "merged"
+    done = run_script(
+        EXPORT, "--checkpoint", str(adapter), "--output", str(output), "--dtype", "float32", root=workspace
+    )
+    assert done.returncode == 0, done.stderr
+    assert load_file(output / "model.safetensors").keys() == load_file(model / "model.safetensors").keys()
+    unmerged = answers(workspace, adapter)
+    assert answers(workspace, output) == unmerged != answers(workspace, model)
+    assert all(unmerged)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_are_cast_and_the_card_tells_the_origin(
+    workspace: Path, adapter: Path, tmp_path: Path, dtype: str
+) -> None:
+    output = tmp_path / "models" / "leap-small"
+    done = run_script(EXPORT, "--checkpoint", str(adapter), "--output", str(output), "--dtype", dtype, root=workspace)
+    assert done.returncode == 0, done.stderr
+    assert {weight.dtype for weight in load_file(output / "model.safetensors").values()} == {getattr(torch, dtype)}
+    assert json.loads((output / "config.json").read_text())["dtype"] == dtype
+    for name in ("generation_config.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"):
+        assert (output / name).is_file()
+    run = json.loads((adapter / MARKER).read_text())
+    card = (output / "README.md").read_text()
+    for told in (run["data"], run["base_model"], "base model: leap-demo", "lora_r: 4", "step: 3", "LEAP's commit: "):
+        assert told in card
+    texts = [path.read_text() for path in output.iterdir() if path.suffix != ".safetensors"]
+    assert not any(str(place) in text for text in texts for place in (workspace, tmp_path, REPOSITORY, Path.home()))
+    assert [path.name for path in output.parent.iterdir()] == ["leap-small"]
+
+
+def test_a_whole_model_is_exported_too(workspace: Path, model: Path, tmp_path: Path) -> None:
+    done = run_script(
+        EXPORT, *f"--checkpoint {model} --output {tmp_path / 'whole'} --dtype float32".split(), root=workspace
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "whole"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert "LEAP did not train it" in (tmp_path / "whole" / "README.md").read_text()
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(workspace: Path, adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    refused = run_script(EXPORT, *f"--checkpoint {adapter} --output {tmp_path / 'kept'}".split(), root=workspace)
+    assert refused.returncode == 1
+    assert "it exists already" in refused.stderr
+    broken = Path(shutil.copytree(adapter, tmp_path / "broken"))
+    (broken / "tokenizer.json").write_text("{")
+    failed = run_script(EXPORT, *f"--checkpoint {broken} --output {tmp_path / 'new'}".split(), root=workspace)
+    assert failed.returncode == 1
+    assert len(failed.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [("--private", "goes with --push_to_hub"), ("--base_model_path models/leap-demo", "is no LoRA adapter")],
+)
+def test_flags_without_a_meaning_are_refused(workspace: Path, tmp_path: Path, flags: str, words: str) -> None:
+    line = f"--checkpoint models/leap-demo --output {tmp_path / 'x'} {flags}"
+    refused = run_script(EXPORT, *line.split(), root=workspace)
+    assert refused.returncode == 2
+    assert words in refused.stderr
+
+
+@pytest.fixture
+def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The address of a small hub on this machine, and the folder where what it was sent lies."""
+    received = tmp_path / "hub"
+    command = [sys.executable, str(REPOSITORY / "tests" / "servers" / "hub.py"), str(received), request.param]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), received
+        process.terminate()
+
+
+def push(workspace: Path, model: Path, output: Path, address: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LEAP_ROOT": str(workspace), "HF_ENDPOINT": address, "HF_TOKEN": "hf_test"}
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    flags = f"--checkpoint {model} --output {output} --push_to_hub someone/leap-test --private".split()
+    command = [sys.executable, str(REPOSITORY / EXPORT), *flags]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hub", ["private"], indirect=True)
+def test_a_push_sends_every_file(workspace: Path, model: Path, hub: tuple[str, Path], tmp_path: Path) -> None:
+    address, received = hub
+    done = push(workspace, model, tmp_path / "pushed", address)
+    assert done.returncode == 0, done.stderr
+    assert "uploaded: " in done.stdout
+    assert "private" in (received / "created.json").read_text()  # a key or a value, by the library's release
+    sent = {path.name: path.read_bytes() for path in (received / "files").iterdir()}
+    exported = {path.name: path.read_bytes() for path in (tmp_path / "pushed").iterdir()}
+    assert sent == exported
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hub", ["public"], indirect=True)
+def test_nothing_private_is_sent_to_a_public_repository(
+    workspace: Path, model: Path, hub: tuple[str, Path], tmp_path: Path
+) -> None:
+    address, received = hub
+    done = push(workspace, model, tmp_path / "pushed", address)
+    assert done.returncode == 1
+    assert "exists and is public; nothing was sent" in done.stderr
+    assert list((received / "files").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_push_that_fails_says_how_to_send_it_later(workspace: Path, model: Path, tmp_path: Path) -> None:
+    done = push(workspace, model, tmp_path / "kept", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "hf upload someone/leap-test" in done.stderr.splitlines()[-1]
+    assert (tmp_path / "kept" / "model.safetensors").is_file()
