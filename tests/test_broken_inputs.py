@@ -37,11 +37,16 @@ def without_steps(line: str) -> str:
     return json.dumps({**json.loads(line), "target": {}})
 
 
+def with_video(line: str) -> str:
+    return line.replace('"type":"image"', '"type":"video"')
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
         (lambda line: line[: len(line) // 2], "train_demo.jsonl:2"),
         (without_steps, "train_demo.jsonl:2: target.steps"),
+        (with_video, "video rows are not supported; give pictures (extract frames first)"),
         (lambda line: line.replace("images/train", "images/lost"), "missing"),
     ],
 )

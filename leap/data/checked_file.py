@@ -1,9 +1,9 @@
 """A training file that has been checked whole: once, by all cores; later starts read the cached outcome.
 
-The cache holds a folder for each content of a file under each tokenizer and chat template:
-    rows.arrow         every line: the row, its length, what is wrong with it
-    pictures-*.arrow   its pictures under these roots: size, time and dimensions of each file when it was decoded
-    report.json        for people: what the last check found, by kind and line
+The cache holds these for each content of a file under each tokenizer and chat template:
+    NAME/rows.arrow         every line: the row, its length, what is wrong with it
+    NAME/pictures-*.arrow   its pictures under these roots: size, time and dimensions of each when it was decoded
+    NAME-report.json        for people: what the last check found, by kind and line
 Bounds on pictures and on length cost nothing to apply, so they are applied anew at each start.
 """
 
@@ -91,9 +91,10 @@ def check_training_file(
         found, known = _check_pictures(table.picture_names(rows), roots, folder, name)
         measured = table.measure(rows, found, known, encoder)
         fitting, too_long = measured.split(max_length)
-        if measured.problems or rows == len(table) or len(fitting) >= (max_rows or 0):
+        lacking = (max_rows or 0) - len(fitting)  # some of the first may be too long
+        if measured.problems or rows == len(table) or lacking <= 0:
             break
-        rows = min(len(table), 2 * rows)  # some of the first are too long, so that more are needed
+        rows = min(len(table), rows + lacking)
     if max_rows is not None and len(fitting) >= max_rows:
         fitting = fitting[:max_rows]
         too_long = too_long[too_long < fitting[-1]]
@@ -110,7 +111,7 @@ def check_training_file(
         pictures=table.pictures[fitting],
         too_long=table.lines[too_long].tolist(),
         repeats=table.repeats[fitting],
-        report=folder / "report.json",
+        report=folder.with_name(f"{folder.name}-report.json"),  # outside, since the lock clears up inside
     )
     settings = {"model_max_length": max_length, "picture_area": encoder.size, "image_roots": [str(r) for r in roots]}
     problems = list(measured.problems.values())

@@ -1,0 +1,205 @@
+"""How long a training run waits for its rows: at the first start, which checks them, and at every later one.
+
+    python benchmarks/data_loading.py --rows 150000
+
+Rows of about 110 prompt and 100 label tokens under Qwen's vocabulary, each with a picture file of its own (names for
+3,000 contents, 320x240 JPEG). The seed's setting is what LEAP did at every start before: in one process, read every
+row, read its picture's header and tokenize it. Ours, `check_training_file`, decodes every picture and keeps what it
+finds. Each side runs in a process of its own. Peak memory is that process's; "imports" is its memory before it reads a
+row, PyTorch and the tokenizer included. The figure is the median of the later starts. Writes
+data_loading-<device>.json.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, set_start_method
+from pathlib import Path
+from typing import Any
+
+from leap.cli import count, run
+from leap.hardware import usable_cores
+from leap.records.files import write_atomic, write_json
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONTENTS, WIDTH, HEIGHT = 3_000, 320, 240
+MAX_LENGTH, PICTURE_TOKENS = 4096, (256, 768)
+OBJECTS = "cup bowl plate towel drawer apple bottle spoon basket book lamp sponge tray knife kettle pan".split()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=count, default=150_000)
+    parser.add_argument("--starts", type=count, default=5, help="later starts that are timed (default %(default)s)")
+    parser.add_argument("--workdir", type=Path, default=Path("/tmp/leap-data"), help="what is made lies here")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
+    arguments = parser.parse_args()
+    from leap.provenance import device_name
+
+    where = origin()  # before a result is written, which would make the checkout differ from its commit
+    folder = make_data(arguments.workdir, arguments.rows)
+    first = alone(start, folder)
+    later = [alone(start, folder) for _ in range(arguments.starts)]
+    seed = alone(seed_start, folder)
+    assert first["found"] == seed["found"] == later[0]["found"], "both sides must count the same tokens"
+    result = {"benchmark": "data_loading", **where, **figures(arguments.rows, first, later, seed)}
+    print(json.dumps({name: result[name] for name in ("seed_setting", "ours", "ratio", "parts")}))
+    write_json(arguments.output / f"data_loading-{device_name('cpu').replace(' ', '-').replace(',', '')}.json", result)
+
+
+def figures(rows: int, first: dict[str, Any], later: list[dict[str, Any]], seed: dict[str, Any]) -> dict[str, Any]:
+    seconds = [each["seconds"] for each in later]
+    ours = statistics.median(seconds)
+    return {
+        "settings": {
+            "rows": rows,
+            "picture_files": rows,
+            "picture_contents": CONTENTS,
+            "picture": f"{WIDTH}x{HEIGHT} JPEG",
+            "image_tokens": PICTURE_TOKENS,
+            "cores": usable_cores(),
+        },
+        "seed_setting": round(seed["seconds"], 2),
+        "ours": round(ours, 2),
+        "unit": "seconds to start",
+        "ratio": round(seed["seconds"] / ours, 1),
+        "parts": {
+            "first start": round(first["seconds"], 1),
+            "peak MB of a later start": max(each["peak_mb"] for each in later),
+            "of the first": first["peak_mb"],
+            "of each of its workers": first["worker_peak_mb"],
+            "of the seed's": seed["peak_mb"],
+            "of imports alone": first["imports_mb"],
+        },
+        "windows": [round(second, 2) for second in seconds],
+        "parity": {"rows": seed["found"][0], "tokens": seed["found"][1], "identical_token_counts": True},
+    }
+
+
+def alone(work: Any, folder: Path) -> dict[str, Any]:
+    """What `work` took in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measured, work, folder).result()
+
+
+def measured(work: Any, folder: Path) -> dict[str, Any]:
+    from leap.data.chat import ChatFormat
+    from leap.data.checked_file import check_training_file  # noqa: F401  imported before the clock starts
+    from leap.data.pictures import PictureEncoder, PictureSize
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    set_start_method("fork", force=True)  # Linux's default, which spawning this process has replaced
+    processor = saved_processor(folder)
+    chat, encoder = ChatFormat(processor), PictureEncoder(processor, PictureSize(*PICTURE_TOKENS))
+    before = peak_mb()
+    started = time.perf_counter()
+    found = work(folder, chat, encoder)
+    return {
+        "seconds": time.perf_counter() - started,
+        "found": found,
+        "peak_mb": peak_mb(),
+        "worker_peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+        "imports_mb": before,
+    }
+
+
+def peak_mb() -> int:
+    """The most memory that this process has had (VmHWM), in MiB."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) // 1024
+
+
+def start(folder: Path, chat: Any, encoder: Any) -> tuple[int, int]:
+    """(rows, tokens) as a run of today learns them."""
+    from leap.data.checked_file import check_training_file
+
+    checked = check_training_file(folder / "rows.jsonl", [folder], chat, encoder, MAX_LENGTH, folder / "cache")
+    return len(checked), int(checked.tokens.sum())
+
+
+def seed_start(folder: Path, chat: Any, encoder: Any) -> tuple[int, int]:
+    """(rows, tokens) row by row; every row stays in memory, as it did."""
+    from leap.data.pictures import picture_dimensions, resolve_picture
+    from leap.records.files import read_jsonl
+    from leap.records.training import TrainingRow
+
+    rows = []
+    for _, row in read_jsonl(folder / "rows.jsonl", TrainingRow):
+        pictures = [resolve_picture(image, [folder]) for image in row.images()]
+        tokens = [encoder.tokens(*picture_dimensions(picture)) for picture in pictures]
+        rows.append((row, pictures, len(chat.encode(row.messages, row.target.steps, tokens).input_ids)))
+    return len(rows), sum(tokens for *_, tokens in rows)
+
+
+def make_data(workdir: Path, rows: int) -> Path:
+    """A folder with rows.jsonl, its pictures and the processor, and without a cache. Data that is there is kept."""
+    folder = workdir / f"rows-{rows}"
+    if not (folder / "rows.jsonl").is_file():
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor() as pool:
+            contents = list(pool.map(picture, range(CONTENTS), chunksize=50))
+        lines = []
+        for index in range(rows):
+            file = folder / "images" / f"{index}.jpg"
+            file.unlink(missing_ok=True)
+            if index < CONTENTS:
+                file.write_bytes(contents[index])
+            else:
+                os.link(folder / "images" / f"{index % CONTENTS}.jpg", file)
+            lines.append(json.dumps(row(index)))
+        save_processor(folder)
+        write_atomic(folder / "rows.jsonl", "\n".join(lines) + "\n")
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    return folder
+
+
+def picture(seed: int) -> bytes:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 255, (12, 16, 3)).astype(np.uint8))
+    content = io.BytesIO()
+    small.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(content, "JPEG", quality=90)
+    return content.getvalue()
+
+
+def row(index: int) -> dict[str, Any]:
+    rng = random.Random(index)
+    things = ", ".join(f"a {rng.choice(OBJECTS)} at place {rng.randrange(90)}" for _ in range(12))
+    steps = " ".join(f"{n}) Put the {rng.choice(OBJECTS)} into the {rng.choice(OBJECTS)}." for n in range(1, 11))
+    question = f"Scene {index}: {things}. Which steps clear the table? Answer in numbered steps."
+    content = [{"type": "image", "image": f"images/{index}.jpg"}, {"type": "text", "text": question}]
+    return {"messages": [{"role": "user", "content": content}], "target": {"steps": steps}}
+
+
+def save_processor(folder: Path) -> None:
+    from full_size import qwen_tokenizer
+
+    from leap.demo.model import make_processor
+
+    make_processor(qwen_tokenizer()).save_pretrained(folder / "processor")
+
+
+def saved_processor(folder: Path) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(folder / "processor")
+
+
+def origin() -> dict[str, Any]:
+    from leap.provenance import command, device_name, git_state, versions
+
+    return {"device": device_name("cpu"), "versions": versions(), **git_state(REPOSITORY), "command": command()}
+
+
+if __name__ == "__main__":
+    run(main)
