@@ -3,6 +3,7 @@
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,8 +133,11 @@ def describe(run: Run) -> str:
     return "\n".join(lines)
 
 
-def train(run: Run, repository: Path, logs: Path) -> Path:
-    """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`."""
+def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ()) -> Path:
+    """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`.
+
+    `callbacks` are the Trainer's, called after LEAP's own.
+    """
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from leap.data.collate import Collator
@@ -154,7 +158,7 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
         train_dataset=TrainingSet(run.train.rows, run.chat, run.encoder, recipe.train_file),
         eval_dataset=held_out,
         processing_class=run.processor,
-        callbacks=[Completion(identity, recipe.save_total_limit), ProgressLines()],
+        callbacks=[Completion(identity, recipe.save_total_limit), ProgressLines(), *callbacks],
     )
     for chatty in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(chatty)
