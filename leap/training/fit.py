@@ -19,7 +19,7 @@ from leap.errors import LeapError
 
 Checkpointing = Literal["none", "vision", "all"]
 LEVELS: tuple[Checkpointing, ...] = ("none", "vision", "all")
-_SHARE = 0.92  # of a device's memory that is planned with; the rest is the context and fragments
+_SHARE = 0.96  # of a device's memory that is planned with; the rest is the context and fragments
 _SMALL = 2_048  # tokens: packs below keep the GPU less busy than checkpointing costs
 _HALF = 2  # bytes of a number in bf16, in which activations are kept
 
@@ -136,12 +136,14 @@ def _free_bytes(model: Any, device: torch.device, state_bytes: float) -> float:
     free, _ = torch.cuda.mem_get_info(device)
     learning = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
     copies = sum(weight.numel() * _HALF for weight in model.parameters() if weight.element_size() > _HALF)
-    limit = torch.cuda.get_device_properties(device).total_memory * _memory_fraction(device)
+    limit = torch.cuda.get_device_properties(device).total_memory * _allowed_share(device)
     return min(free, limit - torch.cuda.memory_reserved(device)) * _SHARE - learning - copies - state_bytes
 
 
-def _memory_fraction(device: torch.device) -> float:
-    return float(torch.cuda.get_per_process_memory_fraction(device))
+def _allowed_share(device: torch.device) -> float:
+    """Of the device's memory, for this process; older releases cannot tell what they were told."""
+    told = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    return float(told(device)) if told else 1.0
 
 
 def _everywhere(here: bool, device: torch.device) -> bool:

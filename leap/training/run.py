@@ -166,12 +166,15 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
     from leap.training.trainer import Completion, LeapTrainer, NoInputGradients, ProgressLines
 
     recipe = run.recipe
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # packs are of many lengths
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
     arguments = _arguments(run)
     model = load_trainable(recipe, run.model)
     model = model if recipe.quantization else model.to(arguments.device)
     batches = make_batches(run, model, arguments, optimizer_bytes(model))
     arguments.gradient_accumulation_steps = batches.train.plan.packs
+    if is_main_process():
+        print(f"batches     {batches.told}", file=sys.stderr, flush=True)
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
     if is_main_process():
         write_json(run.output / MARKER, identity)
