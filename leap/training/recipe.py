@@ -73,7 +73,7 @@ class Recipe(BaseModel):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     lora_target_modules: Annotated[
         list[str], BeforeValidator(_split), Field(min_length=1, description="ends of names of linear layers, a,b,c")
-    ] = [*("q_proj", "k_proj", "v_proj", "o_proj")]
+    ] = ["q_proj", "k_proj", "v_proj", "o_proj"]
     lora_parts: Annotated[list[Part], BeforeValidator(_split), Field(min_length=1, description="where to look")] = [
         "llm"
     ]

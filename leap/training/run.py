@@ -204,7 +204,7 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
 
 def _under_root(model: Path, root: Path) -> str:
     """A folder's path from the workspace root, or its whole path outside of it."""
-    model, root = model.resolve(), root.resolve()
+    model, root = Path(os.path.abspath(model)), Path(os.path.abspath(root))  # a link stays a link
     return str(model.relative_to(root) if model.is_relative_to(root) else model)
 
 

@@ -95,7 +95,7 @@ class LeapTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimiser, with a learning rate of its own for each part that has one."""
         new = self.optimizer is None
-        optimizer = super().create_optimizer(model) if model is not None else super().create_optimizer()
+        optimizer = super().create_optimizer(model)
         if new:
             set_part_rates(optimizer, self.model if model is None else model, self._part_rates)
         return optimizer
