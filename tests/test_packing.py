@@ -1,0 +1,197 @@
+"""Packed rows: the plan of a run's steps, and the same loss and gradients as padded rows."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_training import FINETUNE, STEPS, losses
+
+from leap.data.chat import ChatFormat
+from leap.data.collate import Collator
+from leap.data.pack import PackCollator, PackLayout
+from leap.data.packing import Cost, PackPlan
+from leap.data.pictures import PictureEncoder, PictureSize
+from leap.data.training_set import Sample
+from leap.errors import LeapError
+from leap.models.loading import load_model, load_processor
+from leap.records.training import ImagePart, Message, TextPart
+from leap.training import fit, packed
+from leap.training.trainer import _padded_loss
+
+
+def plan(rows: int, size: int, packs: int = 1, processes: int = 1, seed: int = 0) -> PackPlan:
+    rng = np.random.default_rng(rows)
+    tokens = rng.integers(10, 600, rows).astype(np.int32)
+    cost = Cost(tokens, 4 * tokens, rng.integers(1, 9, rows).astype(np.int32), 0.3)
+    return PackPlan(cost, size, 10_000, seed, packs, processes)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    rows=st.integers(1, 60), size=st.integers(1, 40), packs=st.integers(1, 5), processes=st.integers(1, 3),
+    seed=st.integers(0, 9),
+)  # fmt: skip
+def test_an_epoch_is_every_row_once_however_it_is_divided(
+    rows: int, size: int, packs: int, processes: int, seed: int
+) -> None:
+    one, many = plan(rows, size, seed=seed), plan(rows, size, packs, processes, seed)
+    for epoch in range(2):
+        steps = range(epoch * one.steps_per_epoch, (epoch + 1) * one.steps_per_epoch)
+        assert sorted(row for step in steps for row in one.rows(step)) == list(range(rows))
+        for step in steps:
+            divided = [
+                row for process in range(processes) for index in range(packs) for row in many.pack(step, index, process)
+            ]
+            assert sorted(divided) == sorted(one.rows(step))
+            assert many.label_tokens(step) == many.cost.label_tokens[divided].sum()
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    found = plan(40, 40)
+    orders = [found.rows(0).tolist(), found.rows(1).tolist(), plan(40, 40, seed=1).rows(0).tolist()]
+    assert len(set(map(tuple, orders))) == 3
+
+
+@settings(deadline=None, derandomize=True)
+@given(size=st.integers(8, 60), packs=st.integers(2, 6))
+def test_packs_differ_by_less_than_their_costliest_row(size: int, packs: int) -> None:
+    found = plan(200, size, packs)
+    loads = [found.cost.total[pack].sum() for pack in found.divide(0)]
+    assert max(loads) - min(loads) <= found.cost.total[found.rows(0)].max()
+
+
+@settings(deadline=None, derandomize=True)
+@given(free=st.floats(1e6, 1e9), processes=st.integers(1, 3))
+def test_what_is_estimated_to_fit_does_fit(free: float, processes: int) -> None:
+    config = SimpleNamespace(
+        text_config=SimpleNamespace(
+            hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=32, intermediate_size=256,
+            num_hidden_layers=4, vocab_size=500,
+        ),
+        vision_config=SimpleNamespace(hidden_size=64, intermediate_size=128, depth=4),
+    )  # fmt: skip
+    found = plan(90, 12 * processes, processes=processes)
+    try:
+        chosen = fit.estimate(found, config, free)
+    except LeapError:
+        smallest = fit.Activations.of(config, "all")
+        assert (smallest.token * found.cost.tokens).max() + (smallest.patch * found.cost.patches).max() > free / 2
+        return
+    each = fit._bytes(found.cost, fit.Activations.of(config, chosen.checkpointing))
+    divided = replace(found, packs=chosen.packs)
+    heaviest = max(each[pack].sum() for step in range(7) for pack in divided.divide(step))
+    assert heaviest <= free or chosen.packs == 12
+
+
+@pytest.fixture(scope="module")
+def tools(model: Path) -> tuple[Any, ChatFormat, PictureEncoder]:
+    processor = load_processor(model)
+    return processor, ChatFormat(processor), PictureEncoder(processor, PictureSize(4, 16))
+
+
+@pytest.fixture(scope="module")
+def samples(tools: tuple[Any, ChatFormat, PictureEncoder]) -> list[Sample]:
+    """Rows with one, two and no pictures, of unlike sizes, and answers of unlike lengths."""
+    _, chat, encoder = tools
+    rng = np.random.default_rng(0)
+    found = []
+    for index, count in enumerate((1, 2, 0, 3)):
+        shapes = [(64 + 64 * number, 96 + 32 * index, 3) for number in range(count)]
+        pictures = [Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)) for shape in shapes]
+        parts = [TextPart(type="text", text="look " * (index + 1)), *[ImagePart(type="image", image="x")] * count]
+        patches, grid = encoder.encode_bytes(pictures) if pictures else (None, None)
+        message = Message(role="user", content=[*parts, TextPart(type="text", text="and plan")])
+        encoded = chat.encode([message], "1) pick. " * (index + 1), encoder.tokens_of(grid) if count else [])
+        found.append(Sample(encoded.input_ids, encoded.labels, patches, grid))
+    return found
+
+
+def rough_model(folder: Path) -> Any:
+    """With large weights: in a fresh model all gradients are about zero."""
+    model = load_model(folder, "float32").train()
+    torch.manual_seed(0)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.15) if weight.ndim > 1 else None
+    return model
+
+
+def layout(model: Any, samples: list[Sample]) -> PackLayout:
+    pictures = np.array([0 if s.image_grid_thw is None else len(s.image_grid_thw) for s in samples])
+    patches = np.array([0 if s.pixel_values is None else len(s.pixel_values) for s in samples])
+    rows = SimpleNamespace(tokens=np.array([len(s.input_ids) for s in samples]), patches=patches, pictures=pictures)
+    return PackLayout.of(model.config, rows, 64)
+
+
+def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    loss.backward()
+    found = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    for name, gradient in one.items():
+        torch.testing.assert_close(other[name], gradient, atol=1e-5 * gradient.abs().max().item(), rtol=0, msg=name)
+
+
+def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(
+    model: Path, tools: tuple[Any, ChatFormat, PictureEncoder], samples: list[Sample]
+) -> None:
+    processor, chat, encoder = tools
+    trained = rough_model(model)
+    padded = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder)(samples)
+    expected = _padded_loss(trained, padded)
+    wanted = gradients(trained, expected)
+    packed.install(trained, encoder, compiled=False)
+    pack = PackCollator(layout(trained, samples))(samples)
+    for level in fit.LEVELS:
+        fit.checkpoint(trained, level)
+        loss = trained(**pack)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert_same(wanted, gradients(trained, loss))
+
+
+def test_samples_of_a_pack_do_not_see_each_other(
+    model: Path, tools: tuple[Any, ChatFormat, PictureEncoder], samples: list[Sample]
+) -> None:
+    trained = rough_model(model)
+    collate = PackCollator(layout(trained, samples))
+    packed.install(trained, tools[2], compiled=False)
+    with torch.no_grad():
+        alone = sum(trained(**collate([sample])) for sample in samples)
+        assert trained(**collate(samples)).item() == pytest.approx(alone.item(), rel=1e-5)
+        assert trained(**collate(samples[::-1])).item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+def test_a_pack_without_pictures_still_uses_every_weight(
+    model: Path, tools: tuple[Any, ChatFormat, PictureEncoder], samples: list[Sample]
+) -> None:
+    """Else one process would wait for ever for the others' gradients."""
+    trained = rough_model(model)
+    packed.install(trained, tools[2], compiled=False)
+    found = gradients(trained, trained(**PackCollator(layout(trained, samples))([samples[2]])))
+    assert all(not gradient.any() for name, gradient in found.items() if ".visual." in name)
+    filler = trained(**PackCollator(layout(trained, samples))(samples, counted=False))
+    assert filler.item() == 0
+    assert all(not gradient.any() for gradient in gradients(trained, filler).values())
+
+
+@pytest.mark.slow
+def test_packed_and_padded_runs_have_one_loss_curve(workspace: Path) -> None:
+    steps = [*STEPS, "--max_steps", "50", "--save_steps", "50", "--per_device_train_batch_size", "4"]
+    curves = []
+    for packing in ("true", "false"):
+        output = f"output/curve-{packing}"
+        done = run_script(FINETUNE, *steps, "--packing", packing, "--output_dir", output, root=workspace)
+        assert done.returncode == 0, done.stderr
+        curves.append(losses(done.stderr))
+    assert len(curves[0]) == 50
+    assert curves[0] == pytest.approx(curves[1], abs=2e-3)
