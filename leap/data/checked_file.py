@@ -24,7 +24,7 @@ from leap.data.chat import ChatFormat
 from leap.data.picture_check import FoundPictures, PictureTable, find_pictures
 from leap.data.pictures import PictureEncoder
 from leap.data.row_check import check_rows
-from leap.data.row_table import Problem, RowTable
+from leap.data.row_table import Measured, Problem, RowTable
 from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.progress import is_main_process, track
@@ -86,18 +86,7 @@ def check_training_file(
             _check_rows(path, fingerprint, chat, folder / "rows.arrow", name)
     table = RowTable(folder / "rows.arrow")
     roots = tuple(image_roots)
-    rows = len(table) if max_rows is None else min(max_rows, len(table))
-    while True:
-        found, known = _check_pictures(table.picture_names(rows), roots, folder, name)
-        measured = table.measure(rows, found, known, encoder)
-        fitting, too_long = measured.split(max_length)
-        lacking = (max_rows or 0) - len(fitting)  # some of the first may be too long
-        if measured.problems or rows == len(table) or lacking <= 0:
-            break
-        rows = min(len(table), rows + lacking)
-    if max_rows is not None and len(fitting) >= max_rows:
-        fitting = fitting[:max_rows]
-        too_long = too_long[too_long < fitting[-1]]
+    measured, fitting, too_long = _measure(table, roots, encoder, max_length, max_rows, folder, name)
     checked = CheckedFile(
         path=path,
         fingerprint=fingerprint,
@@ -148,6 +137,27 @@ def _check_rows(path: Path, fingerprint: str, chat: ChatFormat, result: Path, na
             pass
         if _digest(path) != fingerprint:
             raise LeapError(f"{path}: the file changed while it was checked; start again")
+
+
+def _measure(
+    table: RowTable,
+    roots: Sequence[Path],
+    encoder: PictureEncoder,
+    max_length: int,
+    max_rows: int | None,
+    folder: Path,
+    name: str,
+) -> tuple[Measured, np.ndarray, np.ndarray]:
+    """As many of the first rows as are needed; the places of those that fit, and of the too long ones among them."""
+    rows = len(table) if max_rows is None else min(max_rows, len(table))
+    while True:
+        found, known = _check_pictures(table.picture_names(rows), roots, folder, name)
+        measured = table.measure(rows, found, known, encoder)
+        fitting, too_long = measured.split(max_length)
+        lacking = (max_rows or 0) - len(fitting)  # where some of the first are too long
+        if measured.problems or rows == len(table) or lacking <= 0:
+            return measured, fitting, too_long
+        rows = min(len(table), rows + lacking)
 
 
 def _check_pictures(
