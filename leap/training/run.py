@@ -141,11 +141,14 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from leap.data.collate import Collator
+    from leap.training.optimizers import STOCHASTIC, class_and_settings
     from leap.training.trainer import Completion, LeapTrainer, ProgressLines
 
     recipe = run.recipe
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
-    model = load_model(run.model, "float32", attention=recipe.attn_implementation)
+    model = load_model(
+        run.model, "bfloat16" if recipe.optim == STOCHASTIC else "float32", attention=recipe.attn_implementation
+    )
     held_out = run.held_out and TrainingSet(run.held_out.rows, run.chat, run.encoder, str(recipe.val_file))
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
     arguments = _arguments(run)
@@ -158,6 +161,7 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
         train_dataset=TrainingSet(run.train.rows, run.chat, run.encoder, recipe.train_file),
         eval_dataset=held_out,
         processing_class=run.processor,
+        optimizer_cls_and_kwargs=class_and_settings(recipe),
         callbacks=[Completion(identity, recipe.save_total_limit), ProgressLines(), *callbacks],
     )
     for chatty in (ProgressCallback, PrinterCallback):
@@ -167,12 +171,14 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
 
 
 # Recipe values that the Trainer is given in another form.
-_RESOLVED = ("max_steps", "eval_strategy", "save_total_limit", "output_dir", "deepspeed")
+_RESOLVED = ("max_steps", "eval_strategy", "save_total_limit", "output_dir", "deepspeed", "optim")
 
 
 def _arguments(run: Run) -> Any:
     import torch
     from transformers import TrainingArguments
+
+    from leap.training.optimizers import STOCHASTIC
 
     recipe = run.recipe
     passed = {
@@ -184,6 +190,7 @@ def _arguments(run: Run) -> Any:
         arguments = TrainingArguments(
             **recipe.model_dump(include=passed),
             output_dir=str(run.output),
+            optim="adamw_torch" if recipe.optim == STOCHASTIC else recipe.optim,  # it is given to the Trainer as it is
             deepspeed=str(run.root / recipe.deepspeed) if recipe.deepspeed else None,
             max_steps=recipe.max_steps or -1,
             eval_strategy=recipe.eval_strategy or ("steps" if recipe.val_file else "no"),
