@@ -11,13 +11,16 @@ from typing import Any
 
 from leap import provenance
 from leap.data.chat import ChatFormat
-from leap.data.pictures import PictureEncoder, PictureSize
+from leap.data.pictures import PictureEncoder, PictureSize, picture_dimensions
 from leap.data.training_set import CheckedFile, TrainingSet, check_training_file
 from leap.errors import LeapError
+from leap.hardware import gpu_states
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, weights_hash
 from leap.models.loading import load_model, load_processor
 from leap.progress import is_main_process, track
 from leap.records.files import read_object, write_json
+from leap.training import memory
+from leap.training.flops import sample_flops
 from leap.training.recipe import Recipe
 
 
@@ -124,6 +127,7 @@ def describe(run: Run) -> str:
         f"{sum(row.label_tokens for row in rows) / len(rows):.0f} label tokens a row",
         f"steps       {run.steps} of {size} rows, learning rate {recipe.learning_rate}",
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
+        *_costs(run),
         f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
     ]
     if run.train.too_long:
@@ -131,6 +135,41 @@ def describe(run: Run) -> str:
             f"left out    lines {', '.join(map(str, run.train.too_long[:10]))}{' …' * (len(run.train.too_long) > 10)}"
         )
     return "\n".join(lines)
+
+
+def _costs(run: Run) -> list[str]:
+    """Memory, disk and hours, as far as they are known before the first step."""
+    recipe = run.recipe
+    trained, frozen = memory.count_weights(run.model)
+    held = memory.states(trained, frozen, recipe.optim, recipe.bf16)
+    size = memory.checkpoint_size(trained, frozen, recipe.optim, adapter=False)
+    written = math.ceil(run.steps / recipe.save_steps)
+    kept = min(written, recipe.save_total_limit or written)
+    lines = [
+        f"memory      {memory.gigabytes(held.total)} a GPU for weights, gradients and optimiser; activations on top",
+        f"disk        {memory.gigabytes(size.of_run(kept, whole=kept))} for {kept} checkpoints of "
+        f"{memory.gigabytes(size.whole)}",
+    ]
+    gpus = gpu_states()
+    flops = _row_flops(run) * run.steps * recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+    if gpus and flops and (hours := memory.hours(flops, gpus[0].name)):
+        share = f"{memory.ASSUMED_UTILISATION:.0%} of the peak of {gpus[0].name}"
+        lines.append(f"hours       {hours:.1f} at {share} (assumed); {flops / 1e18:.2f} EFLOP a GPU")
+    return lines
+
+
+def _row_flops(run: Run, sample: int = 200) -> float:
+    """Of a row, the mean of some; 0 for models whose operations are not counted."""
+    config = read_object(run.model / "config.json")
+    if config.get("model_type") != "qwen3_vl":
+        return 0.0
+    merge = config["vision_config"]["spatial_merge_size"] ** 2
+    rows = run.train.rows[:: max(1, len(run.train.rows) // sample)]
+    patches = [[merge * run.encoder.tokens(*picture_dimensions(path)) for path in row.pictures] for row in rows]
+    counted = [
+        sample_flops(config, row.tokens, row.label_tokens, own).total for row, own in zip(rows, patches, strict=True)
+    ]
+    return sum(counted) / len(counted)
 
 
 def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ()) -> Path:
@@ -142,6 +181,7 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
 
     from leap.data.collate import Collator
     from leap.training.optimizers import STOCHASTIC, class_and_settings
+    from leap.training.report import TrainingReport
     from leap.training.trainer import Completion, LeapTrainer, ProgressLines
 
     recipe = run.recipe
@@ -162,12 +202,40 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
         eval_dataset=held_out,
         processing_class=run.processor,
         optimizer_cls_and_kwargs=class_and_settings(recipe),
-        callbacks=[Completion(identity, recipe.save_total_limit), ProgressLines(), *callbacks],
+        callbacks=[
+            Completion(identity, recipe.save_total_limit),
+            TrainingReport(_about(run, identity)),
+            ProgressLines(),
+            *callbacks,
+        ],
     )
     for chatty in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(chatty)
     trainer.train(resume_from_checkpoint=str(run.resume) if run.resume else None)
     return run.output / f"checkpoint-{trainer.state.global_step}"
+
+
+def _about(run: Run, identity: dict[str, Any]) -> dict[str, Any]:
+    """What the run's report says of recipe, environment and data."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kept = ("commit", "dirty", "versions", "base_model")
+    return {
+        "recipe": run.recipe.model_dump(mode="json"),
+        "environment": {
+            **{name: identity[name] for name in kept},
+            "device": provenance.device_name(device),
+            "processes": processes(),
+            "command": provenance.command(),
+        },
+        "data": {
+            "train_file": run.recipe.train_file,
+            "fingerprint": run.train.fingerprint,
+            "rows": len(run.train.rows),
+            "too_long": len(run.train.too_long),
+        },
+    }
 
 
 # Recipe values that the Trainer is given in another form.

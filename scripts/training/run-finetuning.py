@@ -23,6 +23,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from leap.progress import is_main_process
+    from leap.report.loss_plot import LossPlot
     from leap.training.recipe import read_recipe
     from leap.training.run import check_run, describe, train
 
@@ -37,7 +38,7 @@ def main() -> None:
     if checked.finished:
         tell(f"this run is finished: {checked.resume}")
         return
-    tell(f"done: {train(checked, workspace.repository, workspace.logs)}")
+    tell(f"done: {train(checked, workspace.repository, workspace.logs, [LossPlot()])}")
 
 
 if __name__ == "__main__":
