@@ -261,8 +261,9 @@ def train_ours(
     """Train on these rows as the scripts do; returns the recipe's values."""
     from accelerate import PartialState
 
+    from leap.training.plan import describe as plan
     from leap.training.recipe import read_recipe
-    from leap.training.run import check_run, describe, train
+    from leap.training.run import check_run, train
 
     root = setting.arguments.workdir
     output = root / "output" / f"{setting.name}-{name}"
@@ -291,7 +292,7 @@ def train_ours(
     recipe = read_recipe(WorkspaceConfig.find().recipes / f"{setting.mode.recipe}.yaml", values)
     checked = check_run(recipe, root, root / "cache")
     if name == "timed":
-        tell("the plan\n" + describe(checked))
+        tell("the plan\n" + plan(checked))
     train(checked, REPOSITORY, root / "logs", callbacks)
     return recipe.model_dump(mode="json")
 

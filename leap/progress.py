@@ -13,6 +13,11 @@ Item = TypeVar("Item")
 _LINE_EVERY = 10.0  # seconds
 
 
+def processes() -> int:
+    """How many processes train together, as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_main_process() -> bool:
     """False in all but the first of several processes that torchrun started: they keep silent."""
     return os.environ.get("RANK", "0") == "0"

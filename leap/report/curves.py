@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
 from pydantic import BaseModel, ValidationError
 
 from leap.errors import LeapError
@@ -20,24 +22,39 @@ _CHECKPOINT = re.compile(r"(?P<run>(?:.+-)?checkpoint-)(?P<step>\d+)(?P<kind>(?:
 _SMOOTHED_FROM = 100  # logged losses
 
 
-class _Entry(BaseModel):
+class LogEntry(BaseModel):
+    """A line of the Trainer's log, as far as it is drawn here."""
+
     step: int
     loss: float | None = None
     eval_loss: float | None = None
+    learning_rate: float | None = None
 
 
 class _TrainerState(BaseModel):
     """What the Hugging Face Trainer keeps in a checkpoint, as far as it is drawn here."""
 
-    log_history: list[_Entry]
+    log_history: list[LogEntry]
 
 
 class Loss(BaseModel):
-    """The losses that a run logged up to `checkpoint`, by step."""
+    """The losses that a run logged up to `checkpoint`, by step, and its learning rates."""
 
     checkpoint: Path
     training: dict[int, float]
     held_out: dict[int, float]
+    learning_rates: dict[int, float] = {}
+
+    @classmethod
+    def of_log(cls, log: Iterable[LogEntry], checkpoint: Path) -> "Loss":
+        """From the Trainer's log. An entry that is logged twice counts as it was last."""
+        found: dict[str, dict[int, float]] = {"loss": {}, "eval_loss": {}, "learning_rate": {}}
+        for entry in log:
+            for name, values in found.items():
+                if (value := getattr(entry, name)) is not None:
+                    values[entry.step] = value
+        training, held_out, rates = found.values()
+        return cls(checkpoint=checkpoint, training=training, held_out=held_out, learning_rates=rates)
 
 
 def read_loss(run: Path) -> Loss | None:
@@ -49,15 +66,29 @@ def read_loss(run: Path) -> Loss | None:
         entries = _TrainerState.model_validate(read_json(states[-1])).log_history
     except ValidationError as error:
         raise LeapError(f"{states[-1]}: {first_problem(error)}; it is no log of the Trainer, remove it") from error
-    training = {entry.step: entry.loss for entry in entries if entry.loss is not None}
-    held_out = {entry.step: entry.eval_loss for entry in entries if entry.eval_loss is not None}
-    return Loss(checkpoint=states[-1].parent, training=training, held_out=held_out) if training or held_out else None
+    loss = Loss.of_log(entries, states[-1].parent)
+    return loss if loss.training or loss.held_out else None
 
 
 def training_loss(loss: Loss) -> Figure:
-    """Loss over steps; a long log has its running mean beside it."""
-    figure = new_figure(10, 5, f"Training loss up to {loss.checkpoint.name}")
-    axes = clean(figure.add_subplot(), "both")
+    """Loss over steps, a long log with its running mean; below it the learning rate, where the log has it."""
+    rates = pd.Series(loss.learning_rates, dtype=float).sort_index()
+    figure = new_figure(10, 6 if len(rates) else 5, f"Training loss up to {loss.checkpoint.name}")
+    panels = figure.subplots(2, sharex=True, height_ratios=(4, 1)) if len(rates) else [figure.add_subplot()]
+    _draw_losses(clean(panels[0], "both"), loss)
+    panels[0].set_ylabel("loss per label token (nats)")
+    if len(rates):
+        clean(panels[1], "both").plot(rates, color=PALETTE[2], linewidth=1.8, marker="." if len(rates) < 3 else None)
+        panels[1].set_ylabel("learning rate")
+        panels[1].set_ylim(bottom=0)
+        panels[1].yaxis.set_major_formatter(ScalarFormatter(useMathText=True))
+        panels[1].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    panels[-1].set_xlabel("training step")
+    legend_above(figure, panels[0].get_lines())
+    return figure
+
+
+def _draw_losses(axes: Axes, loss: Loss) -> None:
     training, held_out = (pd.Series(values, dtype=float).sort_index() for values in (loss.training, loss.held_out))
     if len(training) > _SMOOTHED_FROM:
         window = len(training) // 40
@@ -68,11 +99,7 @@ def training_loss(loss: Loss) -> Figure:
         axes.plot(training, color=PALETTE[0], linewidth=1.8, marker=".", label="training loss")
     if len(held_out):
         axes.plot(held_out, color=PALETTE[3], linewidth=1.8, marker="o", markersize=4, label="held-out loss")
-    axes.set_xlabel("training step")
-    axes.set_ylabel("loss")
     axes.margins(x=0.01)
-    legend_above(figure, axes.get_lines())
-    return figure
 
 
 def find_series(models: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -16,6 +16,7 @@ import torch
 
 from leap.data.packing import Cost, PackPlan
 from leap.errors import LeapError
+from leap.training.memory import MOMENTS
 
 Checkpointing = Literal["none", "vision", "all"]
 LEVELS: tuple[Checkpointing, ...] = ("none", "vision", "all")
@@ -181,6 +182,6 @@ def _runs(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dt
         torch.cuda.empty_cache()
 
 
-def optimizer_bytes(model: Any) -> float:
-    """What AdamW keeps: two numbers of fp32 for every weight that learns."""
-    return sum(2 * 4 * weight.numel() for weight in model.parameters() if weight.requires_grad)
+def optimizer_bytes(model: Any, optim: str) -> float:
+    """What the optimiser keeps of the weights that learn."""
+    return sum(MOMENTS[optim] * weight.numel() for weight in model.parameters() if weight.requires_grad)

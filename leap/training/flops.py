@@ -86,10 +86,10 @@ def _mergers(vision: dict[str, Any], patches: float, trained: Trained) -> float:
     """Of the merger and of those of the deepstack levels: two matrices each, over 2x2 patches side by side."""
     side = vision["spatial_merge_size"] ** 2
     width, rows = vision["hidden_size"] * side, patches / side
-    learns = trained.projector
-    first = _product(rows, width**2, learns, passes=trained.vision)
-    second = _product(rows, width * vision["out_hidden_size"], learns, passes=learns or trained.vision)
-    return (1 + len(vision["deepstack_visual_indexes"])) * (first + second)
+    weights = width**2 + width * vision["out_hidden_size"]
+    learns = trained.projector  # with the norm before the first matrix, so that a gradient passes both
+    count = 1 + len(vision["deepstack_visual_indexes"])
+    return count * _product(rows, weights, learns, passes=learns or trained.vision)
 
 
 def layer_matrices(text: dict[str, Any]) -> dict[str, tuple[int, int]]:

@@ -10,6 +10,7 @@ from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER
 from leap.models.loading import load_model, pick_device
 from leap.training.lora import add_adapters, describe_adapters
+from leap.training.optimizer_choice import STOCHASTIC
 from leap.training.parts import count_weights, freeze, knows_parts, trainable_parts
 from leap.training.recipe import Recipe
 
@@ -17,7 +18,8 @@ from leap.training.recipe import Recipe
 def load_trainable(recipe: Recipe, folder: Path) -> Any:
     """The base model in `folder`, ready to train: on the CPU, a quantized one on this process's device."""
     if recipe.finetuning == "full":
-        model = load_model(folder, "float32", attention=recipe.attn_implementation)
+        number = "bfloat16" if recipe.optim == STOCHASTIC else "float32"
+        model = load_model(folder, number, attention=recipe.attn_implementation)
         freeze(model, recipe.frozen)
         return model
     # The weights beside the adapters get no updates that could round away, so bf16 is enough where bf16 is wanted.

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from leap.training.varlen_attention import Segments, attend, has_flash
 
+_VARIANTS = 64
 NAME = "leap_packed"  # of the decoder's attention, in the library's register
 
 
@@ -36,6 +37,8 @@ def install(model: Any, encoder: Any, compiled: bool) -> None:
     model.leap_loss = torch.compile(_summed_loss, dynamic=True) if compiled else _summed_loss
     model.forward = MethodType(_forward, model)
     if compiled:
+        # With and without gradients, two number formats, adapters: more variants of a layer than PyTorch expects.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
         for part in (*model.model.visual.blocks, *text.layers):
             part.compile()
 

@@ -97,7 +97,10 @@ class Recipe(BaseModel):
     ] = None
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: NonNegativeFloat = 1.0
-    optim: Literal["adamw_torch", "adamw_torch_fused"] = "adamw_torch"
+    optim: Annotated[
+        Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_bf16_stochastic"],
+        Field(description="auto: fp32 weights where the GPU holds them, else bf16 ones rounded stochastically"),
+    ] = "auto"
 
     model_max_length: Annotated[PositiveInt, Field(description="longer rows are left out and counted, never cut")] = (
         4096
@@ -136,6 +139,8 @@ class Recipe(BaseModel):
     def consistent(self) -> "Recipe":
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other; set one of them to false")
+        if self.optim == "adamw_bf16_stochastic" and not self.bf16:
+            raise ValueError("optim=adamw_bf16_stochastic keeps weights in bfloat16; set bf16 to true")
         if self.image_tokens_min > self.image_tokens_max:
             raise ValueError(
                 f"image_tokens_min={self.image_tokens_min} is over image_tokens_max={self.image_tokens_max}"

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from leap import provenance
 from leap.data.chat import ChatFormat
 from leap.data.checked_file import CheckedFile, check_training_file
@@ -18,9 +16,10 @@ from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, weights_hash
 from leap.models.loading import load_processor
-from leap.progress import is_main_process
+from leap.progress import is_main_process, processes
 from leap.records.files import read_object, write_json
 from leap.training.model import load_trainable, plan_training
+from leap.training.optimizer_choice import choose_optimizer
 from leap.training.recipe import Recipe
 from leap.training.schedule import check_reports, check_schedule, warmup_steps
 from leap.training.stopping import EarlyStopping, best_step, has_stopped, held_out_losses
@@ -65,6 +64,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     What the check of the data finds is kept in the folder `cache`, so that the next start need not look again.
     """
     model, output = root / recipe.model_name_or_path, root / recipe.output_dir
+    recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output)})
     check_reports(recipe.report_to)
     processor = load_processor(model)
     chat = ChatFormat(processor)
@@ -92,11 +92,6 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     run = Run(recipe, root, model, output, processor, chat, encoder, train, held_out, identity, resume, learning)
     check_schedule(recipe, run.steps)
     return run
-
-
-def processes() -> int:
-    """How many processes train together, as torchrun says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
@@ -132,28 +127,6 @@ def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def describe(run: Run) -> str:
-    """The plan of a run, for `--dry-run` and for the start of a real one."""
-    recipe, rows = run.recipe, run.train
-    size = recipe.rows_per_step(processes())
-    pictures = enumerate(np.bincount(rows.pictures).tolist())
-    lines = [
-        f"model       {run.model}",
-        f"rows        {len(rows)} ({len(rows.too_long)} longer than {recipe.model_max_length} tokens left out; "
-        f"{rows.duplicates} repeat an earlier row)",
-        f"pictures    {', '.join(f'{count} rows with {number}' for number, count in pictures if count)}",
-        f"tokens      {rows.tokens.min()} to {rows.tokens.max()} a row, median {np.median(rows.tokens):.0f}; "
-        f"{rows.label_tokens.mean():.0f} label tokens a row",
-        f"steps       {run.steps} of {size} rows, learning rate {recipe.learning_rate}",
-        *(f"learns      {line}" for line in run.learning),
-        f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
-        f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
-    ]
-    if rows.too_long or rows.duplicates:
-        lines.append(f"report      {rows.report}")
-    return "\n".join(lines)
-
-
 def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ()) -> Path:
     """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`.
 
@@ -163,6 +136,8 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
 
     from leap.training.batches import make_batches
     from leap.training.fit import optimizer_bytes
+    from leap.training.optimizers import class_and_settings
+    from leap.training.report import TrainingReport, about
     from leap.training.trainer import Completion, LeapTrainer, NoInputGradients, ProgressLines
 
     recipe = run.recipe
@@ -171,7 +146,7 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
     arguments = _arguments(run)
     model = load_trainable(recipe, run.model)
     model = model if recipe.quantization else model.to(arguments.device)
-    batches = make_batches(run, model, arguments, optimizer_bytes(model))
+    batches = make_batches(run, model, arguments, optimizer_bytes(model, recipe.optim))
     arguments.gradient_accumulation_steps = batches.train.plan.packs
     if is_main_process():
         print(f"batches     {batches.told}", file=sys.stderr, flush=True)
@@ -184,8 +159,10 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
         train_dataset=batches.train,
         eval_dataset=batches.held_out,
         processing_class=run.processor,
+        optimizer_cls_and_kwargs=class_and_settings(recipe),
         callbacks=[
             Completion(identity, recipe.save_total_limit),
+            TrainingReport(about(run, identity, batches.told), recipe.rows_per_step(arguments.world_size)),
             ProgressLines(recipe.rows_per_step(arguments.world_size)),
             NoInputGradients(),
             *callbacks,
@@ -220,7 +197,7 @@ def _tell_best(log: list[dict[str, Any]], output: Path) -> None:
 
 # Recipe values that the Trainer is given in another form.
 _RESOLVED = ("max_steps", "eval_strategy", "eval_steps", "save_total_limit", "output_dir", "deepspeed",
-             "gradient_checkpointing", "num_train_epochs", "warmup_steps", "report_to")  # fmt: skip
+             "gradient_checkpointing", "num_train_epochs", "warmup_steps", "report_to", "optim")  # fmt: skip
 
 
 def _evaluation(run: Run) -> dict[str, Any]:
@@ -236,6 +213,8 @@ def _arguments(run: Run) -> Any:
     import torch
     from transformers import TrainingArguments
 
+    from leap.training.optimizers import STOCHASTIC
+
     recipe = run.recipe
     passed = {
         name for name in TrainingArguments.__dataclass_fields__ if name in Recipe.model_fields and name not in _RESOLVED
@@ -244,6 +223,7 @@ def _arguments(run: Run) -> Any:
         arguments = TrainingArguments(
             **recipe.model_dump(include=passed),
             output_dir=str(run.output),
+            optim="adamw_torch" if recipe.optim == STOCHASTIC else recipe.optim,  # see class_and_settings
             deepspeed=str(run.root / recipe.deepspeed) if recipe.deepspeed else None,
             max_steps=run.steps,  # the run is one epoch to the Trainer, see LeapTrainer.get_train_dataloader
             **_evaluation(run),

@@ -25,8 +25,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from leap.progress import is_main_process
+    from leap.report.loss_plot import LossPlot
+    from leap.training.plan import describe
     from leap.training.recipe import read_recipe
-    from leap.training.run import check_run, describe, train
+    from leap.training.run import check_run, train
 
     workspace = WorkspaceConfig.find()
     named = workspace.recipes / f"{arguments.recipe}.yaml"
@@ -39,7 +41,7 @@ def main() -> None:
     if checked.finished:
         tell(f"this run is finished: {checked.resume}")
         return
-    tell(f"done: {train(checked, workspace.repository, workspace.logs)}")
+    tell(f"done: {train(checked, workspace.repository, workspace.logs, [LossPlot()])}")
 
 
 if __name__ == "__main__":

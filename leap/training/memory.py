@@ -1,0 +1,97 @@
+"""What a run needs before it starts: bytes of weights, gradients and optimiser states, of checkpoints, and hours."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leap.hardware import peak_flops
+from leap.models.checkpoints import weight_files
+from leap.training.flops import layer_matrices
+
+# Bytes a weight of each optimiser: of the weight itself, its gradient, its two moments.
+_BYTES = {
+    "adamw_torch": (4, 4, 8),
+    "adamw_torch_fused": (4, 4, 8),
+    "adamw_bf16_stochastic": (2, 2, 4),
+}
+MOMENTS = {optim: moments for optim, (_, _, moments) in _BYTES.items()}
+_CAST = 2  # autocast's bfloat16 copy of a float32 weight, kept until its backward pass
+_SLIM = 2  # a weight in a checkpoint that is kept without its optimiser's state, in bfloat16
+ASSUMED_UTILISATION = 0.35  # of the GPU's peak, where none was measured
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes on every GPU (DDP): all that training holds but activations and what the allocator wastes."""
+
+    weights: int  # frozen ones too
+    gradients: int
+    optimizer: int
+    casts: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.casts
+
+
+def states(trained: int, frozen: int, optim: str, bf16: bool, frozen_bytes: float = 4) -> States:
+    """For so many trained and frozen weights; `frozen_bytes` is what a frozen one takes (0.5 and a bit in 4 bit)."""
+    weight, gradient, moments = _BYTES[optim]
+    casts = _CAST * ((trained if weight == 4 else 0) + (frozen if frozen_bytes == 4 else 0)) if bf16 else 0
+    return States(int(weight * trained + frozen_bytes * frozen), gradient * trained, moments * trained, casts)
+
+
+@dataclass(frozen=True)
+class CheckpointSize:
+    """Bytes on disk: of a checkpoint that training can go on from, and of one that is only to be used."""
+
+    whole: int
+    slim: int
+
+    def of_run(self, checkpoints: int, whole: int = 2) -> int:
+        """So many checkpoints, the newest `whole` of which keep their state."""
+        return min(checkpoints, whole) * self.whole + max(0, checkpoints - whole) * self.slim
+
+
+def checkpoint_size(trained: int, frozen: int, optim: str, adapter: bool) -> CheckpointSize:
+    """Of a model with all its weights, or (`adapter`) of the trained ones alone."""
+    weight, _, moments = _BYTES[optim]
+    saved = trained if adapter else trained + frozen
+    return CheckpointSize(whole=weight * saved + moments * trained, slim=_SLIM * saved)
+
+
+def count_weights(model: Path, learns: Callable[[str], bool] = lambda name: True) -> tuple[int, int]:
+    """(trained, frozen) weights of a model folder, by name, from the heads of its safetensors files alone."""
+    from safetensors import safe_open
+
+    counts = [0, 0]
+    for path in weight_files(model):
+        if path.suffix != ".safetensors":  # only loading tells what is in another format; it is half bytes, mostly
+            counts[0] += path.stat().st_size // 2
+            continue
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+                size = 1
+                for length in file.get_slice(name).get_shape():
+                    size *= length
+                counts[not learns(name)] += size
+    return counts[0], counts[1]
+
+
+def count_lora_weights(config: dict[str, Any], rank: int, targets: Collection[str]) -> int:
+    """Of LoRA's pairs of matrices beside the decoder's, in all layers."""
+    text = config["text_config"]
+    sides = [sum(layer_matrices(text)[name]) for name in targets]
+    return text["num_hidden_layers"] * rank * sum(sides)
+
+
+def hours(flops: float, device_name: str, gpus: int = 1, utilisation: float = ASSUMED_UTILISATION) -> float | None:
+    """Of training with so many operations in all; None for a device whose peak is not known."""
+    peak = peak_flops(device_name)
+    return flops / (peak * utilisation * gpus) / 3600 if peak else None
+
+
+def gigabytes(size: float) -> str:
+    """Bytes as a person says them."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,37 @@
+"""Which optimiser "auto" means: the plain one where its fp32 weights and states leave room for activations."""
+
+from pathlib import Path
+
+from leap.models.checkpoints import MARKER
+from leap.records.files import read_object
+from leap.training import memory
+from leap.training.recipe import Recipe
+
+STOCHASTIC = "adamw_bf16_stochastic"
+_ROOM = 0.8  # of a GPU's memory: what states may take, so that activations have the rest
+
+
+def choose_optimizer(recipe: Recipe, model: Path, output: Path) -> str:
+    """The recipe's optimiser; for "auto", the one that the run in `output` began with, or what fits this GPU."""
+    if recipe.optim != "auto":
+        return recipe.optim
+    if (output / MARKER).is_file():
+        begun = read_object(output / MARKER).get("recipe", {}).get("optim")
+        if begun:
+            return str(begun)
+    limit = _gpu_bytes()
+    if limit is None:
+        return "adamw_torch"
+    needed = memory.states(*memory.count_weights(model), "adamw_torch_fused", recipe.bf16).total
+    fits = recipe.finetuning == "lora" or needed <= _ROOM * limit
+    return "adamw_torch_fused" if fits or not recipe.bf16 else STOCHASTIC
+
+
+def _gpu_bytes() -> float | None:
+    """Of memory that this process may use; None without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    told = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    return torch.cuda.get_device_properties(0).total_memory * (told(0) if told else 1.0)

@@ -1,0 +1,102 @@
+"""The plan of a run, told before it starts: what is trained on what, and the memory, disk and hours that it takes."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from leap.hardware import gpu_states
+from leap.progress import processes
+from leap.records.files import read_object
+from leap.training import memory
+from leap.training.flops import Trained, sample_flops
+from leap.training.parts import part_of
+from leap.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from leap.training.run import Run
+
+
+def describe(run: "Run") -> str:
+    """The plan of a run, for `--dry-run` and for the start of a real one."""
+    recipe, rows = run.recipe, run.train
+    size = recipe.rows_per_step(processes())
+    pictures = enumerate(np.bincount(rows.pictures).tolist())
+    lines = [
+        f"model       {run.model}",
+        f"rows        {len(rows)} ({len(rows.too_long)} longer than {recipe.model_max_length} tokens left out; "
+        f"{rows.duplicates} repeat an earlier row)",
+        f"pictures    {', '.join(f'{count} rows with {number}' for number, count in pictures if count)}",
+        f"tokens      {rows.tokens.min()} to {rows.tokens.max()} a row, median {np.median(rows.tokens):.0f}; "
+        f"{rows.label_tokens.mean():.0f} label tokens a row",
+        f"steps       {run.steps} of {size} rows, learning rate {recipe.learning_rate}",
+        *(f"learns      {line}" for line in run.learning),
+        f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
+        *_costs(run),
+        f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
+    ]
+    if rows.too_long or rows.duplicates:
+        lines.append(f"report      {rows.report}")
+    return "\n".join(lines)
+
+
+def _costs(run: "Run") -> list[str]:
+    """Memory, disk and hours, as far as they are known before the first step."""
+    recipe = run.recipe
+    trained, frozen = _weights(run)
+    held = memory.states(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe))
+    size = memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora")
+    written = math.ceil(run.steps / recipe.save_steps)
+    kept = min(written, recipe.save_total_limit or written)
+    lines = [
+        f"memory      {memory.gigabytes(held.total)} a GPU for weights, gradients and {recipe.optim}; "
+        "packs fill the rest",
+        f"disk        {memory.gigabytes(size.of_run(kept))} for {kept} checkpoints: the newest two of "
+        f"{memory.gigabytes(size.whole)}, older ones without optimiser {memory.gigabytes(size.slim)}",
+    ]
+    gpus = gpu_states()
+    flops = _row_flops(run) * run.steps * recipe.rows_per_step(1)
+    if gpus and flops and (hours := memory.hours(flops, gpus[0].name)):
+        share = f"{memory.ASSUMED_UTILISATION:.0%} of the peak of {gpus[0].name}"
+        lines.append(f"hours       {hours:.1f} at {share} (assumed); {flops / 1e18:.2f} EFLOP a GPU")
+    return lines
+
+
+def _weights(run: "Run") -> tuple[int, int]:
+    """(trained, frozen) weights."""
+    recipe = run.recipe
+    config = read_object(run.model / "config.json")
+    if recipe.finetuning == "lora" and "text_config" in config:
+        _, frozen = memory.count_weights(run.model, lambda name: False)
+        return memory.count_lora_weights(config, recipe.lora_r, recipe.lora_target_modules), frozen
+    if recipe.frozen:
+        return memory.count_weights(run.model, lambda name: part_of(config["model_type"], name) not in recipe.frozen)
+    return memory.count_weights(run.model)
+
+
+def _frozen_bytes(recipe: Recipe) -> float:
+    """Of a weight that stays as it is."""
+    if recipe.quantization:
+        return {"4bit": 0.6, "8bit": 1.1}[recipe.quantization]
+    return 2 if recipe.finetuning == "lora" and recipe.bf16 else 4
+
+
+def _row_flops(run: "Run", sample: int = 200) -> float:
+    """Of a row, the mean of some; 0 for models whose operations are not counted."""
+    config = read_object(run.model / "config.json")
+    if config.get("model_type") != "qwen3_vl":
+        return 0.0
+    rows = run.train
+    counted = []
+    for index in range(0, len(rows), max(1, len(rows) // sample)):
+        pictures = int(rows.pictures[index])
+        patches = [rows.patches[index] / pictures] * pictures
+        flops = sample_flops(config, rows.tokens[index], rows.label_tokens[index], patches, _trained(run.recipe))
+        counted.append(flops.total)
+    return sum(counted) / len(counted)
+
+
+def _trained(recipe: Recipe) -> Trained:
+    if recipe.finetuning == "lora":
+        return Trained(False, False, False, recipe.lora_r, recipe.lora_target_modules)
+    return Trained(not recipe.freeze_vision, not recipe.freeze_projector, not recipe.freeze_llm)
