@@ -16,10 +16,11 @@ class Collator:
         self._pad, self._image = pad_token_id, image_token_id
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """input_ids, labels, attention_mask, mm_token_type_ids [batch, tokens]; pixel_values, image_grid_thw."""
-        batch = pad_ids([sample.input_ids for sample in samples], self._pad, self._image, left=False)
+        """input_ids, labels, attention_mask, mm_token_type_ids [batch, tokens]; pixel_values, image_grid_thw; rows."""
+        batch: dict[str, Any] = pad_ids([sample.input_ids for sample in samples], self._pad, self._image, left=False)
         width = batch["input_ids"].shape[1]
         batch["labels"] = torch.tensor([s.labels + [IGNORED] * (width - len(s.labels)) for s in samples])
+        batch["rows"] = [sample.index for sample in samples]  # for an error that names them; no input of the model
         with_pictures = [sample for sample in samples if sample.pixel_values is not None]
         if with_pictures:
             batch["pixel_values"] = torch.cat([sample.pixel_values for sample in with_pictures])

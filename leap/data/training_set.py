@@ -23,6 +23,7 @@ class Sample:
     labels: list[int]
     pixel_values: Any  # None without pictures
     image_grid_thw: Any
+    index: int  # in the data set; TrainingSet.place says where it stands
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ class TrainingSet(Dataset):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def place(self, index: int) -> str:
+        """The file and line of a row."""
+        return f"{self._name}:{self._rows[index].line}"
+
     def __getitem__(self, index: int) -> Sample:
         checked = self._rows[index]
         pixels = grid = None
@@ -103,7 +108,7 @@ class TrainingSet(Dataset):
             try:
                 pixels, grid = self._encoder.encode([open_picture(path) for path in checked.pictures])
             except LeapError as error:
-                raise LeapError(f"{self._name}:{checked.line}: {error}") from error
+                raise LeapError(f"{self.place(index)}: {error}") from error
             counts = self._encoder.tokens_of(grid)
         encoded = self._chat.encode(checked.row.messages, checked.row.target.steps, counts)
-        return Sample(encoded.input_ids, encoded.labels, pixels, grid)
+        return Sample(encoded.input_ids, encoded.labels, pixels, grid, index)

@@ -3,6 +3,7 @@
 import math
 import os
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,12 @@ from leap.data.chat import ChatFormat
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.data.training_set import CheckedFile, TrainingSet, check_training_file
 from leap.errors import LeapError
-from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, weights_hash
+from leap.models.checkpoints import MARKER, checkpoint_step, weights_hash
 from leap.models.loading import load_model, load_processor
 from leap.progress import is_main_process, track
-from leap.records.files import read_object, write_json
+from leap.records.files import write_json
 from leap.training.recipe import Recipe
+from leap.training.resume import find_resume
 
 
 @dataclass(frozen=True)
@@ -78,37 +80,6 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
-    """The newest complete checkpoint of this very run. Raises LeapError where the folder holds another's."""
-    found = find_checkpoints(output)
-    started = output / MARKER  # written before the first step, so that a run is known before its first checkpoint
-    complete = [folder for folder in found if (folder / MARKER).is_file()]
-    if found and not complete and not started.is_file():
-        raise LeapError(
-            f"{found[-1]}: LEAP did not write it, and training here would overwrite it. "
-            "Give this run a folder of its own (--output_dir output/NAME)"
-        )
-    for marker in [complete[-1] / MARKER] if complete else [started] if started.is_file() else []:
-        _refuse_another_run(marker, identity)
-    return complete[-1] if complete else None
-
-
-def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
-    found = read_object(marker)
-    different = [part for part in ("base_model", "data") if found.get(part) != identity[part]]
-    wanted, had = identity["recipe"], found.get("recipe", {})
-    different += [
-        f"{key} ({had.get(key)} there, {wanted.get(key)} now)"
-        for key in sorted(wanted.keys() | had.keys())
-        if wanted.get(key) != had.get(key)
-    ]
-    if different:
-        raise LeapError(
-            f"{marker.parent}: it belongs to another run: {', '.join(different)} differ. "
-            "Give this run a folder of its own (--output_dir output/NAME), or move the old checkpoints away"
-        )
-
-
 def describe(run: Run) -> str:
     """The plan of a run, for `--dry-run` and for the start of a real one."""
     recipe, rows = run.recipe, run.train.rows
@@ -133,11 +104,23 @@ def describe(run: Run) -> str:
 
 
 def train(run: Run, repository: Path, logs: Path) -> Path:
-    """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`."""
+    """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`.
+
+    Raises Stopped where a signal ended it, with a checkpoint saved.
+    """
+    from leap.training.checkpoint_folder import training_in
+
+    with training_in(run.output) if is_main_process() else nullcontext():
+        if is_main_process() and find_resume(run.output, run.identity) != run.resume:
+            raise LeapError(f"{run.output}: another process trained here meanwhile; run the same command again")
+        return _train(run, repository, logs)
+
+
+def _train(run: Run, repository: Path, logs: Path) -> Path:
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from leap.data.collate import Collator
-    from leap.training.trainer import Completion, LeapTrainer, ProgressLines
+    from leap.training.trainer import LeapTrainer, ProgressLines
 
     recipe = run.recipe
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
@@ -154,7 +137,9 @@ def train(run: Run, repository: Path, logs: Path) -> Path:
         train_dataset=TrainingSet(run.train.rows, run.chat, run.encoder, recipe.train_file),
         eval_dataset=held_out,
         processing_class=run.processor,
-        callbacks=[Completion(identity, recipe.save_total_limit), ProgressLines()],
+        callbacks=[ProgressLines()],
+        identity=identity,
+        keep=recipe.save_total_limit,
     )
     for chatty in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(chatty)
@@ -184,7 +169,7 @@ def _arguments(run: Run) -> Any:
             max_steps=recipe.max_steps or -1,
             eval_strategy=recipe.eval_strategy or ("steps" if recipe.val_file else "no"),
             save_strategy="steps",
-            save_total_limit=None,  # `Completion` removes old checkpoints, after the new one is marked complete
+            save_total_limit=None,  # CheckpointingTrainer removes old checkpoints, once the new one is whole
             remove_unused_columns=False,
             disable_tqdm=True,
             dataloader_pin_memory=torch.cuda.is_available(),

@@ -1,22 +1,19 @@
-"""The Hugging Face Trainer with LEAP's loss, completion markers and progress lines."""
+"""LEAP's loss and progress lines on the Hugging Face Trainer."""
 
-import shutil
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from leap.data.chat import IGNORED
-from leap.models.checkpoints import MARKER, find_checkpoints
 from leap.progress import duration
-from leap.records.files import write_json
+from leap.training.checkpointing import CheckpointingTrainer
 
 
-class LeapTrainer(Trainer):
+class LeapTrainer(CheckpointingTrainer):
     """Cross-entropy over the label tokens, each weighing the same in an optimiser step, whatever batch it lies in."""
 
     loss_is_scaled_for_ga = True  # the loss is divided by the label tokens of all accumulated batches
@@ -34,6 +31,7 @@ class LeapTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The summed loss of this batch over the label tokens of the whole step (mean loss in evaluation)."""
+        inputs.pop("rows", None)  # for errors, no input of the model
         targets = inputs.pop("labels")[:, 1:]  # position t predicts token t + 1
         wanted = targets != IGNORED
         columns = wanted.any(dim=0).nonzero().squeeze(1)  # only these positions go through the vocabulary matrix
@@ -56,28 +54,6 @@ class LeapTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
-
-
-class Completion(TrainerCallback):
-    """Marks a checkpoint complete when all of it is on disk, then removes the oldest beyond the limit."""
-
-    def __init__(self, identity: dict[str, Any], keep: int | None) -> None:
-        self._identity, self._keep = identity, keep
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        state.compute_steps(args, state.max_steps)  # a resumed state still has the old run's save and log steps
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every process has written its random state
-        if not state.is_world_process_zero:
-            return
-        run = Path(args.output_dir)
-        write_json(run / f"checkpoint-{state.global_step}" / MARKER, {**self._identity, "step": state.global_step})
-        complete = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
-        for old in complete[: -self._keep] if self._keep else []:
-            (old / MARKER).unlink()  # first, so that a kill in between leaves no half checkpoint that looks whole
-            shutil.rmtree(old)
 
 
 class ProgressLines(TrainerCallback):
