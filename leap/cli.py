@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from leap.errors import LeapError, UsageError
+from leap.errors import LeapError, Stopped, UsageError
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -17,7 +17,7 @@ def _told(error: LeapError) -> str:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call `main` and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """Call `main` and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 ended in good order by SIGTERM.
 
     A LeapError is the user's to mend, so its text is enough; any other exception keeps its traceback.
     """
@@ -26,6 +26,9 @@ def run(main: Callable[[], int | None]) -> None:
     except LeapError as error:
         print(f"error: {_told(error)}", file=sys.stderr)
         code = WRONG_USAGE if isinstance(error, UsageError) else FAILED
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        code = 128 + stopped.signal
     except KeyboardInterrupt:
         again = "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
         print(f"interrupted; {again} continues from here", file=sys.stderr)

@@ -31,6 +31,11 @@ def find_checkpoints(folder: Path) -> list[Path]:
     return sorted((entry for entry, step in steps.items() if step is not None), key=lambda entry: steps[entry] or 0)
 
 
+def is_resumable(folder: Path) -> bool:
+    """Whether training can go on from a checkpoint: it is whole, and was not slimmed to its bare weights."""
+    return (folder / MARKER).is_file() and read_object(folder / MARKER).get("resumable", True)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """A model folder's weight files. Raises LeapError where there is no folder, no config or no weights."""
     if not folder.is_dir():

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from leap.records.files import read_object, write_json
 from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.recipe import Recipe
+from leap.training.resume import find_resume
 from leap.training.schedule import check_reports, check_schedule, warmup_steps
 from leap.training.stopping import EarlyStopping, best_step, has_stopped, held_out_losses
 
@@ -94,51 +96,28 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     return run
 
 
-def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
-    """The newest complete checkpoint of this very run. Raises LeapError where the folder holds another's."""
-    found = find_checkpoints(output)
-    started = output / MARKER  # written before the first step, so that a run is known before its first checkpoint
-    complete = [folder for folder in found if (folder / MARKER).is_file()]
-    if found and not complete and not started.is_file():
-        raise LeapError(
-            f"{found[-1]}: LEAP did not write it, and training here would overwrite it. "
-            "Give this run a folder of its own (--output_dir output/NAME)"
-        )
-    for marker in [complete[-1] / MARKER] if complete else [started] if started.is_file() else []:
-        _refuse_another_run(marker, identity)
-    return complete[-1] if complete else None
-
-
-def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
-    found = read_object(marker)
-    different = [part for part in ("base_model", "data") if found.get(part) != identity[part]]
-    defaults = {name: field.default for name, field in Recipe.model_fields.items() if not field.is_required()}
-    # A run of an older LEAP, whose recipe had fewer keys, did what their defaults do.
-    wanted, had = identity["recipe"], {**Recipe.keys_of_identity(defaults), **found.get("recipe", {})}
-    different += [
-        f"{key} ({had.get(key)} there, {wanted.get(key)} now)"
-        for key in sorted(wanted.keys() | had.keys())
-        if wanted.get(key) != had.get(key)
-    ]
-    if different:
-        raise LeapError(
-            f"{marker.parent}: it belongs to another run: {', '.join(different)} differ. "
-            "Give this run a folder of its own (--output_dir output/NAME), or move the old checkpoints away"
-        )
-
-
 def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ()) -> Path:
     """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`.
 
-    `callbacks` are the Trainer's, called after LEAP's own.
+    `callbacks` are the Trainer's, called after LEAP's own. Raises Stopped where a signal ended it, with a checkpoint
+    saved.
     """
+    from leap.training.checkpoint_folder import training_in
+
+    with training_in(run.output) if is_main_process() else nullcontext():
+        if is_main_process() and find_resume(run.output, run.identity) != run.resume:
+            raise LeapError(f"{run.output}: another process trained here meanwhile; run the same command again")
+        return _train(run, repository, logs, callbacks)
+
+
+def _train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any]) -> Path:
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from leap.training.batches import make_batches
     from leap.training.fit import optimizer_bytes
     from leap.training.optimizers import class_and_settings
     from leap.training.report import TrainingReport, about
-    from leap.training.trainer import Completion, LeapTrainer, NoInputGradients, ProgressLines
+    from leap.training.trainer import LeapTrainer, NoInputGradients, ProgressLines
 
     recipe = run.recipe
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # packs are of many lengths
@@ -161,12 +140,13 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
         processing_class=run.processor,
         optimizer_cls_and_kwargs=class_and_settings(recipe),
         callbacks=[
-            Completion(identity, recipe.save_total_limit),
             TrainingReport(about(run, identity, batches.told), recipe.rows_per_step(arguments.world_size)),
             ProgressLines(recipe.rows_per_step(arguments.world_size)),
             NoInputGradients(),
             *callbacks,
         ],
+        identity=identity,
+        keep=recipe.save_total_limit,
         part_rates=recipe.part_rates,
         base_name=_under_root(run.model, run.root),
     )
@@ -231,11 +211,10 @@ def _arguments(run: Run) -> Any:
             report_to=check_reports(recipe.report_to),
             metric_for_best_model="eval_loss" if recipe.val_file else None,
             greater_is_better=False,
-            logging_nan_inf_filter=False,  # it would wait for the device at every pack
             ddp_broadcast_buffers=False,
             ddp_find_unused_parameters=False,
             save_strategy="steps",
-            save_total_limit=None,  # `Completion` removes old checkpoints, after the new one is marked complete
+            save_total_limit=None,  # CheckpointingTrainer removes old checkpoints, once the new one is whole
             remove_unused_columns=False,
             disable_tqdm=True,
             dataloader_pin_memory=torch.cuda.is_available(),

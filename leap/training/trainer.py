@@ -1,6 +1,5 @@
-"""The Hugging Face Trainer with LEAP's loss, completion markers and progress lines."""
+"""LEAP's packs, loss and progress lines on the Hugging Face Trainer."""
 
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -11,24 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from leap.data.chat import IGNORED
 from leap.data.packing import Packs
-from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints
 from leap.progress import duration
-from leap.records.files import write_json
-from leap.training.lora import has_adapters, load_adapters, name_base
+from leap.training.checkpointing import CheckpointingTrainer
+from leap.training.lora import has_adapters, name_base
 from leap.training.parts import set_part_rates
 from leap.training.recipe import Part
-from leap.training.stopping import best_step
 from leap.workers import end_with_parent
 
 _AHEAD = 3  # packs that each worker may have ready
 
 
-class LeapTrainer(Trainer):
+class LeapTrainer(CheckpointingTrainer):
     """Cross-entropy over the label tokens, each weighing the same in an optimiser step, whatever batch it lies in."""
 
     loss_is_scaled_for_ga = True  # the loss is divided by the label tokens of all accumulated batches
@@ -124,13 +121,6 @@ class LeapTrainer(Trainer):
         if has_adapters(self.model) and self.args.should_save:  # the library calls this in every process
             name_base(Path(output_dir or self.args.output_dir), self._base_name)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        target = self.model if model is None else model
-        if has_adapters(target):
-            load_adapters(target, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
 
 def _summed_loss(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
     """The cross-entropy of a batch's label tokens, summed."""
@@ -159,31 +149,6 @@ class NoInputGradients(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if getattr(model, "_require_grads_hooks", None):
             model.disable_input_require_grads()
-
-
-class Completion(TrainerCallback):
-    """Marks a checkpoint complete when all of it is on disk, then removes the oldest beyond the limit."""
-
-    def __init__(self, identity: dict[str, Any], keep: int | None) -> None:
-        self._identity, self._keep = identity, keep
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        state.compute_steps(args, state.max_steps)  # a resumed state still has the old run's save and log steps
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every process has written its random state
-        if not state.is_world_process_zero:
-            return
-        run = Path(args.output_dir)
-        write_json(run / f"checkpoint-{state.global_step}" / MARKER, {**self._identity, "step": state.global_step})
-        complete = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
-        best = best_step(state.log_history, [checkpoint_step(folder) or 0 for folder in complete])
-        for old in complete[: -self._keep] if self._keep else []:
-            if checkpoint_step(old) == best:
-                continue  # the lowest held-out loss of those that are left
-            (old / MARKER).unlink()  # first, so that a kill in between leaves no half checkpoint that looks whole
-            shutil.rmtree(old)
 
 
 class ProgressLines(TrainerCallback):

@@ -1,0 +1,190 @@
+"""A run's checkpoint folders: whole or not there; old ones slimmed, then removed, once newer ones are whole."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from leap.errors import LeapError
+from leap.models.checkpoints import ADAPTER, MARKER, checkpoint_step, find_checkpoints, is_resumable
+from leap.records.files import FolderLock, read_object, sync_folder, sync_tree, write_json
+
+RESUMABLE_KEPT = 2  # the newest checkpoints that keep their optimiser state
+_SMALL_FILES = 32 << 20  # bytes: processor, settings, logs
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a file may not be so large",
+}
+# What only resuming reads; global_step* and latest are DeepSpeed's.
+_TRAINING_STATE = (
+    "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "loss_since_log.json", "global_step*", "latest",
+)  # fmt: skip
+
+
+@contextmanager
+def training_in(run: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder, and remove what a killed one left half-written or half-removed.
+
+    Raises LeapError where another process trains there.
+    """
+    with FolderLock(run):
+        for leftover in run.glob(".checkpoint-*.partial"):
+            shutil.rmtree(leftover)
+        yield
+
+
+def partial_folder(place: Path) -> Path:
+    """Where a checkpoint lies until it is whole, or while it is removed: under no checkpoint's name."""
+    return place.with_name(f".{place.name}.partial")
+
+
+def start_checkpoint(place: Path, needed: int) -> None:
+    """Make the partial folder. Raises LeapError where `needed` bytes and some for small files are not free."""
+    partial = partial_folder(place)
+    if partial.exists():
+        shutil.rmtree(partial)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(place.parent).free < needed + _SMALL_FILES:
+        raise LeapError(_no_room(place, "the disk is too full", needed))
+    partial.mkdir()
+
+
+def finish_checkpoint(place: Path, marker: dict[str, Any]) -> None:
+    """The partial folder becomes the checkpoint, when all of it is on the disk."""
+    partial = partial_folder(place)
+    sync_tree(partial)
+    write_json(partial / MARKER, marker)
+    if place.exists():  # one that an older LEAP or another program left there half-written: see find_resume
+        shutil.rmtree(place)
+    partial.rename(place)
+    sync_folder(place.parent)
+
+
+@contextmanager
+def telling_disk_errors(place: Path, needed: int) -> Iterator[None]:
+    """A write that fails for want of room removes the partial folder and ends with one clear error."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        cause = _disk_trouble(error)
+        if cause is None:
+            raise
+        shutil.rmtree(partial_folder(place), ignore_errors=True)
+        raise LeapError(_no_room(place, cause, needed)) from error
+
+
+def _disk_trouble(error: BaseException) -> str | None:
+    """What is wrong with the disk, in words. torch.save and safetensors raise errors of their own for a full one."""
+    if isinstance(error, OSError):
+        return _FULL.get(error.errno or 0)
+    for number, words in _FULL.items():
+        if f"os error {number}" in str(error):
+            return words
+    return "writing failed" if "inline_container.cc" in str(error) else None  # torch.save's writer
+
+
+def _no_room(place: Path, cause: str, needed: int) -> str:
+    whole = [folder.name for folder in find_checkpoints(place.parent) if is_resumable(folder)]
+    kept = f"{whole[-1]} is whole" if whole else "there is no whole checkpoint yet"
+    needed, free = needed + _SMALL_FILES, shutil.disk_usage(place.parent).free
+    return (
+        f"{place.parent}: {cause}: {place.name} needs {_size(needed)} and {_size(free)} is free; {kept}. "
+        "Make room, or keep fewer checkpoints (--save_total_limit); then the same command goes on"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def remove_oldest(run: Path, keep: int | None, best: str | None = None) -> None:
+    """Remove all whole checkpoints but the newest `keep` and `best`. Call it when the newest is whole."""
+    whole = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
+    for old in whole[:-keep] if keep else []:
+        if best is None or old.resolve() != Path(best).resolve():
+            old.rename(partial_folder(old))  # first, so that a kill leaves nothing that looks whole
+            shutil.rmtree(partial_folder(old))
+
+
+def slim_older(run: Path) -> None:
+    """Slim all whole checkpoints but the newest RESUMABLE_KEPT, those that a kill left half-slimmed included."""
+    whole = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
+    for old in whole[:-RESUMABLE_KEPT]:
+        _slim(old)
+
+
+def _slim(folder: Path) -> None:
+    """Only what evaluation and export need stays, a whole model's float32 weights as bf16 (an adapter's are small).
+
+    In place, each file replaced whole, and the marker first: a kill at any point leaves a checkpoint that loads and
+    says that it cannot be resumed. It needs no more room than it frees.
+    """
+    marker = read_object(folder / MARKER)
+    if marker.get("resumable", True):
+        marker["resumable"] = False
+        write_json(folder / MARKER, marker)
+    for state in (path for pattern in _TRAINING_STATE for path in folder.glob(pattern)):
+        shutil.rmtree(state) if state.is_dir() else state.unlink()
+    if marker.get("weights") != "float32" or (folder / ADAPTER).is_file():
+        return
+    for file in folder.glob("*.safetensors"):
+        _to_bf16(file)
+    for file in (folder / "config.json", *folder.glob("*.safetensors.index.json")):
+        _describe_bf16(file)
+    write_json(folder / MARKER, {**marker, "weights": "bfloat16"})  # last: until then the next call goes on
+
+
+def _to_bf16(file: Path) -> None:
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(file, "pt") as stored:
+        metadata, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    slim = {name: value.bfloat16() if value.dtype == torch.float32 else value for name, value in tensors.items()}
+    temporary = file.with_name(f".{file.name}.partial")
+    save_file(slim, temporary, metadata)
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.replace(file)
+    sync_folder(file.parent)
+
+
+def _describe_bf16(file: Path) -> None:
+    """The number format in a model's settings, its parts' included, and the size in a list of weight files."""
+    if not file.is_file():
+        return
+    settings = json.loads(
+        file.read_text(),
+        object_hook=lambda part: {
+            key: "bfloat16" if key in ("dtype", "torch_dtype") and value == "float32" else value
+            for key, value in part.items()
+        },
+    )
+    if "weight_map" in settings:
+        settings["metadata"]["total_size"] = sum(path.stat().st_size for path in file.parent.glob("*.safetensors"))
+    write_json(file, settings)
+
+
+def resume_point(run: Path) -> Path | None:
+    """The newest whole checkpoint; None where there is none. Raises LeapError where it was slimmed."""
+    whole = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
+    if whole and not is_resumable(whole[-1]):
+        raise LeapError(
+            f"{whole[-1]}: training cannot go on from it: it was slimmed to its weights (only the newest "
+            f"{RESUMABLE_KEPT} of a run keep the optimiser's state). Start a run of its own from these weights "
+            f"(--model_name_or_path {whole[-1]} --output_dir output/NAME)"
+        )
+    return whole[-1] if whole else None
+
+
+def step_of(folder: Path | str | None) -> int:
+    """The optimiser steps behind a checkpoint; 0 for none."""
+    return (checkpoint_step(Path(folder)) or 0) if folder else 0

@@ -1,0 +1,72 @@
+"""The optimiser's and the scheduler's state under the parameters' names.
+
+So it fits any division into parameter groups and any number of processes: one, DDP, or FSDP2's shards.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leap.errors import LeapError
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each process holds a part of the weights only (FSDP2)."""
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def gather_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """{"state": {name: {key: whole tensor}}, "param_groups": [{…, "params": names}]}.
+
+    All processes call it. Shards are gathered on the CPU of the first process, and the others get an empty dictionary.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    # Whole tensors stay where they are: torch.save copies them one by one, which needs less memory than all at once.
+    options = StateDictOptions(full_state_dict=True, cpu_offload=is_sharded(model))
+    return dict(get_optimizer_state_dict(model, optimizer, options=options))
+
+
+def restore_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Give an optimiser the state that `gather_optimizer_state` wrote, whatever its groups and processes were then.
+
+    torch's set_optimizer_state_dict is not used: it cannot split a saved group, and gives a parameter that had no
+    gradient yet (and so has no state) the state of one that had. Raises LeapError where a parameter is not in `saved`.
+    """
+    settings = {name: group for group in saved["param_groups"] for name in group["params"]}
+    names = {parameter: name.replace("_orig_mod.", "") for name, parameter in model.named_parameters()}
+    state: dict[int, dict[str, Any]] = {}
+    groups: list[dict[str, Any]] = []
+    index = 0
+    for group in optimizer.param_groups:
+        first = index
+        for parameter in group["params"]:
+            name = names[parameter]
+            if name not in settings:
+                raise LeapError(f"the saved optimiser state has nothing for {name}: another LEAP or model wrote it")
+            if name in saved["state"]:
+                state[index] = {key: _as_sharded(value, parameter) for key, value in saved["state"][name].items()}
+            index += 1
+        kept = settings[names[group["params"][0]]] if group["params"] else group
+        groups.append({**kept, "params": list(range(first, index))})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _as_sharded(value: Any, parameter: Tensor) -> Any:
+    """This process's part of a saved tensor, where the parameter is divided and the tensor has the parameter's form."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value
+
+
+def restore_scheduler_state(scheduler: Any, saved: dict[str, Any]) -> None:
+    """Take up a schedule. What a scheduler keeps of each parameter group is its own, as the groups may be others."""
+    own = scheduler.state_dict()
+    ours = {key: own[key] for key in ("base_lrs", "lr_lambdas") if key in own}
+    rates = [group["lr"] for group in scheduler.optimizer.param_groups]
+    scheduler.load_state_dict({**saved, **ours, "_last_lr": rates})

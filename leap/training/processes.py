@@ -1,0 +1,49 @@
+"""What processes that train together tell each other on the CPU, beside the traffic between their accelerators."""
+
+from typing import Any
+
+import torch
+from torch import distributed
+
+
+class Processes:
+    """Agreement of all processes; alone, each call answers at once. All processes make the same calls in one order."""
+
+    def __init__(self) -> None:
+        together = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+        # gloo: its messages are between CPUs, so that nothing waits for a GPU's queue of work.
+        self._group: Any = distributed.new_group(backend="gloo") if together else None
+        self._asked: tuple[Any, torch.Tensor] | None = None
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in the order of their ranks. Waits for all."""
+        if self._group is None:
+            return [value]
+        values: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(values, value, group=self._group)
+        return values
+
+    def largest(self, value: int) -> int:
+        """The largest of all processes' values; of several processes, of those given at the last call.
+
+        So nobody waits: the answer to the last call has come while the step between was computed.
+        """
+        if self._group is None:
+            return value
+        known = self._answer()
+        mine = torch.tensor([value])
+        work = distributed.all_reduce(mine, distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        self._asked = (work, mine)
+        return known
+
+    def _answer(self) -> int:
+        if self._asked is None:
+            return 0
+        work, value = self._asked
+        work.wait()
+        self._asked = None
+        return int(value)
+
+    def close(self) -> None:
+        """Let the last question be answered before a process ends."""
+        self._answer()

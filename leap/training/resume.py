@@ -1,0 +1,59 @@
+"""What a run goes on from: the newest whole checkpoint in its folder, if it is this very run's."""
+
+from pathlib import Path
+from typing import Any
+
+from leap.errors import LeapError
+from leap.models.checkpoints import MARKER, find_checkpoints
+from leap.records.files import read_object
+from leap.training.checkpoint_folder import resume_point
+from leap.training.recipe import Recipe
+
+# Only their product, the rows of an optimiser step, decides what is learned.
+_FACTORS = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
+
+
+def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
+    """The newest whole checkpoint of this very run.
+
+    Raises LeapError where the folder holds another's, or none that training can go on from.
+    """
+    found = find_checkpoints(output)
+    newest = resume_point(output)
+    started = output / MARKER  # written before the first step, so that a run is known before its first checkpoint
+    if found and newest is None and not started.is_file():
+        raise LeapError(
+            f"{found[-1]}: LEAP did not write it, and training here would overwrite it. "
+            "Give this run a folder of its own (--output_dir output/NAME)"
+        )
+    marker = newest / MARKER if newest else started
+    if marker.is_file():
+        _refuse_another_run(marker, identity)
+    return newest
+
+
+def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
+    found = read_object(marker)
+    different = [part for part in ("base_model", "data") if found.get(part) != identity[part]]
+    defaults = {name: field.default for name, field in Recipe.model_fields.items() if not field.is_required()}
+    # A run of an older LEAP, whose recipe had fewer keys, did what their defaults do.
+    had = _compared({**Recipe.keys_of_identity(defaults), **found.get("recipe", {})})
+    wanted = _compared(identity["recipe"])
+    different += [
+        f"{key} ({had.get(key)} there, {wanted.get(key)} now)"
+        for key in sorted(wanted.keys() | had.keys())
+        if wanted.get(key) != had.get(key)
+    ]
+    if different:
+        raise LeapError(
+            f"{marker.parent}: it belongs to another run: {', '.join(different)} differ. "
+            "Give this run a folder of its own (--output_dir output/NAME), or move the old checkpoints away"
+        )
+
+
+def _compared(recipe: dict[str, Any]) -> dict[str, Any]:
+    values = {key: value for key, value in recipe.items() if key not in _FACTORS}
+    rows = 1
+    for factor in _FACTORS:
+        rows *= recipe.get(factor, 1)
+    return {**values, "rows of an optimiser step": rows}
