@@ -24,15 +24,16 @@ def summarise(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """
     complete = [event for event in events if event.get("ph") == "X"]
     kernels = [event for event in complete if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
-    kernels = kernels or _innermost([event for event in complete if event.get("cat") == "cpu_op"])
-    if not kernels:
+    operators = [event for event in complete if event.get("cat") == "cpu_op"]
+    spans = [(event["ts"], event["ts"] + event["dur"]) for event in kernels or operators]
+    if not spans:
         return {"span_ms": 0.0, "idle_share": None, "kinds_ms": {}, "longest": []}
     kinds: Counter[str] = Counter()
     by_name: dict[str, list[float]] = defaultdict(list)
-    for event in kernels:
+    for event in kernels or _own_times(operators):
         kinds[kind_of(event["name"])] += event["dur"]
         by_name[event["name"]].append(event["dur"])
-    span, busy = _span_and_busy([(event["ts"], event["ts"] + event["dur"]) for event in kernels])
+    span, busy = _span_and_busy(spans)
     longest = sorted(by_name.items(), key=lambda item: -sum(item[1]))[:20]
     return {
         "span_ms": round(span / 1e3, 2),
@@ -49,16 +50,20 @@ def kind_of(name: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), "others")
 
 
-def _innermost(operators: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Operators that call no other: the time of the others is theirs."""
-    found = []
-    for thread in {operator["tid"] for operator in operators}:
-        own = sorted((one for one in operators if one["tid"] == thread), key=lambda one: (one["ts"], -one["dur"]))
-        found += [
-            one
-            for one, following in zip(own, [*own[1:], None], strict=True)
-            if following is None or following["ts"] >= one["ts"] + one["dur"]
-        ]
+def _own_times(operators: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Operators without the time of those that they call."""
+    found = [dict(operator) for operator in operators]
+    for thread in {operator["tid"] for operator in found}:
+        calling: list[dict[str, Any]] = []
+        ends: list[float] = []
+        for one in sorted((one for one in found if one["tid"] == thread), key=lambda one: (one["ts"], -one["dur"])):
+            while ends and ends[-1] <= one["ts"]:
+                ends.pop()
+                calling.pop()
+            if calling:
+                calling[-1]["dur"] -= one["dur"]
+            ends.append(one["ts"] + one["dur"])
+            calling.append(one)
     return found
 
 
