@@ -3,8 +3,11 @@
 python benchmarks/make_readme.py
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from step_profile import as_markdown
 
 from configs.config import REPOSITORY
 from leap.cli import run
@@ -19,10 +22,21 @@ This page is written by `python benchmarks/make_readme.py`.
 | --- | --- | ---: | --- | --- | --- |
 """
 
+TRAINING = """
+## Training
+
+MFU is the model FLOPs utilisation: operations counted from the configuration, vision tower included and recomputation
+not (leap/training/flops.py), over the GPU's dense bfloat16 peak. Waiting for data is the share of the time in which a
+step's start waits for the data loader.
+
+| setting | device | samples/s | tokens/s | MFU | GB | waiting for data | the seed's setting | first step's loss |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |
+"""
+
 
 def table(results: Path) -> str:
     """The page for the result files in a folder."""
-    rows = []
+    rows, training = [], []
     for path in sorted(results.glob("*.json")):
         found = read_object(path)
         cells = [
@@ -31,15 +45,55 @@ def table(results: Path) -> str:
             f"{_figure(found['ours'])} {found['unit']}",
             "; ".join(_beside(found)),
         ]
+        if found["benchmark"].startswith("training_throughput"):
+            training.append(_training(found, path))
         rows.append([*cells, found["commit"][:7], f"`{found['command']}`"])
-    return HEADER + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    page = HEADER + _lines(rows)
+    return page + TRAINING + _lines(training) + _profiles(results) if training else page
+
+
+def _lines(rows: Iterable[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _training(found: dict[str, Any], path: Path) -> list[str]:
+    seed, parity = "not measured", found.get("parity") or {}
+    if found.get("seed_setting"):
+        share = f", MFU {found['seed_mfu']:.1%}" if found.get("seed_mfu") else ""
+        seed = (
+            f"{_figure(found['seed_setting'])} samples/s{share}, {found['seed_peak_gb'] or '-'} GB; x {found['ratio']}"
+        )
+    return [
+        f"[{found['benchmark'].removeprefix('training_throughput_')}](results/{path.name})",
+        found["device"],
+        _figure(found["ours"]),
+        _figure(found["tokens_per_second"]),
+        f"{found['mfu']:.1%}" if found.get("mfu") else "-",
+        str(found["peak_gb"] or "-"),
+        f"{found['data_wait_share']:.1%}",
+        seed,
+        f"differs by {parity['first_step_loss_difference']:.1e}" if parity else "-",
+    ]
+
+
+def _profiles(results: Path) -> str:
+    """Where a step's time goes, of each result with a profile."""
+    page = ""
+    for path in sorted(results.glob("training_throughput_*.json")):
+        found = read_object(path)
+        if profile := found.get("profile"):
+            page += f"\nA step of [{found['benchmark']}](results/{path.name}) on {found['device']}:\n\n"
+            page += as_markdown(profile) + "\n"
+    return page
 
 
 def _beside(found: dict[str, Any]) -> list[str]:
     """What the figure is to be compared with."""
     beside = [f"{name} {_figure(figure)}" for name, figure in found.get("parts", {}).items()]
-    if "seed_setting" in found:
+    if found.get("seed_setting"):
         beside.append(f"{found['ratio']} times the seed's setting ({_figure(found['seed_setting'])})")
+    if found.get("mfu"):
+        beside.append(f"{found['mfu']:.1%} MFU")
     if found.get("limit"):
         beside.append(f"{found['share_of_limit']:.0%} of the limit ({_figure(found['limit'])})")
     if found.get("peak_gb"):

@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 from compared import REPOSITORY, free_memory, origin, result_path
 from full_size import make_model, make_rows
+from step_profile import as_markdown
 
 from configs.config import WorkspaceConfig
 from leap.cli import count, run, whole
@@ -225,7 +226,7 @@ def measure_seed(setting: Setting, tell: Callable[[str], None]) -> dict[str, Any
 
 
 def measure_ours(setting: Setting, tell: Callable[[str], None]) -> dict[str, Any]:
-    from training_watch import Clock, DataWait, Losses, StepProfile, as_markdown
+    from training_watch import Clock, DataWait, Losses, StepProfile
 
     asked = setting.arguments
     found: dict[str, Any] = {"window": asked.window}

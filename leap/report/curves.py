@@ -80,6 +80,7 @@ def training_loss(loss: Loss) -> Figure:
     if len(rates):
         clean(panels[1], "both").plot(rates, color=PALETTE[2], linewidth=1.8, marker="." if len(rates) < 3 else None)
         panels[1].set_ylabel("learning rate")
+        panels[1].margins(x=0.01)
         panels[1].set_ylim(bottom=0)
         panels[1].yaxis.set_major_formatter(ScalarFormatter(useMathText=True))
         panels[1].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))

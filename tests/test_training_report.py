@@ -1,0 +1,121 @@
+"""What a run says of itself: its needs before it starts, its report and loss plot after, whole again after a resume."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import run_script
+from PIL import Image
+
+from leap.models.loading import load_model
+from leap.training import memory
+from leap.training.optimizers import StochasticAdamW
+
+FINETUNE = "scripts/training/run-finetuning.py"
+ARGUMENTS = (
+    "--recipe demo --max_steps 6 --save_steps 2 --save_total_limit 3 --warmup_steps 0 --logging_steps 1 "
+    "--per_device_train_batch_size 2 --image_tokens_min 4 --image_tokens_max 9 --val_file data/train_demo.jsonl "
+    "--max_eval_samples 2 --eval_steps 3 --output_dir output/reported"
+).split()
+
+
+def optimizer_for(name: str, model: Any) -> torch.optim.Optimizer:
+    return (StochasticAdamW if name == "adamw_bf16_stochastic" else torch.optim.AdamW)(model.parameters(), lr=1e-4)
+
+
+def size(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@pytest.mark.parametrize(("optim", "dtype"), [("adamw_torch", "float32"), ("adamw_bf16_stochastic", "bfloat16")])
+def test_states_take_what_is_foretold(model: Path, tmp_path: Path, optim: str, dtype: str) -> None:
+    """Every tensor that a step leaves behind, and the files of a checkpoint."""
+    trained, frozen = memory.count_weights(model)
+    foretold = memory.states(trained, frozen, optim, bf16=False)
+    loaded = load_model(model, dtype)
+    for parameter in loaded.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = optimizer_for(optim, loaded)
+    optimizer.step()
+    assert frozen == 0
+    assert size(loaded.parameters()) == foretold.weights
+    assert size(parameter.grad for parameter in loaded.parameters()) == foretold.gradients
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert size(moments) == foretold.optimizer
+    loaded.save_pretrained(tmp_path / "checkpoint")
+    torch.save(optimizer.state_dict(), tmp_path / "checkpoint" / "optimizer.pt")
+    written = sum(file.stat().st_size for file in (tmp_path / "checkpoint").iterdir())
+    assert memory.checkpoint_size(trained, 0, optim, adapter=False).whole == pytest.approx(written, rel=0.05)
+
+
+def test_frozen_weights_and_adapters_take_less(model: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    tower, rest = memory.count_weights(model, learns=lambda name: "visual" in name)
+    assert (tower + rest, 0) == memory.count_weights(model)
+    assert 0 < tower < rest
+    held = memory.states(tower, rest, "adamw_torch", bf16=True)
+    assert held.total == 16 * tower + 4 * rest + 2 * (tower + rest)
+    targets = ("q_proj", "down_proj")
+    adapted = get_peft_model(load_model(model, "float32"), LoraConfig(r=4, target_modules=list(targets)))
+    lora = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    assert memory.count_lora_weights(adapted.config.to_dict(), 4, targets) == lora
+    assert memory.checkpoint_size(lora, rest, "adamw_torch", adapter=True).whole == 12 * lora
+
+
+def test_the_newest_checkpoints_keep_their_state() -> None:
+    size = memory.checkpoint_size(10, 0, "adamw_torch", adapter=False)
+    assert (size.whole, size.slim) == (120, 20)
+    assert [size.of_run(count) for count in (1, 2, 5)] == [120, 240, 300]
+
+
+def test_the_full_recipe_fits_24_gb_in_bfloat16_only() -> None:
+    weights = 2_127_532_032  # of Qwen3-VL-2B
+    assert memory.states(weights, 0, "adamw_torch_fused", bf16=True).total > 34e9
+    assert memory.states(weights, 0, "adamw_bf16_stochastic", bf16=True).total < 18e9
+
+
+def test_hours_go_by_the_gpus_peak() -> None:
+    assert memory.hours(989e12 * 3600, "NVIDIA H100 80GB HBM3", utilisation=0.5) == pytest.approx(2)
+    assert memory.hours(989e12 * 3600, "NVIDIA H100 80GB HBM3", gpus=2, utilisation=0.5) == pytest.approx(1)
+    assert memory.hours(1e18, "some CPU") is None
+
+
+def test_dry_run_tells_memory_and_disk(workspace: Path) -> None:
+    done = run_script(FINETUNE, *ARGUMENTS, "--dry-run", root=workspace)
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    weights = sum(memory.count_weights(workspace / "models" / "leap-demo"))
+    assert memory.gigabytes(16 * weights) in lines["memory"]
+    assert f"{memory.gigabytes(3 * 12 * weights)} for 3 checkpoints" in lines["disk"]
+
+
+@pytest.mark.slow
+def test_report_and_plot_keep_the_history_of_a_resumed_run(workspace: Path) -> None:
+    folder = workspace / "output" / "reported"
+    done = run_script(FINETUNE, *ARGUMENTS, root=workspace)
+    assert done.returncode == 0, done.stderr
+    whole = json.loads((folder / "training_report.json").read_text())
+    assert [entry["step"] for entry in whole["history"] if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    assert [entry["step"] for entry in whole["history"] if "eval_loss" in entry] == [3, 6]
+    assert (whole["step"], whole["of_steps"]) == (6, 6)
+    assert whole["recipe"]["learning_rate"] == 2.0e-3
+    assert whole["data"]["rows"] == 24
+    assert whole["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert whole["throughput"]["rows_per_second"] > 0
+
+    shutil.rmtree(folder / "checkpoint-6")  # as if killed before it: the report is ahead of the newest checkpoint
+    (folder / "training_loss.png").unlink()
+    done = run_script(FINETUNE, *ARGUMENTS, root=workspace)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((folder / "training_report.json").read_text())
+    assert losses(again) == pytest.approx(losses(whole))
+    assert [(one["first_step"], one["steps"]) for one in again["throughput"]["sessions"]] == [(4, 2)]
+    with Image.open(folder / "training_loss.png") as picture:
+        assert picture.size == (2000, 1200)
+
+
+def losses(report: dict[str, Any]) -> list[float]:
+    return [entry["loss"] for entry in report["history"] if "loss" in entry]
