@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -16,12 +17,18 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY, Finished, run_script
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import TrainingArguments
 
+from leap.data.chat import ChatFormat
+from leap.data.collate import Collator
+from leap.data.pictures import PictureEncoder, PictureSize
+from leap.data.training_set import TrainingSet, check_training_file
 from leap.errors import LeapError
-from leap.models.checkpoints import MARKER, find_checkpoints, is_resumable
-from leap.models.loading import load_model
+from leap.models.checkpoints import ADAPTER, MARKER, find_checkpoints, is_resumable
+from leap.models.loading import load_model, load_processor
 from leap.records.files import FolderLock, read_object, write_json
 from leap.training.checkpoint_folder import (
     finish_checkpoint,
@@ -34,6 +41,7 @@ from leap.training.checkpoint_folder import (
 )
 from leap.training.optimizer_state import gather_optimizer_state, restore_optimizer_state
 from leap.training.resume import find_resume
+from leap.training.trainer import LeapTrainer
 
 FINETUNE = "scripts/training/run-finetuning.py"
 # Log entries and checkpoints fall on different steps: the sum of losses in between must survive, too.
@@ -60,11 +68,14 @@ def whole(workspace: Path) -> Path:
 
 
 def assert_same_end(run: Path, other: Path) -> None:
-    one, two = (load_file(folder / "checkpoint-7" / "model.safetensors") for folder in (run, other))
+    one, two = (load_file(find_checkpoints(folder)[-1] / "model.safetensors") for folder in (run, other))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
-    histories = [read_object(folder / "checkpoint-7" / "trainer_state.json")["log_history"] for folder in (run, other)]
-    assert histories[0] == histories[1]
+    assert history(run) == history(other)
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    return read_object(find_checkpoints(run)[-1] / "trainer_state.json")["log_history"]
 
 
 def scalars(logs: Path, run: str) -> list[tuple[int, float]]:
@@ -204,6 +215,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # an error's traceback may hold a file
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_the_last_checkpoint_intact(workspace: Path, small_disk: Path, whole: Path) -> None:
     """A checkpoint has 22 MB, and 34 MB are asked for beside it: the second one finds too little."""
     full = train(workspace, small_disk / "run")
@@ -278,7 +290,7 @@ def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == ["checkpoint-1"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_goes_on(workspace: Path, whole: Path, number: signal.Signals) -> None:
     run = workspace / "output" / f"stopped-{number.name}"
 
@@ -345,7 +357,125 @@ def test_a_loss_that_is_no_number_names_its_rows_and_is_not_saved(
     assert all(value.isfinite().all() for value in saved.values())
 
 
+def test_an_adapter_is_saved_and_resumed(workspace: Path, model: Path, tmp_path: Path) -> None:
+    """The adapter alone is saved; two steps in one go and with a new start between them end alike, dropout included."""
+    unbroken = adapter_trainer(workspace, model, tmp_path / "unbroken", steps=2)
+    unbroken.train()
+    adapter_trainer(workspace, model, tmp_path / "broken", steps=1).train()
+    first = tmp_path / "broken" / "checkpoint-1"
+    assert (first / ADAPTER).is_file()
+    assert not (first / "model.safetensors").exists()
+    resumed = adapter_trainer(workspace, model, tmp_path / "broken", steps=2)
+    resumed.train(resume_from_checkpoint=str(first))
+    one, two = (
+        load_file(tmp_path / run / "checkpoint-2" / "adapter_model.safetensors") for run in ("unbroken", "broken")
+    )
+    assert any(value.any() for name, value in one.items() if "lora_B" in name)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def adapter_trainer(workspace: Path, model: Path, run: Path, steps: int) -> LeapTrainer:
+    processor = load_processor(model)
+    chat, encoder = ChatFormat(processor), PictureEncoder(processor, PictureSize(4, 9))
+    data = workspace / "data"
+    rows = check_training_file(data / "train_demo.jsonl", [data], chat, encoder, 4096).rows
+    loaded = load_model(model, "float32")
+    torch.manual_seed(1)
+    loaded.add_adapter(LoraConfig(r=2, lora_dropout=0.1, target_modules=["q_proj", "v_proj"]))
+    arguments = TrainingArguments(
+        str(run), use_cpu=True, report_to="none", max_steps=steps, save_steps=1, per_device_train_batch_size=2,
+        remove_unused_columns=False, lr_scheduler_type="constant", disable_tqdm=True, learning_rate=0.01,
+    )  # fmt: skip
+    collator = Collator(processor.tokenizer.pad_token_id, chat.image_token_id)
+    samples = TrainingSet(rows, chat, encoder, "train")
+    return LeapTrainer(model=loaded, args=arguments, data_collator=collator, train_dataset=samples)
+
+
 def start(workspace: Path, output: str, *launcher: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     command = [sys.executable, *launcher, str(REPOSITORY / FINETUNE), *STEPS, "--output_dir", output, *options]
     environment = {**os.environ, "LEAP_ROOT": str(workspace), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
+    """Whether it happened before the process ended."""
+    while process.poll() is None:
+        if happened():
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def kill_somewhere(workspace: Path, run: Path, options: tuple[str, ...], moment: random.Random) -> str:
+    """Start the run's command and kill it (SIGKILL) while it trains or while it saves; what was there then."""
+    known = set(checkpoints(run))
+    saving = moment.random() < 0.6
+
+    def happened() -> bool:
+        return bool(list(run.glob(".checkpoint-*.partial"))) if saving else bool(set(checkpoints(run)) - known)
+
+    process = start(workspace, str(run), options=options)
+    with process:
+        wait_for(process, happened)
+        time.sleep(moment.uniform(0, 0.1 if saving else 0.5))
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    return f"{checkpoints(run)} {[path.name for path in run.glob('.checkpoint*')]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kills_at_any_time_change_nothing(workspace: Path, tmp_path: Path, seed: int) -> None:
+    options = ("--max_steps", "14", "--save_steps", "1")
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / f"killed-{seed}"
+    done = train(workspace, undisturbed, *options)
+    assert done.returncode == 0, done.stderr
+    moment = random.Random(seed)
+    seen = [kill_somewhere(workspace, run, options, moment) for _ in range(5)]
+    print("\n".join(seen))
+    again = train(workspace, run, *options)
+    assert again.returncode == 0, again.stderr
+    assert_same_end(run, undisturbed)
+    assert [is_resumable(folder) for folder in find_checkpoints(run)] == [False, True, True]
+    assert not list(run.glob(".checkpoint*"))
+    assert scalars(workspace / "logs", run.name) == scalars(workspace / "logs", undisturbed.name)
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_from_two_processes_to_one_and_back(workspace: Path, tmp_path: Path, whole: Path) -> None:
+    """SIGTERM reaches one of two processes; both save after the same step."""
+    run = tmp_path / "processes"
+    halves = ("--per_device_train_batch_size", "2")
+    with start(workspace, str(run), *TORCHRUN, options=halves) as process:
+        assert wait_for(process, lambda: (run / "checkpoint-2" / MARKER).is_file())
+        worker = int((run / ".lock").read_text().split()[1])
+        os.kill(worker, signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "run the same command to go on" in output
+    (first,) = {int(line.split("after step ")[1].split(",")[0]) for line in output.splitlines() if "stopped by" in line}
+    assert find_checkpoints(run)[-1].name == f"checkpoint-{first}"
+    assert {path.name for path in find_checkpoints(run)[-1].glob("rng_state*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }
+    alone = train(workspace, run, "--save_steps", "1", "--max_steps", "7")
+    assert alone.returncode == 0, alone.stderr
+    assert history(run)[-1]["loss"] == pytest.approx(history(whole)[-1]["loss"], abs=2e-4)
+    last = run / "checkpoint-7"
+    assert_close(load_file(last / "model.safetensors"), load_file(whole / "checkpoint-7" / "model.safetensors"))
+    last.rename(tmp_path / "alone")
+    with start(workspace, str(run), *TORCHRUN, options=halves) as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert_close(load_file(last / "model.safetensors"), load_file(tmp_path / "alone" / "model.safetensors"))
+
+
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Sums over other batches round apart, and Adam's first steps make a rate of a gradient near zero."""
+    far = [(one[name] - other[name]).abs().gt(1e-4).float().mean().item() for name in one]
+    assert max(far) < 0.01, max(far)
