@@ -342,7 +342,7 @@ def test_a_loss_that_is_no_number_names_its_rows_and_is_not_saved(
     model, rows = overflowing
     options = ["--model_name_or_path", str(model), "--train_file", str(rows), "--save_steps", "1"]
     options += ["--logging_steps", "100", "--max_steps", "6", "--per_device_train_batch_size", "2"]
-    options += ["--gradient_accumulation_steps", "2"]
+    options += ["--gradient_accumulation_steps", "2", "--seed", "43"]
     run = tmp_path / "run"
     done = train(workspace, run, *options)
     assert done.returncode == 1, done.stdout

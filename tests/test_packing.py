@@ -123,11 +123,11 @@ def rough_model(folder: Path) -> Any:
     return model
 
 
-def layout(model: Any, samples: list[Sample]) -> PackLayout:
+def layout(model: Any, samples: list[Sample], processes: int = 1) -> PackLayout:
     pictures = np.array([0 if s.image_grid_thw is None else len(s.image_grid_thw) for s in samples])
     patches = np.array([0 if s.pixel_values is None else len(s.pixel_values) for s in samples])
     rows = SimpleNamespace(tokens=np.array([len(s.input_ids) for s in samples]), patches=patches, pictures=pictures)
-    return PackLayout.of(model.config, rows, 64)
+    return PackLayout.of(model.config, rows, 64, processes)
 
 
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -177,9 +177,10 @@ def test_a_pack_without_pictures_still_uses_every_weight(
     """Else one process would wait for ever for the others' gradients."""
     trained = rough_model(model)
     packed.install(trained, tools[2], compiled=False)
-    found = gradients(trained, trained(**PackCollator(layout(trained, samples))([samples[2]])))
+    collate = PackCollator(layout(trained, samples, processes=2))
+    found = gradients(trained, trained(**collate([samples[2]])))
     assert all(not gradient.any() for name, gradient in found.items() if ".visual." in name)
-    filler = trained(**PackCollator(layout(trained, samples))(samples, counted=False))
+    filler = trained(**collate(samples, counted=False))
     assert filler.item() == 0
     assert all(not gradient.any() for gradient in gradients(trained, filler).values())
 

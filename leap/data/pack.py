@@ -26,11 +26,11 @@ class PackLayout:
     longest_row: int
     largest_picture: int
     equal_pictures: int  # the patches of every picture of the run; 0 where they differ
-    pictures: bool  # whether any row has one
+    blank: bool  # whether a pack without pictures is given a blank one, see `PackCollator._pictures`
 
     @classmethod
-    def of(cls, config: Any, rows: Any, largest_picture: int) -> "PackLayout":
-        """From a Qwen3-VL configuration and the run's rows (see `CheckedFile`)."""
+    def of(cls, config: Any, rows: Any, largest_picture: int, processes: int) -> "PackLayout":
+        """From a Qwen3-VL configuration, the run's rows (see `CheckedFile`) and how many processes train together."""
         vision = config.vision_config
         sizes = set((rows.patches[rows.pictures > 0] / rows.pictures[rows.pictures > 0]).tolist())
         return cls(
@@ -41,7 +41,7 @@ class PackLayout:
             longest_row=int(rows.tokens.max()),
             largest_picture=largest_picture,
             equal_pictures=int(sizes.pop()) if len(sizes) == 1 and (rows.pictures <= 1).all() else 0,
-            pictures=bool(rows.pictures.any()),
+            blank=processes > 1 and bool(rows.pictures.any()),
         )
 
 
@@ -93,7 +93,7 @@ class PackCollator:
         from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
         layout, shown = self._layout, [sample for sample in samples if sample.pixel_values is not None]
-        if not layout.pictures:
+        if not shown and not layout.blank:
             return {"pixels": None}
         if shown:
             pixels = torch.cat([sample.pixel_values for sample in shown])

@@ -80,7 +80,7 @@ def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batch
     compiled = recipe.compile if recipe.compile is not None else has_flash(device, number)
     packed.install(model, run.encoder, compiled)
     largest = recipe.image_tokens_max * model.config.vision_config.spatial_merge_size**2
-    collate = PackCollator(PackLayout.of(model.config, run.train, largest))
+    collate = PackCollator(PackLayout.of(model.config, run.train, largest, arguments.world_size))
 
     def heaviest(tried: PackPlan) -> dict[str, Any]:
         step, index = tried.heaviest(arguments.process_index)
@@ -97,5 +97,7 @@ def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batch
     )
     held_out = None
     if run.held_out is not None:
-        held_out = _held_out(run, arguments, PackCollator(PackLayout.of(model.config, run.held_out, largest)))
+        held_out = _held_out(
+            run, arguments, PackCollator(PackLayout.of(model.config, run.held_out, largest, arguments.world_size))
+        )
     return Batches(Packs(plan, samples, collate, arguments.process_index), held_out, told)

@@ -35,10 +35,7 @@ def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
 def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
     found = read_object(marker)
     different = [part for part in ("base_model", "data") if found.get(part) != identity[part]]
-    defaults = {name: field.default for name, field in Recipe.model_fields.items() if not field.is_required()}
-    # A run of an older LEAP, whose recipe had fewer keys, did what their defaults do.
-    had = _compared({**Recipe.keys_of_identity(defaults), **found.get("recipe", {})})
-    wanted = _compared(identity["recipe"])
+    wanted, had = _compared(identity["recipe"]), _compared(found.get("recipe", {}))
     different += [
         f"{key} ({had.get(key)} there, {wanted.get(key)} now)"
         for key in sorted(wanted.keys() | had.keys())
@@ -52,6 +49,9 @@ def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
 
 
 def _compared(recipe: dict[str, Any]) -> dict[str, Any]:
+    # A run of an older LEAP, whose recipe had fewer keys, did what their defaults do.
+    defaults = {name: field.default for name, field in Recipe.model_fields.items() if not field.is_required()}
+    recipe = {**Recipe.keys_of_identity(defaults), **recipe}
     values = {key: value for key, value in recipe.items() if key not in _FACTORS}
     rows = 1
     for factor in _FACTORS:
