@@ -23,9 +23,11 @@ from torch import nn
 from transformers import TrainingArguments
 
 from leap.data.chat import ChatFormat
+from leap.data.checked_file import check_training_file
 from leap.data.collate import Collator
+from leap.data.packing import Cost, PackPlan, Packs
 from leap.data.pictures import PictureEncoder, PictureSize
-from leap.data.training_set import TrainingSet, check_training_file
+from leap.data.training_set import TrainingSet
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, find_checkpoints, is_resumable
 from leap.models.loading import load_model, load_processor
@@ -379,7 +381,7 @@ def adapter_trainer(workspace: Path, model: Path, run: Path, steps: int) -> Leap
     processor = load_processor(model)
     chat, encoder = ChatFormat(processor), PictureEncoder(processor, PictureSize(4, 9))
     data = workspace / "data"
-    rows = check_training_file(data / "train_demo.jsonl", [data], chat, encoder, 4096).rows
+    rows = check_training_file(data / "train_demo.jsonl", [data], chat, encoder, 4096, run / "cache")
     loaded = load_model(model, "float32")
     torch.manual_seed(1)
     loaded.add_adapter(LoraConfig(r=2, lora_dropout=0.1, target_modules=["q_proj", "v_proj"]))
@@ -387,9 +389,10 @@ def adapter_trainer(workspace: Path, model: Path, run: Path, steps: int) -> Leap
         str(run), use_cpu=True, report_to="none", max_steps=steps, save_steps=1, per_device_train_batch_size=2,
         remove_unused_columns=False, lr_scheduler_type="constant", disable_tqdm=True, learning_rate=0.01,
     )  # fmt: skip
-    collator = Collator(processor.tokenizer.pad_token_id, chat.image_token_id)
-    samples = TrainingSet(rows, chat, encoder, "train")
-    return LeapTrainer(model=loaded, args=arguments, data_collator=collator, train_dataset=samples)
+    plan = PackPlan(Cost(rows.tokens, rows.patches, rows.label_tokens, 0.3), 2, steps, seed=0, packs=1)
+    collator = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder)
+    packs = Packs(plan, TrainingSet(rows, chat, encoder), collator)
+    return LeapTrainer(model=loaded, args=arguments, train_dataset=packs)
 
 
 def start(workspace: Path, output: str, *launcher: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:

@@ -89,7 +89,7 @@ def test_dry_run_tells_memory_and_disk(workspace: Path) -> None:
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     weights = sum(memory.count_weights(workspace / "models" / "leap-demo"))
     assert memory.gigabytes(16 * weights) in lines["memory"]
-    assert f"{memory.gigabytes(3 * 12 * weights)} for 3 checkpoints" in lines["disk"]
+    assert f"{memory.gigabytes((2 * 12 + 2) * weights)} for 3 checkpoints" in lines["disk"]
 
 
 @pytest.mark.slow

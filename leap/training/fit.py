@@ -21,6 +21,7 @@ from leap.training.memory import MOMENTS
 Checkpointing = Literal["none", "vision", "all"]
 LEVELS: tuple[Checkpointing, ...] = ("none", "vision", "all")
 _SHARE = 0.96  # of a device's memory that is planned with; the rest is the context and fragments
+_PEERS = 4e9  # bytes that talking to other processes takes
 _SMALL = 2_048  # tokens: packs below keep the GPU less busy than checkpointing costs
 _HALF = 2  # bytes of a number in bf16, in which activations are kept
 
@@ -138,7 +139,8 @@ def _free_bytes(model: Any, device: torch.device, state_bytes: float) -> float:
     learning = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
     copies = sum(weight.numel() * _HALF for weight in model.parameters() if weight.element_size() > _HALF)
     limit = torch.cuda.get_device_properties(device).total_memory * _allowed_share(device)
-    return min(free, limit - torch.cuda.memory_reserved(device)) * _SHARE - learning - copies - state_bytes
+    peers = _PEERS if torch.distributed.is_initialized() else 0
+    return min(free, limit - torch.cuda.memory_reserved(device)) * _SHARE - learning - copies - state_bytes - peers
 
 
 def _allowed_share(device: torch.device) -> float:

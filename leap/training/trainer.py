@@ -116,6 +116,13 @@ class LeapTrainer(CheckpointingTrainer):
         metrics = {f"{metric_key_prefix}_loss": float(loss)}
         return EvalLoopOutput(None, None, metrics, len(packs.plan.cost.tokens))
 
+    def _wrap_model(self, model: nn.Module, training: bool = True, **options: Any) -> nn.Module:
+        """As the Trainer's; DDP's buckets are to be the gradients themselves, not a second copy of them."""
+        wrapped = super()._wrap_model(model, training=training, **options)
+        if handler := getattr(self.accelerator, "ddp_handler", None):
+            handler.gradient_as_bucket_view = True
+        return wrapped
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if has_adapters(self.model) and self.args.should_save:  # the library calls this in every process
