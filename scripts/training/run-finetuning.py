@@ -4,7 +4,8 @@
     python scripts/training/run-finetuning.py --recipe full --learning_rate 1.0e-5 --output_dir output/lower-rate
     LEAP_ROOT=demo python scripts/training/run-finetuning.py --recipe demo
 
-The same command continues a run that was interrupted. On several GPUs: torchrun --nproc_per_node 4 scripts/...
+The same command continues a run that was killed, or that SIGTERM (Slurm) or Ctrl-C ended with a
+checkpoint. On several GPUs: torchrun --nproc_per_node 4 scripts/...
 """
 
 import argparse
