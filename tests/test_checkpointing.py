@@ -482,3 +482,11 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     """Sums over other batches round apart, and Adam's first steps make a rate of a gradient near zero."""
     far = [(one[name] - other[name]).abs().gt(1e-4).float().mean().item() for name in one]
     assert max(far) < 0.01, max(far)
+
+
+@pytest.mark.slow
+def test_optimiser_state_goes_from_shards_to_one_process_and_to_shards(tmp_path: Path) -> None:
+    command = [sys.executable, *TORCHRUN, str(REPOSITORY / "tests" / "sharded_state.py"), str(tmp_path / "state.pt")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr

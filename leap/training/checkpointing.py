@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -59,7 +60,7 @@ class CheckpointingTrainer(Trainer):
         super().__init__(*arguments, **options)
         self.args.logging_nan_inf_filter = False  # it hides a NaN, and waits for the device at every batch
         self._identity, self._keep = identity or {}, keep
-        self._signal, self._told_at = 0, 0.0
+        self._process, self._signal, self._told_at = os.getpid(), 0, 0.0
         self._ending = 0  # the signal on which all processes agreed
         self._steps_seen = _Finite()
         self.add_callback(_Moments(self))
@@ -97,6 +98,8 @@ class CheckpointingTrainer(Trainer):
                 signal.signal(number, handler)
 
     def _told(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:  # a forked data loader's worker: a Ctrl-C reaches it too
+            return
         now = time.monotonic()
         if self._signal and number == signal.SIGINT and now - self._told_at > _AGAIN:
             raise KeyboardInterrupt

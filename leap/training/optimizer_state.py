@@ -48,20 +48,28 @@ def restore_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, 
             if name not in settings:
                 raise LeapError(f"the saved optimiser state has nothing for {name}: another LEAP or model wrote it")
             if name in saved["state"]:
-                state[index] = {key: _as_sharded(value, parameter) for key, value in saved["state"][name].items()}
+                state[index] = {key: _placed(value, parameter) for key, value in saved["state"][name].items()}
             index += 1
         kept = settings[names[group["params"][0]]] if group["params"] else group
         groups.append({**kept, "params": list(range(first, index))})
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _as_sharded(value: Any, parameter: Tensor) -> Any:
-    """This process's part of a saved tensor, where the parameter is divided and the tensor has the parameter's form."""
+def _placed(value: Any, parameter: Tensor) -> Any:
+    """A saved value where the optimiser needs it: this process's part of it, where the parameter is divided.
+
+    Always a copy: the saved one may be a file's pages, which a CPU's optimiser would go on to work in.
+    """
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape != parameter.shape:  # the count of steps, say
+        return value.clone()
+    copy = value.to(parameter.device, copy=True)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(copy, parameter.device_mesh, parameter.placements)
+    return copy
 
 
 def restore_scheduler_state(scheduler: Any, saved: dict[str, Any]) -> None:

@@ -89,9 +89,10 @@ def _row_flops(run: "Run", sample: int = 200) -> float:
     rows = run.train
     counted = []
     for index in range(0, len(rows), max(1, len(rows) // sample)):
-        pictures = int(rows.pictures[index])
-        patches = [rows.patches[index] / pictures] * pictures
-        flops = sample_flops(config, rows.tokens[index], rows.label_tokens[index], patches, _trained(run.recipe))
+        # As floats: these products do not fit the arrays' int32.
+        pictures, tokens, labels = int(rows.pictures[index]), float(rows.tokens[index]), float(rows.label_tokens[index])
+        patches = [float(rows.patches[index]) / pictures] * pictures
+        flops = sample_flops(config, tokens, labels, patches, _trained(run.recipe))
         counted.append(flops.total)
     return sum(counted) / len(counted)
 

@@ -56,6 +56,7 @@ class LeapTrainer(CheckpointingTrainer):
             prefetch_factor=_AHEAD if workers else None,
             pin_memory=self.args.dataloader_pin_memory,
             worker_init_fn=end_with_parent,
+            generator=torch.Generator().manual_seed(self.args.seed),  # else it would take from the run's random numbers
         )
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, int | None]:

@@ -6,7 +6,8 @@
     python scripts/training/run-finetuning.py --recipe full --freeze_vision --output_dir output/frozen
     LEAP_ROOT=demo python scripts/training/run-finetuning.py --recipe demo
 
-The same command continues a run that was interrupted. On several GPUs: torchrun --nproc_per_node 4 scripts/...
+The same command continues a run that was killed, or that SIGTERM (Slurm) or Ctrl-C ended with a
+checkpoint. On several GPUs: torchrun --nproc_per_node 4 scripts/...
 """
 
 import argparse
