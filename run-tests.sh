@@ -19,4 +19,7 @@ if [ "${1:-}" = --all ]; then
     mypy
     exec python -m pytest "$@"
 fi
+if [ $# -eq 0 ]; then
+    exec python -m pytest -m "not slow" -n 2 --dist loadfile
+fi
 exec python -m pytest -m "not slow" "$@"

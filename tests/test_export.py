@@ -13,13 +13,12 @@ import torch
 from conftest import REPOSITORY, run_script
 from safetensors.torch import load_file
 from test_families import one_thread
-from test_recipes import LORA, tiny_recipe, train
+from test_recipes import LORA, questions, train
 
 from leap.data.pictures import PictureSize
 from leap.inference.hf import HfEngine
-from leap.inference.protocol import Decoding, Request
+from leap.inference.protocol import Decoding
 from leap.models.checkpoints import MARKER, adapter_base
-from leap.training.run import check_run
 
 EXPORT = "scripts/training/export_model.py"
 __all__ = ["one_thread"]  # a fixture that every test here uses
@@ -32,8 +31,7 @@ def adapter(workspace: Path) -> Path:
 
 
 def answers(workspace: Path, folder: Path) -> list[str | None]:
-    rows = check_run(tiny_recipe(), workspace).train.rows[:4]
-    requests = [Request((str(row.line),), tuple(row.row.messages), row.pictures) for row in rows]
+    requests = [request for request, _ in questions(workspace)[:4]]
     engine = HfEngine(folder, PictureSize(4, 9), base=adapter_base(folder, workspace), workers=0)
     found = {answer.key: answer.text for answer in engine.answers(requests, Decoding(max_new_tokens=12))}
     return [found[request.key] for request in requests]

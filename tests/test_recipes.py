@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ from test_families import one_thread
 from tiny_models import save_tiny_model
 
 from leap.data.collate import Collator
-from leap.data.pictures import PictureSize
+from leap.data.pictures import PictureSize, resolve_picture
 from leap.data.training_set import TrainingSet
 from leap.errors import LeapError
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding, Request
 from leap.models.checkpoints import ADAPTER, adapter_base
 from leap.models.loading import load_model
+from leap.records.training import TrainingRow
 from leap.training import run as runs
 from leap.training.model import plan_training
 from leap.training.recipe import Recipe, read_recipe
@@ -55,7 +55,7 @@ def tiny_recipe(**values: Any) -> Recipe:
 
 def train(workspace: Path, name: str, **values: Any) -> Path:
     """The last checkpoint of a run with these values."""
-    checked = runs.check_run(tiny_recipe(output_dir=f"output/{name}", **values), workspace)
+    checked = runs.check_run(tiny_recipe(output_dir=f"output/{name}", **values), workspace, workspace / ".cache")
     return runs.train(checked, REPOSITORY, workspace / "logs")
 
 
@@ -147,10 +147,22 @@ def logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         return model.eval()(**batch).logits
 
 
+def questions(workspace: Path) -> list[tuple[Request, str]]:
+    """The training rows as requests, with their answers."""
+    rows = runs.check_run(tiny_recipe(), workspace, workspace / ".cache").train
+    found = []
+    for place in rows.places:
+        row = TrainingRow.model_validate_json(rows.table[int(place)]["row"])
+        pictures = tuple(resolve_picture(picture, rows.image_roots) for picture in row.images())
+        found.append((Request((str(place),), tuple(row.messages), pictures), row.target.steps))
+    return found
+
+
 def batch_of(workspace: Path) -> dict[str, Any]:
-    checked = runs.check_run(tiny_recipe(), workspace)
-    rows = TrainingSet(checked.train.rows, checked.chat, checked.encoder, "rows")
-    batch = Collator(checked.processor.tokenizer.pad_token_id, checked.chat.image_token_id)([rows[0], rows[1]])
+    checked = runs.check_run(tiny_recipe(), workspace, workspace / ".cache")
+    rows = TrainingSet(checked.train, checked.chat, checked.encoder)
+    pad = checked.processor.tokenizer.pad_token_id
+    batch = Collator(pad, checked.chat.image_token_id, checked.encoder)([rows[0], rows[1]])
     del batch["labels"]
     return batch
 
@@ -160,7 +172,8 @@ def test_adapters_learn_are_saved_and_load_to_the_same_logits(
     workspace: Path, model: Path, kind: dict[str, Any], trained: list[Any]
 ) -> None:
     name = "lora_" + "".join(kind)
-    folder = train(workspace, name, lora_target_modules=["q_proj", "down_proj"], **LORA, **kind)
+    # Not packed, so that the model in memory can be asked as a loaded one.
+    folder = train(workspace, name, lora_target_modules=["q_proj", "down_proj"], packing=False, **LORA, **kind)
     assert type(trained[0]).__name__ == "Qwen3VLForConditionalGeneration"
     saved = load_file(folder / "adapter_model.safetensors")
     assert not (folder / "model.safetensors").exists()
@@ -375,7 +388,7 @@ def test_a_schedule_is_followed(workspace: Path) -> None:
 def test_a_schedules_own_values_are_checked_first(workspace: Path, name: str, own: dict[str, Any] | None) -> None:
     recipe = tiny_recipe(lr_scheduler_type=name, lr_scheduler_kwargs=own, output_dir="output/schedule_wrong")
     with pytest.raises(LeapError, match=f"does not fit lr_scheduler_type={name}"):
-        runs.check_run(recipe, workspace)
+        runs.check_run(recipe, workspace, workspace / ".cache")
 
 
 @pytest.mark.parametrize(
@@ -387,7 +400,7 @@ def test_a_report_that_cannot_be_made_is_told(workspace: Path, report_to: str, w
         with pytest.raises(ImportError):
             __import__("wandb")
     with pytest.raises(LeapError, match=words):
-        runs.check_run(tiny_recipe(report_to=f"tensorboard,{report_to}"), workspace)
+        runs.check_run(tiny_recipe(report_to=f"tensorboard,{report_to}"), workspace, workspace / ".cache")
 
 
 def held_out_log(folder: Path) -> list[float]:
@@ -402,10 +415,10 @@ def test_the_held_out_loss_weighs_every_label_token_alike(workspace: Path) -> No
     """The set is one of plans and short answers, in batches of unlike numbers of tokens, the last one smaller."""
     folder = train(workspace, "held_out", per_device_eval_batch_size=2, **HELD_OUT)
     other = train(workspace, "held_out_1", per_device_eval_batch_size=1, **HELD_OUT)
-    checked = runs.check_run(tiny_recipe(output_dir="output/held_out", **HELD_OUT), workspace)
+    checked = runs.check_run(tiny_recipe(output_dir="output/held_out", **HELD_OUT), workspace, workspace / ".cache")
     assert checked.held_out is not None
-    rows = TrainingSet(checked.held_out.rows, checked.chat, checked.encoder, "rows")
-    collate = Collator(checked.processor.tokenizer.pad_token_id, checked.chat.image_token_id)
+    rows = TrainingSet(checked.held_out, checked.chat, checked.encoder)
+    collate = Collator(checked.processor.tokenizer.pad_token_id, checked.chat.image_token_id, checked.encoder)
     model, losses = load_model(folder, "float32").eval(), []
     for index in range(len(rows)):
         batch = collate([rows[index]])
@@ -478,9 +491,9 @@ def test_a_run_stops_early_and_keeps_its_best_checkpoint(workspace: Path, capsys
     assert sorted(folder.name for folder in last.parent.glob("checkpoint-*")) == [f"checkpoint-{best}", last.name]
     assert f"checkpoint-{best}" in capsys.readouterr().err
     recipe = tiny_recipe(output_dir="output/early", **values)
-    assert runs.check_run(recipe, workspace).finished
+    assert runs.check_run(recipe, workspace, workspace / ".cache").finished
     more_patient = tiny_recipe(output_dir="output/early", **{**values, "early_stopping_patience": 5})
-    assert not runs.check_run(more_patient, workspace).finished
+    assert not runs.check_run(more_patient, workspace, workspace / ".cache").finished
 
 
 @pytest.mark.parametrize(("least", "most"), [(4, 4), (16, 20)])
@@ -492,8 +505,11 @@ def test_pictures_have_the_recipes_tokens_when_they_reach_the_model(
 
     def watched(*arguments: Any) -> Any:
         model = load(*arguments)
-        hook: Callable[..., None] = lambda _m, _i, given, _o: seen.extend((given["grid_thw"].prod(1) // 4).tolist())  # noqa: E731
-        model.model.visual.register_forward_hook(hook, with_kwargs=True)
+
+        def look(block: Any, arguments: Any, given: dict[str, Any], output: Any) -> None:
+            seen.extend(patches // 4 for patches in given["segments"].lengths)
+
+        model.model.visual.blocks[0].register_forward_hook(look, with_kwargs=True)
         return model
 
     monkeypatch.setattr(runs, "load_trainable", watched)
@@ -510,9 +526,14 @@ def test_an_older_runs_checkpoint_is_still_its_own(workspace: Path) -> None:
         for key in ("finetuning", "freeze_vision", "lora_r", "lr_scheduler_kwargs"):
             del values["recipe"][key]
         marker.write_text(json.dumps(values))
-    assert runs.check_run(tiny_recipe(output_dir="output/older", max_steps=1), workspace).resume == folder
+    assert (
+        runs.check_run(tiny_recipe(output_dir="output/older", max_steps=1), workspace, workspace / ".cache").resume
+        == folder
+    )
     with pytest.raises(LeapError, match="freeze_vision"):
-        runs.check_run(tiny_recipe(output_dir="output/older", max_steps=1, freeze_vision=True), workspace)
+        runs.check_run(
+            tiny_recipe(output_dir="output/older", max_steps=1, freeze_vision=True), workspace, workspace / ".cache"
+        )
 
 
 def test_the_plan_says_what_learns(workspace: Path) -> None:
@@ -531,9 +552,9 @@ def test_eight_rows_are_learned_by_heart(workspace: Path) -> None:
     folder = train(workspace, "by_heart", **values)
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     assert [entry["loss"] for entry in log if "loss" in entry][-1] < 0.01
-    rows = runs.check_run(tiny_recipe(), workspace).train.rows
-    assert len({row.row.target.steps for row in rows}) == 8
-    requests = [Request((str(row.line),), tuple(row.row.messages), row.pictures) for row in rows]
+    asked = questions(workspace)
+    assert len({answer for _, answer in asked}) == 8
+    requests = [request for request, _ in asked]
     engine = HfEngine(folder, PictureSize(4, 9), workers=0)
     found = {answer.key: answer.text for answer in engine.answers(requests, Decoding())}
-    assert [found[request.key] for request in requests] == [row.row.target.steps for row in rows]
+    assert [found[request.key] for request in requests] == [answer for _, answer in asked]

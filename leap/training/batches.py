@@ -34,10 +34,19 @@ def make_batches(run: "Run", model: Any, arguments: Any, state_bytes: float) -> 
         return _packed(run, model, arguments, state_bytes)
     from leap.data.collate import Collator
 
+    wanted = run.recipe.gradient_checkpointing
+    if wanted or (wanted is None and arguments.device.type == "cuda"):
+        _checkpoint_all(model)
     collate = Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder)
     plan = _plan(run, arguments.world_size)
     train = Packs(plan, _samples(run, run.train), collate, arguments.process_index)
     return Batches(train, _held_out(run, arguments, collate), f"{plan.packs} padded batches a step and process")
+
+
+def _checkpoint_all(model: Any) -> None:
+    """Compute every activation twice: nothing finds out here how much memory padded batches need."""
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # its newer name
+    enable({"use_reentrant": False})
 
 
 def _plan(run: "Run", processes: int) -> PackPlan:

@@ -14,7 +14,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recipe values (each overrides the recipe's)")
     for name, field in Recipe.model_fields.items():
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": "VALUE", "help": field.description}
-        if field.annotation is bool:
+        if field.annotation in (bool, bool | None):
             options |= {"nargs": "?", "const": True, "metavar": "true|false"}
         if field.annotation not in (str, str | None):
             options["type"] = _yaml_value

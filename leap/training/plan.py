@@ -91,7 +91,7 @@ def _row_flops(run: "Run", sample: int = 200) -> float:
     for index in range(0, len(rows), max(1, len(rows) // sample)):
         # As floats: these products do not fit the arrays' int32.
         pictures, tokens, labels = int(rows.pictures[index]), float(rows.tokens[index]), float(rows.label_tokens[index])
-        patches = [float(rows.patches[index]) / pictures] * pictures
+        patches = [int(rows.patches[index]) // max(1, pictures)] * pictures
         flops = sample_flops(config, tokens, labels, patches, _trained(run.recipe))
         counted.append(flops.total)
     return sum(counted) / len(counted)
