@@ -30,7 +30,8 @@ def make_batches(run: "Run", model: Any, arguments: Any, state_bytes: float) -> 
     """
     from leap.training import packed
 
-    if run.recipe.packing and packed.fits(model):
+    # Another attention than sdpa is asked of the library's own forward: packed rows have theirs.
+    if run.recipe.packing and run.recipe.attn_implementation == "sdpa" and packed.fits(model):
         return _packed(run, model, arguments, state_bytes)
     from leap.data.collate import Collator
 
