@@ -44,6 +44,7 @@ TINY = {
     "image_tokens_min": 4,
     "image_tokens_max": 9,
     "report_to": "none",
+    "output_dir": "output/tiny",  # not output/, where other files' tests leave a run of theirs
 }
 __all__ = ["one_thread"]  # a fixture that every test here uses
 LORA = {"finetuning": "lora", "lora_r": 4, "lora_alpha": 8}
