@@ -1,0 +1,433 @@
+"""One picture an episode, out of archives that are whole: whatever the order, the kills, the other archives."""
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, Finished, run_script
+from frame_archives import frames, picture, tar_gz, write_archive
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_crash_safety import killed_at
+
+import leap.data
+import leap.records
+from leap.data import archives, first_frames
+from leap.data.agibot import Outcome, find_archives, prepare, survey
+from leap.data.archives import ArchiveError, GzipStream
+from leap.data.first_frames import FirstFrames, as_png, natural_key
+from leap.errors import LeapError
+from leap.records.files import FolderLock
+
+SCRIPT = "scripts/utils/prepare_love_agibot.py"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A workspace with the archives of three tasks."""
+    for task, episodes in ((327, 4), (328, 3), (4, 2)):
+        write_archive(tmp_path / "data" / "love_agibot" / "image", task, episodes)
+    return tmp_path
+
+
+def archive_of(root: Path, task: int) -> Path:
+    return root / "data" / "love_agibot" / "image" / f"task_{task}.tar.gz"
+
+
+def images_of(root: Path) -> Path:
+    return root / "data" / "images"
+
+
+def prepared(root: Path, processes: int = 1) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    prepare(find_archives(root / "data" / "love_agibot" / "image"), images_of(root), processes, outcomes)
+    return sorted(outcomes, key=lambda outcome: int(outcome.archive.task))
+
+
+def states(outcomes: list[Outcome]) -> list[tuple[str, int, int]]:
+    return [(outcome.state, outcome.episodes, outcome.made) for outcome in outcomes]
+
+
+def final_files(root: Path) -> dict[str, bytes]:
+    """All that is there in the end, without what tells of time."""
+    folder = images_of(root)
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name in [name for name in found if name.endswith(".json")]:
+        record = json.loads(found[name])
+        for known in record["pictures"].values():
+            del known["mtime_ns"]
+        found[name] = json.dumps(record, sort_keys=True).encode()
+    return found
+
+
+def pixels(file: Path | bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+        return np.asarray(opened)
+
+
+# --- which frame is the first
+
+
+@given(st.lists(st.integers(0, 10**30), unique=True), st.sampled_from(["", "frame_", "図", "a.1 "]))
+def test_natural_order_is_that_of_the_numbers(numbers: list[int], before: str) -> None:
+    names = [f"{before}{number}.jpg" for number in numbers]
+    assert sorted(names, key=natural_key) == [f"{before}{number}.jpg" for number in sorted(numbers)]
+
+
+@given(st.lists(st.text("0129aé٣²_.-", max_size=8)))
+def test_natural_order_is_an_order_of_any_names(names: list[str]) -> None:
+    keys = [natural_key(name) for name in names]
+    assert sorted(sorted(keys, reverse=True)) == sorted(keys)
+    assert len(set(keys)) == len(set(names))
+
+
+def take(files: list[tuple[str, bytes]], task: str = "327") -> dict[str, tuple[str, bytes]]:
+    """Episode -> (name, content) of its first frame."""
+    found = {}
+    with tempfile.NamedTemporaryFile(suffix=".tar.gz") as file:
+        file.write(tar_gz(files))
+        file.flush()
+        chosen = FirstFrames(task, lambda episode, name, data: found.update({episode: (name, data)}))
+        with GzipStream(Path(file.name)) as stream:
+            chosen.take_all(stream)
+    assert len(chosen) == len(found)
+    return found
+
+
+NAMES = st.text("0129a_", min_size=1, max_size=4).map(lambda text: f"{text}.jpg")
+EPISODES = st.dictionaries(st.integers(0, 30), st.sets(NAMES, min_size=1, max_size=6), min_size=1, max_size=6)
+
+
+@given(EPISODES, st.sampled_from(["", "327/", "./", "a/task_327/"]), st.integers(1, 3), st.integers(8, 300), st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_first_frame_is_found_in_any_order(
+    episodes: dict[int, set[str]], above: str, opened: int, room: int, data: st.DataObject
+) -> None:
+    members = [(episode, name) for episode, names in episodes.items() for name in names]
+    files = [
+        (f"{above}{episode}/{name}", f"{episode} {name} ".encode() * 9)
+        for episode, name in data.draw(st.permutations(members))
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first_frames, "_OPEN_EPISODES", opened)
+        patch.setattr(first_frames, "_OPEN_BYTES", room)
+        found = take(files)
+    first = {str(episode): min(names, key=natural_key) for episode, names in episodes.items()}
+    assert found == {key: (name, f"{key} {name} ".encode() * 9) for key, name in first.items()}
+
+
+def test_other_files_are_passed_over_and_of_two_with_one_name_the_later_counts() -> None:
+    files = [("1/2.jpg", b"a"), ("1/info.json", b"b"), ("1/._0.jpg", b"c"), ("notes.txt", b"d"), ("1/2.jpg", b"e")]
+    assert take([*files, ("./1/10.PNG", b"f"), ("1/camera/about.txt", b"g")]) == {"1": ("2.jpg", b"e")}
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["327/1/head/0.jpg"], r"'327/1/head/0.jpg' is not named <episode>/<frame>.* it is 'head'"),
+        (["0.jpg"], "it is ''"),
+        (["328/1/0.jpg"], "belongs to task 328, and the file's name says task 327"),
+        (["left/1/0.jpg", "right/1/0.jpg"], "episode 1 has two folders of frames, 'left/1' and 'right/1'"),
+        (["1/about.txt"], "no frames"),
+        ([], "no frames"),
+        ([f"1/{'0' * 300}.jpg"], "a name of 306 letters"),
+    ],
+)
+def test_another_layout_is_refused_in_one_line(files: list[str], told: str) -> None:
+    with pytest.raises(ArchiveError, match=told) as raised:
+        take([(name, b"") for name in files])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_frame_larger_than_any_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_frames, "MAX_FRAME", 99)
+    assert take([("1/0.jpg", bytes(9)), ("1/1.jpg", bytes(100))])["1"][1] == bytes(9)
+    with pytest.raises(ArchiveError, match="a picture of 100 bytes"):
+        take([("1/0.jpg", bytes(100))])
+
+
+# --- pictures
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "RGBA")])
+def test_a_picture_keeps_its_pixels(kind: str, mode: str) -> None:
+    frame = picture(1, kind, (37, 20), mode)
+    made = as_png(frame)
+    assert (made == frame) == (kind == "PNG")
+    assert made.startswith(b"\x89PNG")
+    assert np.array_equal(pixels(made), pixels(frame))
+
+
+def test_a_cmyk_frame_becomes_rgb() -> None:
+    frame = picture(1, "JPEG", mode="CMYK")
+    assert np.array_equal(pixels(as_png(frame)), np.asarray(Image.open(io.BytesIO(frame)).convert("RGB")))
+
+
+def test_what_is_no_whole_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = picture(1, size=(64, 64))
+    for broken in (frame[:-400], b"", b"GIF89a", picture(1, "BMP"), picture(1, "PNG", (64, 64))[:-400]):
+        with pytest.raises(LeapError, match="cannot be decoded as a picture"):
+            as_png(broken)
+    monkeypatch.setattr(first_frames, "_MAX_PIXELS", 64 * 64 - 1)
+    with pytest.raises(LeapError, match="64x64 pixels are too many"):
+        as_png(frame)
+
+
+@given(st.sampled_from(["JPEG", "PNG"]), st.integers(0, 700), st.binary(min_size=1, max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_a_damaged_picture_ends_as_a_picture_or_as_an_error(kind: str, place: int, noise: bytes) -> None:
+    frame = picture(3, kind)
+    try:
+        made = as_png(frame[:place] + noise + frame[place + len(noise) :])
+    except LeapError:
+        return
+    assert pixels(made).size
+
+
+# --- whole runs
+
+
+def script(root: Path, *arguments: str) -> Finished:
+    return run_script(SCRIPT, *arguments, root=root)
+
+
+def test_each_episode_has_its_first_frame_and_a_second_run_reads_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dry = script(root, "--dry-run")
+    assert dry.returncode == 0
+    assert "3 to do" in dry.stdout
+    assert not images_of(root).exists()
+    done = script(root, "--num-workers", "2", "--tasks", "327", "4")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "archives: 2 done; 6 pictures, 6 of them new" in done.stdout
+    done = script(root, "--num-workers", "1")
+    assert "archives: 2 unchanged, 1 done; 9 pictures, 3 of them new" in done.stdout
+    expected = {
+        f"{task}-{640000 + episode}.png": picture(task * 10000 + episode * 100 + 2)
+        for task, episodes in ((327, 4), (328, 3), (4, 2))
+        for episode in range(episodes)
+    }
+    assert {path.name for path in images_of(root).glob("*")} == {*expected, ".first_frames"}
+    for name, frame in expected.items():
+        assert np.array_equal(pixels(images_of(root) / name), pixels(frame))
+    assert {path.name for path in (images_of(root) / ".first_frames").iterdir()} == {"327.json", "328.json", "4.json"}
+    monkeypatch.setattr(GzipStream, "__enter__", lambda self: pytest.fail("an archive is read again"))
+    done = script(root, "--num-workers", "1")
+    assert "archives: 3 unchanged; 9 pictures, 0 of them new" in done.stdout
+
+
+def test_only_what_is_missing_or_changed_is_made_again(root: Path) -> None:
+    prepared(root)
+    whole = final_files(root)
+    (images_of(root) / "327-640001.png").unlink()
+    (images_of(root) / "4-640000.png").write_bytes(b"half")
+    assert states(prepared(root)) == [("done", 2, 1), ("done", 4, 1), ("unchanged", 3, 0)]
+    assert final_files(root) == whole
+    changed = [(name, picture(9) if name == "328/640001/2.jpg" else data) for name, data in frames(328, 5)]
+    archive_of(root, 328).write_bytes(tar_gz(changed))
+    assert [found.state for found in survey(find_archives(archive_of(root, 4).parent), images_of(root))] == [
+        "unchanged",
+        "unchanged",
+        "to do",
+    ]
+    assert states(prepared(root)) == [("unchanged", 2, 0), ("unchanged", 4, 0), ("done", 5, 3)]
+    assert np.array_equal(pixels(images_of(root) / "328-640001.png"), pixels(picture(9)))
+    archive_of(root, 4).touch()
+    assert states(prepared(root))[0] == ("done", 2, 0)
+
+
+def test_a_broken_archive_gives_no_picture_and_stops_no_other(root: Path) -> None:
+    prepared(root)
+    whole = final_files(root)
+    shutil.rmtree(images_of(root))
+    good = archive_of(root, 327).read_bytes()
+    archive_of(root, 327).write_bytes(good[:-9])
+    done = script(root)
+    assert done.returncode == 1
+    assert "1 failed, 2 done" in done.stdout
+    assert done.stdout.count("FAILED") == 1
+    assert f"FAILED {archive_of(root, 327)}: the file ends too early" in done.stdout
+    assert final_files(root) == {name: data for name, data in whole.items() if "327" not in name}
+    archive_of(root, 327).write_bytes(good)
+    assert script(root).returncode == 0
+    remade = final_files(root)
+    assert remade.keys() == whole.keys()
+    assert all(remade[name] == whole[name] for name in whole if name.endswith(".png"))
+
+
+def test_old_pictures_outlive_a_broken_new_archive(root: Path) -> None:
+    prepared(root)
+    before = final_files(root)
+    archive_of(root, 4).write_bytes(tar_gz(frames(4, 3))[:-1])
+    assert states(prepared(root))[0][0] == "failed"
+    assert final_files(root) == before
+
+
+def test_the_hash_that_the_hub_names_must_hold(root: Path) -> None:
+    metadata = root / "data/love_agibot/.cache/huggingface/download/image/task_4.tar.gz.metadata"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"{'c' * 40}\n{'0' * 64}\n1700000000.0\n")
+    outcome = prepared(root)[0]
+    assert outcome.state == "failed"
+    assert "the hub's is 000" in str(outcome.problem)
+    assert not list(images_of(root).glob("4-*"))
+    record = images_of(root) / ".first_frames" / "4.json"
+    metadata.write_text(f"{'c' * 40}\n{'d' * 40}\n1700000000.0\n")  # a small file's ETag is no SHA-256
+    assert states(prepared(root))[0] == ("done", 2, 2)
+    found = json.loads(record.read_text())
+    assert found["compared_with_hub"] is False
+    metadata.write_text(f"{'c' * 40}\n{found['sha256']}\n1700000000.0\n")
+    assert states(prepared(root))[0] == ("unchanged", 2, 0)
+    record.unlink()
+    assert states(prepared(root))[0] == ("done", 2, 2)
+    assert json.loads(record.read_text())["compared_with_hub"] is True
+
+
+def test_an_episode_without_a_readable_frame_is_named_and_the_others_are_made(root: Path) -> None:
+    broken = [(name, data[:-200] if "640002/2" in name else data) for name, data in frames(327, 4)]
+    archive_of(root, 327).write_bytes(tar_gz(broken))
+    for made in (3, 0):
+        outcome = prepared(root)[1]
+        assert (outcome.state, outcome.episodes, outcome.made) == ("failed", 3, made)
+        assert "1 episodes without a picture (episode 640002, 2.jpg: cannot be decoded" in str(outcome.problem)
+        assert len(list(images_of(root).glob("327-*"))) == 3
+
+
+def test_wrong_calls_are_told_in_one_line(root: Path) -> None:
+    for arguments, code, told in (
+        (("--tasks", "327", "9"), 1, "no archive of task 9"),
+        (("--archives", "data"), 1, "no task_<number>.tar.gz here"),
+        (("--num-workers", "0"), 2, "at least 1 is needed"),
+    ):
+        done = script(root, *arguments)
+        assert done.returncode == code
+        assert told in done.stderr.splitlines()[-1]
+    (archive_of(root, 4).parent / "task_x.tar.gz").touch()
+    assert "must be task_<number>.tar.gz" in script(root).stderr
+    assert not images_of(root).exists()
+
+
+def test_one_process_at_a_time(root: Path) -> None:
+    with FolderLock(images_of(root) / ".first_frames"):
+        done = script(root)
+    assert done.returncode == 1
+    assert f"another process writes here (process {os.getpid()}" in done.stderr
+
+
+def test_a_full_disk_is_told_and_keeps_what_is_ready(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import leap.data.frame_store as store
+
+    write, written = store.write_atomic, []
+
+    def full(path: Path, data: bytes) -> None:
+        if len(written) == 2:
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path)
+        write(path, data)
+
+    monkeypatch.setattr(store, "write_atomic", full)
+    outcome = prepared(root)[1]
+    assert outcome.state == "failed"
+    assert "No space left on device" in str(outcome.problem)
+    monkeypatch.undo()
+    assert states(prepared(root)) == [("done", 2, 2), ("done", 4, 2), ("done", 3, 3)]
+
+
+# --- stopped and killed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_in_good_order_and_the_same_command_continues(
+    root: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(root)
+    whole = final_files(root)
+    shutil.rmtree(images_of(root))
+    whole_close, closed = FirstFrames._close, []
+
+    def close(self: FirstFrames, episodes: int, size: int) -> None:
+        whole_close(self, 0, size)
+        closed.append(episodes)
+        if len(closed) == 1:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(FirstFrames, "_close", close)
+    monkeypatch.setattr(archives, "_CHUNK", 64)
+    handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    done = script(root, "--num-workers", "1")
+    assert done.returncode == 128 + number
+    assert "the same command continues from here" in done.stderr
+    assert "3 stopped" in done.stdout
+    assert handlers == [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    assert not list(images_of(root).glob("*.png"))
+    monkeypatch.undo()
+    assert "begun before" in script(root, "--dry-run").stdout
+    assert states(prepared(root)) == [("done", 2, 2), ("done", 4, 3), ("done", 3, 3)]
+    assert final_files(root) == whole
+
+
+LINES_OF = (*leap.data.__path__, *leap.records.__path__)
+
+
+def test_killed_at_any_line_the_same_call_ends_as_an_unbroken_one(root: Path) -> None:
+    prepared(root)
+    whole = final_files(root)
+    rng, killed = random.Random(7), 0
+    for _ in range(10):
+        shutil.rmtree(images_of(root))
+        for _ in range(3):
+            killed += killed_at(int(10 ** rng.uniform(2, 3.6)), lambda: prepared(root) and None, LINES_OF)
+            shown = list(images_of(root).glob("*.png"))
+            assert all(path.read_bytes() == whole[path.name] for path in shown)
+        prepared(root)
+        assert final_files(root) == whole
+    assert killed > 15
+
+
+@pytest.mark.slow
+def test_killed_and_stopped_at_random_moments(tmp_path: Path) -> None:
+    """The real command with four processes, ended by SIGKILL, SIGTERM or Ctrl-C, ends as an unbroken one."""
+    for task in range(1, 9):
+        files = [
+            (f"{task}/{episode}/{frame}.jpg", picture(task * 10000 + episode * 100 + frame, size=(320, 240)))
+            for episode in range(12)
+            for frame in range(8)
+        ]
+        random.Random(task).shuffle(files)
+        archive_of(tmp_path, task).parent.mkdir(parents=True, exist_ok=True)
+        archive_of(tmp_path, task).write_bytes(tar_gz(files))
+    command = [sys.executable, str(REPOSITORY / SCRIPT), "--num-workers", "4"]
+    environment: dict[str, Any] = {**os.environ, "LEAP_ROOT": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    started = time.monotonic()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    seconds = time.monotonic() - started
+    whole, rng, codes = final_files(tmp_path), random.Random(1), []
+    for _ in range(4):
+        shutil.rmtree(images_of(tmp_path))
+        for number in rng.sample([signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGKILL], 4):
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            time.sleep(rng.uniform(0.3, 0.9) * seconds)
+            process.send_signal(number)
+            process.communicate()
+            codes.append(process.returncode)
+            shown = list(images_of(tmp_path).glob("*.png"))
+            assert all(path.read_bytes() == whole[path.name] for path in shown)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert final_files(tmp_path) == whole
+    orderly = {128 + signal.SIGTERM, 128 + signal.SIGINT}
+    assert set(codes) <= {0, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, *orderly}  # minus: before it began
+    assert orderly & set(codes)
