@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def measured(side: Side, archives: Sequence[Path], folder: Path, workers: int, w
     import leap.data.agibot  # noqa: F401  both are imported before the clock starts
 
     PIL.Image.init()
-
+    set_start_method("fork", force=True)  # Linux's default, which spawning this process has replaced
     shutil.rmtree(folder, ignore_errors=True)
     os.sync()  # what the last round wrote is not this one's to wait for
     disk: list[int] = [0]

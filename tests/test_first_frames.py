@@ -421,10 +421,16 @@ def test_killed_and_stopped_at_random_moments(tmp_path: Path) -> None:
     for _ in range(4):
         shutil.rmtree(images_of(tmp_path))
         for ready in sorted(rng.sample(range(90), 3)):
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            )
             while pictures_so_far(tmp_path) < ready and process.poll() is None:
                 time.sleep(0.005)
-            process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+            number = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+            if number == signal.SIGKILL or rng.random() < 0.3:
+                process.send_signal(number)
+            elif process.poll() is None:
+                os.killpg(process.pid, number)  # as a terminal and Slurm do
             process.communicate()
             codes.append(process.returncode)
             shown = list(images_of(tmp_path).glob("*.png"))
