@@ -1,4 +1,4 @@
-"""Archives of frames for tests, whole and hostile ones, made on the spot."""
+"""Archives of frames for tests, made on the spot."""
 
 import gzip
 import io
@@ -52,3 +52,8 @@ def write_archive(folder: Path, task: int, episodes: int = 3, count: int = 3) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tar_gz(frames(task, episodes, count)))
     return path
+
+
+def pixels(file: Path | bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+        return np.asarray(opened)

@@ -163,7 +163,7 @@ class _Work:
             outcome.state, outcome.problem = "failed", str(error)
         except OSError as error:  # a full disk, a drive that is gone: another archive may be on a better one
             outcome.state, outcome.problem = "failed", f"{error.filename or archive.path}: {error.strerror or error}"
-        outcome.made, outcome.seconds = store.made, time.monotonic() - started
+        outcome.made, outcome.seconds = len(store.made), time.monotonic() - started
         return outcome
 
     def _read(self, place: int, archive: Archive, store: FrameStore, outcome: Outcome) -> None:

@@ -67,7 +67,7 @@ class FrameStore:
         self._pictures: dict[str, PictureRecord] = {}
         self._problems: dict[str, str] = {}
         self.record = self._read_record(self._record_file)
-        self.made = 0  # pictures that were decoded and written
+        self.made: set[str] = set()  # episodes whose pictures were written, not kept from before
 
     def picture(self, episode: str) -> Path:
         return self._images / f"{self._task}-{episode}.png"
@@ -102,7 +102,7 @@ class FrameStore:
             except LeapError as error:
                 self._problems[episode] = f"{frame}: {error}"
                 return
-            self.made += 1
+            self.made.add(episode)
         status = aside.stat()
         self._pictures[episode] = PictureRecord(
             frame=frame, frame_sha256=digest, size=status.st_size, mtime_ns=status.st_mtime_ns
@@ -151,6 +151,7 @@ class FrameStore:
     def _drop(self, episode: str) -> None:
         """Forget a frame of the episode that was not the first after all."""
         self._problems.pop(episode, None)
+        self.made.discard(episode)
         known = self._pictures.pop(episode, None)
         if known:
             self._place_aside(episode, known.frame_sha256).unlink(missing_ok=True)
