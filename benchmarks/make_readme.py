@@ -91,7 +91,8 @@ def _beside(found: dict[str, Any]) -> list[str]:
     """What the figure is to be compared with."""
     beside = [f"{name} {_figure(figure)}" for name, figure in found.get("parts", {}).items()]
     if found.get("seed_setting"):
-        beside.append(f"{found['ratio']} times the seed's setting ({_figure(found['seed_setting'])})")
+        other = found.get("compared_with", "the seed's setting")
+        beside.append(f"{found['ratio']} times {other} ({_figure(found['seed_setting'])})")
     if found.get("mfu"):
         beside.append(f"{found['mfu']:.1%} MFU")
     if found.get("limit"):

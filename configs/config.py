@@ -57,6 +57,15 @@ class WorkspaceConfig:
         return self.root / "data"
 
     @property
+    def images(self) -> Path:
+        return self.data / "images"
+
+    @property
+    def love_agibot(self) -> Path:
+        """LOVE-Agibot-Beta as it is on the hub."""
+        return self.data / "love_agibot"
+
+    @property
     def dataset(self) -> Path:
         return self.root / "dataset"
 
@@ -100,9 +109,10 @@ class WorkspaceConfig:
 
     def paths(self) -> dict[str, Path]:
         """Every path by name, in the order of the README's tree."""
-        names = ("root", "repository", "recipes", "data", "dataset", "vlm_evaluation", "models", "base_model")
+        code = ("root", "repository", "recipes")
+        inputs = ("data", "images", "love_agibot", "dataset", "vlm_evaluation", "models", "base_model")
         results = ("output", "eva_results", "backup_eva_results", "logs", "cache", "vlabench")
-        return {name: getattr(self, name) for name in names + results}
+        return {name: getattr(self, name) for name in code + inputs + results}
 
 
 def main() -> None:

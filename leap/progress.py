@@ -2,15 +2,27 @@
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 Item = TypeVar("Item")
 _LINE_EVERY = 10.0  # seconds
+_LOOK_EVERY = 0.5  # seconds, at work that is done elsewhere
 
 
 def processes() -> int:
@@ -64,6 +76,46 @@ def _state(done: int, total: int | None, seconds: float) -> str:
     if total is None:
         return f"{done}, {rate:.1f}/s"
     return f"{done}/{total}, {rate:.1f}/s, {duration((total - done) / rate)} left"
+
+
+@contextmanager
+def show_bytes(what: str, total: int, state: Callable[[], tuple[int, str]]) -> Iterator[None]:
+    """Show how far work is that goes on elsewhere meanwhile: `state` tells the bytes done, and a note beside them."""
+    ended = threading.Event()
+    show = _byte_bar if sys.stderr.isatty() else _byte_lines
+    thread = threading.Thread(target=show, args=(what, total, state, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _byte_bar(what: str, total: int, state: Callable[[], tuple[int, str]], ended: threading.Event) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True)
+    ) as bar:
+        task = bar.add_task(what, total=total, note="")
+        going = True
+        while going:
+            going = not ended.wait(_LOOK_EVERY)
+            done, note = state()
+            bar.update(task, completed=done, note=note)
+
+
+def _byte_lines(what: str, total: int, state: Callable[[], tuple[int, str]], ended: threading.Event) -> None:
+    started = time.monotonic()
+    while not ended.wait(_LINE_EVERY):
+        done, note = state()
+        seconds = time.monotonic() - started
+        left = duration((total - done) * seconds / done) if done else "unknown time"
+        print(
+            f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {done / seconds / 1e6:.1f} MB/s, {note}, {left} left",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def duration(seconds: float) -> str:

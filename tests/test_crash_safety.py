@@ -185,7 +185,7 @@ def test_interrupted_runs_end_as_an_unbroken_one(
 LINES_OF = (*leap.evaluation.__path__, *leap.records.__path__, shutil.__file__)
 
 
-def killed_at(line: int, work: Callable[[], None]) -> bool:
+def killed_at(line: int, work: Callable[[], None], files: Sequence[str] = LINES_OF) -> bool:
     """Do it in another process that is killed at the N-th line that it runs of our files; False if it ended before."""
     process = os.fork()
     if process == 0:
@@ -193,7 +193,7 @@ def killed_at(line: int, work: Callable[[], None]) -> bool:
 
         def trace(frame: Any, event: str, _: Any) -> Any:
             nonlocal count
-            if not frame.f_code.co_filename.startswith(LINES_OF):
+            if not frame.f_code.co_filename.startswith(tuple(files)):
                 return None
             count += event == "line"
             if count > line:

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from leap.errors import LeapError
 
 # PIL's ways to say that a picture is broken, or too large to be a picture
-_BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def open_picture(source: Path | BlankPicture) -> Image.Image:
             return picture.convert("RGB")
     except FileNotFoundError as error:
         raise LeapError(f"{path}: the picture is missing; restore the file") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise LeapError(f"{path}: cannot be decoded as a picture ({error}); restore or remove it") from error
 
 
@@ -69,7 +69,7 @@ def picture_dimensions(path: Path) -> tuple[int, int]:
         with Image.open(path) as picture:
             width, height = picture.size
             return height, width
-    except _BROKEN as error:
+    except BROKEN as error:
         raise LeapError(f"{path}: cannot be read as a picture ({error}); restore or remove it") from error
 
 

@@ -1,0 +1,51 @@
+"""The first frame of every episode of LOVE-Agibot-Beta, data/images/<task>-<episode>.png, without extracting anything.
+
+    python scripts/utils/prepare_love_agibot.py --num-workers 4
+    python scripts/utils/prepare_love_agibot.py --tasks 327 328 --dry-run
+    python scripts/utils/prepare_love_agibot.py --archives /somewhere/image --output /elsewhere/images
+
+Reads data/love_agibot/image/task_<task>.tar.gz, whose members are named <episode>/<frame>.jpg (or .png), with anything
+before that; of an episode the first name counts, in natural order: 2.jpg comes before 10.jpg. The pixels are the
+frame's, to the last bit. Each archive is checked to its end: gzip's checksum and length, and the SHA-256 that the hub
+names where it was downloaded by `hf download --local-dir`. Only then its pictures appear. An archive that is broken,
+hostile (links, names with "..", bombs) or of another layout gives none; the others go on, and the exit code is 1.
+
+Stop it at any time: what is ready is set aside in data/images/.first_frames, and the same command continues. A finished
+archive is not read again as long as it and its pictures are as they were.
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import FAILED, count, run
+
+
+def main() -> int | None:
+    workspace = WorkspaceConfig.find()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-workers", type=count, default=4, help="processes, an archive each (default %(default)s)")
+    parser.add_argument("--archives", default=workspace.love_agibot / "image", help="folder (default %(default)s)")
+    parser.add_argument("--output", default=workspace.images, help="folder of the pictures (default %(default)s)")
+    parser.add_argument("--tasks", nargs="+", metavar="ID", help="only these (default: every archive in the folder)")
+    parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
+    arguments = parser.parse_args()
+
+    from leap.data.agibot import Outcome, find_archives, prepare, survey
+    from leap.report.frames import print_outcomes
+
+    archives = find_archives(workspace.resolve(arguments.archives), arguments.tasks)
+    images = workspace.resolve(arguments.output)
+    if arguments.dry_run:
+        print_outcomes(survey(archives, images))
+        return None
+    outcomes: list[Outcome] = []
+    try:
+        prepare(archives, images, arguments.num_workers, outcomes)
+    finally:
+        whole = print_outcomes(outcomes)
+    print(f"pictures in {images}")
+    return None if whole else FAILED
+
+
+if __name__ == "__main__":
+    run(main)
