@@ -3,11 +3,21 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 Item = TypeVar("Item")
 _LINE_EVERY = 10.0  # seconds
@@ -32,6 +42,13 @@ def track(items: Iterable[Item], what: str, total: int | None = None, for_all: b
     return _bar(items, what, total) if sys.stderr.isatty() else _lines(items, what, total)
 
 
+def track_bytes(sizes: Iterable[int], what: str, total: int) -> Iterator[int]:
+    """Yield numbers of bytes as they come, and show how many of all they are, how fast, and the time left."""
+    if not sys.stderr.isatty():
+        return _lines(sizes, what, total, int, lambda done: decimal(int(done)))
+    return _byte_bar(sizes, what, total)
+
+
 def quiet_libraries() -> None:
     """Keep transformers' own bars out of log files, where each becomes a long line."""
     if not sys.stderr.isatty():
@@ -46,24 +63,41 @@ def _bar(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
         yield from progress.track(items, total=total, description=what)
 
 
-def _lines(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
+def _byte_bar(sizes: Iterable[int], what: str, total: int) -> Iterator[int]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        for size in sizes:
+            progress.advance(task, size)
+            yield size
+
+
+def _lines(
+    items: Iterable[Item],
+    what: str,
+    total: int | None,
+    weight: Callable[[Item], int] = lambda _: 1,
+    shown: Callable[[float], str] = lambda done: str(done) if isinstance(done, int) else f"{done:.1f}",
+) -> Iterator[Item]:
+    """`weight` is what an item counts for, `shown` a count or a rate in words."""
     started = told = time.monotonic()
     done = 0
     for item in items:
         yield item
-        done += 1
+        done += weight(item)
         now = time.monotonic()
         if now - told >= _LINE_EVERY:
             told = now
-            print(f"{what}: {_state(done, total, now - started)}", file=sys.stderr, flush=True)
-    print(f"{what}: {done} done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+            print(f"{what}: {_state(done, total, now - started, shown)}", file=sys.stderr, flush=True)
+    print(f"{what}: {shown(done)} done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
 
 
-def _state(done: int, total: int | None, seconds: float) -> str:
+def _state(done: int, total: int | None, seconds: float, shown: Callable[[float], str]) -> str:
     rate = done / seconds
     if total is None:
-        return f"{done}, {rate:.1f}/s"
-    return f"{done}/{total}, {rate:.1f}/s, {duration((total - done) / rate)} left"
+        return f"{shown(done)}, {shown(rate)}/s"
+    left = duration((total - done) / rate) if rate > 0 else "unknown time"
+    return f"{shown(done)}/{shown(total)}, {shown(rate)}/s, {left} left"
 
 
 def duration(seconds: float) -> str:
