@@ -264,8 +264,11 @@ def test_the_mirror_is_asked_where_the_hub_is_silent(capsys: pytest.CaptureFixtu
 
 
 def test_the_users_choice_of_a_hub_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9/")
-    assert find_hub(tell).endpoint == "http://127.0.0.1:9"
+    with HubServer([]) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
+        assert find_hub(tell).endpoint == hub.url
+    with pytest.raises(LeapError, match=rf"HF_ENDPOINT={hub.url} does not answer"):
+        find_hub(tell)
     monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
     with pytest.raises(UsageError, match=r"HF_ENDPOINT=hf-mirror.com"):
         find_hub(tell)

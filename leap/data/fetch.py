@@ -83,7 +83,7 @@ class Patience:
         first = self.manners.initial_sleep if failure.limited else min(_FIRST_SLEEP, self.manners.initial_sleep)
         seconds = max(failure.asked, backoff(tries, first, self.manners.max_sleep))
         self._open_at = max(self._open_at, time.monotonic() + seconds)
-        if seconds >= _TOLD_FROM:
+        if seconds >= _TOLD_FROM or failure.told:
             self._tell(f"{failure}; waiting {seconds:.0f} s (try {tries} of {self.manners.max_tries})")
 
 

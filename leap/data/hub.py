@@ -32,6 +32,8 @@ def find_hub(tell: Callable[[str], None], hub: str = HUB, mirror: str = MIRROR, 
     if named := os.environ.get("HF_ENDPOINT", "").strip().rstrip("/"):
         if urlsplit(named).scheme not in ("http", "https"):
             raise UsageError(f"HF_ENDPOINT={named}: an address is needed, such as {MIRROR}")
+        if not _answers(named, patience):
+            raise LeapError(f"HF_ENDPOINT={named} does not answer; check it and the network, or unset it")
         tell(f"hub: {named} (HF_ENDPOINT)")
         return Hub(named)
     if _answers(hub, patience):
@@ -165,7 +167,9 @@ class Hub:
             yield from group.download_stream(XetFileInfo(file.xet, file.size), start=start)
         except (OSError, RuntimeError, ValueError) as error:
             self._xet = False
-            raise Again(f"{file.path}: Xet's storage failed ({in_a_line(error)}); going on by plain HTTP") from error
+            raise Again(
+                f"{file.path}: Xet's storage failed ({in_a_line(error)}); going on by plain HTTP", told=True
+            ) from error
 
     def _xet_group(self, session: Any, snapshot: Snapshot) -> Any:
         kind, name = snapshot.repository.kind, snapshot.repository.name

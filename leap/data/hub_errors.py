@@ -15,11 +15,14 @@ _PASSING = (408, 425, 429)  # statuses beside 5xx that another try may not meet
 
 
 class Again(Exception):
-    """No answer this time. `asked`: seconds that the hub wants to be left alone; `limited`: too many requests."""
+    """No answer this time. `asked`: seconds that the hub wants to be left alone; `limited`: too many requests.
 
-    def __init__(self, text: str, asked: float = 0.0, limited: bool = False) -> None:
+    `told`: the user should know, however short the wait.
+    """
+
+    def __init__(self, text: str, asked: float = 0.0, limited: bool = False, told: bool = False) -> None:
         super().__init__(text)
-        self.asked, self.limited = asked, limited
+        self.asked, self.limited, self.told = asked, limited, told
 
 
 def transport_errors() -> tuple[Any, ...]:

@@ -187,7 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
         if match:
             return self._api(match[1], match[2], match[3], match[4], parse_qs(url.query))
         match = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.*)", path)
-        assert match, path
+        if match is None:  # what else the client asks a hub for
+            return self._send(404, b"{}")
         return self._resolve("dataset" if match[1] else "model", match[2], match[4])
 
     def _api(self, kind: str, name: str, what: str | None, revision: str, query: Mapping[str, Any]) -> None:
