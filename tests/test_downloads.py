@@ -2,7 +2,9 @@
 
 import hashlib
 import random
+import resource
 import shutil
+import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -242,6 +244,30 @@ def test_the_token_goes_to_the_hub_and_no_further(tmp_path: Path) -> None:
     assert tokens["file", "big.tar.gz"] is None  # the storage is another host
 
 
+def test_a_folder_in_a_files_place_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "README.md").mkdir()
+    with HubServer([stored()]) as hub, pytest.raises(LeapError, match=r"README.md: a folder lies where"):
+        get(hub, tmp_path)
+
+
+def test_a_full_disk_is_told_in_a_line_and_loses_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a small disk."""
+    repository = stored()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with HubServer([repository]) as hub:
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+        try:
+            with pytest.raises(OSError, match="File too large") as failed:
+                get(hub, tmp_path / "data")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, before)
+        assert failed.value.filename == str(tmp_path / "data")
+        get(hub, tmp_path / "data")
+    assert on_disk(tmp_path / "data") == repository.files
+
+
 def test_two_downloads_do_not_meet_in_one_folder(tmp_path: Path) -> None:
     from leap.records.files import FolderLock
 
@@ -267,7 +293,8 @@ def test_the_users_choice_of_a_hub_wins(monkeypatch: pytest.MonkeyPatch) -> None
     with HubServer([]) as hub:
         monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
         assert find_hub(tell).endpoint == hub.url
-    with pytest.raises(LeapError, match=rf"HF_ENDPOINT={hub.url} does not answer"):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(LeapError, match=r"HF_ENDPOINT=http://127.0.0.1:9 does not answer"):
         find_hub(tell)
     monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
     with pytest.raises(UsageError, match=r"HF_ENDPOINT=hf-mirror.com"):

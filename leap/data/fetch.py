@@ -95,6 +95,7 @@ class Fetch:
         self._folder, self._parts = folder, parts
         self._waiting, self._events = SimpleQueue[HubFile](), SimpleQueue[int | LeapError | OSError | None]()
         self.wrong: list[str] = []  # paths of files that came with a wrong hash twice
+        self._settled: list[str] = []  # paths of all that nothing is left to do for
 
     def part(self, file: HubFile) -> Path:
         """Where the file grows."""
@@ -127,7 +128,8 @@ class Fetch:
                     workers -= 1
                 else:
                     raise event
-            assert self._waiting.empty(), "a thread failed, see above"
+            if len(self._settled) < len(files):
+                raise RuntimeError("a thread failed, see above")
         finally:
             self._patience.end()
             for thread in threads:  # daemons: one that hangs in the network does not keep us
@@ -137,8 +139,13 @@ class Fetch:
         try:
             with suppress(Empty, _Ended):
                 while True:
-                    self._fetch(self._waiting.get_nowait())
-        except (LeapError, OSError) as error:
+                    file = self._waiting.get_nowait()
+                    self._fetch(file)
+                    self._settled.append(file.path)
+        except LeapError as error:
+            self._events.put(error)
+        except OSError as error:
+            error.filename = error.filename or str(self._folder)  # a failed write (a full disk) does not say where
             self._events.put(error)
         finally:
             self._events.put(None)
