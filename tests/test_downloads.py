@@ -5,49 +5,22 @@ import random
 import resource
 import shutil
 import signal
-import socket
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import run_script
+from downloading import DATA, QUICK, SIZES, get, on_disk, online, stored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers.hub import UNAVAILABLE, WHOLE, WRONG, Fault, HubServer, Stored, by_path, cut, limited
+from servers.hub import HubServer
+from servers.hub_store import UNAVAILABLE, WHOLE, WRONG, Fault, Stored, by_path, cut, limited
 
-from leap.data.downloads import download, everything, named, numbered, tell
+from leap.data.downloads import download, everything
 from leap.data.fetch import Manners
-from leap.data.hub import Hub, find_hub
-from leap.data.hub_files import Repository
-from leap.errors import LeapError, UsageError
-from leap.vlabench.dataset import dimension_of
+from leap.data.hub import Hub
+from leap.errors import LeapError
+from leap.records.files import FolderLock
 
-QUICK = Manners(max_workers=3, initial_sleep=0.01, max_sleep=0.02, max_tries=5)
-DATA = Repository("someone/data", "dataset")
-SIZES = {"README.md": 40, "empty.txt": 0, "a/one.json": 999, "a/b/two words.png": 70_000, "big.tar.gz": 300_000}
-
-
-@pytest.fixture(autouse=True)
-def _online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suite runs offline; these tests talk to this machine."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    monkeypatch.delenv("HF_ENDPOINT", raising=False)
-
-
-def stored(sizes: Mapping[str, int] = SIZES, says: Mapping[str, int] | None = None) -> Stored:
-    """A repository of files of these sizes; its listing `says` others of some."""
-    draw = random.Random(1)
-    return Stored("someone/data", "dataset", {path: draw.randbytes(size) for path, size in sizes.items()}, says or {})
-
-
-def get(hub: HubServer, folder: Path, manners: Manners = QUICK, wanted: Repository = DATA) -> None:
-    download(Hub(hub.url), wanted, folder, everything, manners)
-
-
-def on_disk(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+__all__ = ["online"]  # a fixture that every test here uses
 
 
 def test_every_file_arrives_once_and_a_second_run_fetches_nothing(tmp_path: Path) -> None:
@@ -196,54 +169,6 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize(
-    ("refuses", "words"),
-    [
-        ((403, "GatedRepo"), "accept its terms: do so at https://huggingface.co/datasets/someone/data"),
-        ((401, "RepoNotFound"), "has no dataset someone/data, or it is private"),
-        ((401, ""), "the token is wrong"),
-        ((410, ""), "answered 410"),
-    ],
-)
-def test_what_the_user_must_do_is_said_at_once(tmp_path: Path, refuses: tuple[int, str], words: str) -> None:
-    with HubServer([stored()]) as hub:
-        hub.stored["dataset", "someone/data"].refuses = refuses
-        with pytest.raises(LeapError, match=words):
-            get(hub, tmp_path)
-    assert not on_disk(tmp_path)
-
-
-def test_names_that_the_hub_does_not_know(tmp_path: Path) -> None:
-    with HubServer([stored()]) as hub:
-        with pytest.raises(LeapError, match=r"has no dataset someone/date"):
-            get(hub, tmp_path, wanted=Repository("someone/date", "dataset"))
-        with pytest.raises(LeapError, match=r"has no revision 'v9'"):
-            get(hub, tmp_path, wanted=Repository("someone/data", "dataset", "v9"))
-        with pytest.raises(UsageError, match=r"OWNER/NAME"):
-            get(hub, tmp_path, wanted=Repository("a/b/c", "dataset"))
-        get(hub, tmp_path, wanted=Repository("someone/data", "dataset", hub.stored["dataset", "someone/data"].commit))
-    assert len(on_disk(tmp_path)) == len(SIZES)
-
-
-@pytest.mark.parametrize("path", ["../out.txt", "/etc/out.txt", "a/../../out.txt", "a\\..\\out.txt"])
-def test_no_file_leads_out_of_the_folder(tmp_path: Path, path: str) -> None:
-    with (
-        HubServer([stored({path: 10, "good.txt": 10})]) as hub,
-        pytest.raises(LeapError, match=r"leads out of the folder"),
-    ):
-        get(hub, tmp_path / "data")
-    assert not on_disk(tmp_path)
-
-
-def test_the_token_goes_to_the_hub_and_no_further(tmp_path: Path) -> None:
-    with HubServer([stored()]) as hub:
-        get(hub, tmp_path / "data")
-        tokens = {(seen.what, seen.path): seen.token for seen in hub.seen}
-    assert tokens["file", "README.md"] == tokens["other", "big.tar.gz"] == tokens["list", "datasets/someone/data"]
-    assert tokens["file", "README.md"] == "Bearer hf_test"
-    assert tokens["file", "big.tar.gz"] is None  # the storage is another host
-
-
 def test_a_folder_in_a_files_place_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "README.md").mkdir()
     with HubServer([stored()]) as hub, pytest.raises(LeapError, match=r"README.md: a folder lies where"):
@@ -269,46 +194,10 @@ def test_a_full_disk_is_told_in_a_line_and_loses_nothing(tmp_path: Path) -> None
 
 
 def test_two_downloads_do_not_meet_in_one_folder(tmp_path: Path) -> None:
-    from leap.records.files import FolderLock
-
     with HubServer([stored()]) as hub, FolderLock(tmp_path / ".download-someone--data"):
         with pytest.raises(LeapError, match=r"another process writes here"):
             get(hub, tmp_path)
         assert not hub.sent
-
-
-def test_the_mirror_is_asked_where_the_hub_is_silent(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with HubServer([stored()]) as mirror, socket.create_server(("127.0.0.1", 0)) as silent:
-        dead = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        assert find_hub(tell, hub=mirror.url, mirror=dead).endpoint == mirror.url
-        found = find_hub(tell, hub=dead, mirror=mirror.url, patience=0.2)
-        assert f"{dead} does not answer within 0.2 s; using {mirror.url}" in capsys.readouterr().err
-        download(found, DATA, tmp_path, everything, QUICK)
-        assert {seen.token for seen in mirror.seen} == {None}
-        with pytest.raises(LeapError, match=r"neither .* nor .* answers"):
-            find_hub(tell, hub=dead, mirror=dead, patience=0.1)
-
-
-def test_the_users_choice_of_a_hub_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    with HubServer([]) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
-        assert find_hub(tell).endpoint == hub.url
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(LeapError, match=r"HF_ENDPOINT=http://127.0.0.1:9 does not answer"):
-        find_hub(tell)
-    monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
-    with pytest.raises(UsageError, match=r"HF_ENDPOINT=hf-mirror.com"):
-        find_hub(tell)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(LeapError, match=r"HF_HUB_OFFLINE .* unset it"):
-        find_hub(tell)
-
-
-def test_a_server_that_is_no_hub_is_told_from_one(tmp_path: Path) -> None:
-    with HubServer([stored()]) as hub:
-        hub.stored["dataset", "someone/data"].refuses = (200, "")  # {} for everything
-        with pytest.raises(LeapError, match=r"as a hub does|tells no commit"):
-            get(hub, tmp_path)
 
 
 def test_xets_storage_is_read_on_from_where_a_file_was_cut(tmp_path: Path) -> None:
@@ -339,62 +228,3 @@ def test_xets_storage_is_read_on_from_where_a_file_was_cut(tmp_path: Path) -> No
         get(hub, folder)  # where the storage fails, plain HTTP does
         assert on_disk(folder) == repository.files
         assert hub.sent["big.bin"] == len(content)
-
-
-TREE = ["README.md", "CommenSence/add/example0/a.txt", "M&T/add/example1/a.txt", "Semantic/add/example2/a.txt"]
-
-
-def test_a_choice_by_name(tmp_path: Path) -> None:
-    dimensions = named("dimension", dimension_of, ["CommonSense", "M&T"])
-    assert dimensions(TREE) == set(TREE[1:3])
-    with pytest.raises(LeapError, match=r"no dimension Spatial; it has M&T, Semantic, CommonSense"):
-        named("dimension", dimension_of, ["M&T", "Spatial"])(TREE)
-    with pytest.raises(LeapError, match=r"no dimension M&T; it has none, only M&T.zip, README.md"):
-        named("dimension", dimension_of, ["M&T"])(["README.md", "M&T.zip"])
-    steps = numbered("checkpoint-([0-9]+)/")
-    paths = [f"checkpoint-{step}/model.safetensors" for step in (200, 7000, 400)]
-    assert named("checkpoint", steps, ["400"])(paths) == {paths[2]}
-    assert named("checkpoint", steps, ["all"])([*paths, "README.md"]) == set(paths)
-    with pytest.raises(LeapError, match=r"no checkpoint 70, all; it has none, only README.md"):
-        named("checkpoint", steps, ["70", "all"])(["README.md"])
-
-
-@pytest.mark.parametrize(
-    ("script", "flags", "folder"),
-    [
-        ("download_model.py", "", "models/Qwen3-VL-2B-Instruct"),
-        ("download_vlabench_with_retry.py", "--dimensions mt common_sense", "dataset/vlm_evaluation_v1.0"),
-        ("download_leap_data.py", "", "data"),
-        ("download_leap_data.py", "--checkpoints 400", "output"),
-        ("download_leap_data.py", "--love-agibot --tasks 327", "data/love_agibot"),
-    ],
-)
-def test_the_scripts_put_each_repository_in_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, flags: str, folder: str
-) -> None:
-    content = {
-        ("model", "Qwen/Qwen3-VL-2B-Instruct"): (["config.json", "model.safetensors"], 2),
-        ("dataset", "VLABench/vlm_evaluation_v1.0"): ([*TREE[1:3], TREE[0], TREE[3]], 2),
-        ("dataset", "EvanSirius/leap-agibot-processed"): (["train_151230.jsonl"], 1),
-        ("model", "EvanSirius/leap-ckpts"): (["checkpoint-400/config.json", "checkpoint-200/config.json"], 1),
-        ("dataset", "EvanSirius/LOVE-Agibot-Beta"): (["image/task_327.tar.gz", "image/task_352.tar.gz"], 1),
-    }
-    stores = [
-        Stored(name, kind, {path: path.encode() for path in [*paths, ".gitattributes"]})
-        for (kind, name), (paths, _) in content.items()
-    ]
-    with HubServer(stores) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        done = run_script(f"scripts/download/{script}", *flags.split(), root=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = on_disk(tmp_path)
-    assert all(path.startswith(f"{folder}/") for path in found)
-    wanted = next(paths[:number] for paths, number in content.values() if f"{folder}/{paths[0]}" in found)
-    assert found == {f"{folder}/{path}": path.encode() for path in wanted}
-
-
-def test_archives_are_named_or_not_fetched(tmp_path: Path) -> None:
-    for flags in ("--love-agibot", "--tasks 327"):
-        refused = run_script("scripts/download/download_leap_data.py", *flags.split(), root=tmp_path)
-        assert refused.returncode == 2
-        assert "go together" in refused.stderr

@@ -11,7 +11,8 @@ import pytest
 import torch
 from conftest import REPOSITORY, run_script
 from safetensors.torch import load_file
-from servers.hub import HubServer, Stored
+from servers.hub import HubServer
+from servers.hub_store import Stored
 from test_families import one_thread
 from test_recipes import LORA, questions, train
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from servers.hub import Fault, HubServer, Seen, Stored, limited
-from test_downloads import on_disk
+from downloading import on_disk
+from servers.hub import HubServer
+from servers.hub_store import Fault, Seen, Stored, limited
 
 pytestmark = pytest.mark.slow
 NAME, SLOW, IN_FLIGHT = "EvanSirius/leap-agibot-processed", Fault("slow", slow=0.005, step=4096), 500_000
