@@ -26,6 +26,13 @@ class WorkspaceConfig:
     image_tokens_min: int = 256
     image_tokens_max: int = 1024
 
+    # On the hub.
+    base_model_repository: str = "Qwen/Qwen3-VL-2B-Instruct"
+    benchmark_repository: str = "VLABench/vlm_evaluation_v1.0"
+    data_repository: str = "EvanSirius/leap-agibot-processed"
+    checkpoints_repository: str = "EvanSirius/leap-ckpts"
+    love_agibot_repository: str = "EvanSirius/LOVE-Agibot-Beta"
+
     base_model_name: str = "Qwen3-VL-2B-Instruct"
     full_recipe_name: str = "full"
 
@@ -62,7 +69,7 @@ class WorkspaceConfig:
 
     @property
     def love_agibot(self) -> Path:
-        """LOVE-Agibot-Beta as it is on the hub."""
+        """The archives of LOVE-Agibot-Beta: image/task_<number>.tar.gz."""
         return self.data / "love_agibot"
 
     @property

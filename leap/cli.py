@@ -56,6 +56,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    """For argparse: seconds, 0 included."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
 def count_or_all(text: str) -> int | None:
     """For argparse: at least 1, or None for all."""
     return None if text in ("None", "all") else count(text)

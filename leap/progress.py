@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -44,6 +45,13 @@ def track(items: Iterable[Item], what: str, total: int | None = None, for_all: b
     return _bar(items, what, total) if sys.stderr.isatty() else _lines(items, what, total)
 
 
+def track_bytes(sizes: Iterable[int], what: str, total: int) -> Iterator[int]:
+    """Yield numbers of bytes as they come, and show how many of all they are, how fast, and the time left."""
+    if not sys.stderr.isatty():
+        return _lines(sizes, what, total, int, _size)
+    return _byte_bar(sizes, what, total)
+
+
 def quiet_libraries() -> None:
     """Keep transformers' own bars out of log files, where each becomes a long line."""
     if not sys.stderr.isatty():
@@ -58,31 +66,57 @@ def _bar(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
         yield from progress.track(items, total=total, description=what)
 
 
-def _lines(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
+def _byte_bar(sizes: Iterable[int], what: str, total: int) -> Iterator[int]:
+    with _byte_progress() as progress:
+        task = progress.add_task(what, total=total, note="")
+        for size in sizes:
+            progress.advance(task, size)
+            yield size
+
+
+def _byte_progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    note = TextColumn("{task.fields[note]}")
+    return Progress(*columns, TimeRemainingColumn(), note, console=Console(stderr=True))
+
+
+def _lines(
+    items: Iterable[Item],
+    what: str,
+    total: int | None,
+    weight: Callable[[Item], int] = lambda _: 1,
+    shown: Callable[[float], str] = lambda done: str(done) if isinstance(done, int) else f"{done:.1f}",
+) -> Iterator[Item]:
+    """`weight` is what an item counts for, `shown` a count or a rate in words."""
     started = told = time.monotonic()
     done = 0
     for item in items:
         yield item
-        done += 1
+        done += weight(item)
         now = time.monotonic()
         if now - told >= _LINE_EVERY:
             told = now
-            print(f"{what}: {_state(done, total, now - started)}", file=sys.stderr, flush=True)
-    print(f"{what}: {done} done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+            print(f"{what}: {_state(done, total, now - started, shown)}", file=sys.stderr, flush=True)
+    print(f"{what}: {shown(done)} done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
 
 
-def _state(done: int, total: int | None, seconds: float) -> str:
+def _state(done: int, total: int | None, seconds: float, shown: Callable[[float], str]) -> str:
     rate = done / seconds
     if total is None:
-        return f"{done}, {rate:.1f}/s"
-    return f"{done}/{total}, {rate:.1f}/s, {duration((total - done) / rate)} left"
+        return f"{shown(done)}, {shown(rate)}/s"
+    left = duration((total - done) / rate) if rate > 0 else "unknown time"
+    return f"{shown(done)}/{shown(total)}, {shown(rate)}/s, {left} left"
+
+
+def _size(of_bytes: float) -> str:
+    return decimal(int(of_bytes))
 
 
 @contextmanager
 def show_bytes(what: str, total: int, state: Callable[[], tuple[int, str]]) -> Iterator[None]:
     """Show how far work is that goes on elsewhere meanwhile: `state` tells the bytes done, and a note beside them."""
     ended = threading.Event()
-    show = _byte_bar if sys.stderr.isatty() else _byte_lines
+    show = _watch_bar if sys.stderr.isatty() else _watch_lines
     thread = threading.Thread(target=show, args=(what, total, state, ended), daemon=True)
     thread.start()
     try:
@@ -92,30 +126,22 @@ def show_bytes(what: str, total: int, state: Callable[[], tuple[int, str]]) -> I
         thread.join()
 
 
-def _byte_bar(what: str, total: int, state: Callable[[], tuple[int, str]], ended: threading.Event) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True)
-    ) as bar:
-        task = bar.add_task(what, total=total, note="")
+def _watch_bar(what: str, total: int, state: Callable[[], tuple[int, str]], ended: threading.Event) -> None:
+    with _byte_progress() as progress:
+        task = progress.add_task(what, total=total, note="")
         going = True
         while going:
             going = not ended.wait(_LOOK_EVERY)
             done, note = state()
-            bar.update(task, completed=done, note=note)
+            progress.update(task, completed=done, note=note)
 
 
-def _byte_lines(what: str, total: int, state: Callable[[], tuple[int, str]], ended: threading.Event) -> None:
+def _watch_lines(what: str, total: int, state: Callable[[], tuple[int, str]], ended: threading.Event) -> None:
     started = time.monotonic()
     while not ended.wait(_LINE_EVERY):
         done, note = state()
-        seconds = time.monotonic() - started
-        left = duration((total - done) * seconds / done) if done else "unknown time"
-        print(
-            f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {done / seconds / 1e6:.1f} MB/s, {note}, {left} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        told = _state(done, total, time.monotonic() - started, _size)
+        print(f"{what}: {told}, {note}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

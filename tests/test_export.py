@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY, run_script
 from safetensors.torch import load_file
+from servers.hub import HubServer
+from servers.hub_store import Stored
 from test_families import one_thread
 from test_recipes import LORA, questions, train
 
@@ -103,17 +104,6 @@ def test_flags_without_a_meaning_are_refused(workspace: Path, tmp_path: Path, fl
     assert words in refused.stderr
 
 
-@pytest.fixture
-def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The address of a small hub on this machine, and the folder where what it was sent lies."""
-    received = tmp_path / "hub"
-    command = [sys.executable, str(REPOSITORY / "tests" / "servers" / "hub.py"), str(received), request.param]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip(), received
-        process.terminate()
-
-
 def push(workspace: Path, model: Path, output: Path, address: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "LEAP_ROOT": str(workspace), "HF_ENDPOINT": address, "HF_TOKEN": "hf_test"}
     environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -123,28 +113,22 @@ def push(workspace: Path, model: Path, output: Path, address: str) -> subprocess
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hub", ["private"], indirect=True)
-def test_a_push_sends_every_file(workspace: Path, model: Path, hub: tuple[str, Path], tmp_path: Path) -> None:
-    address, received = hub
-    done = push(workspace, model, tmp_path / "pushed", address)
+def test_a_push_sends_every_file(workspace: Path, model: Path, tmp_path: Path) -> None:
+    with HubServer([Stored("someone/leap-test", "model", {}, private=True)]) as hub:
+        done = push(workspace, model, tmp_path / "pushed", hub.url)
     assert done.returncode == 0, done.stderr
     assert "uploaded: " in done.stdout
-    assert "private" in (received / "created.json").read_text()  # a key or a value, by the library's release
-    sent = {path.name: path.read_bytes() for path in (received / "files").iterdir()}
-    exported = {path.name: path.read_bytes() for path in (tmp_path / "pushed").iterdir()}
-    assert sent == exported
+    assert b"private" in hub.created  # a key or a value, by the library's release
+    assert hub.received == {path.name: path.read_bytes() for path in (tmp_path / "pushed").iterdir()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hub", ["public"], indirect=True)
-def test_nothing_private_is_sent_to_a_public_repository(
-    workspace: Path, model: Path, hub: tuple[str, Path], tmp_path: Path
-) -> None:
-    address, received = hub
-    done = push(workspace, model, tmp_path / "pushed", address)
+def test_nothing_private_is_sent_to_a_public_repository(workspace: Path, model: Path, tmp_path: Path) -> None:
+    with HubServer([Stored("someone/leap-test", "model", {})]) as hub:
+        done = push(workspace, model, tmp_path / "pushed", hub.url)
     assert done.returncode == 1
     assert "exists and is public; nothing was sent" in done.stderr
-    assert list((received / "files").iterdir()) == []
+    assert not hub.received
 
 
 @pytest.mark.slow

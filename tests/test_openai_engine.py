@@ -25,13 +25,14 @@ from PIL import Image
 from servers import faulty_openai as faulty
 from servers.faulty_openai import Fault, FaultyServer, Seen, answer_to, by_text, completion
 
+from leap.backoff import retry_after
 from leap.data import picture_urls
 from leap.data.pictures import BlankPicture, PictureSize
 from leap.errors import LeapError, UsageError
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
 from leap.evaluation.usage import usage_and_cost
-from leap.inference.chat_protocol import chat_messages, retry_after
+from leap.inference.chat_protocol import chat_messages
 from leap.inference.hf import HfEngine
 from leap.inference.openai import Endpoint, OpenAiEngine, find_endpoint
 from leap.inference.protocol import Answer, Decoding, Request

@@ -16,6 +16,7 @@ BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 # Options that the bash scripts hand on to a Python script.
 FORWARDS = {
     "scripts/training/run-training.sh": "scripts/training/run-finetuning.py",
+    "scripts/download/download_model.sh": "scripts/download/download_model.py",
     "run_vlabench_evaluation_bingXing.sh": "scripts/evaluation/run_parallel_evaluation.py",
 }
 

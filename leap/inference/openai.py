@@ -5,7 +5,6 @@ ignore what they do not know, and fail in many ways. Text that looks like a spec
 """
 
 import os
-import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,9 +18,10 @@ from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 from pydantic import BaseModel, ValidationError
 
+from leap.backoff import LONGEST_PAUSE, backoff, retry_after
 from leap.data.pictures import PictureSize
 from leap.errors import LeapError, UsageError
-from leap.inference.chat_protocol import Completion, Fields, Usage, cause, chat_messages, retry_after, words
+from leap.inference.chat_protocol import Completion, Fields, Usage, cause, chat_messages, words
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.inference.throttle import Throttle
 from leap.records.files import first_problem
@@ -33,7 +33,6 @@ NO_KEY = "none"  # local servers want none, the client library wants one
 _CONNECTIONS = 1000  # the client library opens no more
 _CONNECT = 15.0  # seconds to open a connection
 _LONGEST_BACKOFF = 60.0  # seconds
-_LONGEST_PAUSE = 3600.0  # seconds that a server may ask us to wait
 _UNREACHABLE = 4  # so many requests in a row, each with all its retries, and there is no server
 _BODIES = 2  # one bad body may be an accident on the way
 
@@ -269,8 +268,7 @@ class _Run:
             if bad_bodies == _BODIES or tries > self._endpoint.retries:
                 self._note_unreachable(last)
                 return Answer(request.key, error=f"{last} (asked {tries} times)")
-            longest = min(self._endpoint.backoff * 2 ** (tries - 1), _LONGEST_BACKOFF)
-            await anyio.sleep(random.uniform(0, longest))
+            await anyio.sleep(backoff(tries, self._endpoint.backoff, _LONGEST_BACKOFF))
 
     def _note_unreachable(self, failure: Exception) -> None:
         if isinstance(failure, _Unreachable):
@@ -340,7 +338,7 @@ class _Run:
         if status == 429:
             self._throttle.slow_down(sent_under)
         wait = retry_after(error.response.headers)
-        if wait > _LONGEST_PAUSE:
+        if wait > LONGEST_PAUSE:
             raise LeapError(
                 f"{text}: it asks for {wait:.0f} s of patience; the same command continues later"
             ) from error

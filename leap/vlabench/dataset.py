@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, OperationSequence
 from leap.records.files import first_problem, read_text
-from leap.vlabench.dimensions import Dimension, find_dimension
+from leap.vlabench.dimensions import DIMENSIONS, Dimension, find_dimension
 
 _EXAMPLE = re.compile(r"example(\d+)")
 
@@ -35,6 +35,12 @@ def _is(folder_name: str, dimension: Dimension) -> bool:
         return find_dimension(folder_name) == dimension
     except LeapError:  # some other folder: no dimension of ours
         return False
+
+
+def dimension_of(path: str) -> str | None:
+    """The name of the dimension in whose folder a file of the data set lies, told by its path; None for others."""
+    folder, _, rest = path.partition("/")
+    return next((dimension.name for dimension in DIMENSIONS if rest and _is(folder, dimension)), None)
 
 
 def find_examples(

@@ -1,45 +1,214 @@
-"""A hub with one model repository, for tests: `python hub.py FOLDER private|public` prints its address.
+"""A hub on this machine that speaks the hub's protocol, fails as it is told, and remembers what it sent.
 
-It answers the requests of an upload and asks for every file inside the commit itself.
+    with HubServer([Stored("someone/data", "dataset", {"a.txt": b"..."})], plan=plan) as hub:
+        ... hub.url ... hub.seen ... hub.sent["a.txt"]
+
+A plan says what happens to each request for a file's content or for a listing: None is a right answer.
+It takes uploads too, with every file inside the commit itself: what they send lies in `hub.received`.
 """
 
 import base64
 import json
-import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
-RECEIVED = Path(sys.argv[1])
+from servers.hub_store import Fault, Plan, Seen, Stored, faultless
+
+PAGE = 7  # files in a page of a listing
 
 
-class Hub(BaseHTTPRequestHandler):
+class HubServer:
+    """A hub on a free port of this machine, from `with` to its end."""
+
+    def __init__(self, stored: Sequence[Stored], plan: Plan = faultless, upstream: str = "") -> None:
+        """`upstream`: the address that its listings' links name in place of its own."""
+        self.stored = {(repository.kind, repository.name): repository for repository in stored}
+        self.plan, self.upstream = plan, upstream
+        self.seen, self.attempts = list[Seen](), Counter[tuple[str, str]]()
+        self.sent = Counter[str]()  # bytes of each file's content
+        self.received, self.created = dict[str, bytes](), b""
+        self.lock, self.ended = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> "HubServer":
+        handler = type("Handler", (_Handler,), {"owner": self})
+        self._server = _Server(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="hub")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def reset(self, plan: Plan = faultless) -> None:
+        """Forget what was seen and sent, and follow another plan."""
+        with self.lock:
+            self.plan, self.seen, self.attempts, self.sent = plan, [], Counter(), Counter()
+
+    def arrive(self, what: str, path: str, start: int, token: str | None) -> Seen:
+        with self.lock:
+            seen = Seen(what, path, self.attempts[what, path], start, token, time.monotonic())
+            self.attempts[what, path] += 1
+            self.seen.append(seen)
+        return seen
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: HubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._send(200, b"")
+
+    def do_GET(self) -> None:
+        try:
+            self._get(urlsplit(self.path))
+        except OSError:  # the client has gone
+            self.close_connection = True
+
+    def _get(self, url: Any) -> None:
+        path = unquote(url.path)
+        if match := re.fullmatch(r"/content/(model|dataset)/([^/]+/[^/]+)/(.*)", path):
+            return self._content(self.owner.stored[match[1], match[2]], match[3])
+        match = re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/(revision|tree|xet-read-token)/([^/]+))?", path)
+        if match:
+            return self._api(match[1], match[2], match[3], match[4], parse_qs(url.query))
+        match = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.*)", path)
+        if match is None:  # what else the client asks a hub for
+            return self._send(404, b"{}")
+        return self._resolve("dataset" if match[1] else "model", match[2], match[4])
+
+    def _api(self, kind: str, name: str, what: str | None, revision: str, query: Mapping[str, Any]) -> None:
+        stored = self.owner.stored.get((kind, name))
+        if stored is None:
+            return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        if stored.refuses:
+            return self._send(stored.refuses[0], b"{}", {"X-Error-Code": stored.refuses[1]})
+        if revision not in (None, "main", stored.commit):
+            return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        if what == "xet-read-token":
+            token = {"accessToken": "x", "exp": int(time.time()) + 3600, "casUrl": stored.xet_storage}
+            return self._send(200, json.dumps(token).encode())
+        if what != "tree":
+            about = {"id": name, "sha": stored.commit, "private": stored.private, "siblings": []}
+            return self._send(200, json.dumps(about).encode())
+        if not self._failed(self._seen("list", f"{kind}s/{name}")):
+            self._page(stored, kind, int(query.get("cursor", ["0"])[0]))
+
+    def _page(self, stored: Stored, kind: str, start: int) -> None:
+        entries = stored.entries()
+        more = f"{self.owner.upstream or self.owner.url}/api/{kind}s/{stored.name}/tree/{stored.commit}"
+        link = {"Link": f'<{more}?recursive=true&cursor={start + PAGE}>; rel="next"'}
+        content = json.dumps(entries[start : start + PAGE]).encode()
+        self._send(200, content, link if start + PAGE < len(entries) else {})
+
+    def _resolve(self, kind: str, name: str, path: str) -> None:
+        """As the hub does: git's own files at once, large ones at another address, without the token."""
+        stored = self.owner.stored[kind, name]
+        headers = {"X-Repo-Commit": stored.commit, "ETag": f'"{stored.entry(path)["oid"]}"'}
+        if lfs := stored.entry(path).get("lfs"):
+            headers |= {"X-Linked-Etag": f'"{lfs["oid"]}"', "X-Linked-Size": str(lfs["size"])}
+            self._seen("other", path)
+            place = f"http://localhost:{self.owner.port}/content/{kind}/{name}/{path}"
+            return self._send(302, b"", headers | {"Location": place})
+        return self._content(stored, path, headers)
+
+    def _content(self, stored: Stored, path: str, headers: Mapping[str, str] | None = None) -> None:
+        seen = self._seen("file", path)
+        if self._failed(seen):
+            return
+        fault = self.owner.plan(seen) or Fault("none")
+        content = stored.files[path]
+        if fault.wrong:
+            content = content[: len(content) // 2] + b"\xff" + content[len(content) // 2 + 1 :]
+        start = 0 if fault.whole else seen.start
+        made = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
+        self.send_response(206 if start else 200)
+        for name, value in {**(headers or {}), **made, "Content-Length": str(len(content) - start)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self._body(path, content[start:][: fault.cut_after], fault)
+        if fault.cut_after is not None:
+            self.close_connection = True
+
+    def _body(self, path: str, content: bytes, fault: Fault) -> None:
+        step = fault.step if fault.slow else max(1, len(content))
+        for place in range(0, len(content), step):
+            if fault.slow and self.owner.ended.wait(fault.slow):
+                self.close_connection = True
+                return
+            piece = content[place : place + step]
+            self.wfile.write(piece)
+            with self.owner.lock:
+                self.owner.sent[path] += len(piece)
+
+    def _failed(self, seen: Seen) -> bool:
+        """Whether the plan gives an error in place of an answer."""
+        fault = self.owner.plan(seen)
+        if fault is None or fault.status == 200:
+            return False
+        self._send(fault.status, b'{"error": "planned"}', fault.headers)
+        return True
+
+    def _seen(self, what: str, path: str) -> Seen:
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        return self.owner.arrive(what, path, int(asked[1]) if asked else 0, self.headers.get("Authorization"))
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def do_POST(self) -> None:
-        body = self._body()
+        body = self._request_body()
+        name = next((repository.name for repository in self.owner.stored.values()), "someone/new")
         if self.path == "/api/repos/create":
-            (RECEIVED / "created.json").write_bytes(body)
-            self._answer({"url": f"http://{self.headers['Host']}/someone/leap-test", "id": "someone/leap-test"})
+            self.owner.created = body
+            answer: dict[str, Any] = {"url": f"{self.owner.url}/{name}", "id": name}
         elif self.path == "/api/validate-yaml":
-            self._answer({"errors": [], "warnings": []})
+            answer = {"errors": [], "warnings": []}
         elif "/preupload/" in self.path:
             paths = [file["path"] for file in json.loads(body)["files"]]
-            files = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
-            self._answer({"files": files})
+            answer = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
         elif "/commit/" in self.path:
-            for line in body.splitlines():
-                self._keep(json.loads(line))
-            self._answer({"commitUrl": f"http://{self.headers['Host']}/someone/leap-test/commit/1", "commitOid": "1"})
+            entries = [json.loads(line) for line in body.splitlines()]
+            sent = [entry["value"] for entry in entries if entry["key"] == "file"]
+            self.owner.received |= {file["path"]: base64.b64decode(file["content"]) for file in sent}
+            answer = {"commitUrl": f"{self.owner.url}/{name}/commit/1", "commitOid": "1"}
         else:
-            self.send_error(404, self.path)
+            return self._send(404, b"{}")
+        return self._send(200, json.dumps(answer).encode())
 
-    def _keep(self, entry: dict[str, Any]) -> None:
-        if entry["key"] == "file":
-            value = entry["value"]
-            (RECEIVED / "files" / value["path"]).write_bytes(base64.b64decode(value["content"]))
-
-    def _body(self) -> bytes:
+    def _request_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = b""
@@ -48,24 +217,3 @@ class Hub(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return body
-
-    def _answer(self, value: dict[str, Any]) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def do_GET(self) -> None:
-        self._answer({"id": "someone/leap-test", "private": sys.argv[2] == "private"})
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        print(format % arguments, file=sys.stderr)
-
-
-if __name__ == "__main__":
-    (RECEIVED / "files").mkdir(parents=True)
-    server = HTTPServer(("127.0.0.1", 0), Hub)
-    print(f"http://127.0.0.1:{server.server_port}", flush=True)
-    server.serve_forever()

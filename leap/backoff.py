@@ -1,0 +1,34 @@
+"""When to ask a server again: the one rule of everything here that talks to one."""
+
+import random
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+LONGEST_PAUSE = 3600.0  # seconds that a server may ask us to wait; for more, the run ends and another goes on later
+
+
+def backoff(tries: int, first: float, longest: float) -> float:
+    """Seconds to wait after so many failed tries: at random, up to a limit that doubles from `first` to `longest`.
+
+    Source: "full jitter" of "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    return random.uniform(0, min(first * 2 ** (tries - 1), longest))
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to wait, told as such or as a date; 0 where it does not say."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    until, now = _date(value), _date(headers.get("date", "")) or datetime.now(UTC)
+    return max(0.0, (until - now).total_seconds()) if until else 0.0
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,0 +1,91 @@
+"""What a repository of a hub holds: names, sizes and hashes of its files at one commit."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from leap.errors import LeapError
+
+HUB = "https://huggingface.co"
+_NOT_CONTENT = ".gitattributes"  # git's own; in a data folder it would act on the repository around it
+_PIECE = 1 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What is asked for. `revision` is a branch, a tag or a commit; None is the main branch."""
+
+    name: str
+    kind: Literal["model", "dataset"]
+    revision: str | None = None
+
+    @property
+    def page(self) -> str:
+        """Where a person reads about it."""
+        return f"{HUB}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file as the hub knows it. `sha256` is None for files that git itself holds, `xet` for files not in Xet."""
+
+    path: str
+    size: int
+    blob: str  # git's SHA-1 of the file; where there is a sha256, of its pointer
+    sha256: str | None = None
+    xet: str | None = None
+
+    def is_at(self, path: Path) -> bool:
+        """Whether exactly this content is there, by size and hash."""
+        if not path.is_file() or path.stat().st_size != self.size:
+            return False
+        digest = hashlib.sha256() if self.sha256 else hashlib.sha1(f"blob {self.size}\0".encode())
+        with path.open("rb") as content:
+            while piece := content.read(_PIECE):
+                digest.update(piece)
+        return digest.hexdigest() == (self.sha256 or self.blob)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository's files at one commit."""
+
+    repository: Repository
+    commit: str
+    files: tuple[HubFile, ...]
+
+
+class _Lfs(BaseModel):
+    oid: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class Entry(BaseModel):
+    """A line of the hub's listing."""
+
+    type: Literal["file", "directory"]
+    path: str
+    size: int = Field(ge=0)
+    oid: str = Field(pattern="^[0-9a-f]{40}$")
+    lfs: _Lfs | None = None
+    xetHash: str | None = None
+
+
+ENTRIES = TypeAdapter(list[Entry])
+
+
+def snapshot_of(repository: Repository, commit: str, entries: list[Entry]) -> Snapshot:
+    """The files among the entries. Raises LeapError for a path that leads out of the folder it is put into."""
+    files = [_file(entry, repository) for entry in entries if entry.type == "file" and entry.path != _NOT_CONTENT]
+    return Snapshot(repository, commit, tuple(files))
+
+
+def _file(entry: Entry, repository: Repository) -> HubFile:
+    path = PurePosixPath(entry.path)
+    if path.is_absolute() or ".." in path.parts or not path.parts or {"\\", "\0"} & set(entry.path):
+        raise LeapError(f"{repository.name}: {entry.path!r} leads out of the folder; nothing is downloaded from there")
+    size, sha256 = (entry.lfs.size, entry.lfs.oid) if entry.lfs else (entry.size, None)
+    return HubFile(str(path), size, entry.oid, sha256, entry.xetHash)

@@ -1,0 +1,50 @@
+"""Download LEAP's training data into data/, checkpoints into output/, LOVE-Agibot archives into data/love_agibot/.
+
+    python scripts/download/download_leap_data.py
+    python scripts/download/download_leap_data.py --checkpoints 5000 7000
+    python scripts/download/download_leap_data.py --love-agibot --tasks 327 352
+    python scripts/download/download_leap_data.py --love-agibot --tasks all --dry-run
+
+Without --checkpoints and --love-agibot it is the training data; --data brings that beside them. Every byte is checked,
+and a second run brings only what is missing.
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import run
+
+
+def main() -> None:
+    from leap.data.downloads import add_manners, download, everything, manners_of, named, numbered, tell
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", action="store_true", help="the training data, beside what else is named")
+    parser.add_argument("--checkpoints", nargs="+", metavar="STEP", help="published checkpoints: steps, or all")
+    parser.add_argument("--love-agibot", action="store_true", help="archives of pictures; --tasks says which")
+    parser.add_argument("--tasks", nargs="+", metavar="NUMBER", help="tasks of LOVE-Agibot-Beta, or all")
+    add_manners(parser)
+    arguments = parser.parse_args()
+
+    from leap.data.hub import find_hub
+    from leap.data.hub_files import Repository
+    from leap.errors import UsageError
+
+    if arguments.love_agibot != bool(arguments.tasks):
+        raise UsageError("--love-agibot and --tasks go together: --love-agibot --tasks 327 352, or --tasks all")
+    workspace, hub, manners = WorkspaceConfig.find(), find_hub(tell), manners_of(arguments)
+    if arguments.data or not (arguments.checkpoints or arguments.love_agibot):
+        data = Repository(workspace.data_repository, "dataset")
+        download(hub, data, workspace.data, everything, manners, arguments.dry_run)
+    if arguments.checkpoints:
+        checkpoints = Repository(workspace.checkpoints_repository, "model")
+        choice = named("checkpoint", numbered("checkpoint-([0-9]+)/"), arguments.checkpoints)
+        download(hub, checkpoints, workspace.output, choice, manners, arguments.dry_run)
+    if arguments.love_agibot:
+        archives = Repository(workspace.love_agibot_repository, "dataset")
+        choice = named("task", numbered(r"image/task_([0-9]+)\.tar\.gz$"), arguments.tasks)
+        download(hub, archives, workspace.love_agibot, choice, manners, arguments.dry_run)
+
+
+if __name__ == "__main__":
+    run(main)

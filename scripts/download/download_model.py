@@ -1,0 +1,36 @@
+"""Download a model from the hub into models/<its name>, and check every byte; a second run brings only what is missing.
+
+    bash scripts/download/download_model.sh
+    bash scripts/download/download_model.sh Qwen/Qwen2.5-VL-3B-Instruct --revision main
+    python scripts/download/download_model.py --dry-run
+
+HF_ENDPOINT chooses the hub, HF_TOKEN opens private and gated models.
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import run
+
+
+def main() -> None:
+    workspace = WorkspaceConfig.find()
+    from leap.data.downloads import add_manners, download, everything, manners_of, tell
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("repository", nargs="?", default=workspace.base_model_repository, help="OWNER/NAME")
+    parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
+    parser.add_argument("--local-dir", help="the folder (default: models/NAME)")
+    add_manners(parser)
+    arguments = parser.parse_args()
+
+    from leap.data.hub import find_hub
+    from leap.data.hub_files import Repository
+
+    folder = workspace.resolve(arguments.local_dir or workspace.models / arguments.repository.rpartition("/")[2])
+    wanted = Repository(arguments.repository, "model", arguments.revision)
+    download(find_hub(tell), wanted, folder, everything, manners_of(arguments), arguments.dry_run)
+
+
+if __name__ == "__main__":
+    run(main)

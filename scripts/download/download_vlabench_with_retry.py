@@ -1,0 +1,41 @@
+"""Download VLABench's VLM data set into dataset/vlm_evaluation_v1.0, and check every byte.
+
+    python scripts/download/download_vlabench_with_retry.py
+    python scripts/download/download_vlabench_with_retry.py --dimensions "M&T" CommonSense --max-workers 4
+    python scripts/download/download_vlabench_with_retry.py --dry-run
+
+Stop it whenever you like: the same command goes on from there. HF_ENDPOINT chooses the hub; with a token (HF_TOKEN or
+hf auth login) the hub allows more requests.
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import run
+
+
+def main() -> None:
+    from leap.data.downloads import add_manners, download, manners_of, named, tell
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dimensions", nargs="+", default=["all"], help="any spelling, or all (default)")
+    parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
+    parser.add_argument("--local-dir", help="the folder (default: dataset/vlm_evaluation_v1.0)")
+    add_manners(parser)
+    arguments = parser.parse_args()
+
+    from leap.data.hub import find_hub
+    from leap.data.hub_files import Repository
+    from leap.vlabench.dataset import dimension_of
+    from leap.vlabench.dimensions import find_dimensions
+
+    workspace = WorkspaceConfig.find()
+    wanted = [dimension.name for dimension in find_dimensions(arguments.dimensions)]
+    repository = Repository(workspace.benchmark_repository, "dataset", arguments.revision)
+    folder = workspace.resolve(arguments.local_dir or workspace.vlm_evaluation)
+    choice = named("dimension", dimension_of, wanted)
+    download(find_hub(tell), repository, folder, choice, manners_of(arguments), arguments.dry_run)
+
+
+if __name__ == "__main__":
+    run(main)

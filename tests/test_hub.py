@@ -1,0 +1,97 @@
+"""Which hub is asked, what its refusals mean to the user, and what is never sent or believed."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from downloading import DATA, QUICK, SIZES, get, on_disk, online, stored
+from servers.hub import HubServer
+
+from leap.data.downloads import download, everything, tell
+from leap.data.hub import find_hub
+from leap.data.hub_files import Repository
+from leap.errors import LeapError, UsageError
+
+__all__ = ["online"]  # a fixture that every test here uses
+
+
+@pytest.mark.parametrize(
+    ("refuses", "words"),
+    [
+        ((403, "GatedRepo"), "accept its terms: do so at https://huggingface.co/datasets/someone/data"),
+        ((401, "RepoNotFound"), "has no dataset someone/data, or it is private"),
+        ((401, ""), "the token is wrong"),
+        ((410, ""), "answered 410"),
+    ],
+)
+def test_what_the_user_must_do_is_said_at_once(tmp_path: Path, refuses: tuple[int, str], words: str) -> None:
+    with HubServer([stored()]) as hub:
+        hub.stored["dataset", "someone/data"].refuses = refuses
+        with pytest.raises(LeapError, match=words):
+            get(hub, tmp_path)
+    assert not on_disk(tmp_path)
+
+
+def test_names_that_the_hub_does_not_know(tmp_path: Path) -> None:
+    with HubServer([stored()]) as hub:
+        with pytest.raises(LeapError, match=r"has no dataset someone/date"):
+            get(hub, tmp_path, wanted=Repository("someone/date", "dataset"))
+        with pytest.raises(LeapError, match=r"has no revision 'v9'"):
+            get(hub, tmp_path, wanted=Repository("someone/data", "dataset", "v9"))
+        with pytest.raises(UsageError, match=r"OWNER/NAME"):
+            get(hub, tmp_path, wanted=Repository("a/b/c", "dataset"))
+        get(hub, tmp_path, wanted=Repository("someone/data", "dataset", hub.stored["dataset", "someone/data"].commit))
+    assert len(on_disk(tmp_path)) == len(SIZES)
+
+
+@pytest.mark.parametrize("path", ["../out.txt", "/etc/out.txt", "a/../../out.txt", "a\\..\\out.txt"])
+def test_no_file_leads_out_of_the_folder(tmp_path: Path, path: str) -> None:
+    with (
+        HubServer([stored({path: 10, "good.txt": 10})]) as hub,
+        pytest.raises(LeapError, match=r"leads out of the folder"),
+    ):
+        get(hub, tmp_path / "data")
+    assert not on_disk(tmp_path)
+
+
+def test_the_token_goes_to_the_hub_and_no_further(tmp_path: Path) -> None:
+    with HubServer([stored()]) as hub:
+        get(hub, tmp_path / "data")
+        tokens = {(seen.what, seen.path): seen.token for seen in hub.seen}
+    assert tokens["file", "README.md"] == tokens["other", "big.tar.gz"] == tokens["list", "datasets/someone/data"]
+    assert tokens["file", "README.md"] == "Bearer hf_test"
+    assert tokens["file", "big.tar.gz"] is None  # the storage is another host
+
+
+def test_the_mirror_is_asked_where_the_hub_is_silent(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with HubServer([stored()]) as mirror, socket.create_server(("127.0.0.1", 0)) as silent:
+        dead = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert find_hub(tell, hub=mirror.url, mirror=dead).endpoint == mirror.url
+        found = find_hub(tell, hub=dead, mirror=mirror.url, patience=0.2)
+        assert f"{dead} does not answer within 0.2 s; using {mirror.url}" in capsys.readouterr().err
+        download(found, DATA, tmp_path, everything, QUICK)
+        assert {seen.token for seen in mirror.seen} == {None}
+        with pytest.raises(LeapError, match=r"neither .* nor .* answers"):
+            find_hub(tell, hub=dead, mirror=dead, patience=0.1)
+
+
+def test_the_users_choice_of_a_hub_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HubServer([]) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
+        assert find_hub(tell).endpoint == hub.url
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(LeapError, match=r"HF_ENDPOINT=http://127.0.0.1:9 does not answer"):
+        find_hub(tell)
+    monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
+    with pytest.raises(UsageError, match=r"HF_ENDPOINT=hf-mirror.com"):
+        find_hub(tell)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(LeapError, match=r"HF_HUB_OFFLINE .* unset it"):
+        find_hub(tell)
+
+
+def test_a_server_that_is_no_hub_is_told_from_one(tmp_path: Path) -> None:
+    with HubServer([stored()]) as hub:
+        hub.stored["dataset", "someone/data"].refuses = (200, "")  # {} for everything
+        with pytest.raises(LeapError, match=r"as a hub does|tells no commit"):
+            get(hub, tmp_path)
