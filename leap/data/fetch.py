@@ -176,10 +176,11 @@ class Fetch:
     def _append(self, file: HubFile, part: Path, start: int) -> None:
         """Add to the part what one request brings."""
         left = file.size - start
-        with part.open("ab", buffering=0) as end, closing(self._hub.content(self._snapshot, file, start)) as content:
+        with part.open("ab") as end, closing(self._hub.content(self._snapshot, file, start)) as content:
             for piece in content:
                 self._patience.check()
                 left -= (written := end.write(piece[:left]))
+                end.flush()  # a kill loses none of it
                 self._events.put(written)
                 if left == 0:
                     return
