@@ -15,7 +15,7 @@ from typing import TypeVar
 from leap.backoff import LONGEST_PAUSE, backoff
 from leap.data.hub import Hub
 from leap.data.hub_errors import Again
-from leap.data.hub_files import HubFile, Snapshot
+from leap.data.hub_files import HubFile, Snapshot, note_origin
 from leap.errors import LeapError
 
 Answer = TypeVar("Answer")
@@ -157,6 +157,7 @@ class Fetch:
             if file.is_at(part):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(part, place)
+                note_origin(self._folder, self._snapshot.commit, file)
                 return
             self._events.put(-part.stat().st_size)
             part.unlink()
