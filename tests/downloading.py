@@ -37,5 +37,6 @@ def get(hub: HubServer, folder: Path, manners: Manners = QUICK, wanted: Reposito
 
 
 def on_disk(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file below the folder, hidden ones too, but for the notes in the client's own form."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

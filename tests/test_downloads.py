@@ -34,6 +34,19 @@ def test_every_file_arrives_once_and_a_second_run_fetches_nothing(tmp_path: Path
         assert not hub.sent
 
 
+def test_the_hubs_own_command_fetches_none_of_it_again(tmp_path: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    with HubServer([stored()]) as hub:
+        get(hub, tmp_path)
+        hub.reset()
+        snapshot_download(
+            "someone/data", repo_type="dataset", local_dir=tmp_path, endpoint=hub.url, cache_dir=tmp_path / "hf"
+        )
+        assert not hub.sent
+        assert not hub.attempts.keys() & {("file", path) for path in SIZES}
+
+
 def test_only_what_is_missing_or_damaged_is_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository, folder = stored(), tmp_path / "data"
     with HubServer([repository]) as hub:

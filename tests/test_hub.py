@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from downloading import DATA, QUICK, SIZES, get, on_disk, online, stored
 from servers.hub import HubServer
+from servers.hub_store import Fault
 
 from leap.data.downloads import download, everything, tell
 from leap.data.hub import find_hub
@@ -30,6 +31,14 @@ def test_what_the_user_must_do_is_said_at_once(tmp_path: Path, refuses: tuple[in
         with pytest.raises(LeapError, match=words):
             get(hub, tmp_path)
     assert not on_disk(tmp_path)
+
+
+def test_a_gated_repository_may_be_listed_and_still_refuse_its_files(tmp_path: Path) -> None:
+    gated = Fault("gated", 403, {"X-Error-Code": "GatedRepo"})
+    with HubServer([stored()], lambda seen: gated if seen.what == "file" else None) as hub:
+        with pytest.raises(LeapError, match=r"accept its terms"):
+            get(hub, tmp_path)
+        assert max(hub.attempts.values()) == 1
 
 
 def test_names_that_the_hub_does_not_know(tmp_path: Path) -> None:

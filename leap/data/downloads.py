@@ -125,8 +125,8 @@ def _fetch(fetch: Fetch, missing: Sequence[HubFile], folder: Path) -> None:
     sum(track_bytes(fetch.run(missing), "downloading", left))
     if fetch.wrong:
         raise LeapError(
-            f"{folder}: not what the hub says they are, twice, and left out: {_listed(sorted(fetch.wrong))}; "
-            "the same command tries them again"
+            f"{folder}: twice they came with another hash than the hub lists, and were left out: "
+            f"{_listed(sorted(fetch.wrong))}; the same command tries them again"
         )
 
 

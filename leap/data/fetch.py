@@ -15,7 +15,7 @@ from typing import TypeVar
 from leap.backoff import LONGEST_PAUSE, backoff
 from leap.data.hub import Hub
 from leap.data.hub_errors import Again
-from leap.data.hub_files import HubFile, Snapshot
+from leap.data.hub_files import HubFile, Snapshot, note_origin
 from leap.errors import LeapError
 
 Answer = TypeVar("Answer")
@@ -157,6 +157,7 @@ class Fetch:
             if file.is_at(part):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(part, place)
+                note_origin(self._folder, self._snapshot.commit, file)
                 return
             self._events.put(-part.stat().st_size)
             part.unlink()
@@ -176,10 +177,11 @@ class Fetch:
     def _append(self, file: HubFile, part: Path, start: int) -> None:
         """Add to the part what one request brings."""
         left = file.size - start
-        with part.open("ab", buffering=0) as end, closing(self._hub.content(self._snapshot, file, start)) as content:
+        with part.open("ab") as end, closing(self._hub.content(self._snapshot, file, start)) as content:
             for piece in content:
                 self._patience.check()
                 left -= (written := end.write(piece[:left]))
+                end.flush()  # a kill loses none of it
                 self._events.put(written)
                 if left == 0:
                     return

@@ -89,3 +89,10 @@ def _file(entry: Entry, repository: Repository) -> HubFile:
         raise LeapError(f"{repository.name}: {entry.path!r} leads out of the folder; nothing is downloaded from there")
     size, sha256 = (entry.lfs.size, entry.lfs.oid) if entry.lfs else (entry.size, None)
     return HubFile(str(path), size, entry.oid, sha256, entry.xetHash)
+
+
+def note_origin(folder: Path, commit: str, file: HubFile) -> None:
+    """Write down where a file came from, as `hf download` does: that then fetches none of ours again."""
+    from huggingface_hub._local_folder import write_download_metadata  # its format has no public writer
+
+    write_download_metadata(folder, file.path, commit, file.sha256 or file.blob)
