@@ -86,7 +86,7 @@ def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batch
 
     recipe, device = run.recipe, arguments.device
     plan, samples = _plan(run, arguments.world_size), _samples(run, run.train)
-    number = torch.bfloat16 if recipe.bf16 else torch.float16 if recipe.fp16 else torch.float32
+    number = getattr(torch, recipe.number)
     compiled = recipe.compile if recipe.compile is not None else has_flash(device, number)
     packed.install(model, run.encoder, compiled)
     largest = recipe.image_tokens_max * model.config.vision_config.spatial_merge_size**2

@@ -24,6 +24,7 @@ from leap.training.optimizer_choice import choose_optimizer
 from leap.training.recipe import Recipe
 from leap.training.resume import find_resume
 from leap.training.schedule import check_reports, check_schedule, warmup_steps
+from leap.training.sharding import check_sharding
 from leap.training.stopping import EarlyStopping, best_step, has_stopped, held_out_losses
 
 
@@ -69,6 +70,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output)})
     check_reports(recipe.report_to)
     processor = load_processor(model)
+    check_sharding(recipe, model)
     chat = ChatFormat(processor)
     encoder = PictureEncoder(processor, PictureSize(recipe.image_tokens_min, recipe.image_tokens_max))
     learning = plan_training(recipe, model)
@@ -111,12 +113,14 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
 
 
 def _train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any]) -> Path:
+    import torch
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from leap.training.batches import make_batches
     from leap.training.fit import optimizer_bytes
     from leap.training.optimizers import class_and_settings
     from leap.training.report import TrainingReport, about
+    from leap.training.sharding import shard
     from leap.training.trainer import LeapTrainer, NoInputGradients, ProgressLines
 
     recipe = run.recipe
@@ -124,7 +128,10 @@ def _train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any]) -> 
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
     arguments = _arguments(run)
     model = load_trainable(recipe, run.model)
-    model = model if recipe.quantization else model.to(arguments.device)
+    if recipe.fsdp and arguments.world_size > 1:
+        model = shard(model, arguments.device, getattr(torch, recipe.number))
+    elif not recipe.quantization:
+        model = model.to(arguments.device)
     batches = make_batches(run, model, arguments, optimizer_bytes(model, recipe.optim))
     arguments.gradient_accumulation_steps = batches.train.plan.packs
     if is_main_process():
