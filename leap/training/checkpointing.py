@@ -210,6 +210,10 @@ class CheckpointingTrainer(Trainer):
             return None, {}
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(self.model, options=options) if is_sharded(self.model) else None
+        if weights:  # gathered, tied weights are two: one is saved
+            names = {name for name, _ in self.model.named_parameters()}
+            twice = {name for name, _ in self.model.named_parameters(remove_duplicate=False)} - names
+            weights = {name: value for name, value in weights.items() if name not in twice}
         return weights, gather_optimizer_state(self.model, self._plain_optimizer())
 
     def _write(self, folder: Path, weights: dict[str, Any] | None, optimizer: dict[str, Any], loss: float) -> None:

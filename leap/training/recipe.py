@@ -176,10 +176,9 @@ class Recipe(BaseModel):
             raise ValueError("quantization needs finetuning: lora, since quantized weights cannot be trained")
         elif self.use_dora or self.use_rslora:
             raise ValueError(f"{'use_dora' if self.use_dora else 'use_rslora'} needs finetuning: lora")
-        learning = self.lora_parts if self.finetuning == "lora" else [p for p in PARTS if p not in self.frozen]
-        if not learning:
+        if not self.learning:
             raise ValueError("freeze_vision, freeze_projector and freeze_llm together leave nothing to train")
-        if idle := [part for part in self.part_rates if part not in learning]:
+        if idle := [part for part in self.part_rates if part not in self.learning]:
             raise ValueError(f"{idle[0]}_learning_rate is set, but nothing of the {idle[0]} is trained")
         return self
 
@@ -199,6 +198,11 @@ class Recipe(BaseModel):
     def frozen(self) -> list[Part]:
         """The parts that freeze_ keys name."""
         return [part for part in PARTS if getattr(self, f"freeze_{part}")]
+
+    @property
+    def learning(self) -> list[Part]:
+        """The parts in which something is trained."""
+        return self.lora_parts if self.finetuning == "lora" else [part for part in PARTS if part not in self.frozen]
 
     @property
     def part_rates(self) -> dict[Part, float]:

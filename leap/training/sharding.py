@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +14,12 @@ from torch import nn
 
 from leap.errors import LeapError
 from leap.progress import processes
-from leap.records.files import read_object
 from leap.training.optimizer_choice import STOCHASTIC
 from leap.training.recipe import Recipe
 
 
-def check_sharding(recipe: Recipe, model: Path) -> None:
-    """Raises LeapError where `fsdp` cannot be had: the base `model` is of another kind, or accelerate was asked."""
+def check_sharding(recipe: Recipe, family: str) -> None:
+    """Raises LeapError where `fsdp` cannot be had: the `model_type` is another, or accelerate was asked for it."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise LeapError(
             "accelerate launch is set to FSDP, which LEAP does itself: launch with --multi_gpu and give --fsdp true "
@@ -34,9 +32,8 @@ def check_sharding(recipe: Recipe, model: Path) -> None:
         return
     if recipe.optim == STOCHASTIC:  # one that "auto" found in the output folder
         raise LeapError(f"fsdp cannot go on with this run's optim={STOCHASTIC}: give --fsdp false")
-    family = read_object(model / "config.json").get("model_type")
     if family != "qwen3_vl":
-        raise LeapError(f"{model}: fsdp is for Qwen3-VL only, this is a {family} model: leave fsdp out")
+        raise LeapError(f"fsdp is for Qwen3-VL only, and this is a {family} model: leave fsdp out")
 
 
 def shard(model: Any, device: torch.device, number: torch.dtype) -> Any:
