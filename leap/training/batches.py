@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from leap.data.packing import Cost, PackPlan, Packs
 from leap.errors import LeapError
+from leap.training.optimizer_state import is_sharded
 from leap.training.parts import family_of
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batch
     tokens = plan.cost.tokens.mean() * plan.rows_per_step / plan.processes / plan.packs
     told = (
         f"{plan.packs} packs of about {tokens:.0f} tokens a step and process, checkpointing: {found.checkpointing}, "
-        f"{'compiled' if compiled else 'not compiled'}"
+        f"{'compiled' if compiled else 'not compiled'}{', estimated and not tried' if is_sharded(model) else ''}"
     )
     held_out = None
     if run.held_out is not None:

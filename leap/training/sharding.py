@@ -51,25 +51,33 @@ def shard(model: Any, device: torch.device, number: torch.dtype) -> Any:
         cast_forward_inputs=False,  # autocast decides, as without FSDP
     )
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for unit in (*model.model.visual.blocks, *model.model.language_model.layers, model):
+    for unit in (*sharded_units(model), model):
         fully_shard(unit, mesh=mesh, mp_policy=mixed)
     return model
 
 
-class Sharded(nn.Module):
-    """What stands where DDP stands for a model that is not divided: the Trainer calls it to train."""
+def sharded_units(model: Any) -> list[nn.Module]:
+    """The parts of a Qwen3-VL that are put together one by one."""
+    return [*model.model.visual.blocks, *model.model.language_model.layers]
 
-    def __init__(self, module: Any) -> None:
+
+class Sharded(nn.Module):
+    """What stands where DDP stands for a model that is not divided: the Trainer calls it to train.
+
+    `keeps_gradients`: those of a step's packs are added up whole in each process and summed over all once.
+    """
+
+    def __init__(self, module: Any, keeps_gradients: bool) -> None:
         super().__init__()
-        self.module = module
+        self.module, self._keeps_gradients = module, keeps_gradients
 
     def forward(self, **inputs: Any) -> Any:
         return self.module(**inputs)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Gradients of these batches stay in this process, whole, until the next ones outside are summed."""
-        self.module.set_requires_gradient_sync(False)
+        """The Trainer's way to say that another pack of the step will follow."""
+        self.module.set_requires_gradient_sync(not self._keeps_gradients)
         try:
             yield
         finally:

@@ -17,6 +17,7 @@ from leap.data.chat import IGNORED
 from leap.data.packing import Packs
 from leap.progress import duration
 from leap.training.checkpointing import CheckpointingTrainer
+from leap.training.fit import keeps_gradients
 from leap.training.lora import has_adapters, name_base
 from leap.training.optimizer_state import is_sharded
 from leap.training.parts import set_part_rates
@@ -130,7 +131,9 @@ class LeapTrainer(CheckpointingTrainer):
     def _wrap_model(self, model: nn.Module, training: bool = True, **options: Any) -> nn.Module:
         """As the Trainer's; DDP's buckets are to be the gradients themselves, not a second copy of them."""
         if training and model is self.model and is_sharded(model):
-            return Sharded(model)  # as it is not `self.model`, accelerate does not wrap it
+            return Sharded(
+                model, keeps_gradients(model, self.args.device)
+            )  # as it is not `self.model`, accelerate does not wrap it
         wrapped = super()._wrap_model(model, training=training, **options)
         if handler := getattr(self.accelerator, "ddp_handler", None):
             handler.gradient_as_bucket_view = True
