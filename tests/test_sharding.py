@@ -1,5 +1,6 @@
 """FSDP2 learns what DDP and one process learn, and their checkpoints are each other's."""
 
+import itertools
 import json
 import os
 import shutil
@@ -131,24 +132,31 @@ def test_checkpoints_go_between_divided_models_and_others(workspace: Path, runs:
     assert all(torch.equal(value, weights(runs / "fsdp")[key]) for key, value in weights(copies["fsdp-fsdp"]).items())
 
 
+def rows_with(pictures: int, workspace: Path, file: Path) -> Path:
+    """Four rows, the first `pictures` of which keep theirs."""
+    rows = [json.loads(line) for line in (workspace / "data" / "train_demo.jsonl").read_text().splitlines()[:4]]
+    for row in rows[pictures:]:
+        for message in row["messages"]:
+            message["content"] = [part for part in message["content"] if part["type"] == "text"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
 @pytest.mark.slow
 def test_processes_whose_batches_have_no_picture_keep_step(workspace: Path, tmp_path: Path) -> None:
-    """One row of eight has one, then none: every process must use the same weights, or all wait for ever."""
-    rows = [json.loads(line) for line in (workspace / "data" / "train_demo.jsonl").read_text().splitlines()[:8]]
-    commands, single = [], []
-    for pictures in (1, 0):
-        for row in rows[pictures:]:
-            for message in row["messages"]:
-                message["content"] = [part for part in message["content"] if part["type"] == "text"]
-        file = tmp_path / f"{pictures}.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        steps = ["--train_file", str(file), "--max_steps", "2", "--gradient_checkpointing"]
-        for way in ("--fsdp false", "--fsdp true", "--fsdp false --packing false", "--fsdp true --packing false"):
-            commands.append([*steps, *way.split(), "--output_dir", str(tmp_path / f"{pictures}-{len(commands)}")])
-        single += [losses(alone(workspace, *steps, "--per_device_train_batch_size", "2", "--output_dir",
-                                str(tmp_path / f"{pictures}-one")))] * 4  # fmt: skip
-    found = together(workspace, tmp_path, *([*command, "--per_device_train_batch_size", "1"] for command in commands))
-    assert [losses(told) for told in found] == [pytest.approx(curve, rel=CLOSE) for curve in single]
+    """All must use the same weights, or one would wait for ever for the others' gradients."""
+    commands, expected = [], []
+    for pictures, divided in ((1, ("true", "false")), (0, ("false",))):
+        file = rows_with(pictures, workspace, tmp_path / f"{pictures}.jsonl")
+        steps = ["--train_file", str(file), "--max_steps", "2", "--gradient_checkpointing", "--output_dir"]
+        one = alone(workspace, *steps, str(tmp_path / f"{pictures}-one"), "--per_device_train_batch_size", "2")
+        for fsdp, packing in itertools.product(divided, ("true", "false")):
+            way = ["--fsdp", fsdp, "--packing", packing, "--per_device_train_batch_size", "1"]
+            commands.append([*steps, str(tmp_path / f"{pictures}-{fsdp}-{packing}"), *way])
+            expected.append(pytest.approx(losses(one), rel=CLOSE))
+    found = [losses(told) for told in together(workspace, tmp_path, *commands)]
+    assert len(found[0]) == 2
+    assert found == expected
 
 
 @pytest.mark.parametrize(
