@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import REPOSITORY, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,6 +24,8 @@ from leap.errors import LeapError
 from leap.models.loading import load_model, load_processor
 from leap.records.training import ImagePart, Message, TextPart
 from leap.training import fit, packed
+from leap.training.batches import check_packing
+from leap.training.recipe import read_recipe
 from leap.training.trainer import _padded_loss
 
 
@@ -183,6 +185,44 @@ def test_a_pack_without_pictures_still_uses_every_weight(
     filler = trained(**collate(samples, counted=False))
     assert filler.item() == 0
     assert all(not gradient.any() for gradient in gradients(trained, filler).values())
+
+
+def test_a_padded_batch_without_pictures_can_use_every_weight(
+    model: Path, tools: tuple[Any, ChatFormat, PictureEncoder], samples: list[Sample]
+) -> None:
+    """A row more, of a blank picture without labels, changes nothing else."""
+    processor, chat, encoder = tools
+    trained = rough_model(model)
+    found = []
+    for blank in (False, True):
+        batch = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder, blank)([samples[2]])
+        loss = _padded_loss(trained, batch)
+        loss.backward()
+        found.append((loss.item(), {name: weight.grad for name, weight in trained.named_parameters()}))
+        trained.zero_grad()
+    (loss, without), (same, with_blank) = found
+    assert same == pytest.approx(loss, rel=1e-5)
+    for name, gradient in without.items():
+        if gradient is None:
+            assert ".visual." in name
+            assert not with_blank[name].any()
+        else:
+            torch.testing.assert_close(with_blank[name], gradient, atol=1e-5 * gradient.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "family", "reason"),
+    [
+        ({"packing": False, "tokens_per_pack": 512}, "qwen3_vl", "tokens_per_pack is .* packing=false"),
+        ({"attn_implementation": "eager", "compile": True}, "qwen3_vl", "compile is .* attn_implementation=eager"),
+        ({"compile": True}, "qwen2_vl", "compile is .* a qwen2_vl model"),
+    ],
+)
+def test_values_for_packed_rows_are_refused_with_padded_ones(values: dict[str, Any], family: str, reason: str) -> None:
+    recipe = read_recipe(REPOSITORY / "configs" / "recipes" / "demo.yaml", values)
+    with pytest.raises(LeapError, match=reason):
+        check_packing(recipe, family)
+    check_packing(recipe.model_copy(update={"tokens_per_pack": None, "compile": False}), family)
 
 
 @pytest.mark.slow

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from conftest import REPOSITORY, Parsed, run_script
+from torch.distributed.run import get_args_parser
 
 READMES = [REPOSITORY / "README.md", REPOSITORY / "README_zh.md"]
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
@@ -46,6 +48,13 @@ def test_a_readmes_command_is_accepted(line: str, parse_only: None) -> None:
         else:
             told = re.findall(r"--[a-z]+|tests/\S+|^    [\w.]+(?=\) model)", script.read_text(), re.MULTILINE)
             assert {word for word in rest[1:] if not word.startswith("~")} <= {word.strip() for word in told}
+    elif program in ("torchrun", "accelerate"):
+        parser = get_args_parser() if program == "torchrun" else launch_command_parser()
+        with pytest.raises(Parsed):
+            parser.parse_args(rest[program == "accelerate" :])
+        script = next(word for word in rest if word.endswith(".py"))
+        with pytest.raises(Parsed):
+            run_script(script, *rest[rest.index(script) + 1 :])
     elif program == "python":
         assert (REPOSITORY / rest[1].replace(".", "/")).with_suffix(".py").is_file()
     elif program == "hf":

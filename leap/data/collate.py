@@ -11,16 +11,23 @@ from leap.data.training_set import Sample
 
 
 class Collator:
-    """Pads samples on the right to the longest of the batch, and scales their pictures' bytes."""
+    """Pads samples on the right to the longest of the batch, and scales their pictures' bytes.
 
-    def __init__(self, pad_token_id: int, image_token_id: int, encoder: PictureEncoder) -> None:
-        self._pad, self._image, self._encoder = pad_token_id, image_token_id, encoder
+    With `blank`, a batch without pictures gets a row more, which has one and no labels: processes that train together
+    must all use the same weights, or one would wait for ever for the others' gradients.
+    """
+
+    def __init__(self, pad_token_id: int, image_token_id: int, encoder: PictureEncoder, blank: bool = False) -> None:
+        self._pad, self._image, self._encoder, self._blank = pad_token_id, image_token_id, encoder, blank
 
     def __call__(self, samples: Sequence[Sample], counted: bool = True) -> dict[str, Any]:
         """input_ids, labels, attention_mask, mm_token_type_ids [batch, tokens]; pixel_values, image_grid_thw.
 
         Samples that are not `counted` have no labels: they fill a batch that would be empty.
         """
+        samples = list(samples)
+        if self._blank and all(sample.pixel_values is None for sample in samples):
+            samples.append(Sample([self._image], [IGNORED], *self._encoder.blank()))
         batch = pad_ids([sample.input_ids for sample in samples], self._pad, self._image, left=False)
         width = batch["input_ids"].shape[1]
         labels = torch.tensor([s.labels + [IGNORED] * (width - len(s.labels)) for s in samples])

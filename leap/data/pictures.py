@@ -128,6 +128,14 @@ class PictureEncoder:
         patches = encoded["pixel_values"].unflatten(1, (-1, frames, pixels))
         return patches[:, :, 0].contiguous(), encoded["image_grid_thw"]
 
+    def blank(self) -> tuple[Any, Any]:
+        """(patches, image_grid_thw) of a black picture of a single token."""
+        import torch
+
+        side, pixels = self._image_processor.merge_size, self._image_processor.patch_size**2
+        patches = torch.zeros(side**2, len(self._image_processor.image_mean), pixels, dtype=torch.uint8)
+        return patches, torch.tensor([[1, side, side]])
+
     def scale(self, patches: Any, dtype: Any = None) -> Any:
         """`pixel_values` of the model in `dtype` (float32) from `encode_bytes`, on the device where the patches are."""
         import torch

@@ -6,10 +6,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from leap.data.packing import Cost, PackPlan, Packs
+from leap.errors import LeapError
+from leap.training.optimizer_state import is_sharded
+from leap.training.parts import family_of
 
 if TYPE_CHECKING:
     from leap.data.checked_file import CheckedFile
+    from leap.training.recipe import Recipe
     from leap.training.run import Run
+
+PACKED = "qwen3_vl"  # the family that `leap.training.packed` is written for
 
 _PATCH_TOKENS = 0.3  # the vision tower's arithmetic for a patch, in that of a decoder's token (2B)
 
@@ -28,20 +34,42 @@ def make_batches(run: "Run", model: Any, arguments: Any, state_bytes: float) -> 
 
     `arguments` are the Trainer's; `state_bytes` is what the optimiser will need beside weights and gradients.
     """
-    from leap.training import packed
-
-    # Another attention than sdpa is asked of the library's own forward: packed rows have theirs.
-    if run.recipe.packing and run.recipe.attn_implementation == "sdpa" and packed.fits(model):
+    if _why_padded(run.recipe, family_of(model)) is None:
         return _packed(run, model, arguments, state_bytes)
+    return _padded(run, model, arguments)
+
+
+def check_packing(recipe: "Recipe", family: str) -> None:
+    """Raises LeapError where rows of this recipe and `model_type` are padded, and a value is for packed ones only."""
+    reason = _why_padded(recipe, family)
+    for key in ("tokens_per_pack", "compile"):
+        if reason and getattr(recipe, key):
+            raise LeapError(f"{key} is for packed rows, but {reason} means padded ones: leave {key} out")
+
+
+def _why_padded(recipe: "Recipe", family: str) -> str | None:
+    """What asks for the library's own forward over padded rows; None for packed ones."""
+    if not recipe.packing:
+        return "packing=false"
+    if recipe.attn_implementation != "sdpa":  # packed rows have an attention of their own
+        return f"attn_implementation={recipe.attn_implementation}"
+    return None if family == PACKED else f"a {family} model"
+
+
+def _padded(run: "Run", model: Any, arguments: Any) -> Batches:
     from leap.data.collate import Collator
+
+    def collate(rows: "CheckedFile") -> Collator:
+        together = arguments.world_size > 1 and bool(rows.pictures.any())
+        return Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder, blank=together)
 
     wanted = run.recipe.gradient_checkpointing
     if wanted or (wanted is None and arguments.device.type == "cuda"):
         _checkpoint_all(model)
-    collate = Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder)
     plan = _plan(run, arguments.world_size)
-    train = Packs(plan, _samples(run, run.train), collate, arguments.process_index)
-    return Batches(train, _held_out(run, arguments, collate), f"{plan.packs} padded batches a step and process")
+    train = Packs(plan, _samples(run, run.train), collate(run.train), arguments.process_index)
+    held_out = _held_out(run, arguments, collate(run.held_out)) if run.held_out else None
+    return Batches(train, held_out, f"{plan.packs} padded batches a step and process")
 
 
 def _checkpoint_all(model: Any) -> None:
@@ -86,7 +114,7 @@ def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batch
 
     recipe, device = run.recipe, arguments.device
     plan, samples = _plan(run, arguments.world_size), _samples(run, run.train)
-    number = torch.bfloat16 if recipe.bf16 else torch.float16 if recipe.fp16 else torch.float32
+    number = getattr(torch, recipe.number)
     compiled = recipe.compile if recipe.compile is not None else has_flash(device, number)
     packed.install(model, run.encoder, compiled)
     largest = recipe.image_tokens_max * model.config.vision_config.spatial_merge_size**2
@@ -103,7 +131,7 @@ def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batch
     tokens = plan.cost.tokens.mean() * plan.rows_per_step / plan.processes / plan.packs
     told = (
         f"{plan.packs} packs of about {tokens:.0f} tokens a step and process, checkpointing: {found.checkpointing}, "
-        f"{'compiled' if compiled else 'not compiled'}"
+        f"{'compiled' if compiled else 'not compiled'}{', estimated and not tried' if is_sharded(model) else ''}"
     )
     held_out = None
     if run.held_out is not None:

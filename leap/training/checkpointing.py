@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -71,8 +73,6 @@ class CheckpointingTrainer(Trainer):
         """As the Trainer's. Raises Stopped when a signal ended it (a checkpoint is saved), LeapError for a NaN loss."""
         self._processes, self._resumed = Processes(), resume_from_checkpoint
         self._forget_later_scalars()
-        if resume_from_checkpoint and self.is_fsdp_enabled:
-            self._load_weights(Path(resume_from_checkpoint))  # before the weights are divided
         with self._listening():
             result = super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         self._processes.close()
@@ -140,6 +140,8 @@ class CheckpointingTrainer(Trainer):
         return loss
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *arguments: Any, **options: Any) -> None:
+        if isinstance(grad_norm, DTensor):  # a part of it, to be added up in all processes
+            grad_norm = grad_norm.full_tensor()
         if grad_norm is not None and not self.args.fp16:  # fp16's scaler passes over steps with infinite gradients
             self._steps_seen.norms[self.state.global_step] = grad_norm
         if self.control.should_log or self.control.should_save:  # the device is waited for at these steps anyway
@@ -206,10 +208,12 @@ class CheckpointingTrainer(Trainer):
         """Whole weights (None: the model's own) and optimiser state in the first process. All processes call it."""
         if self.is_deepspeed_enabled:
             return None, {}
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(self.model, options=options) if is_sharded(self.model) else None
+        if weights:  # gathered, tied weights are two: one is saved
+            names = {name for name, _ in self.model.named_parameters()}
+            twice = {name for name, _ in self.model.named_parameters(remove_duplicate=False)} - names
+            weights = {name: value for name, value in weights.items() if name not in twice}
         return weights, gather_optimizer_state(self.model, self._plain_optimizer())
 
     def _write(self, folder: Path, weights: dict[str, Any] | None, optimizer: dict[str, Any], loss: float) -> None:
@@ -240,8 +244,7 @@ class CheckpointingTrainer(Trainer):
     # Reading a checkpoint
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if model is None:  # FSDP's second call, with the divided model, comes after `train` has loaded the weights
-            self._load_weights(Path(resume_from_checkpoint))
+        self._load_weights(Path(resume_from_checkpoint))
 
     def _load_weights(self, folder: Path) -> None:
         """Raises LeapError where they do not fit; the Trainer would go on with the base model's in their place."""
@@ -249,7 +252,8 @@ class CheckpointingTrainer(Trainer):
             load_adapters(self.model, folder)
         else:
             saved = load_model(folder, _dtype(self.model), attention=None)
-            self.model.load_state_dict(saved.state_dict())
+            options = StateDictOptions(full_state_dict=True)  # of divided weights each process takes its part
+            set_model_state_dict(self.model, saved.state_dict(), options=options)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled:

@@ -7,7 +7,10 @@ arithmetic, so the vision tower's come first, everything's last.
 
 import gc
 import math
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -16,12 +19,19 @@ import torch
 
 from leap.data.packing import Cost, PackPlan
 from leap.errors import LeapError
+from leap.progress import duration, is_main_process
 from leap.training.memory import MOMENTS
+from leap.training.optimizer_state import is_sharded
+from leap.training.sharding import sharded_units
 
 Checkpointing = Literal["none", "vision", "all"]
 LEVELS: tuple[Checkpointing, ...] = ("none", "vision", "all")
 _SHARE = 0.96  # of a device's memory that is planned with; the rest is the context and fragments
+_UNTRIED = 0.85  # where the estimate is not tried
+_GRADIENTS = 0.2  # of a device's memory: what whole gradients of a divided model may take
 _PEERS = 4e9  # bytes that talking to other processes takes
+_ATTEMPTS = 6  # estimates that are tried
+_LESS = 0.75  # of the memory, for the next estimate
 _SMALL = 2_048  # tokens: packs below keep the GPU less busy than checkpointing costs
 _HALF = 2  # bytes of a number in bf16, in which activations are kept
 
@@ -45,7 +55,8 @@ class Activations:
         layers, blocks = text.num_hidden_layers, vision.depth
         all_layers = text.hidden_size * layers + layer if checkpointing == "all" else layer * layers
         all_blocks = vision.hidden_size * blocks + block if checkpointing != "none" else block * blocks
-        return cls(_HALF * all_layers, _HALF * all_blocks, 4 * _HALF * text.vocab_size)
+        # Floats: a row's bytes do not fit the int32 of a plan's arrays.
+        return cls(float(_HALF * all_layers), float(_HALF * all_blocks), float(4 * _HALF * text.vocab_size))
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ def estimate(plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Chec
             continue
         mean = row.mean() * plan.rows_per_step / plan.processes
         packs = max(1, round(mean / free_bytes))
-        while packs < plan.rows_per_step // plan.processes and _heaviest(plan, packs, row) > free_bytes:
+        while packs < _rows_of_process(plan) and _heaviest(plan, packs, row) > free_bytes:
             packs += 1
         tokens = plan.cost.tokens.mean() * plan.rows_per_step / plan.processes / packs
         if tokens >= _SMALL or packs == 1 or level == allowed[-1]:
@@ -104,49 +115,110 @@ def choose(
     device: torch.device,
     number: torch.dtype,
 ) -> Fit:
-    """What the recipe says, and the rest as memory allows: the first fit whose heaviest pack really runs.
+    """What the recipe says, and the rest as memory allows: the first of a few fits whose heaviest pack really runs.
 
     `heaviest` gives a plan's heaviest pack on the device, `state_bytes` is what the optimiser will take. All processes
     come to the same. Raises LeapError if a single row does not fit.
     """
     allowed = LEVELS if recipe.gradient_checkpointing is None else (LEVELS[-1 if recipe.gradient_checkpointing else 0],)
-    if device.type == "cuda" and recipe.tokens_per_pack is None:
-        fit = estimate(plan, model.config, _free_bytes(model, device, state_bytes), allowed)
+    if recipe.tokens_per_pack or device.type != "cuda":
+        fits = wished(plan, _packs_of(plan, recipe.tokens_per_pack), allowed)
     else:
-        fit = Fit(_packs_of(plan, recipe.tokens_per_pack), allowed[0])
-    while True:
+        fits = candidates(plan, model.config, _free_bytes(model, device, state_bytes), allowed)
+    if device.type != "cuda" or is_sharded(model):  # where memory ends in one process, the others would wait for ever
+        checkpoint(model, fits[0].checkpointing)
+        return fits[0]
+
+    def runs(fit: Fit) -> bool:
         checkpoint(model, fit.checkpointing)
-        if device.type != "cuda" or _everywhere(_runs(model, heaviest(_with(plan, fit)), state_bytes, number), device):
+        return _everywhere(_runs(model, heaviest(replace(plan, packs=fit.packs)), state_bytes, number), device)
+
+    model.train()  # a loaded model is not, and computes nothing twice then
+    return first_that_runs(fits, runs)
+
+
+def candidates(plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...]) -> list[Fit]:
+    """What is estimated to fit, then what fits into less and less: an estimate may be too good.
+
+    Never many, and each clearly smaller than the one before. Raises LeapError where not even one row should fit.
+    """
+    fits = [estimate(plan, config, free_bytes, allowed)]
+    for attempt in range(1, _ATTEMPTS):
+        with suppress(LeapError):
+            fits.append(estimate(plan, config, free_bytes * _LESS**attempt, allowed))
+    return list(dict.fromkeys([*fits, Fit(_rows_of_process(plan), allowed[-1])]))
+
+
+def wished(plan: PackPlan, packs: int, allowed: tuple[Checkpointing, ...]) -> list[Fit]:
+    """So many packs, with more and more computed twice; then twice as many packs, and so on."""
+    fits = [Fit(packs, level) for level in allowed]
+    while packs < _rows_of_process(plan):
+        packs = min(2 * packs, _rows_of_process(plan))
+        fits.append(Fit(packs, allowed[-1]))
+    return fits
+
+
+def first_that_runs(fits: Sequence[Fit], runs: Callable[[Fit], bool]) -> Fit:
+    """Raises LeapError where none does. Every attempt is told in one line of the first process."""
+    for fit in fits:
+        started = time.monotonic()
+        found = runs(fit)
+        if is_main_process():
+            told = f"{fit.packs} packs, checkpointing {fit.checkpointing}: {'fits' if found else 'does not fit'}"
+            print(f"tried       {told} ({duration(time.monotonic() - started)})", file=sys.stderr, flush=True)
+        if found:
             return fit
-        fit = _next(fit, plan, allowed)
+    raise LeapError("one row does not fit into this device's memory: lower --model_max_length or use LoRA")
 
 
-def _with(plan: PackPlan, fit: Fit) -> PackPlan:
-    return replace(plan, packs=fit.packs)
+def _rows_of_process(plan: PackPlan) -> int:
+    """In an optimiser step: more packs would be empty."""
+    return plan.rows_per_step // plan.processes
 
 
 def _packs_of(plan: PackPlan, tokens_per_pack: int | None) -> int:
     """As many packs as tokens are wanted in each; without such a wish, the plan's."""
     if tokens_per_pack is None:
         return plan.packs
-    of_a_process = plan.rows_per_step // plan.processes
-    return min(of_a_process, max(1, math.ceil(plan.cost.tokens.mean() * of_a_process / tokens_per_pack)))
+    rows = _rows_of_process(plan)
+    return min(rows, max(1, math.ceil(plan.cost.tokens.mean() * rows / tokens_per_pack)))
 
 
 def _free_bytes(model: Any, device: torch.device, state_bytes: float) -> float:
     """For activations: what weights, gradients, the optimiser and the weights' copies in bf16 leave."""
-    free, _ = torch.cuda.mem_get_info(device)
+    unused, _ = torch.cuda.mem_get_info(device)
+    free = min(unused, _limit(device) - torch.cuda.memory_reserved(device))
+    peers = _PEERS if torch.distributed.is_initialized() else 0
+    if is_sharded(model):
+        return free * _UNTRIED - _divided_bytes(model, keeps_gradients(model, device)) - state_bytes - peers
     learning = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
     copies = sum(weight.numel() * _HALF for weight in model.parameters() if weight.element_size() > _HALF)
-    limit = torch.cuda.get_device_properties(device).total_memory * _allowed_share(device)
-    peers = _PEERS if torch.distributed.is_initialized() else 0
-    return min(free, limit - torch.cuda.memory_reserved(device)) * _SHARE - learning - copies - state_bytes - peers
+    return free * _SHARE - learning - copies - state_bytes - peers
 
 
-def _allowed_share(device: torch.device) -> float:
-    """Of the device's memory, for this process; older releases cannot tell what they were told."""
+def _divided_bytes(model: Any, whole: bool) -> float:
+    """Gradients of a divided model (`whole`, or this process's part), and what of it is put together at once.
+
+    That is what no layer has for itself and three of the largest, in bf16, and their gradients in float32.
+    """
+    units = [sum(weight.numel() for weight in part.parameters()) for part in sharded_units(model)]
+    total = sum(weight.numel() for weight in model.parameters())
+    together = (_HALF + 4) * (total - sum(units) + 3 * max(units))
+    return together + 4 * total / (1 if whole else torch.distributed.get_world_size())
+
+
+def keeps_gradients(model: Any, device: torch.device) -> bool:
+    """Whether every process of a divided model has room for whole gradients, to sum them once a step."""
+    if device.type != "cuda":
+        return True
+    needed = 4 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return _everywhere(needed <= _GRADIENTS * _limit(device), device)
+
+
+def _limit(device: torch.device) -> float:
+    """Bytes that this process may use; older releases cannot tell what they were told."""
     told = getattr(torch.cuda, "get_per_process_memory_fraction", None)
-    return float(told(device)) if told else 1.0
+    return torch.cuda.get_device_properties(device).total_memory * (float(told(device)) if told else 1.0)
 
 
 def _everywhere(here: bool, device: torch.device) -> bool:
@@ -158,32 +230,29 @@ def _everywhere(here: bool, device: torch.device) -> bool:
     return bool(agreed.item())
 
 
-def _next(fit: Fit, plan: PackPlan, allowed: tuple[Checkpointing, ...]) -> Fit:
-    if fit.packs < plan.rows_per_step // plan.processes:
-        return replace(fit, packs=fit.packs + 1)
-    after = allowed[allowed.index(fit.checkpointing) + 1 :]
-    if not after:
-        raise LeapError("one row does not fit into this device's memory: lower --model_max_length or use LoRA")
-    return Fit(1, after[0])
-
-
 def _runs(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dtype) -> bool:
     """Whether a pack goes through the model and back; the gradients are dropped."""
+    found = True
     try:
-        held = torch.empty(int(state_bytes), dtype=torch.uint8, device=model.device)
-        with torch.autocast(model.device.type, number, enabled=number != torch.float32):
-            loss = model(**pack)
-        loss.backward()
-        del held, loss
-        return True
+        _forward_and_back(model, pack, state_bytes, number)
     except torch.OutOfMemoryError:
-        return False
-    finally:
-        model.zero_grad()
-        gc.collect()
-        torch.cuda.empty_cache()
+        found = False
+    # Not within `except`: the error holds on to all that was computed.
+    model.zero_grad()
+    gc.collect()
+    torch.cuda.empty_cache()
+    return found
+
+
+def _forward_and_back(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dtype) -> None:
+    held = torch.empty(int(state_bytes), dtype=torch.uint8, device=model.device)  # the optimiser's place
+    with torch.autocast(model.device.type, number, enabled=number != torch.float32):
+        loss = model(**pack)
+    loss.backward()
+    del held
 
 
 def optimizer_bytes(model: Any, optim: str) -> float:
-    """What the optimiser keeps of the weights that learn."""
-    return sum(MOMENTS[optim] * weight.numel() for weight in model.parameters() if weight.requires_grad)
+    """What the optimiser keeps of the weights that learn, in this process."""
+    held = sum(MOMENTS[optim] * weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return held / torch.distributed.get_world_size() if is_sharded(model) else held

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from leap.models.checkpoints import MARKER
+from leap.progress import processes
 from leap.records.files import read_object
 from leap.training import memory
 from leap.training.recipe import Recipe
@@ -22,6 +23,8 @@ def choose_optimizer(recipe: Recipe, model: Path, output: Path) -> str:
     limit = _gpu_bytes()
     if limit is None:
         return "adamw_torch"
+    if recipe.fsdp and processes() > 1:  # each holds a part of them only
+        return "adamw_torch_fused"
     needed = memory.states(*memory.count_weights(model), "adamw_torch_fused", recipe.bf16).total
     fits = recipe.finetuning == "lora" or needed <= _ROOM * limit
     return "adamw_torch_fused" if fits or not recipe.bf16 else STOCHASTIC

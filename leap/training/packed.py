@@ -17,11 +17,6 @@ _VARIANTS = 64
 NAME = "leap_packed"  # of the decoder's attention, in the library's register
 
 
-def fits(model: Any) -> bool:
-    """Whether a model is one that this forward is written for."""
-    return model.config.model_type == "qwen3_vl"
-
-
 def install(model: Any, encoder: Any, compiled: bool) -> None:
     """Replace the model's forward; with `compiled`, blocks, layers and loss are compiled (each kind once)."""
     from transformers import AttentionInterface

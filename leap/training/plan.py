@@ -45,12 +45,13 @@ def _costs(run: "Run") -> list[str]:
     recipe = run.recipe
     trained, frozen = _weights(run)
     held = memory.states(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe))
+    shares = processes() if recipe.fsdp else 1
     size = memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora")
     written = math.ceil(run.steps / recipe.save_steps)
     kept = min(written, recipe.save_total_limit or written)
     lines = [
-        f"memory      {memory.gigabytes(held.total)} a GPU for weights, gradients and {recipe.optim}; "
-        "packs fill the rest",
+        f"memory      {memory.gigabytes(held.total / shares)} a GPU for weights, gradients and {recipe.optim}"
+        f"{f', divided among {shares}' if shares > 1 else ''}; packs fill the rest",
         f"disk        {memory.gigabytes(size.of_run(kept))} for {kept} checkpoints: the newest two of "
         f"{memory.gigabytes(size.whole)}, older ones without optimiser {memory.gigabytes(size.slim)}",
     ]

@@ -23,7 +23,8 @@ from leap.records.files import first_problem, read_text
 # These change nothing in what the model learns, so a run may be resumed under other values.
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
          "image_root", "val_file", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples",
-         "gradient_checkpointing", "packing", "tokens_per_pack", "compile", "early_stopping_patience"}  # fmt: skip
+         "gradient_checkpointing", "packing", "tokens_per_pack", "compile", "early_stopping_patience",
+         "fsdp"}  # fmt: skip
 Part = Literal["vision", "projector", "llm"]
 PARTS: tuple[Part, ...] = ("vision", "projector", "llm")  # `leap.training.parts` says what belongs to each
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -121,6 +122,9 @@ class Recipe(BaseModel):
         PositiveInt | None, Field(description="about so many tokens go through the model at once; null: what fits")
     ] = None
     compile: Annotated[bool | None, Field(description="null: where flash attention runs")] = None
+    fsdp: Annotated[
+        bool, Field(description="divide weights, gradients and optimiser state over the processes (FSDP2)")
+    ] = False
     deepspeed: Annotated[str | None, Field(description="a DeepSpeed configuration file")] = None
 
     logging_steps: PositiveInt = 10
@@ -152,6 +156,18 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def divisible(self) -> "Recipe":
+        if not self.fsdp:
+            return self
+        if self.finetuning == "lora":
+            raise ValueError("fsdp divides weights that learn; adapters are small: leave fsdp out of a LoRA run")
+        if self.optim == "adamw_bf16_stochastic":
+            raise ValueError("fsdp divides the float32 states of optim=auto, adamw_torch or adamw_torch_fused only")
+        if self.deepspeed or self.fp16:
+            raise ValueError(f"fsdp and {'deepspeed' if self.deepspeed else 'fp16'} exclude each other")
+        return self
+
+    @model_validator(mode="after")
     def something_learns(self) -> "Recipe":
         if self.finetuning == "lora":
             if self.frozen:
@@ -160,10 +176,9 @@ class Recipe(BaseModel):
             raise ValueError("quantization needs finetuning: lora, since quantized weights cannot be trained")
         elif self.use_dora or self.use_rslora:
             raise ValueError(f"{'use_dora' if self.use_dora else 'use_rslora'} needs finetuning: lora")
-        learning = self.lora_parts if self.finetuning == "lora" else [p for p in PARTS if p not in self.frozen]
-        if not learning:
+        if not self.learning:
             raise ValueError("freeze_vision, freeze_projector and freeze_llm together leave nothing to train")
-        if idle := [part for part in self.part_rates if part not in learning]:
+        if idle := [part for part in self.part_rates if part not in self.learning]:
             raise ValueError(f"{idle[0]}_learning_rate is set, but nothing of the {idle[0]} is trained")
         return self
 
@@ -185,10 +200,20 @@ class Recipe(BaseModel):
         return [part for part in PARTS if getattr(self, f"freeze_{part}")]
 
     @property
+    def learning(self) -> list[Part]:
+        """The parts in which something is trained."""
+        return self.lora_parts if self.finetuning == "lora" else [part for part in PARTS if part not in self.frozen]
+
+    @property
     def part_rates(self) -> dict[Part, float]:
         """The learning rates of parts that have one of their own."""
         rates = {part: getattr(self, f"{part}_learning_rate") for part in PARTS}
         return {part: rate for part, rate in rates.items() if rate is not None}
+
+    @property
+    def number(self) -> str:
+        """PyTorch's name of the format that matrix products are computed in."""
+        return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
 
     def rows_per_step(self, processes: int) -> int:
         """Rows of an optimiser step, over all processes."""

@@ -19,11 +19,13 @@ from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, w
 from leap.models.loading import load_processor
 from leap.progress import is_main_process, processes
 from leap.records.files import read_object, write_json
+from leap.training.batches import check_packing, make_batches
 from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.recipe import Recipe
 from leap.training.resume import find_resume
 from leap.training.schedule import check_reports, check_schedule, warmup_steps
+from leap.training.sharding import check_sharding
 from leap.training.stopping import EarlyStopping, best_step, has_stopped, held_out_losses
 
 
@@ -69,6 +71,9 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output)})
     check_reports(recipe.report_to)
     processor = load_processor(model)
+    family = read_object(model / "config.json").get("model_type", "unknown")
+    check_sharding(recipe, family)
+    check_packing(recipe, family)
     chat = ChatFormat(processor)
     encoder = PictureEncoder(processor, PictureSize(recipe.image_tokens_min, recipe.image_tokens_max))
     learning = plan_training(recipe, model)
@@ -85,6 +90,8 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     held_out = None
     if recipe.val_file:
         held_out = check(root / recipe.val_file, max_rows=recipe.max_eval_samples, name="held-out rows")
+    if "llm" not in recipe.learning and not train.pictures.any():
+        raise LeapError(f"{train.path}: no row has a picture, so that nothing would learn while the LLM is frozen")
     identity = {
         "recipe": {**recipe.identity(), "processes": processes()},
         "base_model": weights_hash(model),
@@ -111,12 +118,13 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
 
 
 def _train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any]) -> Path:
+    import torch
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from leap.training.batches import make_batches
     from leap.training.fit import optimizer_bytes
     from leap.training.optimizers import class_and_settings
     from leap.training.report import TrainingReport, about
+    from leap.training.sharding import shard
     from leap.training.trainer import LeapTrainer, NoInputGradients, ProgressLines
 
     recipe = run.recipe
@@ -124,7 +132,10 @@ def _train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any]) -> 
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
     arguments = _arguments(run)
     model = load_trainable(recipe, run.model)
-    model = model if recipe.quantization else model.to(arguments.device)
+    if recipe.fsdp and arguments.world_size > 1:
+        model = shard(model, arguments.device, getattr(torch, recipe.number))
+    elif not recipe.quantization:
+        model = model.to(arguments.device)
     batches = make_batches(run, model, arguments, optimizer_bytes(model, recipe.optim))
     arguments.gradient_accumulation_steps = batches.train.plan.packs
     if is_main_process():
@@ -176,7 +187,7 @@ def _tell_best(log: list[dict[str, Any]], output: Path) -> None:
 
 
 # Recipe values that the Trainer is given in another form.
-_RESOLVED = ("max_steps", "eval_strategy", "eval_steps", "save_total_limit", "output_dir", "deepspeed",
+_RESOLVED = ("max_steps", "eval_strategy", "eval_steps", "save_total_limit", "output_dir", "deepspeed", "fsdp",
              "gradient_checkpointing", "num_train_epochs", "warmup_steps", "report_to", "optim")  # fmt: skip
 
 
@@ -212,7 +223,7 @@ def _arguments(run: Run) -> Any:
             metric_for_best_model="eval_loss" if recipe.val_file else None,
             greater_is_better=False,
             ddp_broadcast_buffers=False,
-            ddp_find_unused_parameters=False,
+            ddp_find_unused_parameters=not run.train.pictures.any(),  # each batch uses the vision tower, or none
             save_strategy="steps",
             save_total_limit=None,  # CheckpointingTrainer removes old checkpoints, once the new one is whole
             remove_unused_columns=False,

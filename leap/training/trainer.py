@@ -17,9 +17,12 @@ from leap.data.chat import IGNORED
 from leap.data.packing import Packs
 from leap.progress import duration
 from leap.training.checkpointing import CheckpointingTrainer
+from leap.training.fit import keeps_gradients
 from leap.training.lora import has_adapters, name_base
+from leap.training.optimizer_state import is_sharded
 from leap.training.parts import set_part_rates
 from leap.training.recipe import Part
+from leap.training.sharding import Sharded
 from leap.workers import end_with_parent
 
 _AHEAD = 3  # packs that each worker may have ready
@@ -117,8 +120,20 @@ class LeapTrainer(CheckpointingTrainer):
         metrics = {f"{metric_key_prefix}_loss": float(loss)}
         return EvalLoopOutput(None, None, metrics, len(packs.plan.cost.tokens))
 
+    def compute_loss_context_manager(self) -> Any:
+        """A divided model has no autocast of accelerate's around its forward."""
+        return self.accelerator.autocast() if is_sharded(self.model) else super().compute_loss_context_manager()
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not is_sharded(model):  # each part is where it belongs
+            super()._move_model_to_device(model, device)
+
     def _wrap_model(self, model: nn.Module, training: bool = True, **options: Any) -> nn.Module:
         """As the Trainer's; DDP's buckets are to be the gradients themselves, not a second copy of them."""
+        if training and model is self.model and is_sharded(model):
+            return Sharded(
+                model, keeps_gradients(model, self.args.device)
+            )  # as it is not `self.model`, accelerate does not wrap it
         wrapped = super()._wrap_model(model, training=training, **options)
         if handler := getattr(self.accelerator, "ddp_handler", None):
             handler.gradient_as_bucket_view = True

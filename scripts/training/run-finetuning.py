@@ -7,7 +7,7 @@
     LEAP_ROOT=demo python scripts/training/run-finetuning.py --recipe demo
 
 The same command continues a run that was killed, or that SIGTERM (Slurm) or Ctrl-C ended with a
-checkpoint. On several GPUs: torchrun --nproc_per_node 4 scripts/...
+checkpoint. On several GPUs: torchrun --standalone --nproc_per_node 4 scripts/training/run-finetuning.py [--fsdp]
 """
 
 import argparse

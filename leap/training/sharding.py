@@ -1,0 +1,84 @@
+"""FSDP2: weights, gradients and optimiser state divided over the processes, each layer put together while it is used.
+
+PyTorch's `fully_shard` itself, not accelerate's wrapping of it, which does nothing on CPUs: there it can be tested.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from leap.errors import LeapError
+from leap.progress import processes
+from leap.training.optimizer_choice import STOCHASTIC
+from leap.training.recipe import Recipe
+
+
+def check_sharding(recipe: Recipe, family: str) -> None:
+    """Raises LeapError where `fsdp` cannot be had: the `model_type` is another, or accelerate was asked for it."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise LeapError(
+            "accelerate launch is set to FSDP, which LEAP does itself: launch with --multi_gpu and give --fsdp true "
+            "(or fsdp: true in the recipe)"
+        )
+    if not recipe.fsdp:
+        return
+    if processes() == 1:
+        print("fsdp        one process has nobody to divide with: it trains as without fsdp", file=sys.stderr)
+        return
+    if recipe.optim == STOCHASTIC:  # one that "auto" found in the output folder
+        raise LeapError(f"fsdp cannot go on with this run's optim={STOCHASTIC}: give --fsdp false")
+    if family != "qwen3_vl":
+        raise LeapError(f"fsdp is for Qwen3-VL only, and this is a {family} model: leave fsdp out")
+
+
+def shard(model: Any, device: torch.device, number: torch.dtype) -> Any:
+    """Divide a Qwen3-VL over all processes, in place; the rest of it goes to `device`. All processes call it.
+
+    Weights stay as they are and are put together in `number` (bfloat16: half the traffic); gradients are summed in
+    float32. What lies outside of layers and blocks is put together for the whole step: embeddings and head are one.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mixed = MixedPrecisionPolicy(
+        param_dtype=None if number == torch.float32 else number,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # autocast decides, as without FSDP
+    )
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for unit in (*sharded_units(model), model):
+        fully_shard(unit, mesh=mesh, mp_policy=mixed)
+    return model
+
+
+def sharded_units(model: Any) -> list[nn.Module]:
+    """The parts of a Qwen3-VL that are put together one by one."""
+    return [*model.model.visual.blocks, *model.model.language_model.layers]
+
+
+class Sharded(nn.Module):
+    """What stands where DDP stands for a model that is not divided: the Trainer calls it to train.
+
+    `keeps_gradients`: those of a step's packs are added up whole in each process and summed over all once.
+    """
+
+    def __init__(self, module: Any, keeps_gradients: bool) -> None:
+        super().__init__()
+        self.module, self._keeps_gradients = module, keeps_gradients
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """The Trainer's way to say that another pack of the step will follow."""
+        self.module.set_requires_gradient_sync(not self._keeps_gradients)
+        try:
+            yield
+        finally:
+            self.module.set_requires_gradient_sync(True)
