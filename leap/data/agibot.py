@@ -95,8 +95,8 @@ def find_archives(folder: Path, tasks: Sequence[str] | None = None) -> list[Arch
         found[name[1]] = Archive(name[1], path, path.stat().st_size)
     if not found:
         raise LeapError(
-            f"{folder}: no task_<number>.tar.gz here; download them (hf download EvanSirius/LOVE-Agibot-Beta "
-            "--repo-type dataset --local-dir data/love_agibot), or name their folder with --archives"
+            f"{folder}: no task_<number>.tar.gz here; download them "
+            "(scripts/download/download_leap_data.py --love-agibot --tasks all), or name their folder with --archives"
         )
     if missing := [task for task in tasks or () if task not in found]:
         raise LeapError(f"{folder}: no archive of task {', '.join(missing)}; download it, or leave it out of --tasks")
