@@ -82,13 +82,14 @@ def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Each table as <name>.csv (exact numbers) and <name>.md (two decimals)."""
     written = []
     for name, table in tables.items():
-        for path, text in ((folder / f"{name}.csv", table.to_csv()), (folder / f"{name}.md", _markdown(table))):
+        for path, text in ((folder / f"{name}.csv", table.to_csv()), (folder / f"{name}.md", markdown_table(table))):
             write_atomic(path, text)
             written.append(path)
     return written
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown_table(table: pd.DataFrame) -> str:
+    """A Markdown table with two decimals; an incomplete model has an asterisk and a note."""
     header, *rows = ([cell.replace("|", r"\|") for cell in row] for row in _cells(table))
     ruler = ["---", *["---:"] * len(table.columns)]
     lines = "".join(f"| {' | '.join(row)} |\n" for row in [header, ruler, *rows])
