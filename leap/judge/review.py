@@ -131,12 +131,10 @@ def _pictures(output: Output, settings: ReviewSettings) -> tuple[Path, ...]:
         try:
             found.append(resolve_picture(picture, settings.image_roots))
         except LeapError as error:
-            told = str(error).replace("--image_root", "--workspace-root")
+            told = f"sample {output.sample_idx}: " + str(error).replace("--image_root", "--workspace-root")
             if not settings.warn_missing_image:
-                raise LeapError(
-                    f"sample {output.sample_idx}: {told}; or judge without it (--warn-missing-image)"
-                ) from None
-            print(f"warning: sample {output.sample_idx} is judged without a picture: {told}", file=sys.stderr)
+                raise LeapError(f"{told}; or judge without it (--warn-missing-image)") from error
+            print(f"warning: judged without a picture: {told}", file=sys.stderr)
     return tuple(found)
 
 
@@ -210,12 +208,13 @@ def _compared(
         for one, other in combinations(outputs, 2)
         if one.sample_idx == other.sample_idx and not (one.error or other.error)
     ]
+    schema = preference_schema()
     questions = [
         Question(
             key,
             pair_request(key, *shown, pictures[one.image_paths], settings.seed, repeat),
             repeat,
-            preference_schema(),
+            schema,
         )
         for one, other in pairs
         if one.model_output != other.model_output

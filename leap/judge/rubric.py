@@ -9,9 +9,10 @@ The measures, each from 0 to 1, make scores of 1 + 4 x measure (1 to 5, not roun
 - Two steps are as similar as their words: Dice's coefficient 2 |A & B| / (|A| + |B|) of their multisets, lower case,
   without articles; a Chinese character is a word (Dice 1945).
 - Steps are matched one to one, the most similar first, from 0.5 on; of equal ones those whose places differ least.
-- completeness: the share of the reference's steps that are matched.
-- logical_sequence: the longest common subsequence of matched steps, by the reference's steps.
-- hallucination_redundancy: the share of the plan's steps that are matched. The others are invented or repeated.
+- completeness: the similarities of all matches, by the number of the reference's steps.
+- logical_sequence: the longest common subsequence of matched steps, by the number of the reference's steps.
+- hallucination_redundancy: the same similarities by the number of the plan's steps. Steps without a match are invented
+  or repeated.
 - granularity: the mean of two ratios, the smaller by the larger: of the numbers of steps, and of words a step.
 """
 
@@ -43,17 +44,18 @@ def rubric_scores(answer: str, reference: str) -> RubricScores:
     """The rubric's scores of an answer. An answer without a step has 1 in everything."""
     ours, theirs = steps_of(answer), steps_of(reference)
     matches = match_steps(ours, theirs)
+    alike = sum(_similarity(ours[place], theirs[other]) for place, other in matches.items())
     ordered = _longest_ascent([matches[place] for place in sorted(matches)])
     repeated = _repeated(ours, matches)
     measures = (
-        len(matches) / len(theirs) if theirs else 0.0,
+        alike / len(theirs) if theirs else 0.0,
         ordered / len(theirs) if theirs else 0.0,
-        len(matches) / len(ours) if ours else 0.0,
+        alike / len(ours) if ours else 0.0,
         (_ratio(len(ours), len(theirs)) + _ratio(_mean_words(ours), _mean_words(theirs))) / 2,
     )
     explained = (
-        f"{len(matches)} of {len(theirs)} reference steps matched, {ordered} in order; {len(ours)} steps, of which "
-        f"{len(ours) - len(matches) - repeated} invented and {repeated} repeated"
+        f"{len(matches)} of {len(theirs)} reference steps matched (similarity {alike / max(len(matches), 1):.2f}), "
+        f"{ordered} in order; {len(ours)} steps, of which {len(ours) - len(matches) - repeated} invented and {repeated} repeated"
     )
     return RubricScores({name: 1 + 4 * value for name, value in zip(CRITERIA, measures, strict=True)}, explained)
 

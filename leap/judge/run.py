@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from leap import provenance
 from leap.errors import LeapError
@@ -27,7 +28,7 @@ def run_review(
     if path is None:
         raise LeapError(f"{folder}: no {OUTPUTS}_<time>.csv there; run scripts/evaluation/run_vlm_output.py first")
     rows = chosen_outputs(read_outputs(path), max_samples, only_models)
-    manifest = {
+    manifest: dict[str, Any] = {
         "outputs": {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "judged": len(rows)},
         "settings": {**settings.to_dict(), "max_samples": max_samples, "only_models": list(only_models)},
         "formula": FORMULA,

@@ -23,7 +23,7 @@ _ITEM = ["model_name", "sample_idx"]
 
 
 def sample_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row a (judge, model, sample): the mean over its scored repeats of each of MEASURES; NaN where there is none."""
+    """One row a (judge, model, sample): the mean of each of MEASURES over its scored repeats; NaN without any."""
     return scores.groupby(["judge", *_ITEM], sort=False)[list(MEASURES)].mean().reset_index()
 
 
