@@ -10,10 +10,10 @@ import pandas as pd
 from pydantic import ValidationError
 
 from leap.errors import LeapError
-from leap.records.files import first_problem, write_atomic
+from leap.records.files import first_problem, read_object, write_atomic
 from leap.records.review import CRITERIA, Output
 
-OUTPUTS, SCORES, PAIRS = "blind10_outputs", "blind10_score", "blind10_pairs"
+OUTPUTS, SCORES, PAIRS, MANIFEST = "blind10_outputs", "blind10_score", "blind10_pairs", "blind10_manifest"
 OUTPUT_COLUMNS = tuple(Output.model_fields)
 SCORE_COLUMNS = (
     *("model_name", "sample_idx", "judge_raw", *CRITERIA, "final_score"),
@@ -45,6 +45,18 @@ def find_newest(folder: Path, stem: str) -> Path | None:
     """The newest <stem>_<time>.csv by its name, None where there is none."""
     found = [path for path in folder.glob(f"{stem}_*.csv") if _TIME.fullmatch(path.name.removeprefix(stem))]
     return max(found, key=lambda path: [int(part) for part in re.findall(r"\d+", time_of(path))], default=None)
+
+
+def find_pairs(scores: Path) -> Path | None:
+    """The table of pairs that belongs to a table of scores, as its manifest says; None where there is none."""
+    manifest = manifest_of(scores)
+    tables = read_object(manifest).get("tables", []) if manifest.is_file() else []
+    return next((scores.with_name(name) for name in tables if name.startswith(PAIRS)), None)
+
+
+def manifest_of(scores: Path) -> Path:
+    """Where the manifest of a table of scores lies."""
+    return scores.with_name(scores.name.replace(SCORES, MANIFEST, 1)).with_suffix(".json")
 
 
 def time_of(path: Path) -> str:

@@ -27,8 +27,8 @@ from leap.vlabench.parsing import parse_plan
 
 MATCHED_FROM = 0.5
 _ARTICLES = frozenset(("a", "an", "the"))
-_NUMBERED = re.compile(r"(?:^|(?<=\s))\(?\d{1,3}[.):、．）](?!\d)\s*")
-_BULLET = re.compile(r"^\s*(?:[-*•]|step\s*\d+\s*[:.)-]?)\s*", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?:^|(?<=\s))(?:step\s*)?\(?\d{1,3}[.):、．）](?!\d)\s*", re.IGNORECASE)
+_BULLET = re.compile(r"^\s*[-*•]\s*")
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")
 
 
@@ -53,9 +53,10 @@ def rubric_scores(answer: str, reference: str) -> RubricScores:
         alike / len(ours) if ours else 0.0,
         (_ratio(len(ours), len(theirs)) + _ratio(_mean_words(ours), _mean_words(theirs))) / 2,
     )
+    mean = alike / len(matches) if matches else 0.0
     explained = (
-        f"{len(matches)} of {len(theirs)} reference steps matched (similarity {alike / max(len(matches), 1):.2f}), "
-        f"{ordered} in order; {len(ours)} steps, of which {len(ours) - len(matches) - repeated} invented and {repeated} repeated"
+        f"{len(matches)} of {len(theirs)} reference steps matched (similarity {mean:.2f}), {ordered} in order; "
+        f"{len(ours)} steps, of which {len(ours) - len(matches) - repeated} invented and {repeated} repeated"
     )
     return RubricScores({name: 1 + 4 * value for name, value in zip(CRITERIA, measures, strict=True)}, explained)
 

@@ -8,7 +8,7 @@ from typing import Any
 from leap import provenance
 from leap.errors import LeapError
 from leap.judge.criteria import FORMULA
-from leap.judge.files import OUTPUTS, SCORES, find_newest, read_outputs
+from leap.judge.files import OUTPUTS, find_newest, manifest_of, read_outputs
 from leap.judge.judges import Judge
 from leap.judge.review import Review, ReviewSettings, chosen_outputs, review
 from leap.records.files import FolderLock, write_json
@@ -39,7 +39,6 @@ def run_review(
     }
     with FolderLock(folder):
         found = review(rows, judges, settings, folder)
-        name = found.scores.name.replace(SCORES, "blind10_manifest", 1)
         manifest |= {
             "judges": found.judges,
             "spent": found.spent(),
@@ -47,5 +46,5 @@ def run_review(
             "tables": [table.name for table in (found.scores, found.pairs) if table],
             "end": provenance.now(),
         }
-        write_json((folder / name).with_suffix(".json"), manifest)
+        write_json(manifest_of(found.scores), manifest)
     return found

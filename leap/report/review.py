@@ -11,6 +11,7 @@ from leap.judge.criteria import FORMULA
 from leap.judge.files import SCORES, read_scores, read_table
 from leap.judge.judges import RUBRIC
 from leap.records.files import write_atomic, write_json
+from leap.report.results import chosen_baseline
 from leap.report.tables import markdown_table, print_table
 from leap.statistics.comparison import ALPHA
 
@@ -39,9 +40,10 @@ def review_tables(scores: pd.DataFrame, pairs: pd.DataFrame | None, baseline: st
     }
 
 
-def write_review(scores_path: Path, pairs_path: Path | None, baseline: str | None) -> list[Path]:
-    """Print the tables of a review, and write them beside its scores."""
+def write_review(scores_path: Path, pairs_path: Path | None, wanted: str | None = None) -> list[Path]:
+    """Print the tables of a review, and write them beside its scores; `wanted` is the baseline's name."""
     scores = read_scores(scores_path)
+    baseline = chosen_baseline(wanted, list(scores["model_name"].unique()))
     tables = review_tables(scores, read_table(pairs_path) if pairs_path else None, baseline)
     note = summary.power_note(scores)
     texts = {"Blind review": ""}

@@ -28,10 +28,9 @@ def power_sentence(n: int, alpha: float = ALPHA) -> str:
     needed = wins_needed(n, alpha)
     if needed is None:
         return f"With {n} samples no sign test can reach p < {alpha:g}: not even {n} wins of {n}. Take more samples."
-    chances = " and ".join(
-        f"one that wins {share:.0%} of samples in {power(n, share, alpha):.0%}" for share in (0.7, 0.9)
-    )
+    often, nearly_always = (f"{power(n, rate, alpha):.0%}" for rate in (0.7, 0.9))
     return (
         f"With {n} samples a sign test needs {needed} wins of {n} without a tie for p < {alpha:g} (two-sided, exact: "
-        f"p = {sign_test(needed, n - needed):.3f}); it finds {chances} of such reviews."
+        f"p = {sign_test(needed, n - needed):.3f}); a model that would win 70% of all such samples is found better in "
+        f"{often} of such reviews, one that would win 90% in {nearly_always}."
     )

@@ -25,7 +25,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--judge", nargs="+", default=[], help="rubric, MODEL or MODEL@URL[,key=VARIABLE][,input=USD,output=USD]")
     add("--api-base", help="the server's address, up to /v1")
     add("--model", help="the judge's name there (default: the server's only one)")
-    add("--baseline", default="Baseline", help="the model that the others are compared with (default %(default)s)")
+    add("--baseline", help="the model that the others are compared with (default: Baseline)")
     add("--repeats", type=count, default=3, help="verdicts of a judge on each plan (default %(default)s)")
     add("--pairwise", action="store_true", help="compare each two plans for a sample as well, in both orders")
     add("--max-samples", type=count_or_all, help="only the first N samples")
