@@ -13,7 +13,16 @@ import pandas as pd
 
 from leap.judge.judges import RUBRIC
 from leap.records.review import CRITERIA
-from leap.statistics.agreement import Estimate, alpha_of, estimate, kendall, spearman, weighted_kappa
+from leap.statistics.agreement import (
+    Estimate,
+    Statistic,
+    estimate,
+    interval_alpha,
+    kendall,
+    ordinal_alpha,
+    spearman,
+    weighted_kappa,
+)
 from leap.statistics.comparison import effect_size, holm, paired_permutation
 from leap.statistics.intervals import mean_interval
 from leap.statistics.sign_test import power_sentence, sign_test
@@ -100,8 +109,8 @@ def _compared(table: pd.DataFrame, model: str, baseline: str, seed: int) -> dict
 def agreement(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Columns between, criterion, statistic, value, low, high, n (rated plans).
 
-    Between a judge's repeats and between judges: Krippendorff's alpha (ordinal; of the final score interval). Between
-    two judges also weighted kappa, on the verdicts of the same repeat. Between a judge and the rubric: rank
+    Between a judge's repeats and between judges: Krippendorff's alpha, ordinal for whole scores and interval for means.
+    Between two judges also weighted kappa, on the verdicts of the same repeat. Between a judge and the rubric: rank
     correlations of the final scores of plans.
     """
     judged = scores[scores["judge"] != RUBRIC]
@@ -125,7 +134,7 @@ def _repeats(part: pd.DataFrame, name: str, seed: int) -> list[dict[str, Any]]:
 def _judges(judged: pd.DataFrame, names: Sequence[str], seed: int) -> list[dict[str, Any]]:
     samples = sample_scores(judged)
     rows = [
-        _row(" and ".join(names), measure, "Krippendorff's alpha", _alpha(samples, "judge", measure, seed, "interval"))
+        _row(" and ".join(names), measure, "Krippendorff's alpha", _alpha(samples, "judge", measure, seed))
         for measure in MEASURES
     ]
     for one, other in combinations(names, 2):
@@ -149,12 +158,14 @@ def _with_rubric(scores: pd.DataFrame, names: Sequence[str], seed: int) -> list[
     return rows
 
 
-def _alpha(part: pd.DataFrame, raters: str, measure: str, seed: int, level: str = "ordinal") -> Estimate:
+def _alpha(part: pd.DataFrame, raters: str, measure: str, seed: int) -> Estimate:
+    """Of whole scores ordinal, of means interval."""
     table = part.pivot(index=_ITEM, columns=raters, values=measure)
-    return _estimated(alpha_of("interval" if measure == "final_score" else level), table, seed)
+    whole = raters == "repeat" and measure != "final_score"
+    return _estimated(ordinal_alpha if whole else interval_alpha, table, seed)
 
 
-def _estimated(statistic: Any, table: pd.DataFrame, seed: int) -> Estimate:
+def _estimated(statistic: Statistic, table: pd.DataFrame, seed: int) -> Estimate:
     """Things in rows, raters in columns."""
     if not len(table):
         return Estimate(np.nan, np.nan, np.nan, 0)

@@ -1,21 +1,23 @@
 """How far ratings of the same things agree: between repeats, between judges, and with another measure.
 
-Intervals are percentile bootstrap intervals (95 %). What is resampled are clusters, the samples of a review with all
-that was rated on them, since ratings of plans for one scene are not independent. With few clusters such an interval is
-a rough guide: it covers less than it says.
+Every statistic takes ratings (raters, things) and weights (resamples, things), which say how often each thing was
+drawn, and gives one value a resample: a bootstrap is a few matrix products. NaN where a value is not defined. Held to
+the libraries krippendorff, statsmodels and scipy by the tests, which compute one value at a time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from leap.errors import LeapError
 from leap.statistics.intervals import LEVEL, Array
 
 RESAMPLES = 1000
 _ENOUGH = 0.9  # of the resamples must have a value, or there are no bounds
+_NOTHING = 1e-12  # what rounding leaves of a variance of zero
+
+Statistic = Callable[[Array, Array], Array]
 
 
 class Estimate(NamedTuple):
@@ -27,65 +29,23 @@ class Estimate(NamedTuple):
     n: int
 
 
-def krippendorff_alpha(ratings: ArrayLike, level: str = "ordinal") -> float:
-    """Krippendorff's alpha (2011) of ratings (raters, things), NaN where one is missing. `level`: ordinal, interval, …
-
-    NaN where it is not defined: with fewer than two ratings of anything, or all ratings alike.
-    """
-    import krippendorff
-
-    table = np.asarray(ratings, dtype=np.float64)
-    paired = table[:, np.count_nonzero(~np.isnan(table), axis=0) >= 2]
-    known = paired[~np.isnan(paired)]
-    if not len(known) or np.ptp(known) == 0:
-        return float("nan")
-    return float(krippendorff.alpha(reliability_data=paired, level_of_measurement=level))  # type: ignore[arg-type]
-
-
-def weighted_kappa(one: ArrayLike, other: ArrayLike, categories: Sequence[int] = (1, 2, 3, 4, 5)) -> float:
-    """Cohen's kappa (1968) with quadratic weights of two raters' scores of the same things; pairs with NaN are left
-    out. NaN where it is not defined: without pairs, or where both always gave one and the same score."""
-    first, second = _paired(one, other)
-    if not len(first):
-        return float("nan")
-    values = np.asarray(categories, dtype=np.float64)
-    if not (np.isin(first, values).all() and np.isin(second, values).all()):
-        raise LeapError(f"weighted kappa: a score that is none of {', '.join(map(str, categories))}")
-    observed = np.mean((first - second) ** 2)
-    expected = np.mean((first[:, None] - second[None, :]) ** 2)
-    return float("nan") if expected == 0 else float(1 - observed / expected)
-
-
-def spearman(one: ArrayLike, other: ArrayLike) -> float:
-    """Spearman's rank correlation; NaN where one of the two does not vary."""
-    from scipy.stats import spearmanr
-
-    return _rank_correlation(spearmanr, one, other)
-
-
-def kendall(one: ArrayLike, other: ArrayLike) -> float:
-    """Kendall's tau-b, which allows for ties; NaN where one of the two does not vary."""
-    from scipy.stats import kendalltau
-
-    return _rank_correlation(kendalltau, one, other)
-
-
 def estimate(
-    statistic: Callable[..., float], ratings: ArrayLike, clusters: ArrayLike, seed: int = 0, resamples: int = RESAMPLES
+    statistic: Statistic, ratings: ArrayLike, clusters: ArrayLike, seed: int = 0, resamples: int = RESAMPLES
 ) -> Estimate:
-    """`statistic(*ratings)` of ratings (raters, things) with its interval, whole clusters of things resampled.
+    """A statistic of ratings (raters, things) with its 95 % percentile bootstrap interval.
 
-    `clusters` names the cluster of each thing. The bounds are NaN where the statistic is undefined in a tenth of the
-    resamples or more, and with fewer than two clusters.
+    Whole clusters are resampled (`clusters` names that of each thing): the samples of a review with all that was rated
+    on them, since ratings of plans for one scene are not independent. With few clusters it covers less than it says.
+    The bounds are NaN with fewer than two, and where a tenth of the resamples or more have no value.
     """
-    table, labels = np.asarray(ratings, dtype=np.float64), np.asarray(clusters)
-    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    value, n = statistic(*table), table.shape[1]
-    if len(members) < 2 or np.isnan(value):
+    table = np.asarray(ratings, dtype=np.float64)
+    names, member = np.unique(np.asarray(clusters), return_inverse=True)
+    n = table.shape[1]
+    value = float(statistic(table, np.ones((1, n)))[0]) if n else np.nan
+    if len(names) < 2 or np.isnan(value):
         return Estimate(value, np.nan, np.nan, n)
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(members), size=(resamples, len(members)))
-    found = np.array([statistic(*table[:, np.concatenate([members[k] for k in draw])]) for draw in draws])
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    found = statistic(table, drawn[:, member].astype(np.float64))
     found = found[~np.isnan(found)]
     if len(found) < _ENOUGH * resamples:
         return Estimate(value, np.nan, np.nan, n)
@@ -94,19 +54,71 @@ def estimate(
     return Estimate(value, float(min(low, value)), float(max(high, value)), n)
 
 
-def alpha_of(level: str) -> Callable[..., float]:
-    """`krippendorff_alpha` as a statistic of `estimate`."""
-    return lambda *raters: krippendorff_alpha(np.stack(raters), level)
+def ordinal_alpha(ratings: Array, weights: Array) -> Array:
+    """Krippendorff's alpha (2011) with his metric for ordinal scores; a rating that is missing is NaN."""
+    return _alpha(ratings, weights, ordinal=True)
 
 
-def _rank_correlation(function: Callable[..., object], one: ArrayLike, other: ArrayLike) -> float:
-    first, second = _paired(one, other)
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(function(first, second).statistic)  # type: ignore[attr-defined]
+def interval_alpha(ratings: Array, weights: Array) -> Array:
+    """Krippendorff's alpha with squared differences."""
+    return _alpha(ratings, weights, ordinal=False)
 
 
-def _paired(one: ArrayLike, other: ArrayLike) -> tuple[Array, Array]:
-    first, second = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    known: NDArray[np.bool_] = ~(np.isnan(first) | np.isnan(second))
-    return first[known], second[known]
+def _alpha(ratings: Array, weights: Array, ordinal: bool) -> Array:
+    values = np.unique(ratings[~np.isnan(ratings)])
+    counts = (ratings[:, :, None] == values).sum(axis=0).astype(np.float64)  # (things, values)
+    raters = counts.sum(axis=1)
+    paired = raters >= 2
+    counts, weights = counts[paired], weights[:, paired]
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(values))
+    coincidences = weights @ (pairs / (raters[paired] - 1)[:, None, None]).reshape(len(counts), len(values) ** 2)
+    coincidences = coincidences.reshape(len(weights), len(values), len(values))
+    sums = coincidences.sum(axis=2)
+    places = np.cumsum(sums, axis=1) - sums / 2 if ordinal else np.broadcast_to(values, sums.shape)
+    distances = (places[:, :, None] - places[:, None, :]) ** 2
+    observed = (coincidences * distances).sum(axis=(1, 2))
+    expected = (sums[:, :, None] * sums[:, None, :] * distances).sum(axis=(1, 2))
+    return 1 - _divided(observed * (sums.sum(axis=1) - 1), expected)
+
+
+def weighted_kappa(ratings: Array, weights: Array) -> Array:
+    """Cohen's kappa (1968) with quadratic weights of two raters' scores."""
+    (x, y), w = _pairs(ratings, weights)
+    observed, x_squared, y_squared, x_mean, y_mean = (w @ values for values in ((x - y) ** 2, x**2, y**2, x, y))
+    return 1 - _divided(observed, x_squared + y_squared - 2 * x_mean * y_mean)
+
+
+def spearman(ratings: Array, weights: Array) -> Array:
+    """Spearman's rank correlation of two raters."""
+    pairs, w = _pairs(ratings, weights)
+    x, y = (_ranks(values, w) for values in pairs)
+    x, y = (ranks - (ranks * w).sum(axis=1, keepdims=True) for ranks in (x, y))
+    covariance, x_variance, y_variance = ((a * b * w).sum(axis=1) for a, b in ((x, y), (x, x), (y, y)))
+    return _divided(covariance, np.sqrt(x_variance * y_variance))
+
+
+def kendall(ratings: Array, weights: Array) -> Array:
+    """Kendall's tau-b of two raters, which allows for ties."""
+    (x, y), w = _pairs(ratings, weights)
+    x_signs, y_signs = (np.sign(values[:, None] - values[None, :]) for values in (x, y))
+    agreeing, x_untied, y_untied = (((w @ m) * w).sum(axis=1) for m in (x_signs * y_signs, x_signs**2, y_signs**2))
+    return _divided(agreeing, np.sqrt(x_untied * y_untied))
+
+
+def _pairs(ratings: Array, weights: Array) -> tuple[Array, Array]:
+    """Both raters' scores of what both have rated, and its weights with a sum of 1 in each resample."""
+    known = ~np.isnan(ratings).any(axis=0)
+    kept = weights[:, known]
+    return ratings[:, known], _divided(kept, kept.sum(axis=1, keepdims=True))
+
+
+def _ranks(values: Array, weights: Array) -> Array:
+    """Mid-ranks (resamples, things) of weighted things, as shares of all."""
+    _, place = np.unique(values, return_inverse=True)
+    sums = weights @ np.eye(place.max(initial=0) + 1)[place]
+    return (np.cumsum(sums, axis=1) - sums / 2)[:, place]
+
+
+def _divided(numerator: Array, denominator: Array) -> Array:
+    """NaN where the denominator is zero."""
+    return numerator / np.where(denominator > _NOTHING, denominator, np.nan)

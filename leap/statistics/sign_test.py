@@ -1,26 +1,24 @@
 """The exact sign test, and what so few samples can show at all."""
 
+from math import comb
+
 from leap.statistics.comparison import ALPHA
 
 
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided exact p-value of wins against losses, ties left out (Dixon & Mood 1946); 1 where all are ties."""
-    from scipy.stats import binomtest
+    n = wins + losses
+    return min(1.0, 2 * at_least(max(wins, losses), n, 0.5)) if n else 1.0
 
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+def at_least(wins: int, n: int, win_rate: float) -> float:
+    """The chance of so many wins or more among n samples, each won with `win_rate`."""
+    return sum(comb(n, k) * win_rate**k * (1 - win_rate) ** (n - k) for k in range(wins, n + 1))
 
 
 def wins_needed(n: int, alpha: float = ALPHA) -> int | None:
     """The fewest wins among n samples without ties that make p < alpha; None where not even n wins do."""
-    return next((wins for wins in range(n // 2, n + 1) if 2 * wins > n and sign_test(wins, n - wins) < alpha), None)
-
-
-def power(n: int, win_rate: float, alpha: float = ALPHA) -> float:
-    """How often a model that wins each sample with this chance is found better at `alpha`."""
-    from scipy.stats import binom
-
-    needed = wins_needed(n, alpha)
-    return 0.0 if needed is None else float(binom.sf(needed - 1, n, win_rate))
+    return next((wins for wins in range(n // 2 + 1, n + 1) if sign_test(wins, n - wins) < alpha), None)
 
 
 def power_sentence(n: int, alpha: float = ALPHA) -> str:
@@ -28,7 +26,7 @@ def power_sentence(n: int, alpha: float = ALPHA) -> str:
     needed = wins_needed(n, alpha)
     if needed is None:
         return f"With {n} samples no sign test can reach p < {alpha:g}: not even {n} wins of {n}. Take more samples."
-    often, nearly_always = (f"{power(n, rate, alpha):.0%}" for rate in (0.7, 0.9))
+    often, nearly_always = (f"{at_least(needed, n, rate):.0%}" for rate in (0.7, 0.9))
     return (
         f"With {n} samples a sign test needs {needed} wins of {n} without a tie for p < {alpha:g} (two-sided, exact: "
         f"p = {sign_test(needed, n - needed):.3f}); a model that would win 70% of all such samples is found better in "
