@@ -55,6 +55,7 @@ class Interview:
     budget: Budget
     retries: int = 2  # of an unusable verdict
     seed: int = 0
+    what: str = "plans"  # on the screen
     engine_notes: list[dict[str, Any]] = field(default_factory=list)
 
     def replies(self, questions: Sequence[Question]) -> dict[tuple[str, ...], Reply]:
@@ -100,7 +101,7 @@ class Interview:
             for question in equal.pop(content):
                 yield question, stored
         requests = [replace(same[0].request, key=(content,)) for content, same in equal.items()]
-        for answer in self._asked(requests, decoding, questions[0].schema, f"repeat {repeat + 1}"):
+        for answer in self._asked(requests, decoding, questions[0].schema, f"{self.what}, repeat {repeat + 1}"):
             self.store.add(answer.key[0], answer)
             for question in equal[answer.key[0]]:
                 yield question, answer

@@ -92,7 +92,7 @@ def review(outputs: Sequence[Output], judges: Sequence[Judge | str], settings: R
             interview = Interview(judge, Verdict, store, budget, settings.retries, settings.seed)
             rows += _judged(outputs, pictures, interview, settings)
             if settings.pairwise:
-                comparing = Interview(judge, Preference, store, budget, settings.retries, settings.seed)
+                comparing = Interview(judge, Preference, store, budget, settings.retries, settings.seed, "pairs")
                 pair_rows += _compared(outputs, pictures, comparing, settings)
                 interview.engine_notes += comparing.engine_notes
             notes.append({"judge": judge.name, **judge.to_dict(), "inference": interview.engine_notes})

@@ -55,7 +55,9 @@ def write_review(scores_path: Path, pairs_path: Path | None, wanted: str | None 
     for name, title in (("agreement", "Agreement"), ("pairs", "Pairs"), ("position_bias", "Position bias")):
         if len(tables[name]):
             shown = tables[name].set_index(tables[name].columns[0])
-            texts[title] = markdown_table(shown).replace("| model |", f"| {shown.index.name} |", 1)
+            for column in shown.columns.intersection(["p", "p_sign"]):
+                shown[column] = shown[column].map("{:.3f}".format)
+            texts[title] = markdown_table(shown)
             print_table(shown, title)
     print(note)
     stem = scores_path.name.replace(SCORES, "blind10_summary", 1).removesuffix(".csv")

@@ -162,12 +162,15 @@ def agreement(figures: ReviewFigures) -> Figure:
     figure = new_figure(11, height, "Blind review: agreement (1 is perfect, 0 is chance)", note)
     axes = figure.add_subplot()
     places, labels, place = [], [], 0.0
-    for number, (between, statistic) in enumerate(groups):
-        axes.text(-1.03, place, plain(f"{between}: {statistic}"), fontsize=9, fontweight="bold", va="center", color=INK)
+    statistics = list(dict.fromkeys(table["statistic"]))
+    for between, statistic in groups:
+        title = plain(f"{between}: {statistic}")
+        beside = axes.get_yaxis_transform()
+        axes.text(0.01, place, title, fontsize=9, fontweight="bold", va="center", color=INK, transform=beside)
         place += 1
         for row in table[(table["between"] == between) & (table["statistic"] == statistic)].to_dict("records"):
             point = pd.Series(row).rename({"value": "mean"})
-            _draw_mean(axes, point, place, PALETTE[number % len(PALETTE)])
+            _draw_mean(axes, point, place, PALETTE[statistics.index(statistic)])
             places.append(place)
             labels.append(_LABELS.get(row["criterion"], "final score"))
             place += 1
@@ -176,7 +179,7 @@ def agreement(figures: ReviewFigures) -> Figure:
     clean(axes, "x")
     axes.set_yticks(places, labels)
     axes.set_ylim(place - 0.3, -0.8)
-    axes.set_xlim(-1.05, 1.12)
+    axes.set_xlim(min(-0.05, table[["value", "low"]].min().min() - 0.05), 1.08)
     return figure
 
 
@@ -206,7 +209,7 @@ def pairs(figures: ReviewFigures) -> Figure:
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.set_xlim(0, table["pairs"].max() * 1.15)
     axes.set_xlabel("samples (p: exact sign test, ties left out)")
-    told = {"wins": "first won", "ties": "even, or the orders disagree", "losses": "second won"}
+    told = {"wins": "first named won", "ties": "even, or the orders disagree", "losses": "second named won"}
     legend_above(figure, [Patch(facecolor=colour, label=told[name]) for name, colour in parts.items()])
     return figure
 
@@ -226,12 +229,12 @@ def _panels(
     footnotes: Sequence[str],
     models: Sequence[str] | None = None,
 ) -> Figure:
-    """One panel a judge, side by side up to two; models from top to bottom."""
+    """One panel a judge, side by side up to three; models from top to bottom."""
     shown = figures.models if models is None else list(models)
-    columns = min(len(figures.judges), 2)
+    columns = min(len(figures.judges), 3)
     rows = -(-len(figures.judges) // columns)
     height = 1.6 + rows * (0.9 + row_height * max(len(shown), 2))
-    figure = new_figure(12 if columns > 1 else 9, height, title, *footnotes)
+    figure = new_figure(9 if columns == 1 else 1 + 5.5 * columns, height, title, *footnotes)
     grid = figure.subplots(rows, columns, sharey=False, squeeze=False).ravel()
     for axes, judge in zip(grid, figures.judges, strict=False):
         clean(axes, "x")

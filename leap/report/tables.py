@@ -69,7 +69,7 @@ def print_table(table: pd.DataFrame, title: str, console: Console | None = None)
     header, *rows = _cells(table)
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in header:
-        shown.add_column(Text(column.replace("_", "\n")), justify="left" if column == "model" else "right")
+        shown.add_column(Text(column.replace("_", "\n")), justify="left" if column == header[0] else "right")
     for row in rows:
         shown.add_row(*map(Text, row))
     if _incomplete(table).any():
@@ -100,7 +100,7 @@ def _cells(table: pd.DataFrame) -> list[list[str]]:
     """The header and the rows, as text."""
     names = [f"{model} *" if marked else str(model) for model, marked in _incomplete(table).items()]
     columns = [[_cell(value) for value in table[column]] for column in table.columns]
-    return [["model", *map(str, table.columns)], *map(list, zip(names, *columns, strict=True))]
+    return [[table.index.name or "model", *map(str, table.columns)], *map(list, zip(names, *columns, strict=True))]
 
 
 def _cell(value: float) -> str:
