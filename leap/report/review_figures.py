@@ -166,7 +166,8 @@ def agreement(figures: ReviewFigures) -> Figure:
     for between, statistic in groups:
         title = plain(f"{between}: {statistic}")
         beside = axes.get_yaxis_transform()
-        axes.text(0.01, place, title, fontsize=9, fontweight="bold", va="center", color=INK, transform=beside)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(0.01, place, title, fontsize=9, fontweight="bold", va="center", transform=beside, bbox=box)
         place += 1
         for row in table[(table["between"] == between) & (table["statistic"] == statistic)].to_dict("records"):
             point = pd.Series(row).rename({"value": "mean"})
