@@ -108,6 +108,15 @@ def test_the_sign_test_is_scipys(wins: int, losses: int) -> None:
     assert sign_test(wins, losses) == pytest.approx(known)
 
 
+def test_thousands_of_samples_are_no_trouble() -> None:
+    assert sign_test(8600, 8212) == pytest.approx(stats.binomtest(8600, 16812).pvalue, rel=1e-6)
+    needed = wins_needed(16812)
+    assert needed is not None
+    assert stats.binomtest(needed, 16812).pvalue < 0.05 <= stats.binomtest(needed - 1, 16812).pvalue
+    ratings = np.random.default_rng(0).integers(1, 6, (3, 20_000)).astype(float)
+    assert estimate(interval_alpha, ratings, np.arange(20_000), resamples=50).value == pytest.approx(0, abs=0.02)
+
+
 def test_what_ten_samples_can_show() -> None:
     assert wins_needed(10) == 9
     assert wins_needed(5) is None

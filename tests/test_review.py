@@ -294,7 +294,7 @@ def test_a_judge_that_always_prefers_the_first_decides_nothing(root: Path) -> No
         assert analyze(root, server, "--pairwise", "--only-models", ",".join(MODELS[:2])).returncode == 0
     assert set(read_table(newest(root, "blind10_pairs"))["outcome"]) == {"tie"}
     (bias,) = json.loads(newest(root, "blind10_summary").with_suffix(".json").read_text())["position_bias"]
-    assert (bias["consistent"], bias["first"], bias["p"]) == (0, 2 * SAMPLES, pytest.approx(2 / 2 ** (2 * SAMPLES)))
+    assert (bias["consistent"], bias["first"], bias["p"]) == (0, 2 * SAMPLES, pytest.approx(2 / 2**SAMPLES))
 
 
 # Figures

@@ -33,6 +33,7 @@ NO_KEY = "none"  # local servers want none, the client library wants one
 _CONNECTIONS = 1000  # the client library opens no more
 _CONNECT = 15.0  # seconds to open a connection
 _LONGEST_BACKOFF = 60.0  # seconds
+_DOUBLINGS = 30  # of the backoff, at most: a power of thousands of tries is no number
 _LONGEST_PAUSE = 3600.0  # seconds that a server may ask us to wait
 _UNREACHABLE = 4  # so many requests in a row, each with all its retries, and there is no server
 _BODIES = 2  # one bad body may be an accident on the way
@@ -280,7 +281,7 @@ class _Run:
             if bad_bodies == _BODIES or tries > self._endpoint.retries:
                 self._note_unreachable(last)
                 return Answer(request.key, error=f"{last} (asked {tries} times)")
-            longest = min(self._endpoint.backoff * 2 ** (tries - 1), _LONGEST_BACKOFF)
+            longest = min(self._endpoint.backoff * 2.0 ** min(tries - 1, _DOUBLINGS), _LONGEST_BACKOFF)
             await anyio.sleep(random.uniform(0, longest))
 
     def _note_unreachable(self, failure: Exception) -> None:

@@ -59,13 +59,13 @@ class JudgeOptions:
 def find_judges(wanted: Sequence[str], options: JudgeOptions) -> list[Judge | str]:
     """Judges by their specifications: "rubric", MODEL, MODEL@URL, with ",key=VARIABLE,input=USD,output=USD" after it.
 
-    Without any it is the model that --model or the environment names, or the server's only one. A MODEL is at
+    `model` is one more; without any it is the one that the environment names, or the server's only one. A MODEL is at
     `base_url`, or where JENIYA_API_BASE or OPENAI_BASE_URL says; a MODEL@URL gets the key in the VARIABLE, or none: a
     key is never sent to another server than its own. Raises UsageError for what cannot be understood.
     """
-    found: list[Judge | str] = [
-        RUBRIC if wish == "rubric" else _find(wish, options) for wish in dict.fromkeys(wanted or [""])
-    ]
+    named = [options.model] if options.model else []
+    wishes = dict.fromkeys([*named, *wanted] or [_first(_MODELS) or ""])
+    found: list[Judge | str] = [RUBRIC if wish == "rubric" else _find(wish, options) for wish in wishes]
     names = [judge if isinstance(judge, str) else judge.name for judge in found]
     if len(set(names)) < len(names):
         found = [judge if isinstance(judge, str) else replace(judge, name=_long_name(judge)) for judge in found]
@@ -84,11 +84,11 @@ def _find(wish: str, options: JudgeOptions) -> Judge:
         url, own = _server(options.base_url)
         key = key if "key" in given else own
     prices = {f"{name}_price": _price(wish, given[name]) for name in ("input", "output") if name in given}
-    endpoint = _endpoint(url, model or options.model or _first(_MODELS), key, {**options.limits, **prices})
+    endpoint = _endpoint(url, model, key, {**options.limits, **prices})
     return Judge(endpoint.model, endpoint, options.decoding, options.pictures)
 
 
-def _endpoint(url: str, model: str | None, key: str, limits: Mapping[str, Any]) -> Endpoint:
+def _endpoint(url: str, model: str, key: str, limits: Mapping[str, Any]) -> Endpoint:
     """Without asking the server where the model is named: verdicts on disk need none."""
     if model:
         return Endpoint(url.rstrip("/").removesuffix("/chat/completions"), model, key.strip(), **limits)

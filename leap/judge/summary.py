@@ -29,6 +29,7 @@ from leap.statistics.sign_test import power_sentence, sign_test
 
 MEASURES = (*CRITERIA, "final_score")
 _ITEM = ["model_name", "sample_idx"]
+_FOR_KENDALL = 3000  # plans: more pairs of them do not fit in memory
 
 
 def sample_scores(scores: pd.DataFrame) -> pd.DataFrame:
@@ -152,7 +153,8 @@ def _with_rubric(scores: pd.DataFrame, names: Sequence[str], seed: int) -> list[
     rows = []
     for name in names:
         pairs = table[[name, RUBRIC]].dropna()
-        for statistic, function in (("Spearman's rho", spearman), ("Kendall's tau-b", kendall)):
+        functions = {"Spearman's rho": spearman} | ({"Kendall's tau-b": kendall} if len(pairs) <= _FOR_KENDALL else {})
+        for statistic, function in functions.items():
             found = _estimated(function, pairs, seed)
             rows.append(_row(f"{name} and {RUBRIC}", "final_score", statistic, found))
     return rows
@@ -195,21 +197,24 @@ def pair_results(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def position_bias(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Columns judge, pairs (asked in both orders), consistent, first, second, tie_once, p.
+    """Columns judge, asked (comparisons in both orders), consistent, first, second, tie_once, p.
 
     `first`: the plan that was shown first won in both orders, which says nothing of the plans; `second` likewise;
-    `tie_once`: one order was a tie, the other not. `p` is the sign test of first against second: a judge without bias
-    prefers neither place. Pairs of equal plans were not asked and are left out.
+    `tie_once`: one order was a tie, the other not. `p` is the sign test of first against second, by the balance of each
+    pair's repeats: a judge without bias prefers neither place. Pairs of equal plans were not asked and are left out.
     """
     asked = pairs[(pairs["shown_ab"] != "") & (pairs["shown_ba"] != "") & (pairs["outcome"] != "")]
     rows = []
     for judge, part in asked.groupby("judge", sort=False):
-        both = list(zip(part["shown_ab"], part["shown_ba"], strict=True))
-        first, second = both.count(("A", "A")), both.count(("B", "B"))
-        consistent = sum(answers in (("A", "B"), ("B", "A"), ("tie", "tie")) for answers in both)
-        row = {"judge": judge, "pairs": len(both), "consistent": consistent, "first": first, "second": second}
-        rows.append({**row, "tie_once": len(both) - consistent - first - second, "p": sign_test(first, second)})
-    return pd.DataFrame(rows, columns=["judge", "pairs", "consistent", "first", "second", "tie_once", "p"])
+        said = part["shown_ab"] + part["shown_ba"]
+        first, second, consistent = said.eq("AA"), said.eq("BB"), said.isin(["AB", "BA", "tietie"])
+        balance = (
+            (first.astype(int) - second).groupby([part[name] for name in ("model_a", "model_b", "sample_idx")]).sum()
+        )
+        row = {"judge": judge, "asked": len(part), "consistent": int(consistent.sum()), "first": int(first.sum())}
+        row |= {"second": int(second.sum()), "tie_once": int((~(first | second | consistent)).sum())}
+        rows.append({**row, "p": sign_test(int((balance > 0).sum()), int((balance < 0).sum()))})
+    return pd.DataFrame(rows, columns=["judge", "asked", "consistent", "first", "second", "tie_once", "p"])
 
 
 def power_note(scores: pd.DataFrame) -> str:

@@ -56,7 +56,7 @@ def write_review(scores_path: Path, pairs_path: Path | None, wanted: str | None 
         if len(tables[name]):
             shown = tables[name].set_index(tables[name].columns[0])
             for column in shown.columns.intersection(["p", "p_sign"]):
-                shown[column] = shown[column].map("{:.3f}".format)
+                shown[column] = shown[column].map(_p)
             texts[title] = markdown_table(shown)
             print_table(shown, title)
     print(note)
@@ -77,7 +77,10 @@ def readable(tables: dict[str, pd.DataFrame], judge: str) -> pd.DataFrame:
         own = tables["comparisons"][tables["comparisons"]["judge"] == judge].set_index("model_name").reindex(models)
         against = own["baseline"].dropna().unique()
         if len(against):
-            table[f"against {against[0]}"] = [_compared(row) for row in own.to_dict("records")]
+            rows = own.to_dict("records")
+            table[f"against {against[0]}"] = [_difference(row) for row in rows]
+            table["won, lost, even"] = [_outcomes(row) for row in rows]
+            table["p_holm"], table["p_sign"] = ([_p(row[name]) for row in rows] for name in ("p_holm", "p_sign"))
     own = tables["counts"][tables["counts"]["judge"] == judge].set_index("model_name").reindex(models)
     return table.join(own[["verdicts", "unscored"]])
 
@@ -89,14 +92,18 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['mean']:.2f}{interval}"
 
 
-def _compared(row: dict[str, Any]) -> str:
+def _difference(row: dict[str, Any]) -> str:
     if pd.isna(row["difference"]):
         return "-"
-    mark = " †" if row["p_holm"] < ALPHA else ""
-    return (
-        f"{row['difference']:+.2f}{mark}, {row['wins']:.0f} won {row['losses']:.0f} lost {row['ties']:.0f} even, "
-        f"p {row['p_holm']:.3f}"
-    )
+    return f"{row['difference']:+.2f}{' †' if row['p_holm'] < ALPHA else ''}"
+
+
+def _outcomes(row: dict[str, Any]) -> str:
+    return "-" if pd.isna(row["wins"]) else f"{row['wins']:.0f}, {row['losses']:.0f}, {row['ties']:.0f}"
+
+
+def _p(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:.3f}"
 
 
 def _markdown(texts: dict[str, str], note: str) -> str:

@@ -26,6 +26,7 @@ FIGURES = ("final_scores", "criteria", "improvement", "agreement", "pairs")
 _SCALE = (0.8, 5.2)  # of scores from 1 to 5
 _NAMES = ("completeness", "logical sequence", "hallucination, redundancy (5: none)", "granularity")
 _LABELS = dict(zip(CRITERIA, _NAMES, strict=True))
+_SAMPLES_DRAWN = 60
 _MARKERS = ("o", "s", "D", "^")
 
 
@@ -217,8 +218,8 @@ def pairs(figures: ReviewFigures) -> Figure:
 
 def _bias_note(row: Mapping[str, Any]) -> str:
     return (
-        f"{row['judge']}: of {row['pairs']} pairs {row['consistent']} were judged alike in both orders; the plan shown "
-        f"first won both times in {row['first']}, the second in {row['second']} (p = {row['p']:.3f})."
+        f"{row['judge']}: {row['consistent']} of {row['asked']} comparisons came out alike in both orders; the plan "
+        f"shown first won both times in {row['first']}, the second in {row['second']} (p = {row['p']:.3f})."
     )
 
 
@@ -267,7 +268,9 @@ def _draw_mean(axes: Axes, row: pd.Series, place: float, colour: str, marker: st
 
 
 def _draw_samples(axes: Axes, values: np.ndarray, place: float) -> None:
-    """Equal values stand side by side below the mean, so that all are seen."""
+    """Equal values stand one below the other under the mean, so that all are seen; hundreds would hide each other."""
+    if len(values) > _SAMPLES_DRAWN:
+        return
     seen: dict[float, int] = {}
     for value in np.round(values, 2):
         seen[value] = seen.get(value, 0) + 1

@@ -15,6 +15,7 @@ from leap.statistics.intervals import LEVEL, Array
 
 RESAMPLES = 1000
 _ENOUGH = 0.9  # of the resamples must have a value, or there are no bounds
+_CELLS = 1 << 24  # of weights held at once
 _NOTHING = 1e-12  # what rounding leaves of a variance of zero
 
 Statistic = Callable[[Array, Array], Array]
@@ -44,8 +45,9 @@ def estimate(
     value = float(statistic(table, np.ones((1, n)))[0]) if n else np.nan
     if len(names) < 2 or np.isnan(value):
         return Estimate(value, np.nan, np.nan, n)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    found = statistic(table, drawn[:, member].astype(np.float64))
+    rng, chances = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
+    drawn = (rng.multinomial(len(names), chances, rows) for rows in _blocks(resamples, n))
+    found = np.concatenate([statistic(table, counts[:, member].astype(np.float64)) for counts in drawn])
     found = found[~np.isnan(found)]
     if len(found) < _ENOUGH * resamples:
         return Estimate(value, np.nan, np.nan, n)
@@ -54,17 +56,14 @@ def estimate(
     return Estimate(value, float(min(low, value)), float(max(high, value)), n)
 
 
+def _blocks(resamples: int, n: int) -> list[int]:
+    """Numbers of resamples that are computed at once: their weights must fit in memory."""
+    step = max(1, _CELLS // n)
+    return [min(step, resamples - start) for start in range(0, resamples, step)]
+
+
 def ordinal_alpha(ratings: Array, weights: Array) -> Array:
-    """Krippendorff's alpha (2011) with his metric for ordinal scores; a rating that is missing is NaN."""
-    return _alpha(ratings, weights, ordinal=True)
-
-
-def interval_alpha(ratings: Array, weights: Array) -> Array:
-    """Krippendorff's alpha with squared differences."""
-    return _alpha(ratings, weights, ordinal=False)
-
-
-def _alpha(ratings: Array, weights: Array, ordinal: bool) -> Array:
+    """Krippendorff's alpha (2011) with his metric for ordinal scores of few values; a missing rating is NaN."""
     values = np.unique(ratings[~np.isnan(ratings)])
     counts = (ratings[:, :, None] == values).sum(axis=0).astype(np.float64)  # (things, values)
     raters = counts.sum(axis=1)
@@ -74,11 +73,22 @@ def _alpha(ratings: Array, weights: Array, ordinal: bool) -> Array:
     coincidences = weights @ (pairs / (raters[paired] - 1)[:, None, None]).reshape(len(counts), len(values) ** 2)
     coincidences = coincidences.reshape(len(weights), len(values), len(values))
     sums = coincidences.sum(axis=2)
-    places = np.cumsum(sums, axis=1) - sums / 2 if ordinal else np.broadcast_to(values, sums.shape)
+    places = np.cumsum(sums, axis=1) - sums / 2
     distances = (places[:, :, None] - places[:, None, :]) ** 2
     observed = (coincidences * distances).sum(axis=(1, 2))
     expected = (sums[:, :, None] * sums[:, None, :] * distances).sum(axis=(1, 2))
     return 1 - _divided(observed * (sums.sum(axis=1) - 1), expected)
+
+
+def interval_alpha(ratings: Array, weights: Array) -> Array:
+    """Krippendorff's alpha with squared differences."""
+    raters = (~np.isnan(ratings)).sum(axis=0)
+    paired = raters >= 2
+    raters, weights = raters[paired], weights[:, paired]
+    sums, squares = (np.nansum(ratings[:, paired] ** power, axis=0) for power in (1, 2))
+    observed = weights @ ((raters * squares - sums**2) / (raters - 1))
+    n, total, total_squares = (weights @ values for values in (raters, sums, squares))
+    return 1 - _divided(observed * (n - 1), n * total_squares - total**2)
 
 
 def weighted_kappa(ratings: Array, weights: Array) -> Array:
@@ -98,7 +108,7 @@ def spearman(ratings: Array, weights: Array) -> Array:
 
 
 def kendall(ratings: Array, weights: Array) -> Array:
-    """Kendall's tau-b of two raters, which allows for ties."""
+    """Kendall's tau-b of two raters, which allows for ties. It needs memory for every pair of things."""
     (x, y), w = _pairs(ratings, weights)
     x_signs, y_signs = (np.sign(values[:, None] - values[None, :]) for values in (x, y))
     agreeing, x_untied, y_untied = (((w @ m) * w).sum(axis=1) for m in (x_signs * y_signs, x_signs**2, y_signs**2))

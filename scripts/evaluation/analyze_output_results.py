@@ -24,7 +24,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--save_dir", default=workspace.blind_10, help="where tables lie and go")
     add("--judge", nargs="+", default=[], help="rubric, MODEL or MODEL@URL[,key=VARIABLE][,input=USD,output=USD]")
     add("--api-base", help="the server's address, up to /v1")
-    add("--model", help="the judge's name there (default: the server's only one)")
+    add("--model", help="the same as --judge MODEL (default without any: the server's only one)")
     add("--baseline", help="the model that the others are compared with (default: Baseline)")
     add("--repeats", type=count, default=3, help="verdicts of a judge on each plan (default %(default)s)")
     add("--pairwise", action="store_true", help="compare each two plans for a sample as well, in both orders")
