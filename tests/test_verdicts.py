@@ -163,6 +163,10 @@ def test_anything_else_is_unusable(text: str, why: str) -> None:
         read_verdict(text, Verdict)
 
 
+def test_line_ends_within_a_rationale_are_taken_as_they_are() -> None:
+    assert read_verdict(TEXT.replace("ok", "good\nbut\tshort\x19"), Verdict).rationale == "good\nbut\tshort\x19"
+
+
 def test_a_quoted_verdict_beside_the_judges_own_is_not_taken() -> None:
     quoted = json.dumps({**RIGHT, "completeness": 5})
     own = json.dumps({**RIGHT, "completeness": 7})

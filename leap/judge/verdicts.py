@@ -32,7 +32,7 @@ def read_verdict(text: str, record: type[Record]) -> Record:
 
 def _objects(text: str) -> list[dict[str, Any]]:
     """The outermost JSON objects in a text, from left to right."""
-    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    decoder = json.JSONDecoder(object_pairs_hook=_unique, strict=False)  # models write line ends into strings
     found, place = [], 0
     while match := re.compile("{").search(text, place):
         try:
