@@ -30,7 +30,16 @@ stage "evaluate the checkpoint" evaluate --checkpoint "output/${checkpoint##*/}"
 stage "picture control: the same checkpoint with other scenes' pictures" \
     evaluate --checkpoint "output/${checkpoint##*/}" --dimension all --picture-control swapped
 stage "draw" python scripts/evaluation/draw_evaluation_results.py
+stage "blind review: plans of both models" python scripts/evaluation/run_vlm_output.py \
+    --baseline_model models/leap-demo --max_checkpoints 1 --image_tokens_min 64 --image_tokens_max 64 \
+    --max_new_tokens 64 --temperature 0
+review() {
+    python scripts/evaluation/analyze_output_results.py --judge rubric
+    python scripts/evaluation/draw_blind10_scores.py
+}
+stage "blind review: the deterministic rubric" review
 
 printf '\n== done in %d s\n' "$SECONDS"
 printf '%s\n' "${stages[@]}"
-printf '\nLook at demo/eva_results/figures/total_scores.png, demo/data/images/ and demo/eva_results/.\n'
+printf '\nLook at demo/eva_results/figures/total_scores.png,\n'
+printf 'demo/eva_results/blind_10/figures/blind10_final_scores.png and demo/data/images/.\n'

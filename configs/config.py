@@ -97,6 +97,11 @@ class WorkspaceConfig:
         return self.root / "eva_results"
 
     @property
+    def blind_10(self) -> Path:
+        """Outputs and scores of blind reviews."""
+        return self.eva_results / "blind_10"
+
+    @property
     def backup_eva_results(self) -> Path:
         return self.root / "backup_eva_results"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+_DOUBLINGS = 30  # at most: a power of thousands of tries is no number
 LONGEST_PAUSE = 3600.0  # seconds that a server may ask us to wait; for more, the run ends and another goes on later
 
 
@@ -14,7 +15,7 @@ def backoff(tries: int, first: float, longest: float) -> float:
 
     Source: "full jitter" of "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    return random.uniform(0, min(first * 2 ** (tries - 1), longest))
+    return random.uniform(0, min(first * 2.0 ** min(tries - 1, _DOUBLINGS), longest))
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

@@ -261,6 +261,13 @@ def test_all_requests_wait_as_long_as_the_server_asks(form: str) -> None:
         assert len(rest) == 8
 
 
+def test_an_interval_between_requests_is_kept() -> None:
+    requests, started = asked(4), time.time()
+    with FaultyServer() as server:
+        assert_right(answers(server, requests, interval=0.1), requests)
+        assert max(seen.arrived for seen in server.seen) >= started + 0.3
+
+
 def test_requests_that_wait_for_their_turn_wait_for_the_server_too() -> None:
     """After the first refusals two of four may be under way; both are told to wait while the others stand in line."""
 

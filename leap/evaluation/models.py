@@ -1,6 +1,7 @@
 """Which models an evaluation takes, and under which names."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from leap.errors import LeapError, UsageError
@@ -33,6 +34,14 @@ def identify(
     name: str | None = None,
     base: Path | None = None,
 ) -> EvaluatedModel:
+    """The model in `folder` under the name that it has when it is asked so; see `plain_model`."""
+    found = plain_model(folder, baseline, output, root, name, base)
+    return replace(found, name=variant_name(found.name, settings))
+
+
+def plain_model(
+    folder: Path, baseline: Path, output: Path, root: Path, name: str | None = None, base: Path | None = None
+) -> EvaluatedModel:
     """The model in `folder` with its result name and weight hash; `base` is where an adapter's base lies.
 
     Adapters that name their base by a relative path mean a folder under `root`. Raises LeapError where `folder` holds
@@ -42,7 +51,7 @@ def identify(
     weights = weights_hash(folder, base)
     if name is None:
         name = BASELINE if folder.resolve() == baseline.resolve() else result_name(folder, output)
-    return EvaluatedModel(variant_name(name, settings), folder, base, weights)
+    return EvaluatedModel(name, folder, base, weights)
 
 
 def refuse_no_adapter(folder: Path) -> None:
@@ -55,8 +64,12 @@ def refuse_no_adapter(folder: Path) -> None:
 
 def served_model(url: str, model: str, settings: EvaluationSettings, name: str | None = None) -> EvaluatedModel:
     """A model at a server; its results are named after it, without the organisation and what no file name may hold."""
-    name = name or re.sub(r"[^\w.+-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-.+")
-    return EvaluatedModel(variant_name(name, settings), endpoint=f"{url} {model}")
+    return EvaluatedModel(variant_name(name or served_name(model), settings), endpoint=f"{url} {model}")
+
+
+def served_name(model: str) -> str:
+    """A server's name for a model as the name of results."""
+    return re.sub(r"[^\w.+-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-.+")
 
 
 def check_name(name: str | None) -> None:

@@ -1,6 +1,5 @@
 """Benchmark examples as requests to a model, with the right pictures or, for the control, the wrong ones."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from leap.evaluation.settings import EvaluationSettings, PictureControl
 from leap.evaluation.shots import draw_shots
 from leap.inference.protocol import Request
 from leap.records.benchmark import BenchmarkExample
-from leap.records.training import ImagePart, Message
+from leap.records.training import Message
 from leap.vlabench.prompts import Shot, request_parts
 
 
@@ -50,19 +49,6 @@ def build_request(
     )
     shown = [picture for shot in shots for picture in (shot.picture, shot.numbered)]
     return Request(key, (Message(role="user", content=list(parts)),), (*shown, *pictures))
-
-
-def request_hash(request: Request) -> str:
-    """sha256 of all that the model is shown: the texts, and the contents of the pictures, in reading order."""
-    digest = hashlib.sha256()
-    for message in request.messages:
-        for part in message.parts():
-            digest.update(b"image\0" if isinstance(part, ImagePart) else part.text.encode() + b"\0")
-    for source in request.pictures:
-        path = source.like if isinstance(source, BlankPicture) else source
-        digest.update(type(source).__name__.encode() * isinstance(source, BlankPicture))
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _pictures(

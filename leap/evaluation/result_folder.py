@@ -13,11 +13,11 @@ from typing import Any
 from leap import provenance
 from leap.errors import LeapError
 from leap.evaluation.predictions import Key, as_prediction, read_predictions, write_predictions
-from leap.evaluation.requests import build_requests, request_hash
+from leap.evaluation.requests import build_requests
 from leap.evaluation.score import Counts, score_predictions
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.evaluation.usage import usage_and_cost
-from leap.inference.protocol import Answer, Engine, Request
+from leap.inference.protocol import Answer, Engine, Request, request_hash
 from leap.models.checkpoints import MARKER
 from leap.records.benchmark import BenchmarkExample
 from leap.records.files import LOCK, FolderLock, JsonlAppender, move_folder, read_object, write_json

@@ -1,5 +1,7 @@
 """OpenAI's chat protocol: what is sent, and what must come back."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,8 +46,9 @@ class Fields:
     limit: str = "max_tokens"
     # repetition_penalty: vLLM, SGLang, LMDeploy; `transformers serve` sets it from frequency_penalty
     neutral: tuple[str, ...] = ("frequency_penalty", "repetition_penalty", "top_k")
+    structured: bool = True  # whether it takes a JSON schema for the answer
 
-    def of(self, decoding: Decoding) -> dict[str, Any]:
+    def of(self, decoding: Decoding, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
@@ -57,12 +60,16 @@ class Fields:
         neutral = {"frequency_penalty": 0.0, "repetition_penalty": 1.0}
         if decoding.temperature > 0:
             neutral["top_k"] = -1
+        if schema is not None and self.structured:
+            form = {"name": "answer", "strict": True, "schema": schema}
+            fields["response_format"] = {"type": "json_schema", "json_schema": form}
         return fields | {name: value for name, value in neutral.items() if name in self.neutral}
 
     def without(self, refusal: str) -> "Fields":
         """The fields to try after a server's words about those it does not take."""
         limit = "max_completion_tokens" if "max_completion_tokens" in refusal else self.limit
-        return Fields(limit, tuple(name for name in self.neutral if name not in refusal))
+        structured = self.structured and not re.search(r"response_format|schema", refusal)
+        return Fields(limit, tuple(name for name in self.neutral if name not in refusal), structured)
 
 
 class _Strict(BaseModel):

@@ -6,7 +6,7 @@ ignore what they do not know, and fail in many ways. Text that looks like a spec
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -47,6 +47,7 @@ class Endpoint:
     concurrency: int = 32  # requests at once, at most
     timeout: float = 600.0  # seconds a request, whole
     retries: int = 8  # of a request, after the first try
+    interval: float = 0.0  # seconds between the starts of two requests, at least
     backoff: float = 0.5  # seconds before the first retry, at most; twice as many before each further one
     input_price: float | None = None  # USD per million tokens
     output_price: float | None = None
@@ -60,8 +61,8 @@ class Endpoint:
             raise UsageError("the API key holds blanks or other characters that no key has; copy it again")
         if not 1 <= self.concurrency <= _CONNECTIONS:
             raise UsageError(f"{self.concurrency} requests at once: give 1 to {_CONNECTIONS}")
-        if self.retries < 1 or self.timeout <= 0 or self.backoff < 0:
-            raise UsageError("a server needs at least 1 retry, and a timeout above 0 s")
+        if self.retries < 1 or self.timeout <= 0 or self.backoff < 0 or self.interval < 0:
+            raise UsageError("a server needs at least 1 retry, a timeout above 0 s, and no negative times")
         if (self.input_price is None) != (self.output_price is None):
             raise UsageError("a cost needs both prices, of input and of output tokens")
 
@@ -157,12 +158,15 @@ class _Server:
 
 
 class OpenAiEngine:
-    """One model at one server. Nothing is kept open between calls of `answers`."""
+    """One model at one server. Nothing is kept open between calls of `answers`.
 
-    def __init__(self, endpoint: Endpoint, pictures: PictureSize) -> None:
+    Answers are asked for as JSON of a `schema`; a server that takes none is asked without, and `describe` says so.
+    """
+
+    def __init__(self, endpoint: Endpoint, pictures: PictureSize, schema: Mapping[str, Any] | None = None) -> None:
         from leap.data import picture_urls  # noqa: F401  (loads libraries; see there)
 
-        self._endpoint, self._pictures, self._server = endpoint, pictures, _Server()
+        self._endpoint, self._pictures, self._schema, self._server = endpoint, pictures, schema, _Server()
 
     def describe(self) -> dict[str, Any]:
         """`server_model` is what the answers so far named as their model."""
@@ -172,6 +176,7 @@ class OpenAiEngine:
             "model": self._endpoint.model,
             "server_model": ", ".join(sorted(self._server.models)) or None,
             "concurrency": self._endpoint.concurrency,
+            **({"takes_json_schema": self._server.fields.structured} if self._schema else {}),
         }
 
     def close(self) -> None:
@@ -197,7 +202,7 @@ class OpenAiEngine:
         async with openai.AsyncOpenAI(
             base_url=endpoint.base_url, api_key=endpoint.api_key, timeout=timeout, max_retries=0
         ) as client:
-            run = _Run(endpoint, client, self._server, self._pictures, decoding, len(requests))
+            run = _Run(endpoint, client, self._server, self._pictures, decoding, len(requests), self._schema)
 
             async def work() -> None:
                 for request in waiting:  # shared: each takes the next, so that few pictures are in memory
@@ -212,7 +217,11 @@ class OpenAiEngine:
 
 
 class _Refused(Exception):
-    """No answer to this request, and asking again would not help."""
+    """No answer to this request, and asking again would not help. The tokens are paid for all the same."""
+
+    def __init__(self, text: str, usage: Usage | None = None) -> None:
+        super().__init__(text)
+        self.usage = usage or Usage()
 
 
 class _BadBody(Exception):
@@ -238,9 +247,10 @@ class _Run:
         pictures: PictureSize,
         decoding: Decoding,
         requests: int,
+        schema: Mapping[str, Any] | None,
     ) -> None:
         self._endpoint, self._client, self._server = endpoint, client, server
-        self._pictures, self._decoding = pictures, decoding
+        self._pictures, self._decoding, self._schema = pictures, decoding, schema
         self._throttle = Throttle(endpoint.concurrency)
         self._packing = anyio.CapacityLimiter(os.cpu_count() or 1)
         self._unreachable, self._patience = 0, min(_UNREACHABLE, requests)
@@ -259,7 +269,8 @@ class _Run:
             try:
                 return await self._ask(request.key, messages)
             except _Refused as failure:
-                return Answer(request.key, error=str(failure))
+                tokens = failure.usage.prompt_tokens, failure.usage.completion_tokens
+                return Answer(request.key, error=str(failure), prompt_tokens=tokens[0], new_tokens=tokens[1])
             except _BadBody as failure:
                 bad_bodies += 1
                 last: Exception = failure
@@ -281,6 +292,7 @@ class _Run:
 
         timeout = self._endpoint.timeout
         async with self._throttle.slot() as sent_under:
+            self._throttle.pause(self._endpoint.interval)
             try:
                 with anyio.fail_after(timeout):  # the client's own timeout is for each piece of a body
                     body = await self._send(messages)
@@ -306,7 +318,7 @@ class _Run:
                 response = await self._client.chat.completions.with_raw_response.create(
                     model=self._endpoint.model,
                     messages=messages,  # type: ignore[arg-type]
-                    extra_body=fields.of(self._decoding),
+                    extra_body=fields.of(self._decoding, self._schema),
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 others = fields.without(words(error))
@@ -356,12 +368,13 @@ class _Run:
         (choice,), usage = completion.choices, completion.usage or Usage()
         text, finish = choice.message.content, choice.finish_reason
         if choice.message.refusal:
-            raise _Refused(f"the model refused ({self._endpoint.hidden(choice.message.refusal)})")
+            raise _Refused(f"the model refused ({self._endpoint.hidden(choice.message.refusal)})", usage)
         if finish not in ("stop", "length"):
             ending = self._endpoint.hidden(str(finish))
-            raise _Refused(f"the answer ended with {ending}, which is neither its end nor the limit of new tokens")
+            reason = f"the answer ended with {ending}, which is neither its end nor the limit of new tokens"
+            raise _Refused(reason, usage)
         if text is None:
-            raise _Refused("the answer has no text")
+            raise _Refused("the answer has no text", usage)
         self._check_length(usage.completion_tokens)
         return Answer(key, text, "stop" if finish == "stop" else "length", usage.prompt_tokens, usage.completion_tokens)
 

@@ -1,12 +1,13 @@
 """What every inference engine understands and returns."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from leap.data.pictures import BlankPicture
-from leap.records.training import Message
+from leap.records.training import ImagePart, Message
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,19 @@ class Request:
     key: tuple[str, ...]  # the dimension, task and example number, say
     messages: tuple[Message, ...]
     pictures: tuple[Path | BlankPicture, ...]
+
+
+def request_hash(request: Request) -> str:
+    """sha256 of all that the model is shown: the texts, and the contents of the pictures, in reading order."""
+    digest = hashlib.sha256()
+    for message in request.messages:
+        for part in message.parts():
+            digest.update(b"image\0" if isinstance(part, ImagePart) else part.text.encode() + b"\0")
+    for source in request.pictures:
+        path = source.like if isinstance(source, BlankPicture) else source
+        digest.update(type(source).__name__.encode() * isinstance(source, BlankPicture))
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from leap.errors import LeapError
+from leap.errors import LeapError, UsageError
 from leap.evaluation.models import BASELINE
 from leap.evaluation.result_folder import MANIFEST, SCORES
 from leap.records.files import first_problem, read_json, read_object
@@ -27,6 +27,19 @@ def found_models(results: Path) -> list[str]:
     if not models:
         raise LeapError(f"{results}: no results there yet; run scripts/evaluation/run_vlm_evaluation.py first")
     return model_order(models)
+
+
+def chosen_baseline(wanted: str | None, models: list[str]) -> str | None:
+    """The baseline by its name; None, after saying so, where the default one is not among the models.
+
+    Raises UsageError where the wanted one is not.
+    """
+    if (wanted or BASELINE) in models:
+        return wanted or BASELINE
+    if wanted is not None:
+        raise UsageError(f"--baseline {wanted}: not among the models; there are: {', '.join(models)}")
+    print(f"no {BASELINE} among the models, so no improvement is shown; name another with --baseline")
+    return None
 
 
 def read_scores(results: Path, models: Iterable[str] | None = None) -> pd.DataFrame:

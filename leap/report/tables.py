@@ -69,7 +69,7 @@ def print_table(table: pd.DataFrame, title: str, console: Console | None = None)
     header, *rows = _cells(table)
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in header:
-        shown.add_column(Text(column.replace("_", "\n")), justify="left" if column == "model" else "right")
+        shown.add_column(Text(column.replace("_", "\n")), justify="left" if column == header[0] else "right")
     for row in rows:
         shown.add_row(*map(Text, row))
     if _incomplete(table).any():
@@ -82,13 +82,14 @@ def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Each table as <name>.csv (exact numbers) and <name>.md (two decimals)."""
     written = []
     for name, table in tables.items():
-        for path, text in ((folder / f"{name}.csv", table.to_csv()), (folder / f"{name}.md", _markdown(table))):
+        for path, text in ((folder / f"{name}.csv", table.to_csv()), (folder / f"{name}.md", markdown_table(table))):
             write_atomic(path, text)
             written.append(path)
     return written
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown_table(table: pd.DataFrame) -> str:
+    """A Markdown table with two decimals; an incomplete model has an asterisk and a note."""
     header, *rows = ([cell.replace("|", r"\|") for cell in row] for row in _cells(table))
     ruler = ["---", *["---:"] * len(table.columns)]
     lines = "".join(f"| {' | '.join(row)} |\n" for row in [header, ruler, *rows])
@@ -99,7 +100,7 @@ def _cells(table: pd.DataFrame) -> list[list[str]]:
     """The header and the rows, as text."""
     names = [f"{model} *" if marked else str(model) for model, marked in _incomplete(table).items()]
     columns = [[_cell(value) for value in table[column]] for column in table.columns]
-    return [["model", *map(str, table.columns)], *map(list, zip(names, *columns, strict=True))]
+    return [[table.index.name or "model", *map(str, table.columns)], *map(list, zip(names, *columns, strict=True))]
 
 
 def _cell(value: float) -> str:

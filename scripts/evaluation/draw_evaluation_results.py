@@ -32,18 +32,6 @@ def chosen_models(wanted: list[str] | None, found: list[str]) -> list[str]:
     return wanted or found
 
 
-def chosen_baseline(wanted: str | None, models: list[str]) -> str | None:
-    """The baseline; None, after saying so, where the default one is not there."""
-    from leap.evaluation.models import BASELINE
-
-    if (wanted or BASELINE) in models:
-        return wanted or BASELINE
-    if wanted is not None:
-        raise UsageError(f"--baseline {wanted}: not among the models; there are: {', '.join(models)}")
-    print(f"no {BASELINE} among the models, so no improvement is shown; name another with --baseline")
-    return None
-
-
 def main() -> None:
     workspace = WorkspaceConfig.find()
     arguments = parse_arguments(workspace)
@@ -51,6 +39,7 @@ def main() -> None:
     from leap.report.curves import read_loss
     from leap.report.figures import Evaluation, draw_figures
     from leap.report.results import (
+        chosen_baseline,
         found_models,
         incomplete_note,
         read_counts,

@@ -58,6 +58,8 @@ NO_CHOICE = Fault("no choice", body=json.dumps({"model": MODEL, "choices": []}).
 NULL_CONTENT = Fault("null content", body=completion(text=None), final=True)
 REFUSAL = Fault("refusal", body=completion(text=None, refusal="I would rather not."), final=True)
 FILTERED = Fault("content filter", body=completion(text="Well", finish="content_filter"), final=True)
+PROSE = Fault("prose around JSON")  # of the right answer: see FaultyServer
+OUT_OF_RANGE = Fault("score out of range", body=completion('{"completeness": 9, "logical_sequence": 3}'))
 BAD_REQUEST = Fault("400", 400, final=True)
 UNPROCESSABLE = Fault("422", 422, final=True)
 
@@ -83,6 +85,7 @@ class Seen:
 
 
 Plan = Callable[[Seen], Fault | None]
+Answer = Callable[[Mapping[str, Any]], str]
 
 
 def faultless(seen: Seen) -> None:
@@ -118,9 +121,15 @@ class FaultyServer:
     """A server on a free port of this machine, from `with` to its end."""
 
     def __init__(
-        self, plan: Plan = faultless, hold: float = 0.0, models: Sequence[str] = (MODEL,), key: str | None = None
+        self,
+        plan: Plan = faultless,
+        hold: float = 0.0,
+        models: Sequence[str] = (MODEL,),
+        key: str | None = None,
+        answer: Answer = answer_to,
     ) -> None:
-        """`hold`: seconds that each request takes. `key`: the only key that is let in."""
+        """`hold`: seconds that each request takes. `key`: the only key that is let in. `answer`: the right answers."""
+        self.answer = answer
         self.plan, self.hold, self.models, self.key = plan, hold, models, key
         self.together, self.seen, self.attempts = 0, list[Seen](), Counter[str]()
         self.lock, self.ended = threading.Lock(), threading.Event()
@@ -217,9 +226,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, seen: Seen) -> None:
         fault = seen.fault
-        if fault is None:
+        if fault is None or fault is PROSE:
             usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
-            self._send(200, completion(answer_to(seen.body), usage=usage))
+            text = self.owner.answer(seen.body)
+            text = f"Here is what I think:\n```json\n{text}\n```\nI hope it helps." if fault else text
+            self._send(200, completion(text, usage=usage))
             seen.succeeded = True
         else:
             body = fault.body or (error(f"planned: {fault.name}") if fault.status != 200 else completion())

@@ -1,0 +1,139 @@
+"""Questions to a judge, and what came of each: asked once if equal, again if unusable, and never beyond the budget."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from leap.inference.openai import OpenAiEngine
+from leap.inference.protocol import Answer, Decoding, Request, request_hash
+from leap.judge.budget import Budget
+from leap.judge.judges import Judge
+from leap.judge.store import AnswerStore, content_key
+from leap.judge.verdicts import Unusable, read_verdict
+from leap.progress import track
+from leap.records.review import StoredAnswer
+
+NOT_ASKED = "not asked: the next request could have passed --max-cost"
+_NEXT_TRY = 1000  # added to the seed of a question that is asked again
+
+
+@dataclass(frozen=True)
+class Question:
+    """One verdict to ask for. Its key is ours: it tells which plan it is about, and is never sent."""
+
+    key: tuple[str, ...]
+    request: Request
+    repeat: int  # from 0
+    schema: Mapping[str, Any]
+
+
+@dataclass
+class Reply:
+    """What came of a question; without a `verdict` the `error` says why. Tokens and tries are those of all tries."""
+
+    verdict: BaseModel | None = None
+    raw: str = ""
+    error: str = ""
+    tries: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    unusable: int = 0  # answers that were no verdict
+
+
+@dataclass
+class Interview:
+    """One judge with all that asking it needs."""
+
+    judge: Judge
+    record: type[BaseModel]
+    store: AnswerStore
+    budget: Budget
+    retries: int = 2  # of an unusable verdict
+    seed: int = 0
+    what: str = "plans"  # on the screen
+    engine_notes: list[dict[str, Any]] = field(default_factory=list)
+
+    def replies(self, questions: Sequence[Question]) -> dict[tuple[str, ...], Reply]:
+        """A reply to every question. They are asked in an order that the seed draws, so that it tells nothing."""
+        found = {question.key: Reply() for question in questions}
+        waiting = list(questions)
+        random.Random(self.seed).shuffle(waiting)
+        for attempt in range(1 + self.retries):
+            for repeat in sorted({question.repeat for question in waiting}):
+                part = [question for question in waiting if question.repeat == repeat]
+                for question, answer in self._answers(part, repeat, attempt):
+                    self._take(found[question.key], answer)
+            waiting = [question for question in waiting if _again(found[question.key])]
+        return found
+
+    def _take(self, reply: Reply, answer: Answer | StoredAnswer) -> None:
+        reply.tries += not (isinstance(answer, Answer) and answer.error == NOT_ASKED)
+        reply.prompt_tokens += answer.prompt_tokens or 0
+        reply.new_tokens += answer.new_tokens or 0
+        if isinstance(answer, Answer) and answer.error is not None:
+            reply.error, reply.raw = answer.error, ""
+            return
+        reply.raw = answer.text or ""
+        try:
+            if answer.finish == "length":
+                raise Unusable("the judge's answer was cut at the limit of new tokens (--max_new_tokens)")
+            reply.verdict, reply.error = read_verdict(reply.raw, self.record), ""
+        except Unusable as reason:
+            reply.error = f"unusable verdict: {reason}"
+            reply.unusable += 1
+
+    def _answers(
+        self, questions: Sequence[Question], repeat: int, attempt: int
+    ) -> Iterator[tuple[Question, Answer | StoredAnswer]]:
+        """Stored answers, and then those of the server; equal questions share one."""
+        decoding = replace(self.judge.decoding, seed=self.judge.decoding.seed + repeat + _NEXT_TRY * attempt)
+        equal: dict[str, list[Question]] = defaultdict(list)
+        for question in questions:
+            equal[self._hash(question, decoding)].append(question)
+        for content in [content for content in equal if self.store.get(content)]:
+            stored = self.store.get(content)
+            assert stored is not None
+            for question in equal.pop(content):
+                yield question, stored
+        requests = [replace(same[0].request, key=(content,)) for content, same in equal.items()]
+        for answer in self._asked(requests, decoding, questions[0].schema, f"{self.what}, repeat {repeat + 1}"):
+            self.store.add(answer.key[0], answer)
+            for question in equal[answer.key[0]]:
+                yield question, answer
+
+    def _hash(self, question: Question, decoding: Decoding) -> str:
+        asked = {**self.judge.to_dict(), "decoding": decoding.to_dict(), "schema": question.schema}
+        return content_key(asked, request_hash(question.request), question.repeat)
+
+    def _asked(
+        self, requests: Sequence[Request], decoding: Decoding, schema: Mapping[str, Any], what: str
+    ) -> Iterator[Answer]:
+        if not requests:
+            return
+        engine = OpenAiEngine(self.judge.endpoint, self.judge.pictures, schema)
+        with closing(engine):
+            yield from track(self._in_waves(engine, requests, decoding), f"{self.judge.name}, {what}", len(requests))
+        self.engine_notes.append(engine.describe())
+
+    def _in_waves(self, engine: OpenAiEngine, requests: Sequence[Request], decoding: Decoding) -> Iterable[Answer]:
+        """As many requests at once as the budget allows, until it allows no more."""
+        left = list(requests)
+        while left:
+            number = self.budget.allowed(left, decoding.max_new_tokens, self.judge.prices)
+            if number == 0:
+                yield from (Answer(request.key, error=NOT_ASKED) for request in left)
+                return
+            wave, left = left[:number], left[number:]
+            for answer in engine.answers(wave, decoding):
+                self.budget.note(answer, self.judge.prices)
+                yield answer
+
+
+def _again(reply: Reply) -> bool:
+    """Whether another try may help: after an answer that was no verdict, not after a failure of the request."""
+    return reply.verdict is None and reply.error.startswith("unusable")

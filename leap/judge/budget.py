@@ -1,0 +1,65 @@
+"""What judging costs, and how many more requests a limit allows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leap.errors import LeapError
+from leap.inference.protocol import Answer, Request
+
+_UNSEEN_PICTURE = 4096  # tokens that a picture is taken for until the server has counted one
+
+
+@dataclass
+class Budget:
+    """Money spent at prices in USD per million tokens, and the limit, if there is one.
+
+    The reserve of a request is more than it can cost: a token for every byte of its text, as many tokens for each
+    picture as the longest prompt so far had in all, and all the new tokens that it may have. A request that got no
+    answer may have been billed as well; a server does not say.
+    """
+
+    limit: float | None = None
+    spent: float = 0.0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    requests: int = 0
+    uncounted: int = 0  # answers that came without their tokens
+    _longest: int = 0
+
+    def allowed(self, requests: Sequence[Request], new_tokens: int, prices: tuple[float | None, float | None]) -> int:
+        """How many of the requests, from the first on, may be sent at once. All where there is no limit.
+
+        With a limit the very first goes alone: it shows what the server counts.
+        """
+        if self.limit is None:
+            return len(requests)
+        most = len(requests) if self._longest else 1
+        left = self.limit - self.spent
+        for number, request in enumerate(requests[:most]):
+            left -= self._reserve(request, new_tokens, prices)
+            if left < 0:
+                return number
+        return most
+
+    def note(self, answer: Answer, prices: tuple[float | None, float | None]) -> None:
+        """An answer has come. Raises LeapError where a limit is set and the server does not count tokens."""
+        self.requests += 1
+        if answer.prompt_tokens is None or answer.new_tokens is None:
+            self.uncounted += answer.error is None
+            if self.limit is not None and answer.error is None:
+                raise LeapError("the server does not say how many tokens it used, so --max-cost cannot be kept")
+            return
+        self._longest = max(self._longest, answer.prompt_tokens)
+        self.prompt_tokens += answer.prompt_tokens
+        self.new_tokens += answer.new_tokens
+        self.spent += _cost(answer.prompt_tokens, answer.new_tokens, prices)
+
+    def _reserve(self, request: Request, new_tokens: int, prices: tuple[float | None, float | None]) -> float:
+        parts = [part for message in request.messages for part in message.parts()]
+        text = sum(len(part.text.encode()) for part in parts if part.type == "text")
+        pictures = len(request.pictures) * (self._longest or _UNSEEN_PICTURE)
+        return _cost(text + pictures, new_tokens, prices)
+
+
+def _cost(prompt_tokens: int, new_tokens: int, prices: tuple[float | None, float | None]) -> float:
+    return (prompt_tokens * (prices[0] or 0.0) + new_tokens * (prices[1] or 0.0)) / 1e6

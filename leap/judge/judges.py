@@ -1,0 +1,130 @@
+"""Who judges: models at OpenAI-compatible servers, and the deterministic rubric."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from leap.data.pictures import PictureSize
+from leap.errors import UsageError
+from leap.inference.openai import NO_KEY, Endpoint, find_endpoint
+from leap.inference.protocol import Decoding
+
+RUBRIC = "rubric (deterministic)"
+"""What the rubric is called in every file, table and figure: it is no opinion of a model."""
+
+_FAMILIES = ("JENIYA_API", "OPENAI")  # whose variables are looked at, in this order
+_BASES = {"JENIYA_API": ("JENIYA_API_BASE",), "OPENAI": ("OPENAI_BASE_URL", "OPENAI_API_BASE")}
+_KEYS = {"JENIYA_API": "JENIYA_API_KEY", "OPENAI": "OPENAI_API_KEY"}
+_MODELS = ("JENIYA_MODEL", "OPENAI_MODEL")
+_OPTIONS = ("key", "input", "output")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model that judges, and how it is asked."""
+
+    name: str  # in files, tables and figures
+    endpoint: Endpoint
+    decoding: Decoding
+    pictures: PictureSize
+
+    @property
+    def prices(self) -> tuple[float | None, float | None]:
+        """USD per million tokens of prompts and of answers."""
+        return self.endpoint.input_price, self.endpoint.output_price
+
+    def to_dict(self) -> dict[str, Any]:
+        """What decides its verdicts, beside what it is shown."""
+        return {
+            "model": self.endpoint.model,
+            "base_url": self.endpoint.shown_url,
+            "decoding": self.decoding.to_dict(),
+            "picture_tokens": [self.pictures.min_tokens, self.pictures.max_tokens],
+        }
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How all judges of a run are asked; `limits` are fields of Endpoint."""
+
+    decoding: Decoding
+    pictures: PictureSize
+    base_url: str | None = None
+    model: str | None = None
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_judges(wanted: Sequence[str], options: JudgeOptions) -> list[Judge | str]:
+    """Judges by their specifications: "rubric", MODEL, MODEL@URL, with ",key=VARIABLE,input=USD,output=USD" after it.
+
+    `model` is one more; without any it is the one that the environment names, or the server's only one. A MODEL is at
+    `base_url`, or where JENIYA_API_BASE or OPENAI_BASE_URL says; a MODEL@URL gets the key in the VARIABLE, or none: a
+    key is never sent to another server than its own. Raises UsageError for what cannot be understood.
+    """
+    named = [options.model] if options.model else []
+    wishes = dict.fromkeys([*named, *wanted] or [_first(_MODELS) or ""])
+    found: list[Judge | str] = [RUBRIC if wish == "rubric" else _find(wish, options) for wish in wishes]
+    names = [judge if isinstance(judge, str) else judge.name for judge in found]
+    if len(set(names)) < len(names):
+        found = [judge if isinstance(judge, str) else replace(judge, name=_long_name(judge)) for judge in found]
+    return found
+
+
+def _find(wish: str, options: JudgeOptions) -> Judge:
+    place, *settings = wish.split(",")
+    given = dict(setting.partition("=")[::2] for setting in settings)
+    if unknown := [name for name in given if name not in _OPTIONS]:
+        raise UsageError(f"--judge {wish}: {unknown[0]!r} is none of {', '.join(_OPTIONS)}")
+    match = re.fullmatch(r"(.*?)@(https?://.*)", place)
+    model, url = match.groups() if match else (place, None)
+    key = _variable(given["key"]) if "key" in given else NO_KEY
+    if url is None:
+        url, own = _server(options.base_url)
+        key = key if "key" in given else own
+    prices = {f"{name}_price": _price(wish, given[name]) for name in ("input", "output") if name in given}
+    endpoint = _endpoint(url, model, key, {**options.limits, **prices})
+    return Judge(endpoint.model, endpoint, options.decoding, options.pictures)
+
+
+def _endpoint(url: str, model: str, key: str, limits: Mapping[str, Any]) -> Endpoint:
+    """Without asking the server where the model is named: verdicts on disk need none."""
+    if model:
+        return Endpoint(url.rstrip("/").removesuffix("/chat/completions"), model, key.strip(), **limits)
+    return find_endpoint(url, None, key, **limits)
+
+
+def _server(base_url: str | None) -> tuple[str, str]:
+    """(address, key) of one family of variables; a given address gets the first key that there is."""
+    if base_url:
+        return base_url, _first(tuple(_KEYS.values())) or NO_KEY
+    for family in _FAMILIES:
+        if url := _first(_BASES[family]):
+            return url, os.environ.get(_KEYS[family]) or NO_KEY
+    raise UsageError(
+        "no judge: give --api-base http://HOST:PORT/v1 with --model, or set OPENAI_BASE_URL (or JENIYA_API_BASE) and "
+        "its key, or take --judge rubric, which needs neither"
+    )
+
+
+def _first(names: Sequence[str]) -> str | None:
+    return next((value for name in names if (value := os.environ.get(name))), None)
+
+
+def _variable(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise UsageError(f"--judge …,key={name}: there is no variable {name} in the environment")
+    return value
+
+
+def _price(wish: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"--judge {wish}: {text!r} is no price in USD per million tokens") from error
+
+
+def _long_name(judge: Judge) -> str:
+    return f"{judge.endpoint.model}@{judge.endpoint.shown_url}"

@@ -1,0 +1,186 @@
+"""Step one of a blind review: every model's plans for the same few samples, in one CSV table.
+
+Answers are kept as they come; the same command continues an interrupted run and asks failed requests again. A failure
+stands in a column of its own and is never taken for an answer.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from leap import provenance
+from leap.data.pictures import PictureSize, resolve_picture
+from leap.errors import LeapError
+from leap.inference.protocol import Answer, Decoding, Engine, Request, request_hash
+from leap.judge.files import OUTPUT_COLUMNS, OUTPUTS, write_table
+from leap.judge.store import AnswerStore, content_key
+from leap.progress import track
+from leap.records.files import FolderLock, read_jsonl, write_json
+from leap.records.review import StoredAnswer
+from leap.records.training import TextPart, TrainingRow
+
+STORE = "answers.jsonl"
+
+
+class Model(Protocol):
+    """A model under the name that its plans have in the table; `to_dict` tells it from any other."""
+
+    @property
+    def name(self) -> str: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """One setting for every model that is compared."""
+
+    data: Path
+    root: Path  # pictures are written as paths from here
+    image_roots: tuple[Path, ...]
+    pictures: PictureSize
+    decoding: Decoding
+    engine: str = "hf"
+    dtype: str | None = None
+    quantization: str | None = None
+    max_samples: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What an answer depends on, beside its model and request."""
+        return {
+            "engine": self.engine,
+            "dtype": self.dtype,
+            "quantization": self.quantization,
+            "decoding": self.decoding.to_dict(),
+            "picture_tokens": [self.pictures.min_tokens, self.pictures.max_tokens],
+        }
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The table that was written, and how many of its rows hold an answer, an error, an answer that was cut."""
+
+    path: Path
+    answered: int
+    failed: int
+    truncated: int
+
+
+def write_outputs(
+    models: Iterable[Any],
+    settings: OutputSettings,
+    load: Callable[[Any], Engine],
+    folder: Path,
+    repository: Path,
+    reuse: bool = True,
+) -> Outputs:
+    """Ask every model (a `Model`) for every sample of the data file, and write blind10_outputs_<time>.csv and .json.
+
+    Raises LeapError for a row or picture that cannot be read, before any model is loaded.
+    """
+    samples = read_samples(settings)
+    manifest = _manifest(settings, repository)
+    with FolderLock(folder), AnswerStore(folder / STORE, reuse) as store:
+        rows: list[dict[str, Any]] = []
+        for model in models:
+            answers, note = _answers(model, samples, settings, load, store)
+            manifest["models"].append({**model.to_dict(), **note})
+            rows += [_row(model.name, sample, answers[sample.request.key]) for sample in samples]
+        path = write_table(folder, OUTPUTS, rows, OUTPUT_COLUMNS)
+        failed = sum(bool(row["error"]) for row in rows)
+        found = Outputs(path, len(rows) - failed, failed, sum(row["finish"] == "length" for row in rows))
+        counts = {"answered": found.answered, "failed": found.failed, "truncated": found.truncated}
+        write_json(path.with_suffix(".json"), {**manifest, "counts": counts, "end": provenance.now()})
+    return found
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row of the data file as a request, with what the table says about it."""
+
+    request: Request
+    pictures: tuple[Path, ...]
+    shown_pictures: str
+    prompt: str
+    reference: str
+
+
+def read_samples(settings: OutputSettings) -> list[Sample]:
+    """The first rows of the data file, or all. Raises LeapError naming the line of one that cannot be used."""
+    samples: list[Sample] = []
+    for line, row in read_jsonl(settings.data, TrainingRow):
+        if settings.max_samples is not None and len(samples) == settings.max_samples:
+            break
+        try:
+            pictures = tuple(resolve_picture(image, settings.image_roots) for image in row.images())
+        except LeapError as error:
+            raise LeapError(f"{settings.data}:{line}: {error}") from error
+        texts = [part.text for turn in row.messages for part in turn.parts() if isinstance(part, TextPart)]
+        request = Request((str(len(samples)),), tuple(row.messages), pictures)
+        shown = ";".join(_shown(picture, settings.root) for picture in pictures)
+        samples.append(Sample(request, pictures, shown, "\n".join(texts), row.target.steps))
+    return samples
+
+
+def _shown(picture: Path, root: Path) -> str:
+    """From the workspace root where the picture lies under it, so that the table can move with the workspace."""
+    return str(picture.relative_to(root)) if picture.is_relative_to(root) else str(picture)
+
+
+def _answers(
+    model: Model,
+    samples: Sequence[Sample],
+    settings: OutputSettings,
+    load: Callable[[Any], Engine],
+    store: AnswerStore,
+) -> tuple[dict[tuple[str, ...], Answer | StoredAnswer], dict[str, Any]]:
+    """(an answer to every sample, what the manifest says of the engine). The model is loaded only to be asked."""
+    keys = {
+        sample.request.key: content_key(model.to_dict(), settings.to_dict(), request_hash(sample.request))
+        for sample in samples
+    }
+    found: dict[tuple[str, ...], Answer | StoredAnswer] = {
+        key: stored for key, content in keys.items() if (stored := store.get(content))
+    }
+    waiting = [sample.request for sample in samples if sample.request.key not in found]
+    note: dict[str, Any] = {"answers_from_before": len(found)}
+    if waiting:
+        with closing(load(model)) as engine:
+            for answer in track(engine.answers(waiting, settings.decoding), model.name, total=len(waiting)):
+                found[answer.key] = answer
+                store.add(keys[answer.key], answer)
+            note["inference"] = engine.describe()
+    return found, note
+
+
+def _row(name: str, sample: Sample, answer: Answer | StoredAnswer) -> dict[str, Any]:
+    return {
+        "model_name": name,
+        "sample_idx": int(sample.request.key[0]),
+        "image_paths": sample.shown_pictures,
+        "prompt_text": sample.prompt,
+        "model_output": answer.text or "",
+        "reference_steps": sample.reference,
+        "error": answer.error or "" if isinstance(answer, Answer) else "",
+        "finish": answer.finish or "",
+        "prompt_tokens": "" if answer.prompt_tokens is None else str(answer.prompt_tokens),
+        "new_tokens": "" if answer.new_tokens is None else str(answer.new_tokens),
+    }
+
+
+def _manifest(settings: OutputSettings, repository: Path) -> dict[str, Any]:
+    return {
+        "settings": settings.to_dict(),
+        "data": {
+            "path": str(settings.data),
+            "sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(),
+        },
+        "models": [],
+        "code": provenance.git_state(repository),
+        "command": provenance.command(),
+        "versions": provenance.versions(),
+        "start": provenance.now(),
+    }

@@ -1,0 +1,282 @@
+"""Figures of a blind review: final scores, criteria, improvement over the baseline, agreement, pairs.
+
+One panel a judge: judges are never averaged. What is unscored is a gap with an asterisk, never a low score.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from leap.judge import summary
+from leap.records.review import CRITERIA
+from leap.report.review import review_tables
+from leap.report.style import FAINT, GREY, INK, PALETTE, Look, clean, legend_above, looks, new_figure, plain, save
+from leap.statistics.comparison import ALPHA
+
+FIGURES = ("final_scores", "criteria", "improvement", "agreement", "pairs")
+_SCALE = (0.8, 5.2)  # of scores from 1 to 5
+_NAMES = ("completeness", "logical sequence", "hallucination, redundancy (5: none)", "granularity")
+_LABELS = dict(zip(CRITERIA, _NAMES, strict=True))
+_SAMPLES_DRAWN = 60
+_MARKERS = ("o", "s", "D", "^")
+
+
+@dataclass(frozen=True)
+class ReviewFigures:
+    """What is drawn: `read_scores`, the table of pairs if there is one, and the baseline, if it was judged."""
+
+    scores: pd.DataFrame
+    pairs: pd.DataFrame | None
+    baseline: str | None
+
+    @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return review_tables(self.scores, self.pairs, self.baseline)
+
+    @cached_property
+    def models(self) -> list[str]:
+        return list(self.scores["model_name"].unique())
+
+    @cached_property
+    def judges(self) -> list[str]:
+        return list(self.scores["judge"].unique())
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        return looks(self.models, self.baseline)
+
+    @cached_property
+    def footnotes(self) -> tuple[str, ...]:
+        unscored = int(self.tables["counts"]["unscored"].sum())
+        left_out = f"* {unscored} verdicts are missing or unusable; they are left out." if unscored else ""
+        return left_out, "Bars: 95 % bootstrap intervals of the mean over samples. " + summary.power_note(self.scores)
+
+    def labels(self, judge: str) -> list[str]:
+        """Models, with an asterisk where this judge's verdicts are incomplete."""
+        counts = self.tables["counts"]
+        unscored = counts[counts["judge"] == judge].set_index("model_name")["unscored"]
+        return [f"{plain(model)}{' *' if unscored.get(model, 0) else ''}" for model in self.models]
+
+
+def draw_review(figures: ReviewFigures, folder: Path) -> list[Path]:
+    """Write every figure for which there is data, and remove an older one for which there is none now."""
+    drawn: dict[str, Figure | None] = {
+        "final_scores": final_scores(figures),
+        "criteria": criteria(figures),
+        "improvement": improvement(figures) if len(figures.tables["comparisons"]) else None,
+        "agreement": agreement(figures) if figures.tables["agreement"]["value"].notna().any() else None,
+        "pairs": pairs(figures) if len(figures.tables["pairs"]) else None,
+    }
+    written = []
+    for name in FIGURES:
+        path, figure = folder / f"blind10_{name}.png", drawn[name]
+        if figure is None:
+            path.unlink(missing_ok=True)
+        else:
+            save(figure, path)
+            written.append(path)
+    return written
+
+
+def final_scores(figures: ReviewFigures) -> Figure:
+    """Each model's mean final score with its interval over the scores of the single samples."""
+    samples = summary.sample_scores(figures.scores)
+
+    def panel(axes: Axes, judge: str) -> None:
+        means = _of(figures.tables["means"], judge, "final_score")
+        for place, model in enumerate(figures.models):
+            part = samples[(samples["judge"] == judge) & (samples["model_name"] == model)]
+            _draw_samples(axes, part["final_score"].dropna().to_numpy(), place)
+            _draw_mean(axes, means.loc[model], place, figures.looks[model].colour)
+        _score_axis(axes)
+        axes.set_xlabel("final score: mean of the four criteria (1 to 5)")
+
+    note = "Small dots: samples, their repeats averaged."
+    return _panels(figures, "Blind review: final score", panel, 0.55, (*figures.footnotes, note))
+
+
+def criteria(figures: ReviewFigures) -> Figure:
+    """The four criteria of each model, one under the other."""
+    colours = dict(zip(CRITERIA, PALETTE, strict=False))
+    offsets = np.linspace(-0.27, 0.27, len(CRITERIA))
+
+    def panel(axes: Axes, judge: str) -> None:
+        for offset, criterion, marker in zip(offsets, CRITERIA, _MARKERS, strict=True):
+            means = _of(figures.tables["means"], judge, criterion)
+            for place, model in enumerate(figures.models):
+                _draw_mean(axes, means.loc[model], place + offset, colours[criterion], marker, text=False)
+        _score_axis(axes)
+        axes.set_xlabel("mean score (1 to 5, higher is better)")
+
+    figure = _panels(figures, "Blind review: criteria", panel, 0.75, figures.footnotes)
+    handles = [
+        Line2D([], [], color=colours[name], marker=marker, linestyle="none", label=_LABELS[name])
+        for name, marker in zip(CRITERIA, _MARKERS, strict=True)
+    ]
+    legend_above(figure, handles)
+    return figure
+
+
+def improvement(figures: ReviewFigures) -> Figure:
+    """How far each model's final score lies above the baseline's on the same samples."""
+    table = figures.tables["comparisons"]
+    others = [model for model in figures.models if model != figures.baseline]
+    values = table[["low", "high", "difference"]]
+    left, right = min(0.0, values.min().min()), max(0.0, values.max().max())
+    room = 0.25 * (right - left) or 1.0
+
+    def panel(axes: Axes, judge: str) -> None:
+        rows = table[table["judge"] == judge].set_index("model_name").reindex(others)
+        for place, model in enumerate(others):
+            row = rows.loc[model]
+            if pd.isna(row["difference"]):
+                axes.text(0, place, " n/a", color=GREY, va="center", fontsize=9)
+                continue
+            _draw_mean(axes, row.rename({"difference": "mean"}), place, figures.looks[model].colour, text=False)
+            told = f"{row['difference']:+.2f}{' †' if row['p_holm'] < ALPHA else ''}   {row['wins']:.0f} won, "
+            told += f"{row['losses']:.0f} lost, {row['ties']:.0f} even"
+            axes.annotate(told, (row["difference"], place), (0, 9), textcoords="offset points", ha="center", fontsize=8)
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set_xlim(left - room, right + room)
+        axes.set_xlabel("difference in final score, points of 1 to 5")
+
+    title = f"Blind review: improvement over {plain(figures.baseline)}"
+    note = f"† differs at {ALPHA:g}: paired permutation test, Holm's correction over the models."
+    return _panels(figures, title, panel, 0.6, (*figures.footnotes, note), others)
+
+
+def agreement(figures: ReviewFigures) -> Figure:
+    """How far repeats and judges agree, and how the rubric ranks plans beside them."""
+    table = figures.tables["agreement"].dropna(subset=["value"]).reset_index(drop=True)
+    groups = list(dict.fromkeys(zip(table["between"], table["statistic"], strict=True)))
+    note = "Bars: 95 % bootstrap intervals, whole samples resampled; none where all scores are alike in many resamples."
+    height = 1.6 + 0.24 * len(table) + 0.35 * len(groups)
+    figure = new_figure(11, height, "Blind review: agreement (1 is perfect, 0 is chance)", note)
+    axes = figure.add_subplot()
+    places, labels, place = [], [], 0.0
+    statistics = list(dict.fromkeys(table["statistic"]))
+    for between, statistic in groups:
+        title = plain(f"{between}: {statistic}")
+        beside = axes.get_yaxis_transform()
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(0.01, place, title, fontsize=9, fontweight="bold", va="center", transform=beside, bbox=box)
+        place += 1
+        for row in table[(table["between"] == between) & (table["statistic"] == statistic)].to_dict("records"):
+            point = pd.Series(row).rename({"value": "mean"})
+            _draw_mean(axes, point, place, PALETTE[statistics.index(statistic)])
+            places.append(place)
+            labels.append(_LABELS.get(row["criterion"], "final score"))
+            place += 1
+        place += 0.3
+    axes.axvline(0, color=INK, linewidth=1)
+    clean(axes, "x")
+    axes.set_yticks(places, labels)
+    axes.set_ylim(place - 0.3, -0.8)
+    axes.set_xlim(min(-0.05, table[["value", "low"]].min().min() - 0.05), 1.08)
+    return figure
+
+
+def pairs(figures: ReviewFigures) -> Figure:
+    """Won, even and lost samples of every pair of models, and each judge's position bias below."""
+    table, bias = figures.tables["pairs"], figures.tables["position_bias"]
+    notes = [_bias_note(row) for row in bias.to_dict("records")]
+    figure = new_figure(11, 2.2 + 0.42 * len(table) + 0.2 * len(notes), "Blind review: pairs in both orders", *notes)
+    axes = figure.add_subplot()
+    many = table["judge"].nunique() > 1
+    parts: Mapping[str, str] = {"wins": PALETTE[0], "ties": FAINT, "losses": PALETTE[1]}
+    for place, row in enumerate(table.to_dict("records")):
+        left = 0
+        for name, colour in parts.items():
+            axes.barh(place, row[name], 0.7, left, color=colour, edgecolor="white")
+            if row[name]:
+                ink = INK if name != "wins" else "white"
+                axes.text(left + row[name] / 2, place, row[name], ha="center", va="center", fontsize=9, color=ink)
+            left += row[name]
+        axes.text(left, place, f"  p = {row['p_sign']:.3f}", va="center", fontsize=8.5, color=INK)
+    names = [
+        f"{row['model_a']} against {row['model_b']}" + (f"\n{row['judge']}" if many else "")
+        for row in table.to_dict("records")
+    ]
+    clean(axes, "x")
+    axes.set_yticks(range(len(table)), [plain(name) for name in names])
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.set_xlim(0, table["pairs"].max() * 1.15)
+    axes.set_xlabel("samples (p: exact sign test, ties left out)")
+    told = {"wins": "first named won", "ties": "even, or the orders disagree", "losses": "second named won"}
+    legend_above(figure, [Patch(facecolor=colour, label=told[name]) for name, colour in parts.items()])
+    return figure
+
+
+def _bias_note(row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['judge']}: {row['consistent']} of {row['asked']} comparisons came out alike in both orders; the plan "
+        f"shown first won both times in {row['first']}, the second in {row['second']} (p = {row['p']:.3f})."
+    )
+
+
+def _panels(
+    figures: ReviewFigures,
+    title: str,
+    draw: Callable[[Axes, str], None],
+    row_height: float,
+    footnotes: Sequence[str],
+    models: Sequence[str] | None = None,
+) -> Figure:
+    """One panel a judge, side by side up to three; models from top to bottom."""
+    shown = figures.models if models is None else list(models)
+    columns = min(len(figures.judges), 3)
+    rows = -(-len(figures.judges) // columns)
+    height = 1.6 + rows * (0.9 + row_height * max(len(shown), 2))
+    figure = new_figure(9 if columns == 1 else 1 + 5.5 * columns, height, title, *footnotes)
+    grid = figure.subplots(rows, columns, sharey=False, squeeze=False).ravel()
+    for axes, judge in zip(grid, figures.judges, strict=False):
+        clean(axes, "x")
+        draw(axes, judge)
+        labels = dict(zip(figures.models, figures.labels(judge), strict=True))
+        axes.set_yticks(range(len(shown)), [labels[model] for model in shown])
+        axes.set_ylim(len(shown) - 0.45, -0.55)
+        axes.set_title(plain(judge), loc="left", fontsize=10)
+    for axes in grid[len(figures.judges) :]:
+        axes.remove()
+    return figure
+
+
+def _of(means: pd.DataFrame, judge: str, measure: str) -> pd.DataFrame:
+    return means[(means["judge"] == judge) & (means["measure"] == measure)].set_index("model_name")
+
+
+def _draw_mean(axes: Axes, row: pd.Series, place: float, colour: str, marker: str = "o", text: bool = True) -> None:
+    """A mean with its interval, and the number above it; "n/a" where there is none."""
+    if pd.isna(row["mean"]):
+        axes.text(1, place, "n/a", color=GREY, va="center", fontsize=8)
+        return
+    if pd.notna(row["low"]):
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
+    axes.plot(row["mean"], place, marker, color=colour, markersize=6, markeredgecolor="white", zorder=3)
+    if text:
+        at = (row["mean"], place)
+        axes.annotate(f"{row['mean']:.2f}", at, (0, 7), textcoords="offset points", ha="center", fontsize=8.5)
+
+
+def _draw_samples(axes: Axes, values: np.ndarray, place: float) -> None:
+    """Equal values stand one below the other under the mean, so that all are seen; hundreds would hide each other."""
+    if len(values) > _SAMPLES_DRAWN:
+        return
+    seen: dict[float, int] = {}
+    for value in np.round(values, 2):
+        seen[value] = seen.get(value, 0) + 1
+        axes.plot(value, place + 0.12 + 0.045 * seen[value], ".", color=GREY, markersize=3.5)
+
+
+def _score_axis(axes: Axes) -> None:
+    axes.set_xlim(*_SCALE)
+    axes.set_xticks(range(1, 6))

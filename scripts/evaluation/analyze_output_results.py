@@ -1,0 +1,114 @@
+"""Judge the plans of a blind review: language models at any OpenAI-compatible server, or the deterministic rubric.
+
+    python scripts/evaluation/analyze_output_results.py --judge rubric
+    python scripts/evaluation/analyze_output_results.py --api-base http://localhost:8000/v1 --model qwen3-vl
+    python scripts/evaluation/analyze_output_results.py --judge gpt-4o,input=2.5,output=10 rubric --max-cost 1
+    python scripts/evaluation/analyze_output_results.py --judge judge-a judge-b@http://localhost:8001/v1 --pairwise
+
+Takes the newest blind10_outputs_<time>.csv; writes blind10_score_<time>.csv, a summary and a manifest beside it. The
+judge never learns whose plan it sees. Address, key and model come from the flags, or from JENIYA_API_BASE,
+JENIYA_API_KEY and JENIYA_MODEL, or else OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL. Verdicts are kept as they
+come: the same command goes on where it was interrupted and pays for nothing twice.
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import FAILED, count, count_or_all, run, whole
+
+
+def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--input-csv", help="a table of outputs (default: the newest in --save_dir)")
+    add("--save_dir", default=workspace.blind_10, help="where tables lie and go")
+    add("--judge", nargs="+", default=[], help="rubric, MODEL or MODEL@URL[,key=VARIABLE][,input=USD,output=USD]")
+    add("--api-base", help="the server's address, up to /v1")
+    add("--model", help="the same as --judge MODEL (default without any: the server's only one)")
+    add("--baseline", help="the model that the others are compared with (default: Baseline)")
+    add("--repeats", type=count, default=3, help="verdicts of a judge on each plan (default %(default)s)")
+    add("--pairwise", action="store_true", help="compare each two plans for a sample as well, in both orders")
+    add("--max-samples", type=count_or_all, help="only the first N samples")
+    add("--only-models", type=lambda names: names.split(","), default=[], help="a,b: only these models' plans")
+    add("--seed", type=int, default=0, help="of the order of the requests (default %(default)s)")
+    add("--temperature", type=float, default=0.0, help="of the judge (default %(default)s: greedy)")
+    add("--max_new_tokens", type=count, default=1024, help="of a verdict (default %(default)s)")
+    add("--image_tokens_min", type=count, default=workspace.image_tokens_min, help="picture size, in 32x32 pixels")
+    add("--image_tokens_max", type=count, default=workspace.image_tokens_max, help="picture size, in 32x32 pixels")
+    add("--max-cost", type=float, help="USD: ask nothing that could pass it (needs prices)")
+    add("--input-price", type=float, help="USD per million tokens of prompts")
+    add("--output-price", type=float, help="USD per million tokens of answers")
+    add("--concurrency", type=count, default=8, help="requests at once, at most (default %(default)s)")
+    add("--timeout", type=float, default=300.0, help="seconds a request may take (default %(default)s)")
+    add("--sleep", type=float, default=0.0, help="seconds between the starts of two requests")
+    add("--max-retries", type=count, default=10, help="of a request that failed (default %(default)s)")
+    add("--retry-forever", action="store_true", help="never give a failed request up")
+    add("--retry-sleep", type=float, default=1.0, help="seconds before the first retry, doubled for each, up to 60")
+    add("--verdict-retries", type=whole, default=2, help="of an answer that is no verdict (default %(default)s)")
+    add("--continue-on-error", action="store_true", help="exit with 0 though verdicts are missing")
+    add("--no-resume", action="store_true", help="ask everything anew")
+    add("--warn-missing-image", action="store_true", help="judge without a missing picture instead of stopping")
+    add("--workspace-root", default=workspace.root, help="where relative picture paths start")
+    return parser.parse_args()
+
+
+def main() -> int | None:
+    workspace = WorkspaceConfig.find()
+    arguments = parse_arguments(workspace)
+
+    from leap.judge.judges import find_judges
+    from leap.judge.run import run_review
+    from leap.report.review import write_review
+
+    found = run_review(
+        workspace.resolve(arguments.input_csv) if arguments.input_csv else None,
+        workspace.resolve(arguments.save_dir),
+        find_judges(arguments.judge, _judge_options(arguments)),
+        _settings(workspace, arguments),
+        workspace.repository,
+        arguments.max_samples,
+        arguments.only_models,
+    )
+    for path in [*write_review(found.scores, found.pairs, arguments.baseline), found.scores]:
+        print(path)
+    print(found.told())
+    return FAILED if found.unscored and not arguments.continue_on_error else None
+
+
+def _judge_options(arguments: argparse.Namespace):
+    from leap.data.pictures import PictureSize
+    from leap.inference.protocol import Decoding
+    from leap.judge.judges import JudgeOptions
+
+    limits = {
+        "concurrency": arguments.concurrency,
+        "timeout": arguments.timeout,
+        "interval": arguments.sleep,
+        "retries": 10**9 if arguments.retry_forever else arguments.max_retries,
+        "backoff": arguments.retry_sleep,
+        "input_price": arguments.input_price,
+        "output_price": arguments.output_price,
+    }
+    decoding = Decoding(arguments.max_new_tokens, temperature=arguments.temperature, seed=arguments.seed)
+    pictures = PictureSize(arguments.image_tokens_min, arguments.image_tokens_max)
+    return JudgeOptions(decoding, pictures, arguments.api_base, arguments.model, limits)
+
+
+def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace):
+    from leap.judge.review import ReviewSettings
+
+    root = workspace.resolve(arguments.workspace_root)
+    return ReviewSettings(
+        image_roots=(root, root / "data"),
+        repeats=arguments.repeats,
+        pairwise=arguments.pairwise,
+        seed=arguments.seed,
+        retries=arguments.verdict_retries,
+        max_cost=arguments.max_cost,
+        warn_missing_image=arguments.warn_missing_image,
+        reuse=not arguments.no_resume,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,48 @@
+"""Figures of a blind review: final scores, criteria, improvement over the baseline, agreement, pairs.
+
+    python scripts/evaluation/draw_blind10_scores.py
+    python scripts/evaluation/draw_blind10_scores.py --baseline checkpoint-200 --output_dir logs/figures
+    python scripts/evaluation/draw_blind10_scores.py --scores eva_results/blind_10/blind10_score_20261125_120000.csv
+
+Takes the newest blind10_score_<time>.csv. The baseline is chosen by its name. What is unscored is left out, never 0.
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import run
+from leap.errors import LeapError
+
+
+def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--scores", help="a table of scores (default: the newest in --save_dir)")
+    add("--save_dir", default=workspace.blind_10, help="where the tables lie")
+    add("--baseline", help="the model that the others are compared with (default: Baseline)")
+    add("--output_dir", help="where figures go (default: figures/ in --save_dir)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    workspace = WorkspaceConfig.find()
+    arguments = parse_arguments(workspace)
+
+    from leap.judge.files import SCORES, find_newest, find_pairs, read_scores, read_table
+    from leap.report.results import chosen_baseline
+    from leap.report.review_figures import ReviewFigures, draw_review
+
+    folder = workspace.resolve(arguments.save_dir)
+    path = workspace.resolve(arguments.scores) if arguments.scores else find_newest(folder, SCORES)
+    if path is None:
+        raise LeapError(f"{folder}: no {SCORES}_<time>.csv; run scripts/evaluation/analyze_output_results.py first")
+    scores, pairs = read_scores(path), find_pairs(path)
+    baseline = chosen_baseline(arguments.baseline, list(scores["model_name"].unique()))
+    figures = ReviewFigures(scores, read_table(pairs) if pairs else None, baseline)
+    output = workspace.resolve(arguments.output_dir) if arguments.output_dir else folder / "figures"
+    for drawn in draw_review(figures, output):
+        print(drawn)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,115 @@
+"""Write plans of the baseline and of checkpoints for a blind review.
+
+    python scripts/evaluation/run_vlm_output.py --baseline_model models/Qwen3-VL-2B-Instruct
+    python scripts/evaluation/run_vlm_output.py --max_checkpoints 3 --temperature 0
+    python scripts/evaluation/run_vlm_output.py --data_file data/test_16812.jsonl --max_samples 100
+    python scripts/evaluation/run_vlm_output.py --engine openai --base_url http://localhost:8000/v1 --model qwen3-vl
+
+Writes <save_dir>/blind10_outputs_<time>.csv and its manifest. Answers are kept as they come: the same command goes on
+where it was interrupted, and asks again what failed.
+"""
+
+import argparse
+from pathlib import Path
+
+from configs.config import WorkspaceConfig
+from leap.cli import FAILED, count, count_or_all, run
+from leap.inference.engines import EngineOptions, add_engine_arguments
+
+
+def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data_file", default=workspace.data / "blind_10.jsonl", help="training rows: picture, question, reference")
+    add("--max_samples", type=count_or_all, help="only the first N rows")
+    add("--image_root", help="where relative pictures start (default: the workspace root, then data/)")
+    add("--baseline_model", default=workspace.base_model, help="its plans are named Baseline")
+    add("--checkpoints_dir", default=workspace.output, help="a run's folder; its checkpoints are asked too")
+    add("--max_checkpoints", type=count_or_all, help="only the newest N of them, or None")
+    add("--max_models", type=count_or_all, help="only the first N models, the baseline included")
+    add("--save_dir", default=workspace.blind_10, help="where the table goes")
+    add("--max_new_tokens", type=count, default=256, help="longer plans are cut and marked (default %(default)s)")
+    add("--temperature", type=float, default=0.7, help="0 is greedy (default %(default)s)")
+    add("--top_p", type=float, default=0.9, help="(default %(default)s)")
+    add("--seed", type=int, default=42, help="of the sampling (default %(default)s)")
+    add("--image_tokens_min", type=count, default=workspace.image_tokens_min, help="picture size, in 32x32 pixels")
+    add("--image_tokens_max", type=count, default=workspace.image_tokens_max, help="picture size, in 32x32 pixels")
+    add("--no-resume", action="store_true", help="ask everything anew")
+    add_engine_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> int | None:
+    workspace = WorkspaceConfig.find()
+    arguments = parse_arguments(workspace)
+    options = EngineOptions.of(arguments)
+
+    from leap.judge.outputs import write_outputs
+
+    models, settings, load = (_served if options.engine == "openai" else _local)(workspace, arguments, options)
+    folder = workspace.resolve(arguments.save_dir)
+    found = write_outputs(models, settings, load, folder, workspace.repository, not arguments.no_resume)
+    print(f"{found.path}: {found.answered} plans, {found.failed} failures, {found.truncated} cut at the limit")
+    return FAILED if found.failed else None
+
+
+def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions, dtype: str | None):
+    from leap.data.pictures import PictureSize
+    from leap.inference.protocol import Decoding
+    from leap.judge.outputs import OutputSettings
+
+    root = workspace.root
+    return OutputSettings(
+        data=workspace.resolve(arguments.data_file),
+        root=root,
+        image_roots=(workspace.resolve(arguments.image_root),) if arguments.image_root else (root, workspace.data),
+        pictures=PictureSize(arguments.image_tokens_min, arguments.image_tokens_max),
+        decoding=Decoding(
+            arguments.max_new_tokens, temperature=arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
+        ),
+        engine=options.engine,
+        dtype=dtype,
+        quantization=arguments.quantization,
+        max_samples=arguments.max_samples,
+    )
+
+
+def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
+    """The one model that a server has, or that --model names."""
+    from leap.evaluation.models import served_name
+    from leap.evaluation.settings import EvaluatedModel
+    from leap.inference.openai import OpenAiEngine
+
+    settings, endpoint = _settings(workspace, arguments, options, None), options.endpoint()
+    model = EvaluatedModel(served_name(endpoint.model), endpoint=f"{endpoint.shown_url} {endpoint.model}")
+    return [model], settings, lambda _: OpenAiEngine(endpoint, settings.pictures)
+
+
+def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
+    """The baseline and the checkpoints, loaded one after the other."""
+    from leap.evaluation.models import chosen_models, plain_model
+    from leap.inference.engines import open_local
+    from leap.models.loading import default_dtype, pick_device
+
+    device = pick_device(arguments.device)
+    dtype = arguments.dtype or default_dtype(device)
+    settings = _settings(workspace, arguments, options, dtype)
+    baseline = workspace.resolve(arguments.baseline_model)
+    base = workspace.resolve(arguments.base_model_path) if arguments.base_model_path else None
+    folders = chosen_models(baseline, workspace.resolve(arguments.checkpoints_dir), arguments.max_checkpoints)
+    folders += [workspace.resolve(arguments.lora_adapter_path)] if arguments.lora_adapter_path else []
+
+    def identified(folder: Path):
+        return plain_model(folder, baseline, workspace.output, workspace.root, base=base)
+
+    def load(model):
+        log = workspace.logs / f"vllm-{model.name}.log"
+        return open_local(
+            options, model.folder, model.base, settings.pictures, device, dtype, settings.image_roots[0], log
+        )
+
+    return [identified(folder) for folder in folders[: arguments.max_models]], settings, load
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,121 @@
+"""Plans for a blind review: what is asked, what is kept, and that a failure is never an answer."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Finished, run_script
+from servers import faulty_openai as faulty
+from servers.faulty_openai import FaultyServer, Seen
+
+from leap.judge.files import OUTPUT_COLUMNS, find_newest, read_outputs, read_table, write_table
+
+SCRIPT = "scripts/evaluation/run_vlm_output.py"
+SMALL = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 8 --max_samples 3 --device cpu".split()
+SEEDS = ["model_name", "sample_idx", "image_paths", "prompt_text", "model_output", "reference_steps"]
+
+
+def outputs(root: Path, save: Path, *options: str) -> Finished:
+    return run_script(SCRIPT, "--save_dir", str(save), *options, root=root)
+
+
+@pytest.fixture
+def checkpoints(model: Path, tmp_path: Path) -> Path:
+    """Two checkpoints, which are the demo's model."""
+    for step in (10, 2):
+        (tmp_path / "run" / f"checkpoint-{step}").mkdir(parents=True)
+        for file in model.iterdir():
+            (tmp_path / "run" / f"checkpoint-{step}" / file.name).symlink_to(file)
+    return tmp_path / "run"
+
+
+def test_baseline_and_checkpoints_are_asked_the_same(workspace: Path, checkpoints: Path, tmp_path: Path) -> None:
+    save = tmp_path / "blind"
+    options = ["--baseline_model", "models/leap-demo", "--checkpoints_dir", str(checkpoints), *SMALL]
+    done = outputs(workspace, save, *options, "--max_models", "2")
+    assert done.returncode == 0, done.stderr
+    table = find_newest(save, "blind10_outputs")
+    assert table is not None
+    assert list(read_table(table).columns)[:6] == SEEDS
+    rows = read_outputs(table)
+    assert [(row.model_name, row.sample_idx) for row in rows] == [
+        (name, number) for name in ("Baseline", "run-checkpoint-2") for number in range(3)
+    ]
+    samples = [json.loads(line) for line in (workspace / "data" / "blind_10.jsonl").read_text().splitlines()]
+    for row in rows:
+        sample = samples[row.sample_idx]
+        assert row.reference_steps == sample["target"]["steps"]
+        assert row.prompt_text == sample["messages"][0]["content"][1]["text"]
+        assert (workspace / row.image_paths).is_file()
+        assert row.finish in ("stop", "length")
+        assert row.error == ""
+    sampled = [row.model_output for row in rows]
+    assert sampled[:3] == sampled[3:]  # one seed, the same weights
+    manifest = json.loads(table.with_suffix(".json").read_text())
+    assert manifest["settings"]["decoding"] == {
+        "max_new_tokens": 8,
+        "min_new_tokens": 0,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "seed": 42,
+    }
+    assert all(len(model["weights"]) == 64 for model in manifest["models"])
+
+    again = outputs(workspace, save, *options, "--max_models", "3")
+    assert again.returncode == 0
+    assert "Baseline: " not in again.stderr  # not asked again
+    assert len(read_outputs(find_newest(save, "blind10_outputs") or save)) == 9
+    greedy = outputs(workspace, save, *options, "--max_models", "1", "--temperature", "0")
+    assert greedy.returncode == 0
+    assert [row.model_output for row in read_outputs(find_newest(save, "blind10_outputs") or save)] != sampled[:3]
+
+
+def test_a_failure_is_no_answer_and_is_asked_again(workspace: Path, tmp_path: Path) -> None:
+    def refusing(seen: Seen) -> faulty.Fault | None:
+        return faulty.REFUSAL if seen.number == 1 else None
+
+    save = tmp_path / "blind"
+    with FaultyServer(refusing) as server:
+        options = ["--engine", "openai", "--base_url", server.url, "--concurrency", "1", *SMALL[:-2]]
+        done = outputs(workspace, save, *options)
+        assert done.returncode == 1
+        rows = read_outputs(find_newest(save, "blind10_outputs") or save)
+        assert [bool(row.error) for row in rows] == [False, True, False]
+        assert rows[1].model_output == ""
+        assert "refused" in rows[1].error
+        assert server.seen[0].body["top_p"] == 0.9
+        before = len(server.seen)
+        assert outputs(workspace, save, *options).returncode == 0
+        assert len(server.seen) == before + 1
+        assert not any(row.error for row in read_outputs(find_newest(save, "blind10_outputs") or save))
+        assert outputs(workspace, save, *options, "--no-resume").returncode == 0
+        assert len(server.seen) == before + 4
+
+
+def test_a_missing_picture_is_told_by_line_before_any_model_is_loaded(workspace: Path, tmp_path: Path) -> None:
+    row = {
+        "messages": [{"role": "user", "content": [{"type": "image", "image": "gone.png"}]}],
+        "target": {"steps": "x"},
+    }
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n" + json.dumps(row) + "\n")
+    options = ["--data_file", str(data), "--baseline_model", "models/leap-demo", "--checkpoints_dir", str(tmp_path)]
+    done = outputs(workspace, tmp_path / "blind", *options, *SMALL)
+    assert done.returncode == 1
+    assert f"{data}:2:" in done.stderr
+    assert "gone.png" in done.stderr
+
+
+def test_an_equal_table_is_not_written_again(tmp_path: Path) -> None:
+    row = dict.fromkeys(OUTPUT_COLUMNS, "a")
+    first = write_table(tmp_path, "blind10_outputs", [row], OUTPUT_COLUMNS)
+    assert write_table(tmp_path, "blind10_outputs", [row], OUTPUT_COLUMNS) == first
+    second = write_table(tmp_path, "blind10_outputs", [row, row], OUTPUT_COLUMNS)
+    assert second != first
+    assert find_newest(tmp_path, "blind10_outputs") == second
+    os.utime(first)
+    assert find_newest(tmp_path, "blind10_outputs") == second
+    (tmp_path / "blind10_outputs_mine.csv").write_text("a note of somebody's\n")
+    assert find_newest(tmp_path, "blind10_outputs") == second
+    assert find_newest(tmp_path, "blind10_score") is None

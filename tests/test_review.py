@@ -1,0 +1,442 @@
+"""A blind review from outputs to figures, by the scripts, at a server that fails in every way."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import REPOSITORY, Finished, run_script
+from PIL import Image
+from servers import faulty_openai as faulty
+from servers.faulty_openai import Fault, FaultyServer, Seen
+
+from leap.data.pictures import PictureSize
+from leap.errors import UsageError
+from leap.inference.protocol import Decoding
+from leap.judge.files import OUTPUT_COLUMNS, read_scores, read_table
+from leap.judge.judges import RUBRIC, JudgeOptions, find_judges
+from leap.records.review import CRITERIA
+
+ANALYZE, DRAW = "scripts/evaluation/analyze_output_results.py", "scripts/evaluation/draw_blind10_scores.py"
+QUICK = "--repeats 2 --retry-sleep 0.01 --max-retries 3 --timeout 20 --image_tokens_min 1 --image_tokens_max 4".split()
+MODELS = ("Baseline", "secretive-model", "checkpoint-77")
+SAMPLES = 4
+QUALITY = {"Baseline": 1, "secretive-model": 4, "checkpoint-77": 3}  # steps of the reference that its plans have
+STEPS = [f"Do thing {number}." for number in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("OPENAI_", "JENIYA_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A workspace with the outputs of three models on four samples; the last model failed on the last of them."""
+    folder = tmp_path / "space"
+    (folder / "data" / "images").mkdir(parents=True)
+    rows: list[dict[str, Any]] = []
+    for model in MODELS:
+        for sample in range(SAMPLES):
+            picture = f"images/{sample}.png"
+            Image.effect_noise((32, 32), 20 + sample).convert("RGB").save(folder / "data" / picture)
+            failed = model == MODELS[-1] and sample == SAMPLES - 1
+            plan = " ".join(f"{n}) {step}" for n, step in enumerate(STEPS[: QUALITY[model]], 1)) + f" Sample {sample}."
+            rows.append(
+                {
+                    "model_name": model,
+                    "sample_idx": sample,
+                    "image_paths": picture,
+                    "prompt_text": f"Do all things, number {sample}.",
+                    "model_output": "" if failed else plan,
+                    "reference_steps": " ".join(f"{n}) {step}" for n, step in enumerate(STEPS, 1)),
+                    "error": "out of memory" if failed else "",
+                }
+            )
+    save = folder / "eva_results" / "blind_10"
+    save.mkdir(parents=True)
+    table = pd.DataFrame(rows, columns=list(OUTPUT_COLUMNS)).fillna("")
+    table.to_csv(save / "blind10_outputs_20260101_000000.csv", index=False)
+    return folder
+
+
+def plans_of(body: Mapping[str, Any]) -> list[str]:
+    """The candidates in a judge's request."""
+    return re.findall(r"<<<CANDIDATE[ AB]* \w+>>>\n(.*?)\n<<<END", faulty.last_text(body), re.DOTALL)
+
+
+def judge(body: Mapping[str, Any]) -> str:
+    """A judge that counts steps, and is the stricter the more of them the system message's criteria come first."""
+    counts = [len(re.findall(r"\d\) Do", plan)) for plan in plans_of(body)]
+    if len(counts) == 2:
+        better = "tie" if counts[0] == counts[1] else "AB"[counts[1] > counts[0]]
+        return json.dumps({"rationale": "counted", "better": better})
+    order = list(body["response_format"]["json_schema"]["schema"]["properties"])
+    scores = dict.fromkeys(CRITERIA, min(5, counts[0] + 1))
+    scores[order[1]] = max(1, scores[order[1]] - 1)
+    return json.dumps({"rationale": "counted", **scores})
+
+
+def analyze(root: Path, server: FaultyServer | None, *options: str) -> Finished:
+    address = ["--api-base", server.url, "--model", faulty.MODEL] if server else []
+    return run_script(ANALYZE, *QUICK, *address, *options, root=root)
+
+
+def newest(root: Path, stem: str) -> Path:
+    return max((root / "eva_results" / "blind_10").glob(f"{stem}_*"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def scores_of(root: Path) -> pd.DataFrame:
+    return read_scores(newest(root, "blind10_score"))
+
+
+# What a judge gets, and what becomes of it
+
+
+def test_a_review_and_what_the_judge_saw(root: Path) -> None:
+    with FaultyServer(answer=judge) as server:
+        done = analyze(root, server, "--judge", faulty.MODEL, "rubric")
+        bodies = [seen.body for seen in server.seen]
+    assert done.returncode == 1, done.stderr  # one plan is missing
+    assert "3 verdicts are missing" in done.stdout
+    sent = json.dumps(bodies)
+    for secret in (*MODELS, str(root), "images/", ".png", "out of memory", "sample_idx"):
+        assert secret not in sent
+    assert len(bodies) == 2 * (len(MODELS) * SAMPLES - 1)
+    for body in bodies:
+        assert body["temperature"] == 0
+        assert body["response_format"]["type"] == "json_schema"
+        assert [part["type"] for part in body["messages"][1]["content"]] == ["image_url", "text"]
+    asked = [QUALITY_OF[len(re.findall(r"\d\) Do", plans_of(body)[0]))] for body in bodies]
+    assert asked != sorted(asked, key=MODELS.index)  # shuffled
+
+    table = read_table(newest(root, "blind10_score"))
+    seeds = ["model_name", "sample_idx", "judge_raw", *CRITERIA, "final_score"]
+    assert list(table.columns)[: len(seeds)] == seeds
+    scores = scores_of(root)
+    judged = scores[(scores["judge"] == faulty.MODEL) & scores["final_score"].notna()]
+    assert judged["final_score"].to_numpy() == pytest.approx(judged[list(CRITERIA)].mean(axis=1).to_numpy())
+    assert set(judged[judged["model_name"] == "Baseline"]["final_score"]) == {1.75}
+    failed = table[(table["model_name"] == MODELS[-1]) & (table["sample_idx"] == "3")]
+    assert set(failed["final_score"]) == {""}
+    assert all("out of memory" in error for error in failed["error"])
+
+    summary = json.loads(newest(root, "blind10_summary").with_suffix(".json").read_text())
+    rows = [row for row in summary["comparisons"] if row["judge"] == faulty.MODEL]
+    (compared,) = [row for row in rows if row["model_name"] == MODELS[-1]]
+    assert (compared["pairs"], compared["wins"], compared["difference"]) == (3, 3, pytest.approx(2.0))
+    statistics = {row["statistic"] for row in summary["agreement"]}
+    assert statistics == {"Krippendorff's alpha", "Spearman's rho", "Kendall's tau-b"}
+    (rho,) = [row["value"] for row in summary["agreement"] if row["statistic"] == "Spearman's rho"]
+    assert rho > 0.9
+    assert "4 samples" in summary["power"]
+    manifest = json.loads(newest(root, "blind10_manifest").read_text())
+    assert manifest["spent"]["requests"] == len(bodies)
+    assert manifest["judges"][0]["inference"][0]["takes_json_schema"] is True
+    markdown = newest(root, "blind10_summary").with_suffix(".md").read_text()
+    assert RUBRIC in markdown
+    assert "Traceback" not in done.stderr
+
+
+QUALITY_OF = {count: model for model, count in QUALITY.items()}
+
+
+def test_every_fault_is_overcome_or_counted(root: Path) -> None:
+    """429, 500, cut, slow, prose: asked again. Out of range: asked again twice. Refusals: unscored."""
+    faults = (*faulty.PASSING, faulty.STALLING, faulty.PROSE, faulty.OUT_OF_RANGE, faulty.BROKEN_JSON)
+
+    def plan(seen: Seen) -> Fault | None:
+        if plans_of(seen.body) == ["1) Do thing 0. Sample 0."]:
+            return faulty.REFUSAL
+        return faults[seen.number % len(faults)] if seen.attempt == 0 else None
+
+    with FaultyServer(plan, answer=judge) as server:
+        done = analyze(root, server, "--only-models", ",".join(MODELS[:2]), "--timeout", "1", "--repeats", "1")
+    scores = scores_of(root)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (missing,) = scores[scores["final_score"].isna()].to_dict("records")
+    assert (missing["model_name"], missing["sample_idx"]) == ("Baseline", 0)
+    assert "the model refused" in missing["error"]
+    assert len(scores) == 2 * SAMPLES
+    assert pd.to_numeric(scores["unusable"]).sum() == sum(seen.fault is faulty.OUT_OF_RANGE for seen in server.seen)
+
+
+def test_unusable_verdicts_are_unscored_and_counted(root: Path) -> None:
+    with FaultyServer(lambda seen: faulty.OUT_OF_RANGE, answer=judge) as server:
+        done = analyze(root, server, "--only-models", "Baseline", "--repeats", "1", "--verdict-retries", "1")
+        assert len(server.seen) == 2 * SAMPLES
+    assert done.returncode == 1
+    scores = scores_of(root)
+    assert scores["final_score"].isna().all()
+    assert set(scores["unusable"]) == {"2"}
+    assert all(error.startswith("unusable verdict: completeness") for error in scores["error"])
+    told = analyze(root, None, "--judge", "rubric", "--only-models", "Baseline", "--continue-on-error")
+    assert told.returncode == 0
+
+
+def test_a_server_that_takes_no_schema_is_asked_without(root: Path) -> None:
+    refusing = Fault("400", 400, faulty.error("response_format is not supported"))
+
+    def plan(seen: Seen) -> Fault | None:
+        return refusing if "response_format" in seen.body else None
+
+    with FaultyServer(plan, answer=lambda body: json.dumps(dict.fromkeys(CRITERIA, 4))) as server:
+        done = analyze(root, server, "--only-models", "Baseline", "--concurrency", "1")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(newest(root, "blind10_manifest").read_text())
+    assert manifest["judges"][0]["inference"][0]["takes_json_schema"] is False
+
+
+def test_nothing_is_paid_for_twice(root: Path) -> None:
+    """Failed verdicts are asked again by the same command, others never; the table is that of an unbroken run."""
+
+    def broken(seen: Seen) -> Fault | None:
+        return faulty.BAD_REQUEST if "Sample 2." in plans_of(seen.body)[0] else None
+
+    options = ("--only-models", ",".join(MODELS[:2]))
+    with FaultyServer(broken, answer=judge) as server:
+        assert analyze(root, server, *options).returncode == 1
+        server.reset(faulty.faultless)
+        assert analyze(root, server, *options).returncode == 0
+        assert Counter("Sample 2." in plans_of(seen.body)[0] for seen in server.seen) == {True: 4}
+        resumed = newest(root, "blind10_score").read_bytes()
+        server.reset(faulty.faultless)
+        assert analyze(root, server, *options).returncode == 0
+        assert server.seen == []
+        assert analyze(root, server, *options, "--no-resume").returncode == 0
+        assert len(server.seen) == 2 * 2 * SAMPLES
+    assert newest(root, "blind10_score").read_bytes() == resumed
+
+
+def test_equal_plans_are_judged_once(root: Path) -> None:
+    path = newest(root, "blind10_outputs")
+    table = read_table(path)
+    copy = table[table["model_name"] == "Baseline"].assign(model_name="twin")
+    pd.concat([table[table["model_name"] == "Baseline"], copy]).to_csv(path, index=False)
+    with FaultyServer(answer=judge) as server:
+        assert analyze(root, server, "--pairwise").returncode == 0
+        assert len(server.seen) == 2 * SAMPLES
+    scores = scores_of(root).set_index(["model_name", "sample_idx", "repeat"])["final_score"]
+    assert scores["Baseline"].equals(scores["twin"])
+    assert set(read_table(newest(root, "blind10_pairs"))["outcome"]) == {"tie"}
+
+
+# Money
+
+
+def test_the_limit_of_cost_is_kept_and_told(root: Path) -> None:
+    """A request costs USD 2 here. Its reserve is more, so that the limit is never passed."""
+
+    def billed(seen: Seen) -> Fault:
+        usage = {"prompt_tokens": 1990, "completion_tokens": 10}
+        return Fault("billed", body=faulty.completion(judge(seen.body), usage=usage))
+
+    prices = ("--input-price", "1000", "--output-price", "1000", "--max_new_tokens", "10", "--only-models", "Baseline")
+    with FaultyServer(billed) as server:
+        refused = analyze(root, server, "--max-cost", "1")
+        assert refused.returncode == 2
+        assert "--input-price" in refused.stderr
+        nothing = analyze(root, server, *prices, "--max-cost", "1")
+        assert "stopped before USD 1" in nothing.stdout
+        assert server.seen == []
+        done = analyze(root, server, *prices, "--max-cost", "12")
+        asked = len(server.seen)
+        assert 1 < asked <= 6
+        assert done.returncode == 1
+        assert "stopped before USD 12 (--max-cost)" in done.stdout
+        spent = json.loads(newest(root, "blind10_manifest").read_text())["spent"]
+        assert spent["stopped_by_max_cost"] is True
+        assert spent["cost_usd"] == pytest.approx(2.0 * asked)
+        assert scores_of(root)["final_score"].notna().sum() == asked
+        assert analyze(root, server, *prices, "--max-cost", "100").returncode == 0
+        assert len(server.seen) == 2 * SAMPLES
+        server.reset(lambda seen: Fault("no usage", body=faulty.completion(judge(seen.body))))
+        blind = analyze(root, server, *prices, "--max-cost", "100", "--no-resume")
+    assert blind.returncode == 1
+    assert "how many tokens" in blind.stderr
+
+
+# Pairs
+
+
+def test_pairs_are_shown_in_both_orders(root: Path) -> None:
+    with FaultyServer(answer=judge) as server:
+        done = analyze(root, server, "--pairwise", "--only-models", ",".join(MODELS[:2]))
+        assert done.returncode == 0, done.stderr
+        pairs = [plans_of(seen.body) for seen in server.seen if len(plans_of(seen.body)) == 2]
+    assert Counter(map(tuple, pairs)) == Counter(tuple(reversed(pair)) for pair in pairs)
+    table = read_table(newest(root, "blind10_pairs"))
+    assert set(table["outcome"]) == {"b"}
+    summary = json.loads(newest(root, "blind10_summary").with_suffix(".json").read_text())
+    (row,) = summary["pairs"]
+    assert (row["model_a"], row["wins"], row["losses"], row["pairs"]) == ("Baseline", 0, SAMPLES, SAMPLES)
+    (bias,) = summary["position_bias"]
+    assert (bias["consistent"], bias["first"], bias["second"]) == (2 * SAMPLES, 0, 0)
+
+
+def test_a_judge_that_always_prefers_the_first_decides_nothing(root: Path) -> None:
+    def first(body: Mapping[str, Any]) -> str:
+        return '{"better": "A"}' if len(plans_of(body)) == 2 else judge(body)
+
+    with FaultyServer(answer=first) as server:
+        assert analyze(root, server, "--pairwise", "--only-models", ",".join(MODELS[:2])).returncode == 0
+    assert set(read_table(newest(root, "blind10_pairs"))["outcome"]) == {"tie"}
+    (bias,) = json.loads(newest(root, "blind10_summary").with_suffix(".json").read_text())["position_bias"]
+    assert (bias["consistent"], bias["first"], bias["p"]) == (0, 2 * SAMPLES, pytest.approx(2 / 2**SAMPLES))
+
+
+# Figures
+
+
+def test_figures_of_two_judges_and_the_rubric(root: Path) -> None:
+    with FaultyServer(answer=judge, models=("tiny", "other")) as server:
+        judges = ("--judge", "tiny", "other", "rubric", "--pairwise", "--continue-on-error")
+        done = run_script(ANALYZE, *QUICK, "--api-base", server.url, *judges, root=root)
+    assert done.returncode == 0, done.stderr
+    assert "weighted kappa" in done.stdout
+    drawn = run_script(DRAW, "--baseline", "secretive-model", root=root)
+    assert drawn.returncode == 0, drawn.stderr
+    names = ("final_scores", "criteria", "improvement", "agreement", "pairs")
+    for path, name in zip(drawn.stdout.split(), names, strict=True):
+        assert path.endswith(f"blind10_{name}.png")
+        assert Path(path).stat().st_size > 10_000
+    unknown = run_script(DRAW, "--baseline", "nobody", root=root)
+    assert unknown.returncode == 2
+    assert "nobody" in unknown.stderr
+
+
+# Bad input
+
+
+def test_a_missing_picture_stops_or_warns(root: Path) -> None:
+    (root / "data" / "images" / "2.png").unlink()
+    with FaultyServer(answer=judge) as server:
+        stopped = analyze(root, server)
+        assert stopped.returncode == 1
+        assert "sample 2" in stopped.stderr
+        assert "--warn-missing-image" in stopped.stderr
+        assert server.seen == []
+        warned = analyze(root, server, "--warn-missing-image", "--only-models", "Baseline")
+    assert warned.returncode == 0
+    assert "warning: judged without a picture: sample 2" in warned.stderr
+    assert set(scores_of(root).groupby("sample_idx")["pictures"].first().loc[[1, 2]]) == {"1", "0"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda table: table.drop(columns="model_output"), "no column model_output"),
+        (lambda table: table.assign(sample_idx="first"), "row 1: sample_idx"),
+        (lambda table: pd.concat([table, table]), "a second answer of Baseline to sample 0"),
+        (lambda table: table.head(0), "no rows"),
+    ],
+)
+def test_a_broken_table_is_told_by_row(root: Path, change: Any, told: str) -> None:
+    path = newest(root, "blind10_outputs")
+    change(read_table(path)).to_csv(path, index=False)
+    done = analyze(root, None, "--judge", "rubric")
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert str(path) in done.stderr
+
+
+def test_the_seeds_own_six_columns_are_enough(root: Path) -> None:
+    path = newest(root, "blind10_outputs")
+    read_table(path).drop(columns=["error", "finish", "prompt_tokens", "new_tokens"]).to_csv(path, index=False)
+    assert analyze(root, None, "--judge", "rubric", "--input-csv", str(path)).returncode == 0
+
+
+def test_wrong_usage(root: Path) -> None:
+    for options, told in (
+        (["--judge", "rubric", "--pairwise"], "--pairwise"),
+        (["--judge", "rubric", "--only-models", "nobody"], "nobody"),
+        ([], "--judge rubric"),
+    ):
+        done = run_script(ANALYZE, *options, root=root)
+        assert done.returncode == 2, done.stderr
+        assert told in done.stderr
+    assert run_script(ANALYZE, "--judge", "rubric", "--save_dir", "elsewhere", root=root).returncode == 1
+
+
+# Who judges
+
+
+def options(**given: Any) -> JudgeOptions:
+    return JudgeOptions(Decoding(), PictureSize(1, 4), **given)
+
+
+def test_a_key_goes_to_its_own_server_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://openai.test/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "openai-key")
+    monkeypatch.setenv("OTHER_KEY", "other-key")
+    wanted = ["one", "two@http://other.test/v1", "three@http://third.test/v1,key=OTHER_KEY,input=1,output=2"]
+    found = [judge.endpoint for judge in find_judges(wanted, options()) if not isinstance(judge, str)]
+    assert [(end.model, end.base_url, end.api_key) for end in found] == [
+        ("one", "http://openai.test/v1", "openai-key"),
+        ("two", "http://other.test/v1", "none"),
+        ("three", "http://third.test/v1", "other-key"),
+    ]
+    assert (found[2].input_price, found[2].output_price) == (1, 2)
+    monkeypatch.setenv("JENIYA_API_BASE", "http://jeniya.test/v1")
+    monkeypatch.setenv("JENIYA_MODEL", "four")
+    (first,) = find_judges([], options())
+    assert not isinstance(first, str)
+    assert (first.endpoint.base_url, first.endpoint.model, first.endpoint.api_key) == (
+        "http://jeniya.test/v1",
+        "four",
+        "none",  # the key of another family is not sent here
+    )
+    monkeypatch.setenv("JENIYA_API_KEY", "jeniya-key")
+    (first,) = find_judges([], options())
+    assert not isinstance(first, str)
+    assert first.endpoint.api_key == "jeniya-key"
+    assert "jeniya-key" not in repr(first)
+    assert find_judges(["rubric"], options()) == [RUBRIC]
+
+
+@pytest.mark.parametrize("wish", ["m@http://a.test/v1,colour=red", "m@http://a.test/v1,input=cheap", "m,key=NOWHERE"])
+def test_a_judge_that_cannot_be_understood(wish: str) -> None:
+    with pytest.raises(UsageError, match="--judge"):
+        find_judges([wish], options(base_url="http://b.test/v1"))
+
+
+def test_two_judges_of_one_name_are_told_apart() -> None:
+    found = find_judges(["m@http://a.test/v1", "m@http://b.test/v1"], options())
+    assert [judge.name for judge in found if not isinstance(judge, str)] == ["m@http://a.test/v1", "m@http://b.test/v1"]
+
+
+# Kills
+
+
+@pytest.mark.slow
+def test_a_killed_review_goes_on_where_it_was(root: Path) -> None:
+    with FaultyServer(hold=0.3, answer=judge) as server:
+        command = [sys.executable, str(REPOSITORY / ANALYZE), *QUICK, "--api-base", server.url, "--model", faulty.MODEL]
+        command += ["--concurrency", "2", "--only-models", ",".join(MODELS[:2])]
+        environment = {**os.environ, "LEAP_ROOT": str(root), "PYTHONPATH": str(REPOSITORY)}
+        store = root / "eva_results" / "blind_10" / "verdicts.jsonl"
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 120
+            while not (store.is_file() and len(store.read_bytes().splitlines()) >= 5):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+        kept = len(store.read_bytes().splitlines())
+        server.reset(faulty.faultless)
+        server.hold = 0
+        assert analyze(root, server, "--only-models", ",".join(MODELS[:2])).returncode == 0
+        assert len(server.seen) == 2 * 2 * SAMPLES - kept
+    assert scores_of(root)["final_score"].notna().all()
