@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from leap.data.candidates import Candidate
 from leap.data.near_duplicates import first_alike, nearest_of
 from leap.data.picture_facts import Facts
 
@@ -15,7 +14,7 @@ EXCLUSIONS: tuple[Exclusion, ...] = ("duplicates", "near-duplicates", "overlap",
 
 
 class Copy(NamedTuple):
-    """A row whose picture is another one's."""
+    """A row whose picture is, or looks like, another one's."""
 
     row: int  # its place among the rows
     other: str  # the other picture's file
@@ -67,9 +66,3 @@ def copies_of(pictures: Pictures, others: Pictures, max_bits: int) -> list[Copy]
 
 def _bits(one: Pictures, row: int, other: Pictures, place: int) -> int:
     return (int(one.phashes[row]) ^ int(other.phashes[place])).bit_count()
-
-
-def without(rows: Sequence[Candidate], copies: Sequence[Copy], same: bool, near: bool) -> list[Candidate]:
-    """The rows less those that show the very same picture, or one that looks alike."""
-    dropped = {copy.row for copy in copies if (same if copy.same else near)}
-    return [row for place, row in enumerate(rows) if place not in dropped]

@@ -8,7 +8,7 @@ from typing import Any
 
 from leap.data.candidates import Candidate, LeftOut
 from leap.data.contact_sheet import Pair, write_contact_sheet
-from leap.data.copies import Copy, Exclusion, Pictures, copies_of, copies_within, without
+from leap.data.copies import Copy, Exclusion, Pictures, copies_of, copies_within
 from leap.data.data_card import as_markdown, make_card
 from leap.data.picture_facts import Facts, PictureStore
 from leap.data.split import split_episodes
@@ -91,25 +91,33 @@ def _exclude(
     left_out: LeftOut,
 ) -> list[Candidate]:
     """The rows that remain. What shows the evaluation's pictures goes first, so that no copy stands for such a row."""
-    for source, same, near in (
-        ("evaluation", "overlap", "near-overlap"),
-        ("rows", "duplicates", "near-duplicates"),
-    ):
-        drop_same, drop_near = same in settings.exclude, near in settings.exclude
-        if not (drop_same or drop_near) or (source == "evaluation" and evaluation is None):
-            continue
-        pictures = Pictures.of([row.picture for row in rows], facts)
-        if source == "evaluation" and evaluation is not None:
-            copies = copies_of(pictures, evaluation, settings.near_bits)
-        else:
-            copies = copies_within(pictures, settings.near_bits)
-        kept = without(rows, copies, drop_same, drop_near)
-        names = {row.name for row in kept}
-        for row in rows:
-            if row.name not in names:
-                left_out.add(f"excluded: {same if not drop_near else near} of the {source}", row.name)
-        rows = kept
+    wanted = set(settings.exclude)
+    if evaluation and wanted & {"overlap", "near-overlap"}:
+        copies = copies_of(_pictures(rows, facts), evaluation, settings.near_bits)
+        rows = _without(rows, copies, ("overlap", "near-overlap"), wanted, left_out)
+    if wanted & {"duplicates", "near-duplicates"}:
+        copies = copies_within(_pictures(rows, facts), settings.near_bits)
+        rows = _without(rows, copies, ("duplicates", "near-duplicates"), wanted, left_out)
     return rows
+
+
+def _pictures(rows: Sequence[Candidate], facts: dict[str, Facts]) -> Pictures:
+    return Pictures.of([row.picture for row in rows], facts)
+
+
+def _without(
+    rows: Sequence[Candidate],
+    copies: Sequence[Copy],
+    kinds: tuple[Exclusion, Exclusion],
+    wanted: Collection[Exclusion],
+    left_out: LeftOut,
+) -> list[Candidate]:
+    """The rows less the copies of a wanted kind; `kinds` are those of the same and of near pictures."""
+    same, near = kinds
+    dropped = {copy.row: kind for copy in copies if (kind := same if copy.same else near) in wanted}
+    for place, kind in dropped.items():
+        left_out.add(f"excluded: {kind}", rows[place].name)
+    return [row for place, row in enumerate(rows) if place not in dropped]
 
 
 def _split(
@@ -123,13 +131,12 @@ def _split(
     sizes = {name: len(found) for name, found in by_name.items()}
     names = split_episodes(sizes, settings.seed, settings.test_rows, settings.train_rows)
     train, test = ([row for name in side for row in by_name[name]] for side in names)
-    both = [Pictures.of([row.picture for row in side], facts) for side in (train, test)]
-    everything = Pictures.of([row.picture for row in (*train, *test)], facts)
+    everything = _pictures([*train, *test], facts)
     return Built(
         train,
         test,
         copies_within(everything, settings.near_bits),
-        copies_of(both[1], both[0], settings.near_bits),
+        copies_of(_pictures(test, facts), _pictures(train, facts), settings.near_bits),
         None if evaluation is None else copies_of(everything, evaluation, settings.near_bits),
     )
 
