@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from leap.data.agibot import read_annotations
 from leap.data.pictures import resolve_picture
 from leap.data.split import TEST_SHARE, split_episodes
 from leap.errors import UsageError
@@ -125,7 +126,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no name": (lambda e: e.pop("task_name"), "task_name"),
     "a blank name": (lambda e: e.update(task_name="  "), "task_name"),
     "no labels": (lambda e: e.pop("label_info"), "label_info"),
-    "no actions": (lambda e: e["label_info"].pop("action_config"), r"label_info.action_config"),
+    "no actions": (lambda e: e["label_info"].pop("action_config"), "label_info.action_config"),
     "a negative frame": (lambda e: e["label_info"]["action_config"][1].update(start_frame=-1), "1.start_frame"),
     "frames backwards": (lambda e: e["label_info"]["action_config"][1].update(end_frame=3), "before start_frame"),
     "no text": (lambda e: e["label_info"]["action_config"][0].update(action_text=""), "0.action_text"),
@@ -138,19 +139,29 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_annotation_is_named_by_file_episode_and_field(root: Path, fault: str) -> None:
+def test_a_faulty_annotation_is_named_by_file_episode_and_field(tmp_path: Path, fault: str) -> None:
     change, words = FAULTS[fault]
     episodes = [episode(7, number) for number in range(EPISODES)]
     change(episodes[5])
-    path = write_annotations(root, 7, episodes)
+    (tmp_path / "data").mkdir()
+    path = write_annotations(tmp_path, 7, episodes)
+    found = read_annotations(path.parent)
+    (problem,) = found.problems
+    assert problem.startswith(f"{path}: episode {episodes[5]['episode_id']}: ")
+    assert words in problem
+    assert len(found.episodes) == EPISODES - 1
+
+
+def test_faulty_annotations_stop_the_making_or_are_left_out(root: Path) -> None:
+    path = write_annotations(root, 7, [episode(7, 0), episode(7, 1, task_name=""), episode(7, 2, label_info=3)])
     done = run_script(SCRIPT, root=root)
     assert done.returncode == 1
-    number = episodes[5]["episode_id"]
-    assert f"{path}: episode {number}: " in done.stderr
-    assert words in done.stderr
+    assert f"{path}: episode 1: task_name: " in done.stderr
+    assert "faulty entries in all: 2" in done.stderr
+    assert not (root / "data" / "data_card.json").exists()
     card = build(root, "--skip-invalid")
-    assert card["left_out"] == {"faulty annotation": 1}
-    assert sum(card["rows"]["train"].values()) + sum(card["rows"]["test"].values()) == 39
+    assert card["left_out"] == {"faulty annotation": 2}
+    assert len(ids(root, "train")) + len(ids(root, "test")) == EPISODES + 1
 
 
 def test_what_is_no_list_and_what_is_no_json_is_named(root: Path) -> None:

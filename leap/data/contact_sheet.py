@@ -13,7 +13,7 @@ from leap.data.pictures import open_picture
 from leap.records.files import write_atomic
 from leap.records.training import TrainingRow
 
-_COLUMNS, _WIDTH, _HEIGHT, _CAPTION, _GAP, _TITLE = 6, 240, 180, 34, 10, 34  # pixels
+_COLUMNS, _WIDTH, _HEIGHT, _CAPTION, _GAP, _TITLE = 6, 220, 165, 34, 10, 34  # pixels
 _ROWS, _PAIRS = 18, 9  # shown at most
 _INK, _GREY = "#222222", "#e3e3e3"
 

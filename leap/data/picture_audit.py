@@ -86,16 +86,17 @@ class Listing:
 
     def find(self, picture: str, roots: Sequence[str]) -> str | None:
         """The one file that a row's picture means, as `resolve_picture` finds it, which raises for none and several."""
-        paths = [picture] if os.path.isabs(picture) else [os.path.join(root, picture) for root in roots]
-        found = [path for path in paths if os.path.basename(path) in self.names(os.path.dirname(path))]
-        return found[0] if len(found) == 1 else None
+        head, _, name = picture.rpartition("/")
+        folders = [head or "/"] if picture.startswith("/") else [f"{root}/{head}" if head else root for root in roots]
+        found = [folder for folder in folders if name in self.names(folder)]
+        return f"{found[0]}/{name}" if len(found) == 1 else None
 
     def real_names(self, path: str) -> list[str]:
         """What a file is called without links in its folder's path, and what it points to if it is a link itself."""
-        folder, name = os.path.split(path)
+        folder, _, name = path.rpartition("/")
         if folder not in self._real:
             self._real[folder] = os.path.realpath(folder)
-        names = [os.path.join(self._real[folder], name)]
+        names = [f"{self._real[folder]}/{name}"]
         return [*names, os.path.realpath(path)] if self.names(folder).get(name) else names
 
 
@@ -171,4 +172,4 @@ def _pictures_under(folder: Path, listing: Listing) -> Iterator[str]:
         folders.sort()
         for name in sorted(listing.names(place)):
             if os.path.splitext(name)[1].casefold() in PICTURE_NAMES:
-                yield os.path.join(place, name)
+                yield f"{place}/{name}"
