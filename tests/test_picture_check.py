@@ -61,6 +61,7 @@ def damage(root: Path) -> None:
     (data / "images" / "7-2.png").write_bytes((data / "images" / "7-2.png").read_bytes()[:200])
     (data / "images" / "12-1.png").unlink()
     draw(data / "images" / "9-9.png", 9)
+    draw(data / "images" / ".unfinished" / "9-10.png", 9)
     (data / "images" / "notes.txt").write_text("no picture")
     with (data / "train.jsonl").open("a") as file:
         file.write('{"messages": []}\n' + row("images/100-4.png") + "\n")
@@ -96,9 +97,9 @@ def test_every_fault_is_told_with_its_place(root: Path) -> None:
 def test_delete_moves_away_and_restore_brings_back(root: Path, flag: str) -> None:
     damage(root)
     images = root / "data" / "images"
-    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    before = {path.name: path.read_bytes() for path in images.iterdir() if path.is_file()}
     check(root, flag)
-    assert sorted(path.name for path in images.iterdir()) == ["7-1.png", "notes.txt"]
+    assert sorted(path.name for path in images.iterdir()) == [".unfinished", "7-1.png", "notes.txt"]
     (file,) = (root / "data" / "trash").glob("*/restore.json")
     assert "cannot be decoded" in file.read_text()
     again, report = check(root, flag)
@@ -106,9 +107,9 @@ def test_delete_moves_away_and_restore_brings_back(root: Path, flag: str) -> Non
     assert "images/7-2.png" in report["missing"]
     assert "dry run" not in again.stdout
     assert run_script(SCRIPT, "--restore", str(file), root=root).returncode == 0
-    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in images.iterdir() if path.is_file()} == before
     check(root, flag, "--keep-orphans")
-    assert sorted(path.name for path in images.iterdir()) == ["7-1.png", "9-9.png", "notes.txt"]
+    assert sorted(path.name for path in images.glob("[!.]*")) == ["7-1.png", "9-9.png", "notes.txt"]
 
 
 def test_one_file_is_checked_and_the_others_keep_their_pictures(root: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from leap.data.agibot import read_annotations
+from leap.data.agibot_annotations import read_annotations
 from leap.data.pictures import resolve_picture
 from leap.data.split import TEST_SHARE, split_episodes
 from leap.errors import UsageError

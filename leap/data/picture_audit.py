@@ -169,7 +169,7 @@ def find_named(named: dict[str, Named], roots: Sequence[Path], listing: Listing,
 
 def _pictures_under(folder: Path, listing: Listing) -> Iterator[str]:
     for place, folders, _ in os.walk(folder, followlinks=False):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))  # others' unfinished work
         for name in sorted(listing.names(place)):
             if os.path.splitext(name)[1].casefold() in PICTURE_NAMES:
                 yield f"{place}/{name}"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leap.data.agibot import SOURCE as AGIBOT
-from leap.data.agibot import episode_rows, read_annotations
+from leap.data.agibot_annotations import SOURCE as AGIBOT
+from leap.data.agibot_annotations import episode_rows, read_annotations
 from leap.data.candidates import Candidate, LeftOut
 from leap.data.picture_facts import PictureStore
 from leap.data.training_file import CARD, BuildSettings, build_training_file

@@ -5,7 +5,7 @@
     python scripts/utils/build_training_file.py --vlabench dataset/my_examples --exclude duplicates overlap
     python scripts/utils/build_training_file.py --annotations task_info/task_327.json --output-dir data/task_327
 
-Annotations are AgiBot World's task_info files (see leap/data/agibot.py), pictures <task>-<episode>.png as
+Annotations are AgiBot World's task_info files (see leap/data/agibot_annotations.py), pictures <task>-<episode>.png as
 prepare_love_agibot.py makes them. No episode is on both sides. Writes train_<rows>.jsonl, test_<rows>.jsonl, and
 data_card.md, .json and .png: counts, lengths, copies of pictures, overlap with the evaluation, what was left out.
 """
