@@ -205,7 +205,7 @@ def test_a_killed_look_goes_on_where_it_was(tmp_path: Path) -> None:
     files = [str(draw(tmp_path / "images" / f"{number}.png", number)) for number in range(1200)]
     code = (
         "import sys, leap.data.picture_facts as f\n"
-        "f._STORE_EVERY = 2\n"
+        "f._STORE_EVERY = 64\n"
         "from pathlib import Path\n"
         "f.PictureStore(Path(sys.argv[1])).look(sys.argv[2:])\n"
     )

@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leap.data.candidates import Candidate, LeftOut
+from leap.data.candidates import Candidate, LeftOut, row_path
 from leap.data.copies import Copy
 from leap.data.picture_facts import Facts
 
@@ -43,10 +44,10 @@ def make_card(
         "picture_sizes": _count(f"{facts[row.picture].width}x{facts[row.picture].height}" for row in rows),
         "near_bits": settings.near_bits,
         "excluded": sorted(settings.exclude),
-        "duplicates": _copies(built.within, rows),
-        "test_rows_with_a_training_picture": _copies(built.across, built.test),
+        "duplicates": _copies(built.within, rows, settings.roots),
+        "test_rows_with_a_training_picture": _copies(built.across, built.test, settings.roots),
         "evaluation_pictures": evaluation_pictures,
-        "overlap_with_the_evaluation": None if built.overlap is None else _copies(built.overlap, rows),
+        "overlap_with_the_evaluation": None if built.overlap is None else _copies(built.overlap, rows, settings.roots),
         "left_out": {reason: len(names) for reason, names in left_out.names.items()},
         "left_out_names": dict(left_out.names),
     }
@@ -66,11 +67,14 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
     }
 
 
-def _copies(copies: Sequence[Copy], rows: Sequence[Candidate]) -> dict[str, Any]:
+def _copies(copies: Sequence[Copy], rows: Sequence[Candidate], roots: Sequence[Path]) -> dict[str, Any]:
     return {
         "same": sum(copy.same for copy in copies),
         "near": sum(not copy.same for copy in copies),
-        "rows": {rows[copy.row].name: {"other": copy.other, "bits": copy.bits, "same": copy.same} for copy in copies},
+        "rows": {
+            rows[copy.row].name: {"other": row_path(Path(copy.other), roots), "bits": copy.bits, "same": copy.same}
+            for copy in copies
+        },
     }
 
 

@@ -16,6 +16,12 @@ BITS = 64
 MOST_BITS = 12  # of difference that make sense: beyond them any two pictures may be near, and bands become short
 
 
+def check_distance(bits: int) -> None:
+    """Raises UsageError for a distance that makes no sense."""
+    if not 0 <= bits <= MOST_BITS:
+        raise UsageError(f"a distance of {bits} bits: give 0 to {MOST_BITS}")
+
+
 class _Bucket:
     """A growing array of hashes with the place of each."""
 
@@ -42,8 +48,7 @@ class HashIndex:
     """Hashes that can be asked for the nearest within `max_distance` bits."""
 
     def __init__(self, max_distance: int) -> None:
-        if not 0 <= max_distance <= MOST_BITS:
-            raise UsageError(f"a distance of {max_distance} bits: give 0 to {MOST_BITS}")
+        check_distance(max_distance)
         self._max_distance = max_distance
         edges = np.linspace(0, BITS, max_distance + 2).astype(int).tolist()
         self._bands = [(low, (1 << (high - low)) - 1) for low, high in pairwise(edges)]

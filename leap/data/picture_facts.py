@@ -25,7 +25,7 @@ from leap.workers import map_in_order
 _FORMAT = 1  # of the store; to be raised when a fact is measured otherwise
 _FEW = 200  # pictures that are decoded sooner than processes start
 _TOGETHER = 32  # that a process decodes at a time
-_STORE_EVERY = 400  # of these, so that a killed look goes on near where it was
+_STORE_EVERY = 12_800  # pictures, so that a killed look goes on near where it was
 _SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -48,6 +48,7 @@ class Facts(NamedTuple):
     phash: int  # 64 bits: ImageHash's phash, the signs of the lowest frequencies around their median
 
 
+_Stale = tuple[str, int, int]  # path, size, time of change
 _Known = dict[str, Sequence[Any]]  # by path: size in bytes, time of change in nanoseconds, Facts
 
 
@@ -87,27 +88,21 @@ class PictureStore:
                     looked.facts[path] = found[2]
                 else:
                     stale.append((path, status.st_size, status.st_mtime_ns))
-            for (path, size, mtime_ns), seen in track(self._decode(stale, known), what, len(stale)):
-                looked.decoded += 1
-                if isinstance(seen, Facts):
-                    looked.facts[path] = seen
-                    known[path] = size, mtime_ns, seen
-                else:
-                    looked.broken[path] = seen
-                    known.pop(path, None)
+            try:
+                for (path, size, mtime_ns), seen in track(_decode(stale), what, len(stale)):
+                    looked.decoded += 1
+                    if isinstance(seen, Facts):
+                        looked.facts[path] = seen
+                        known[path] = size, mtime_ns, seen
+                    else:
+                        looked.broken[path] = seen
+                        known.pop(path, None)
+                    if looked.decoded % _STORE_EVERY == 0:
+                        self._write(known)
+            finally:  # also where Ctrl-C ends it
+                if looked.decoded:
+                    self._write(known)
         return looked
-
-    def _decode(
-        self, stale: Sequence[tuple[str, int, int]], known: _Known
-    ) -> Iterator[tuple[tuple[str, int, int], Facts | str]]:
-        """Each file with what was seen of it; what the caller puts into `known` is stored now and then."""
-        parts = [stale[start : start + _TOGETHER] for start in range(0, len(stale), _TOGETHER)]
-        processes = usable_cores() if len(stale) > _FEW else 1
-        results = map_in_order(look_at_files, ([path for path, *_ in part] for part in parts), processes)
-        for number, (part, seen) in enumerate(zip(parts, results, strict=True), start=1):
-            yield from zip(part, seen, strict=True)
-            if number % _STORE_EVERY == 0 or number == len(parts):
-                self._write(known)
 
     def _read(self) -> _Known:
         if not self._file.is_file():
@@ -130,6 +125,15 @@ class PictureStore:
             pa.ipc.new_stream(file, _SCHEMA) as writer,
         ):
             writer.write_table(table)
+
+
+def _decode(stale: Sequence[_Stale]) -> Iterator[tuple[_Stale, Facts | str]]:
+    """Each file with what was seen of it, in order."""
+    parts = [stale[start : start + _TOGETHER] for start in range(0, len(stale), _TOGETHER)]
+    processes = usable_cores() if len(stale) > _FEW else 1
+    results = map_in_order(look_at_files, ([path for path, *_ in part] for part in parts), processes)
+    for part, seen in zip(parts, results, strict=True):
+        yield from zip(part, seen, strict=True)
 
 
 def look_at_files(files: Iterable[str]) -> list[Facts | str]:

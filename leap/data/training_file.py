@@ -10,6 +10,7 @@ from leap.data.candidates import Candidate, LeftOut
 from leap.data.contact_sheet import Pair, write_contact_sheet
 from leap.data.copies import Copy, Exclusion, Pictures, copies_of, copies_within
 from leap.data.data_card import as_markdown, make_card
+from leap.data.near_duplicates import check_distance
 from leap.data.picture_facts import Facts, PictureStore
 from leap.data.split import split_episodes
 from leap.errors import LeapError
@@ -23,12 +24,16 @@ class BuildSettings:
     """How the files are made. `near_bits`: pictures whose hashes differ in no more bits look alike."""
 
     output: Path
+    roots: tuple[Path, ...]  # where a relative path of a picture may start; the first that holds it counts
     seed: int = 42
     train_rows: int | None = None
     test_rows: int | None = None
     near_bits: int = 4
     exclude: Collection[Exclusion] = ()
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_distance(self.near_bits)
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,12 @@ from leap.vlabench.sources import Source, choose_instructions
 
 @dataclass(frozen=True)
 class Sources:
-    """Where rows come from, and what they must not show.
-
-    `roots` are folders where a row's relative picture paths may start, the first that holds a picture counts.
-    """
+    """Where rows come from, and what they must not show."""
 
     annotations: Path | None
     images: Path
     examples: Path | None
     evaluation: Path
-    roots: tuple[Path, ...]
     checkout: Path  # of VLABench, for its prompt
     prompt: Source = "auto"
     skip_invalid: bool = False
@@ -41,9 +37,9 @@ def build(sources: Sources, settings: BuildSettings, cache: Path, origin: dict[s
     told: dict[str, str] = {}
     left_out = LeftOut()
     if sources.annotations:
-        rows += _agibot(sources.annotations, sources, settings.seed, left_out, told)
+        rows += _agibot(sources.annotations, sources, settings, left_out, told)
     if sources.examples:
-        rows += _vlabench(sources.examples, sources, told)
+        rows += _vlabench(sources.examples, sources, settings, told)
     if not rows:
         why = ", ".join(f"{reason}: {len(names)}" for reason, names in left_out.names.items())
         raise LeapError(f"no row can be made ({why}); pictures are expected in {sources.images}")
@@ -52,7 +48,9 @@ def build(sources: Sources, settings: BuildSettings, cache: Path, origin: dict[s
     _tell(card, settings.output)
 
 
-def _agibot(place: Path, sources: Sources, seed: int, left_out: LeftOut, told: dict[str, str]) -> list[Candidate]:
+def _agibot(
+    place: Path, sources: Sources, settings: BuildSettings, left_out: LeftOut, told: dict[str, str]
+) -> list[Candidate]:
     found = read_annotations(place)
     if found.problems and not sources.skip_invalid:
         raise LeapError(
@@ -67,15 +65,15 @@ def _agibot(place: Path, sources: Sources, seed: int, left_out: LeftOut, told: d
     told[AGIBOT] = (
         f"{len(found.episodes):,} episodes of {len(found.files):,} annotation files, sha256 {digest.hexdigest()}"
     )
-    return list(episode_rows(found.episodes, sources.images, sources.roots, seed, left_out))
+    return list(episode_rows(found.episodes, sources.images, settings.roots, settings.seed, left_out))
 
 
-def _vlabench(place: Path, sources: Sources, told: dict[str, str]) -> list[Candidate]:
+def _vlabench(place: Path, sources: Sources, settings: BuildSettings, told: dict[str, str]) -> list[Candidate]:
     ours, theirs = place.resolve(), sources.evaluation.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise UsageError(f"--vlabench {place}: these are the evaluation's own examples; training must not see them")
     instructions = choose_instructions(sources.prompt, sources.checkout)
-    rows = list(example_rows(place, instructions, sources.roots))
+    rows = list(example_rows(place, instructions, settings.roots))
     digest = hashlib.sha256(b"".join(row.line for row in rows)).hexdigest()
     told[VLABENCH] = (
         f"{len(rows):,} examples, sha256 of their rows {digest}; prompt {instructions.source}, sha256 "

@@ -46,15 +46,13 @@ def main() -> None:
         images=workspace.resolve(arguments.images),
         examples=workspace.resolve(arguments.vlabench) if arguments.vlabench else None,
         evaluation=workspace.resolve(arguments.evaluation),
-        roots=(workspace.data, workspace.root),
         checkout=workspace.vlabench,
         prompt=arguments.prompt,
         skip_invalid=arguments.skip_invalid,
     )
     named = ("seed", "train_rows", "test_rows", "near_bits", "exclude", "overwrite")
-    settings = BuildSettings(
-        workspace.resolve(arguments.output_dir), **{name: getattr(arguments, name) for name in named}
-    )
+    given = {name: getattr(arguments, name) for name in named}
+    settings = BuildSettings(workspace.resolve(arguments.output_dir), (workspace.data, workspace.root), **given)
     build(sources, settings, workspace.cache, {"command": command(), **git_state(REPOSITORY)})
 
 
