@@ -18,6 +18,7 @@ import resource
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
@@ -141,22 +142,27 @@ def make_data(workdir: Path, rows: int) -> Path:
     """A folder with rows.jsonl, its pictures and the processor, and without a cache. Data that is there is kept."""
     folder = workdir / f"rows-{rows}"
     if not (folder / "rows.jsonl").is_file():
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor() as pool:
-            contents = list(pool.map(picture, range(CONTENTS), chunksize=50))
-        lines = []
-        for index in range(rows):
-            file = folder / "images" / f"{index}.jpg"
-            file.unlink(missing_ok=True)
-            if index < CONTENTS:
-                file.write_bytes(contents[index])
-            else:
-                os.link(folder / "images" / f"{index % CONTENTS}.jpg", file)
-            lines.append(json.dumps(row(index)))
         save_processor(folder)
-        write_atomic(folder / "rows.jsonl", "\n".join(lines) + "\n")
+        make_rows(folder, rows, os.link)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     return folder
+
+
+def make_rows(folder: Path, rows: int, again: Callable[[Path, Path], Any]) -> None:
+    """Write rows.jsonl and images/; `again` makes a file of the same content as one that is there."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor() as pool:
+        contents = list(pool.map(picture, range(CONTENTS), chunksize=50))
+    lines = []
+    for index in range(rows):
+        file = folder / "images" / f"{index}.jpg"
+        file.unlink(missing_ok=True)
+        if index < CONTENTS:
+            file.write_bytes(contents[index])
+        else:
+            again(folder / "images" / f"{index % CONTENTS}.jpg", file)
+        lines.append(json.dumps(row(index)))
+    write_atomic(folder / "rows.jsonl", "\n".join(lines) + "\n")
 
 
 def picture(seed: int) -> bytes:

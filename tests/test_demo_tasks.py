@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from leap.data.wording import expand, numbered, plain_request, sentence
 from leap.demo.catalogue import KINDS
-from leap.demo.rows import numbered, plain_request
 from leap.demo.scene import PlacedObject
 from leap.demo.tasks import TASKS, Episode, make_episode
 from leap.demo.tasks.facts import FACTS
 from leap.demo.tasks.wishes import WISHES
-from leap.demo.tasks.wording import expand, sentence, templates_for
+from leap.demo.tasks.wording import templates_for
 from leap.errors import LeapError
 
 NAMES = [(dimension, maker.name) for dimension, makers in TASKS.items() for maker in makers]
@@ -271,7 +271,7 @@ def test_plain_rows() -> None:
     )
     for dimension, task in NAMES:
         episode = episodes(dimension, task, 1)[0]
-        question = plain_request(episode, random.Random(3))
+        question = plain_request(episode.instruction, random.Random(3))
         assert episode.instruction in question
         assert "number" in question.lower()
 
@@ -286,10 +286,10 @@ def test_unknown_names_are_refused() -> None:
 
 def test_same_seed_same_bytes_in_any_process() -> None:
     code = (
-        "import random\nfrom leap.demo.rows import plain_request\nfrom leap.demo.tasks import TASKS, make_episode\n"
+        "import random\nfrom leap.data.wording import plain_request\nfrom leap.demo.tasks import TASKS, make_episode\n"
         "for d, makers in TASKS.items():\n    for m in makers:\n        for s in range(5):\n"
         "            rng = random.Random(s)\n            e = make_episode(d, m.name, rng, ('train', 'eval')[s % 2])\n"
-        "            print(e, plain_request(e, rng))\n"
+        "            print(e, plain_request(e.instruction, rng))\n"
     )
     root = Path(__file__).resolve().parent.parent
     printed = [

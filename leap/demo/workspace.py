@@ -14,16 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from leap.data import wording
 from leap.demo.model import save_demo_model
 from leap.demo.render import RenderJob, render_many
-from leap.demo.rows import numbered, plain_request
 from leap.demo.tasks import TASKS, Episode, make_episode
 from leap.errors import LeapError, UsageError
 from leap.progress import track
 from leap.records.files import read_object, write_atomic, write_json
-from leap.records.training import ImagePart, Message, Target, TextPart, TrainingRow
+from leap.records.training import TextPart, TrainingRow
 from leap.vlabench.dimensions import DIMENSIONS
-from leap.vlabench.prompts import fenced_plan, leap_instructions, request_parts
+from leap.vlabench.prompts import leap_instructions
+from leap.vlabench.rows import plan_row
 
 MARKER = "workspace.json"
 TEST_SHARE = 10  # one test row for ten training rows
@@ -141,20 +142,15 @@ def _tasks(size: DemoSize) -> dict[str, list[str]]:
 def _plan_row(scene: str, episode: Episode) -> _Row:
     """A request in the benchmark's form; the answer is the fenced plan."""
     pictures = Path(f"images/{scene}.png"), Path(f"images/{scene}_numbered.png")
-    parts = request_parts(leap_instructions().text, *pictures, episode.instruction)
-    return _row(scene, f"{scene}-plan", episode, list(parts), fenced_plan(episode.skill_sequence))
+    request = leap_instructions().text, pictures, episode.instruction
+    return _Row(scene, episode, plan_row(f"{scene}-plan", *request, episode.skill_sequence))
 
 
 def _plain_row(scene: str, episode: Episode, seed: int) -> _Row:
     """A question in plain language about the plain picture; the answer is numbered steps."""
-    question = plain_request(episode, random.Random(f"{seed}/question/{scene}"))
-    parts: list[Any] = [ImagePart(type="image", image=f"images/{scene}.png"), TextPart(type="text", text=question)]
-    return _row(scene, f"{scene}-steps", episode, parts, numbered(episode.steps))
-
-
-def _row(scene: str, name: str, episode: Episode, parts: list[Any], answer: str) -> _Row:
-    message = Message(role="user", content=parts)
-    return _Row(scene, episode, TrainingRow(id=name, messages=[message], target=Target(steps=answer)))
+    question = wording.plain_request(episode.instruction, random.Random(f"{seed}/question/{scene}"))
+    row = wording.plain_row(f"{scene}-steps", f"images/{scene}.png", question, episode.steps)
+    return _Row(scene, episode, row)
 
 
 def _row_pictures(root: Path, files: dict[str, list[_Row]]) -> list[RenderJob]:
@@ -189,9 +185,9 @@ def _texts(files: dict[str, list[_Row]]) -> list[str]:
 
 
 def _generator_hash() -> str:
-    """sha256 of the demo's own code and prompt: a workspace made by other code is not the same workspace."""
+    """sha256 of the demo's own code, wording and prompt: a workspace made by other code is not the same workspace."""
     digest = hashlib.sha256(leap_instructions().text.encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in [*sorted(Path(__file__).parent.rglob("*.py")), Path(wording.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

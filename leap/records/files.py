@@ -198,7 +198,7 @@ def move_folder(folder: Path, place: Path) -> Path:
 
     It is there as a whole or not at all, also on another file system: a kill leaves at most a copy named .partial.
     """
-    place = _free_place(place)
+    place = free_place(place)
     try:
         folder.rename(place)
     except OSError as error:
@@ -211,7 +211,7 @@ def move_folder(folder: Path, place: Path) -> Path:
     return place
 
 
-def _free_place(place: Path) -> Path:
+def free_place(place: Path) -> Path:
     """An empty folder of our own, which a renamed one may take the place of."""
     for number in count(1):
         candidate = place if number == 1 else place.with_name(f"{place.name}-{number}")

@@ -16,14 +16,19 @@ from leap.vlabench.dimensions import DIMENSIONS, Dimension, find_dimension
 _EXAMPLE = re.compile(r"example(\d+)")
 
 
-def dimension_folder(root: Path, dimension: Dimension) -> Path:
-    """The dimension's folder under `root`, whatever spelling it has on disk."""
+def dimension_folders(root: Path, dimension: Dimension) -> list[Path]:
+    """The folders under `root` that have one of the dimension's spellings; a whole benchmark has one."""
     if not root.is_dir():
         raise LeapError(
             f"{root}: the benchmark is not there; download it (scripts/download/download_vlabench_with_retry.py), "
             "or make the demo (scripts/utils/make_demo_workspace.py)"
         )
-    found = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and _is(folder.name, dimension)]
+    return [folder for folder in sorted(root.iterdir()) if folder.is_dir() and _is(folder.name, dimension)]
+
+
+def dimension_folder(root: Path, dimension: Dimension) -> Path:
+    """The dimension's folder under `root`, whatever spelling it has on disk."""
+    found = dimension_folders(root, dimension)
     if len(found) != 1:
         listed = ", ".join(str(folder) for folder in found) or "none"
         raise LeapError(f"{root}: one folder of dimension {dimension.name} is needed, found {listed}")
@@ -51,18 +56,19 @@ def find_examples(
     `max_tasks` keeps the first tasks, `num_episodes` the first examples of each. Raises LeapError for a broken example.
     """
     folder = dimension_folder(root, dimension)
-    tasks = [task for task in sorted(folder.iterdir()) if task.is_dir() and _example_folders(task)]
+    tasks = [task for task in sorted(folder.iterdir()) if task.is_dir() and example_folders(task)]
     examples = [
         _read_example(dimension, task.name, number, example)
         for task in tasks[:max_tasks]
-        for number, example in _example_folders(task)[:num_episodes]
+        for number, example in example_folders(task)[:num_episodes]
     ]
     if not examples:
         raise LeapError(f"{folder}: no <task>/exampleN folder there; download the benchmark again")
     return examples
 
 
-def _example_folders(task: Path) -> list[tuple[int, Path]]:
+def example_folders(task: Path) -> list[tuple[int, Path]]:
+    """(number, folder) of a task's examples, by number; whatever else lies there is passed over."""
     numbered = ((_EXAMPLE.fullmatch(entry.name), entry) for entry in task.iterdir() if entry.is_dir())
     return sorted((int(match[1]), entry) for match, entry in numbered if match)
 

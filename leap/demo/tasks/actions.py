@@ -7,8 +7,9 @@ description of the object; only the description differs between the dimensions.
 import random
 from dataclasses import dataclass
 
+from leap.data.wording import expand
 from leap.demo.tasks.plan import Move
-from leap.demo.tasks.wording import choose, expand, inside, into, the
+from leap.demo.tasks.wording import choose, inside, into, the
 
 
 @dataclass(frozen=True)

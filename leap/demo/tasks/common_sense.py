@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 
+from leap.data.wording import expand
 from leap.demo.catalogue import kinds_of
 from leap.demo.scene import make_scene
 from leap.demo.tasks import actions
@@ -10,7 +11,7 @@ from leap.demo.tasks.actions import Action
 from leap.demo.tasks.by_fact import make_fact_scene
 from leap.demo.tasks.episode import Episode, episode, lay_table
 from leap.demo.tasks.facts import FACTS
-from leap.demo.tasks.wording import choose, expand
+from leap.demo.tasks.wording import choose
 
 RANKS = ("ace", "king", "queen", "jack", "ten", "nine", "eight", "seven", "six", "five", "four", "three", "two")
 _ORDINALS = ("", "second", "third", "fourth")

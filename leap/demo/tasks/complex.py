@@ -4,12 +4,13 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from leap.data.wording import expand
 from leap.demo.catalogue import kinds_of
 from leap.demo.scene import make_scene
 from leap.demo.tasks.common_sense import rank
 from leap.demo.tasks.episode import Episode, episode, lay_table
 from leap.demo.tasks.plan import Move
-from leap.demo.tasks.wording import choose, expand, inside, into, listing, the
+from leap.demo.tasks.wording import choose, inside, into, listing, the
 
 
 @dataclass(frozen=True)

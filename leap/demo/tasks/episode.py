@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from leap.data.wording import sentence
 from leap.demo.catalogue import KINDS, ObjectKind
 from leap.demo.scene import Scene
 from leap.demo.tasks.plan import Move, plain_steps, skill_sequence
-from leap.demo.tasks.wording import sentence
 
 MIN_OBJECTS, MAX_OBJECTS = 5, 8
 

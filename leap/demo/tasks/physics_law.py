@@ -4,10 +4,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from leap.data.wording import expand
 from leap.demo.catalogue import KINDS, kinds_of
 from leap.demo.scene import make_scene
 from leap.demo.tasks.episode import Episode, episode, lay_table
-from leap.demo.tasks.wording import called, choose, expand, listing
+from leap.demo.tasks.wording import called, choose, listing
 
 FRAMES = (
     "Press the block that {does}.",

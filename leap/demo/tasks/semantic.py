@@ -3,12 +3,13 @@
 import random
 from dataclasses import dataclass
 
+from leap.data.wording import expand
 from leap.demo.tasks import actions
 from leap.demo.tasks.actions import Action
 from leap.demo.tasks.by_fact import make_fact_scene
 from leap.demo.tasks.episode import Episode, episode
 from leap.demo.tasks.wishes import WISHES
-from leap.demo.tasks.wording import choose, expand
+from leap.demo.tasks.wording import choose
 
 FRAMES = (
     "{wish} [Please |]{do}.",

@@ -1,7 +1,6 @@
 """Many surface forms from few templates.
 
-A template is plain English with two marks: `[a|b|]` stands for one of its alternatives (they nest), `{slot}` for a text
-that the task fills in, which may hold marks of its own.
+Templates and their marks are those of `leap.data.wording`.
 
 Wording held out for evaluation: of every list of templates, the third, sixth, ninth … are reserved. With
 `phrasing="train"` they are never drawn; with `phrasing="eval"` all are drawn alike, so about a third of the
@@ -10,16 +9,12 @@ older one across that line.
 """
 
 import random
-import re
 from collections.abc import Sequence
 
 from leap.demo.catalogue import KINDS
 from leap.errors import LeapError
 
 PHRASINGS = ("train", "eval")
-_ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
-_STRAY_COMMA = re.compile(r",([.,:;?!])")
-_SENTENCE_START = re.compile(r"(^|[.!?] )([a-z])")
 _FLAT_CONTAINERS = ("plate", "tray", "card_mat")
 
 
@@ -32,22 +27,6 @@ def templates_for(templates: Sequence[str], phrasing: str) -> tuple[str, ...]:
 
 def choose(templates: Sequence[str], phrasing: str, rng: random.Random) -> str:
     return rng.choice(templates_for(templates, phrasing))
-
-
-def expand(template: str, rng: random.Random, **slots: str) -> str:
-    """Fill the slots, then settle the alternatives, innermost first."""
-    text = template
-    while "{" in text:
-        text = text.format_map(slots)
-    while match := _ALTERNATIVES.search(text):
-        text = text[: match.start()] + rng.choice(match[1].split("|")) + text[match.end() :]
-    return text
-
-
-def sentence(text: str) -> str:
-    """One space between words, no comma before a full stop, a capital at the start of every sentence."""
-    text = _STRAY_COMMA.sub(r"\1", " ".join(text.split()))
-    return _SENTENCE_START.sub(lambda match: match[1] + match[2].upper(), text)
 
 
 def the(kind: str) -> str:

@@ -1,0 +1,249 @@
+"""Is the benchmark on disk whole and usable? Every example is looked at, and all that is wrong is told at once."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from leap.data.picture_facts import PictureStore
+from leap.errors import LeapError
+from leap.records.benchmark import OperationSequence
+from leap.records.files import first_problem, read_text
+from leap.records.set_aside import set_aside
+from leap.vlabench.dataset import dimension_folders, example_folders
+from leap.vlabench.dimensions import DIMENSIONS, Dimension
+from leap.vlabench.scoring import normalise_id
+from leap.vlabench.skills import CONTAINER, ENTITY, SKILL_PARAMETER, find_subtasks
+
+# The tasks of the data set VLABench/vlm_evaluation_v1.0, for completeness alone: a task's dimension is its folder's.
+PUBLISHED_TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "M&T": tuple(
+            "select_poker select_drink select_book select_toy select_fruit select_toy_spatial add_condiment "
+            "insert_flower select_chemistry_tube".split()
+        ),
+        "CommonSense": tuple(
+            "select_drink_common_sense select_chemistry_tube_common_sense add_condiment_common_sense "
+            "insert_flower_common_sense select_nth_largest_poker select_fruit_common_sense select_specific_type_book "
+            "select_toy_common_sense".split()
+        ),
+        "Semantic": tuple(
+            "select_book_semantic add_condiment_semantic select_chemistry_tube_semantic select_toy_semantic "
+            "select_poker_semantic select_fruit_semantic insert_flower_semantic select_drink_semantic".split()
+        ),
+        "Spatial": tuple(
+            "select_fruit_spatial select_chemistry_tube_spatial select_poker_spatial select_book_spatial "
+            "add_condiment_spatial insert_bloom_flower select_drink_spatial".split()
+        ),
+        "PhysicsLaw": ("friction_qa", "density_qa"),
+        "Complex": tuple(
+            "cook_dishes book_rearrange texas_holdem cool_drink make_juice hammer_nail_and_hang_picture "
+            "take_chemistry_experiment".split()
+        ),
+    }
+)
+_LARGEST_ID = 999  # the numbers are drawn upon the objects of one picture
+_PICTURES = ("input/input.png", "input/input_mask.png")
+_FILES = (*_PICTURES, "input/instruction.txt", "output/operation_sequence.json")
+_UNREAD = "env_config/env_config.json"  # part of the published layout, which the evaluation does not read
+
+
+class Finding(NamedTuple):
+    """Something wrong. A `note` is odd, but the evaluation can live with it."""
+
+    dimension: str
+    task: str | None
+    example: int | None
+    kind: str
+    reason: str
+    note: bool = False
+
+
+@dataclass
+class Verification:
+    """What was found, by dimension and task."""
+
+    root: Path
+    examples: dict[tuple[str, str], int] = field(default_factory=dict)  # how many, by (dimension, task)
+    findings: list[Finding] = field(default_factory=list)
+    folders: dict[tuple[str, str, int], Path] = field(default_factory=dict)  # by (dimension, task, example)
+
+    @property
+    def problems(self) -> list[Finding]:
+        return [finding for finding in self.findings if not finding.note]
+
+    def broken(self) -> dict[tuple[str, str, int], str]:
+        """The examples that cannot be used, each with what is wrong with it."""
+        reasons: dict[tuple[str, str, int], list[str]] = defaultdict(list)
+        for found in self.problems:
+            if found.task is not None and found.example is not None:
+                reasons[found.dimension, found.task, found.example].append(f"{found.kind}: {found.reason}")
+        return {example: "; ".join(why) for example, why in reasons.items()}
+
+    def counts(self) -> list[dict[str, Any]]:
+        """A row for each task: dimension, task, examples, broken, notes."""
+        broken = Counter((dimension, task) for dimension, task, _ in self.broken())
+        notes = Counter((found.dimension, found.task) for found in self.findings if found.note)
+        return [
+            {"dimension": key[0], "task": key[1], "examples": count, "broken": broken[key], "notes": notes[key]}
+            for key, count in self.examples.items()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "root": str(self.root),
+            "examples": sum(self.examples.values()),
+            "broken": len(self.broken()),
+            "tasks": self.counts(),
+            "problems": [found._asdict() for found in self.problems],
+            "notes": [found._asdict() for found in self.findings if found.note],
+        }
+
+
+def verify_benchmark(root: Path, store: PictureStore, partial: bool = False) -> Verification:
+    """Look at every example of every dimension; with `partial`, published tasks may be missing.
+
+    Raises LeapError only where `root` is no folder.
+    """
+    found = Verification(root)
+    for dimension in DIMENSIONS:
+        folders = dimension_folders(root, dimension)
+        if len(folders) > 1:
+            names = ", ".join(folder.name for folder in folders)
+            found.findings.append(Finding(dimension.name, None, None, "folders", f"more than one: {names}"))
+        if not folders and not partial:
+            found.findings.append(Finding(dimension.name, None, None, "missing dimension", "there is no such folder"))
+        for folder in folders:
+            _walk(found, dimension, folder)
+        if folders and not partial:
+            _miss_tasks(found, dimension)
+    for (name, task, number), folder in found.folders.items():
+        found.findings += [Finding(name, task, number, *told) for told in check_example(folder)]
+    _check_pictures(found, store)
+    found.findings += _uneven(found.examples)
+    return found
+
+
+def quarantine(found: Verification) -> Path | None:
+    """Move the broken examples out of the data set; the restore file, or None where there is nothing to move."""
+    reasons = {found.folders[example]: why for example, why in found.broken().items()}
+    return set_aside(reasons, found.root, found.root.with_name(f"{found.root.name}_quarantine")) if reasons else None
+
+
+def _walk(found: Verification, dimension: Dimension, folder: Path) -> None:
+    for task in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+        examples = example_folders(task)
+        found.examples[dimension.name, task.name] = len(examples)
+        for number, example in examples:
+            first = found.folders.setdefault((dimension.name, task.name, number), example)
+            if first != example:
+                reason = f"{first} and {example} are both example {number}; remove one"
+                found.findings.append(Finding(dimension.name, task.name, None, "folders", reason))
+
+
+def _miss_tasks(found: Verification, dimension: Dimension) -> None:
+    missing = [task for task in PUBLISHED_TASKS[dimension.name] if not found.examples.get((dimension.name, task))]
+    if missing:
+        reason = f"{', '.join(missing)}; download the benchmark again, or say --partial"
+        found.findings.append(Finding(dimension.name, None, None, "missing tasks", reason))
+
+
+def check_example(folder: Path) -> Iterator[tuple[str, str, bool]]:
+    """(kind, reason, whether it is a mere note) for all that is wrong with an example's files, but its pixels."""
+    missing = [name for name in (*_FILES, _UNREAD) if not (folder / name).is_file()]
+    for name in missing:
+        yield "missing file", f"{folder / name}", name == _UNREAD
+    try:
+        if _FILES[2] not in missing and not read_text(folder / _FILES[2]).strip():
+            yield "instruction", f"{folder / _FILES[2]}: empty", False
+    except LeapError as error:
+        yield "instruction", str(error), False
+    if _FILES[3] not in missing:
+        yield from _check_plan(folder / _FILES[3])
+    if _UNREAD not in missing:
+        yield from _check_json(folder / _UNREAD)
+
+
+def _check_json(path: Path) -> Iterator[tuple[str, str, bool]]:
+    try:
+        json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        yield "env_config", f"{path}: no valid JSON ({error})", True
+
+
+def _check_plan(path: Path) -> Iterator[tuple[str, str, bool]]:
+    try:
+        steps = OperationSequence.model_validate_json(path.read_bytes()).skill_sequence
+    except ValidationError as error:
+        yield "plan", f"{path}: {first_problem(error)}", False
+        return
+    shapes = [why for number, step in enumerate(steps) if (why := _misshapen(step, f"skill_sequence.{number}"))]
+    for why in shapes:
+        yield "plan", f"{path}: {why}", False
+    if shapes:  # upstream's scorer gives every answer zero then
+        return
+    if not find_subtasks(steps):
+        names = ", ".join(step["name"] for step in steps)
+        yield "plan", f"{path}: no subtask that the benchmark recognises ({names}); every answer would score 0", False
+    for number, step in enumerate(steps):
+        for kind, why, note in _check_step(step):
+            yield kind, f"{path}: skill_sequence.{number}: {why}", note
+
+
+def _misshapen(step: Any, place: str) -> str | None:
+    if not isinstance(step, dict):
+        return f"{place}: an object is expected, found {type(step).__name__}"
+    if not isinstance(step.get("name"), str):
+        return f"{place}.name: the skill's name is missing"
+    if not isinstance(step.get("params"), dict):
+        return f"{place}.params: an object is expected, found {type(step.get('params')).__name__}"
+    return None
+
+
+def _check_step(step: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    name, params = step["name"], step["params"]
+    if name not in SKILL_PARAMETER:
+        yield "skill", f"{name!r} is none of the benchmark's skills", True
+    elif (needed := SKILL_PARAMETER[name]) and params.get(needed) is None:
+        yield "skill", f"{name} without {needed}", True
+    for parameter in (ENTITY, CONTAINER):
+        value = params.get(parameter)
+        number = normalise_id(value)
+        if value is None:
+            continue
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _LARGEST_ID:
+            yield "id", f"{parameter} {value!r} is no object's number (0 to {_LARGEST_ID})", False
+        elif isinstance(value, str):
+            yield "id", f"{parameter} {value!r} is text; the official score does not take {number} for the same", True
+
+
+def _check_pictures(found: Verification, store: PictureStore) -> None:
+    there = {
+        example: [str(folder / name) for name in _PICTURES if (folder / name).is_file()]
+        for example, folder in found.folders.items()
+    }
+    looked = store.look([path for paths in there.values() for path in paths])
+    for example, paths in there.items():
+        for path in paths:
+            if path in looked.broken:
+                found.findings.append(Finding(*example, "picture", looked.broken[path]))
+        sizes = {looked.facts[path][:2] for path in paths if path in looked.facts}
+        if len(sizes) > 1:
+            told = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
+            found.findings.append(Finding(*example, "picture", f"two sizes in one example: {told}", True))
+
+
+def _uneven(examples: Mapping[tuple[str, str], int]) -> Sequence[Finding]:
+    """Tasks with fewer examples than most have: perhaps a download that broke off."""
+    usual = Counter(count for count in examples.values() if count).most_common(1)
+    most = usual[0][0] if usual else 0
+    return [
+        Finding(dimension, task, None, "few examples", f"{count}, while most tasks have {most}", True)
+        for (dimension, task), count in examples.items()
+        if count < most
+    ]

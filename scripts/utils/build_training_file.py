@@ -1,0 +1,60 @@
+"""Make a training and a test file from LOVE-Agibot episodes and examples in the benchmark's format, with a data card.
+
+    python scripts/utils/build_training_file.py
+    python scripts/utils/build_training_file.py --train-rows 151230 --test-rows 16812
+    python scripts/utils/build_training_file.py --vlabench dataset/my_examples --exclude duplicates overlap
+    python scripts/utils/build_training_file.py --annotations task_info/task_327.json --output-dir data/task_327
+
+Annotations are AgiBot World's task_info files (see leap/data/agibot_annotations.py), pictures <task>-<episode>.png as
+prepare_love_agibot.py makes them. No episode is on both sides. Writes train_<rows>.jsonl, test_<rows>.jsonl, and
+data_card.md, .json and .png: counts, lengths, copies of pictures, overlap with the evaluation, what was left out.
+"""
+
+import argparse
+
+from configs.config import REPOSITORY, WorkspaceConfig
+from leap.cli import count, run, whole
+
+
+def main() -> None:
+    workspace = WorkspaceConfig.find()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", help="a task_info file or folder (default: data/task_info where it is there)")
+    parser.add_argument("--images", default=workspace.data / "images", help="its pictures (default %(default)s)")
+    parser.add_argument("--vlabench", help="a folder of examples in the benchmark's format, not the evaluation's own")
+    parser.add_argument("--evaluation", default=workspace.vlm_evaluation, help="pictures that training must not see")
+    parser.add_argument("--output-dir", default=workspace.data, help="where the files go (default %(default)s)")
+    parser.add_argument("--train-rows", type=count, help="exactly so many (default: all that the test leaves)")
+    parser.add_argument("--test-rows", type=whole, help="exactly so many (default: 10.005 %% of all)")
+    parser.add_argument("--seed", type=whole, default=42, help="of split and wording (default %(default)s)")
+    parser.add_argument("--near-bits", type=whole, default=4, help="hashes this near look alike (default %(default)s)")
+    kinds = ("duplicates", "near-duplicates", "overlap", "near-overlap")
+    parser.add_argument("--exclude", nargs="+", choices=kinds, default=[], help="copies that are left out")
+    parser.add_argument("--prompt", choices=("auto", "leap", "vlabench"), default="auto", help="of VLABench-style rows")
+    parser.add_argument("--skip-invalid", action="store_true", help="leave faulty annotations out instead of stopping")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
+    arguments = parser.parse_args()
+
+    from leap.data.training_file import BuildSettings
+    from leap.provenance import command, git_state
+    from leap.training.build import Sources, build
+
+    default = workspace.data / "task_info"
+    annotations = arguments.annotations or (default if default.is_dir() else None)
+    sources = Sources(
+        annotations=workspace.resolve(annotations) if annotations else None,
+        images=workspace.resolve(arguments.images),
+        examples=workspace.resolve(arguments.vlabench) if arguments.vlabench else None,
+        evaluation=workspace.resolve(arguments.evaluation),
+        checkout=workspace.vlabench,
+        prompt=arguments.prompt,
+        skip_invalid=arguments.skip_invalid,
+    )
+    named = ("seed", "train_rows", "test_rows", "near_bits", "exclude", "overwrite")
+    given = {name: getattr(arguments, name) for name in named}
+    settings = BuildSettings(workspace.resolve(arguments.output_dir), (workspace.data, workspace.root), **given)
+    build(sources, settings, workspace.cache, {"command": command(), **git_state(REPOSITORY)})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,46 @@
+"""Is the VLABench data set on disk complete and usable? A table of every dimension and task, and all that is wrong.
+
+    python scripts/utils/verify_dataset.py
+    python scripts/utils/verify_dataset.py --json
+    python scripts/utils/verify_dataset.py --data_path demo/dataset/vlm_evaluation_v1.0 --partial
+    python scripts/utils/verify_dataset.py --quarantine
+
+Of each example: its files are there, its pictures decode, its plan has the benchmark's form, at least one subtask that
+the score recognises, and plausible object numbers. Notes are oddities that the evaluation can live with.
+--quarantine moves broken examples to a folder beside the data set, from which --restore FILE brings them back.
+Exit code 0: no problem. 1: problems, also where their examples have just been moved away.
+"""
+
+import argparse
+
+from configs.config import WorkspaceConfig
+from leap.cli import FAILED, run
+
+
+def main() -> int | None:
+    workspace = WorkspaceConfig.find()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_path", default=workspace.vlm_evaluation, help="its folder (default %(default)s)")
+    parser.add_argument("--partial", action="store_true", help="published tasks and dimensions may be missing")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    parser.add_argument("--quarantine", action="store_true", help="move broken examples out of the data set")
+    parser.add_argument("--restore", metavar="FILE", help="put back what a restore file names, and do nothing else")
+    arguments = parser.parse_args()
+
+    from leap.data.picture_facts import PictureStore
+    from leap.records.set_aside import restore
+    from leap.report.verification import print_verification
+    from leap.vlabench.verify import quarantine, verify_benchmark
+
+    if arguments.restore:
+        print(f"restored {restore(workspace.resolve(arguments.restore))}")
+        return None
+    data = workspace.resolve(arguments.data_path)
+    found = verify_benchmark(data, PictureStore(workspace.cache), arguments.partial)
+    restore_file = quarantine(found) if arguments.quarantine else None
+    print_verification(found, restore_file, arguments.json)
+    return FAILED if found.problems else None
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,220 @@
+"""check_and_clean_images.py: what is missing, broken or left over is found; nothing is lost or decoded twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, Finished, run_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from leap.data.picture_audit import Listing
+from leap.data.picture_facts import PictureStore
+from leap.data.pictures import resolve_picture
+from leap.errors import LeapError
+from leap.records.files import FolderLock
+
+SCRIPT = "scripts/utils/check_and_clean_images.py"
+
+
+def draw(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 8, 3)).astype(np.uint8))
+    small.resize((64, 48)).save(path)
+    return path
+
+
+def row(*pictures: str) -> str:
+    parts = [{"type": "image", "image": picture} for picture in pictures]
+    content = [*parts, {"type": "text", "text": "What now?"}]
+    return json.dumps({"messages": [{"role": "user", "content": content}], "target": {"steps": "1) Go."}})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A LEAP_ROOT with three good rows of tasks 7 and 12, and two files of rows."""
+    images = tmp_path / "data" / "images"
+    for number, name in enumerate(("7-1", "7-2", "12-1")):
+        draw(images / f"{name}.png", number)
+    (tmp_path / "data" / "train.jsonl").write_text(row("images/7-1.png") + "\n" + row("images/7-2.png") + "\n")
+    (tmp_path / "data" / "test.jsonl").write_text(row("images/12-1.png", "images/7-1.png") + "\n")
+    return tmp_path
+
+
+def check(root: Path, *flags: str) -> tuple[Finished, dict[str, Any]]:
+    done = run_script(SCRIPT, *flags, root=root)
+    assert done.returncode in (0, 1), done.stderr
+    return done, json.loads((root / ".cache" / "pictures" / "report.json").read_text())
+
+
+def damage(root: Path) -> None:
+    """One of each fault."""
+    data = root / "data"
+    (data / "images" / "7-2.png").write_bytes((data / "images" / "7-2.png").read_bytes()[:200])
+    (data / "images" / "12-1.png").unlink()
+    draw(data / "images" / "9-9.png", 9)
+    draw(data / "images" / ".unfinished" / "9-10.png", 9)
+    (data / "images" / "notes.txt").write_text("no picture")
+    with (data / "train.jsonl").open("a") as file:
+        file.write('{"messages": []}\n' + row("images/100-4.png") + "\n")
+
+
+def test_a_whole_folder_is_left_alone(root: Path) -> None:
+    done, report = check(root)
+    assert done.returncode == 0
+    counts = report["rows"], report["pictures"], report["decoded"], report["missing"], report["corrupt"]
+    assert counts == (3, 3, 3, {}, {})
+    assert (root / "data" / "missing_task_ids.txt").read_text() == ""
+    assert "dry run" not in done.stdout
+
+
+def test_every_fault_is_told_with_its_place(root: Path) -> None:
+    damage(root)
+    data = root / "data"
+    done, report = check(root)
+    assert done.returncode == 1
+    assert set(report["missing"]) == {"images/12-1.png", "images/100-4.png"}
+    assert f"{data / 'test.jsonl'}:1" in report["missing"]["images/12-1.png"]
+    assert f"{data / 'train.jsonl'}:4" in report["missing"]["images/100-4.png"]
+    assert list(report["corrupt"]) == [str(data / "images" / "7-2.png")]
+    assert f"{data / 'train.jsonl'}:2" in report["corrupt"][str(data / "images" / "7-2.png")]
+    assert report["orphans"] == [str(data / "images" / "9-9.png")]
+    assert list(report["invalid_rows"]) == [f"{data / 'train.jsonl'}:3"]
+    assert (data / "missing_task_ids.txt").read_text() == "7\n12\n100\n"
+    assert "dry run: --delete would move 2 pictures" in done.stdout
+    assert (data / "images" / "9-9.png").is_file()
+
+
+@pytest.mark.parametrize("flag", ["--delete", "--no-dry-run"])
+def test_delete_moves_away_and_restore_brings_back(root: Path, flag: str) -> None:
+    damage(root)
+    images = root / "data" / "images"
+    before = {path.name: path.read_bytes() for path in images.iterdir() if path.is_file()}
+    check(root, flag)
+    assert sorted(path.name for path in images.iterdir()) == [".unfinished", "7-1.png", "notes.txt"]
+    (file,) = (root / "data" / "trash").glob("*/restore.json")
+    assert "cannot be decoded" in file.read_text()
+    again, report = check(root, flag)
+    assert (report["corrupt"], report["orphans"]) == ({}, [])
+    assert "images/7-2.png" in report["missing"]
+    assert "dry run" not in again.stdout
+    assert run_script(SCRIPT, "--restore", str(file), root=root).returncode == 0
+    assert {path.name: path.read_bytes() for path in images.iterdir() if path.is_file()} == before
+    check(root, flag, "--keep-orphans")
+    assert sorted(path.name for path in images.glob("[!.]*")) == ["7-1.png", "9-9.png", "notes.txt"]
+
+
+def test_one_file_is_checked_and_the_others_keep_their_pictures(root: Path) -> None:
+    damage(root)
+    _, report = check(root, "--file", "data/test.jsonl", "--no-decode")
+    assert (list(report["missing"]), report["rows"], report["invalid_rows"]) == (["images/12-1.png"], 1, {})
+    assert report["orphans"] == [str(root / "data" / "images" / "9-9.png")]
+    assert (report["decoded"], report["corrupt"]) == (0, {})
+
+
+def test_without_rows_pictures_are_decoded_and_none_is_an_orphan(root: Path) -> None:
+    damage(root)
+    for file in (root / "data").glob("*.jsonl"):
+        file.unlink()
+    done, report = check(root)
+    assert done.returncode == 1
+    assert (report["orphans"], list(report["corrupt"])) == ([], [str(root / "data" / "images" / "7-2.png")])
+    assert (root / "data" / "missing_task_ids.txt").read_text() == "7\n"
+
+
+def test_links_make_no_orphans_and_what_lies_elsewhere_is_never_moved(root: Path, tmp_path: Path) -> None:
+    data, disk, elsewhere = root / "data", root / "disk", root / "elsewhere"
+    (data / "images").rename(disk)
+    (data / "images").symlink_to(disk)
+    draw(disk / "real.png", 5)
+    (disk / "link.png").symlink_to("real.png")
+    draw(elsewhere / "there.png").write_text("broken")
+    with (data / "train.jsonl").open("a") as file:
+        file.write(row("images/link.png", str(disk / "7-1.png"), str(elsewhere / "there.png")) + "\n")
+    done, report = check(root, "--delete")
+    assert report["orphans"] == []
+    assert "outside" in done.stdout
+    assert (elsewhere / "there.png").is_file()
+
+
+def test_two_files_for_one_name_are_a_fault(root: Path) -> None:
+    draw(root / "images" / "7-1.png", 8)
+    _, report = check(root, "--no-decode")
+    assert "two different files" in report["missing"]["images/7-1.png"]
+
+
+def test_only_changed_pictures_are_decoded_again(root: Path) -> None:
+    images = root / "data" / "images"
+    assert check(root)[1]["decoded"] == 3
+    assert check(root)[1]["decoded"] == 0
+    draw(images / "7-1.png", 50)
+    status = (images / "7-2.png").stat()
+    os.utime(images / "7-2.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert check(root)[1]["decoded"] == 2
+    content = (images / "12-1.png").read_bytes()
+    (images / "12-1.png").write_bytes(content[:100])
+    assert len(check(root)[1]["corrupt"]) == len(check(root)[1]["corrupt"]) == 1
+    (images / "12-1.png").write_bytes(content)
+    assert check(root)[1]["decoded"] == 1
+    assert check(root)[0].returncode == 0
+
+
+def test_two_looks_at_once_are_refused(root: Path) -> None:
+    with FolderLock(root / ".cache" / "pictures"):
+        done = run_script(SCRIPT, root=root)
+    assert done.returncode == 1
+    assert "another process" in done.stderr
+
+
+def test_no_folder_is_wrong_usage(tmp_path: Path) -> None:
+    assert run_script(SCRIPT, root=tmp_path).returncode == 2
+    assert run_script(SCRIPT, "--data-dir", "nowhere", root=tmp_path).returncode == 2
+
+
+PARTS = st.lists(st.sampled_from(["images", "a.png", "b.png", "sub", "..", ".", "", "\0", "x" * 300]), max_size=4)
+
+
+@settings(max_examples=120, deadline=None)
+@given(parts=PARTS)
+def test_a_listing_finds_what_a_look_at_the_file_finds(tmp_path_factory: Any, parts: list[str]) -> None:
+    base = tmp_path_factory.getbasetemp() / "listing"
+    if not base.exists():
+        for name in ("images/a.png", "data/images/a.png", "data/images/b.png", "data/images/sub/b.png", "data/a.png"):
+            draw(base / name)
+    picture, roots = "/".join(parts), [base, base / "data"]
+    found = Listing().find(picture, [str(root) for root in roots])
+    try:
+        expected = resolve_picture(picture, roots)
+    except (LeapError, OSError, ValueError):
+        assert found is None
+    else:
+        assert found is None or Path(found).resolve() == expected
+
+
+@pytest.mark.slow
+def test_a_killed_look_goes_on_where_it_was(tmp_path: Path) -> None:
+    """kill -9 between two writes of the store: the next look decodes only the rest."""
+    files = [str(draw(tmp_path / "images" / f"{number}.png", number)) for number in range(1200)]
+    code = (
+        "import sys, leap.data.picture_facts as f\n"
+        "f._STORE_EVERY = 64\n"
+        "from pathlib import Path\n"
+        "f.PictureStore(Path(sys.argv[1])).look(sys.argv[2:])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), *files], cwd=REPOSITORY)
+    store = tmp_path / "pictures" / "facts-1.arrow"
+    while not store.is_file() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    looked = PictureStore(tmp_path).look(files)
+    assert 0 < looked.decoded < 1200
+    assert len(looked.facts) == 1200

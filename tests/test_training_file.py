@@ -1,0 +1,353 @@
+"""build_training_file.py: rows from annotations and examples, copies found, episodes split, nothing invented."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Finished, run_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+
+from leap.data.agibot_annotations import read_annotations
+from leap.data.pictures import resolve_picture
+from leap.data.split import TEST_SHARE, split_episodes
+from leap.errors import UsageError
+from leap.records.files import read_jsonl
+from leap.records.training import TrainingRow
+from leap.vlabench.parsing import parse_plan
+
+SCRIPT = "scripts/utils/build_training_file.py"
+EPISODES = 20  # of each of the two tasks
+
+
+def picture(seed: int) -> Image.Image:
+    small = Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 8, 3)).astype(np.uint8))
+    return small.resize((96, 72), Image.Resampling.BICUBIC)
+
+
+def episode(task: int, number: int, **changes: Any) -> dict[str, Any]:
+    steps = [("Pick up the onion.", "Pick"), ("Place it in the basket.", "Place")]
+    actions = [
+        {"start_frame": 100 * place, "end_frame": 100 * place + 90, "action_text": text, "skill": skill}
+        for place, (text, skill) in enumerate(steps)
+    ]
+    return {
+        "episode_id": number,
+        "task_id": task,
+        "task_name": f"Work of task {task}",
+        "init_scene_text": "The robot is at a shelf.",
+        "label_info": {"action_config": actions, "key_frame": []},
+        **changes,
+    }
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A LEAP_ROOT with two tasks of 20 episodes, each with a picture unlike the others."""
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    for task in (7, 12):
+        write_annotations(tmp_path, task, [episode(task, number) for number in range(EPISODES)])
+        for number in range(EPISODES):
+            picture(task * 1000 + number).save(tmp_path / "data" / "images" / f"{task}-{number}.png")
+    return tmp_path
+
+
+def write_annotations(root: Path, task: int, episodes: Any) -> Path:
+    path = root / "data" / "task_info" / f"task_{task}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(episodes))
+    return path
+
+
+def build(root: Path, *flags: str) -> dict[str, Any]:
+    """The data card."""
+    done = run_script(SCRIPT, *flags, root=root)
+    assert done.returncode == 0, done.stderr
+    output = root / (flags[flags.index("--output-dir") + 1] if "--output-dir" in flags else "data")
+    assert Image.open(output / "data_card.png").convert("RGB").getextrema() != ((255, 255),) * 3
+    return json.loads((output / "data_card.json").read_text())
+
+
+def rows(root: Path, side: str, folder: str = "data") -> list[TrainingRow]:
+    (path,) = (root / folder).glob(f"{side}_*.jsonl")
+    return [row for _, row in read_jsonl(path, TrainingRow)]
+
+
+def ids(root: Path, side: str, folder: str = "data") -> list[str]:
+    return [row.id or "" for row in rows(root, side, folder)]
+
+
+def test_rows_hold_what_the_annotations_say(root: Path) -> None:
+    card = build(root)
+    train, test = rows(root, "train"), rows(root, "test")
+    assert (len(train), len(test)) == (36, 4)  # 10.005 % of 40
+    assert len({row.id for row in (*train, *test)}) == 40
+    for row in (*train, *test):
+        task, number = str(row.id).removeprefix("love-agibot/").split("-")
+        assert row.images() == [f"images/{task}-{number}.png"]
+        assert resolve_picture(row.images()[0], [root, root / "data"]).is_file()
+        question = row.messages[0].parts()[1]
+        assert f"Work of task {task}" in question.text  # type: ignore[union-attr]
+        assert question.text.startswith("The robot is at a shelf. ")  # type: ignore[union-attr]
+        assert row.target.steps == "1) Pick up the onion. 2) Place it in the basket."
+    assert card["rows"] == {"train": {"love-agibot": 36}, "test": {"love-agibot": 4}}
+    assert card["skills"] == {"Pick": 40, "Place": 40}
+    assert card["lengths"]["steps"] == {"smallest": 2, "median": 2.0, "mean": 2.0, "largest": 2}
+    assert (card["duplicates"]["same"], card["duplicates"]["near"]) == (0, 0)
+    assert card["overlap_with_the_evaluation"] is None
+    assert "not compared" in (root / "data" / "data_card.md").read_text()
+
+
+def test_the_same_seed_gives_the_same_files_and_another_one_others(root: Path) -> None:
+    build(root)
+    first = {path.name: path.read_bytes() for path in (root / "data").glob("*.jsonl")}
+    build(root)
+    assert {path.name: path.read_bytes() for path in (root / "data").glob("*.jsonl")} == first
+    build(root, "--seed", "1", "--output-dir", "other")
+    assert set(ids(root, "test", "other")) != set(ids(root, "test"))
+
+
+def test_counts_can_be_asked_for(root: Path) -> None:
+    build(root, "--train-rows", "25", "--test-rows", "10")
+    assert not set(ids(root, "train")) & set(ids(root, "test"))
+    assert (len(ids(root, "train")), len(ids(root, "test"))) == (25, 10)
+    done = run_script(SCRIPT, "--train-rows", "35", "--test-rows", "10", root=root)
+    assert done.returncode == 2
+    assert "30 of them (40 rows in all)" in done.stderr
+
+
+FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no name": (lambda e: e.pop("task_name"), "task_name"),
+    "a blank name": (lambda e: e.update(task_name="  "), "task_name"),
+    "no labels": (lambda e: e.pop("label_info"), "label_info"),
+    "no actions": (lambda e: e["label_info"].pop("action_config"), "label_info.action_config"),
+    "a negative frame": (lambda e: e["label_info"]["action_config"][1].update(start_frame=-1), "1.start_frame"),
+    "frames backwards": (lambda e: e["label_info"]["action_config"][1].update(end_frame=3), "before start_frame"),
+    "no text": (lambda e: e["label_info"]["action_config"][0].update(action_text=""), "0.action_text"),
+    "no skill": (lambda e: e["label_info"]["action_config"][0].pop("skill"), "0.skill"),
+    "a text as scene": (lambda e: e.update(init_scene_text=3), "init_scene_text"),
+    "another task": (lambda e: e.update(task_id=8), "task_id: 8, in the file of task 7"),
+    "twice": (lambda e: e.update(episode_id=4), "already"),
+    "a word as number": (lambda e: e.update(episode_id="x"), "episode_id"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_annotation_is_named_by_file_episode_and_field(tmp_path: Path, fault: str) -> None:
+    change, words = FAULTS[fault]
+    episodes = [episode(7, number) for number in range(EPISODES)]
+    change(episodes[5])
+    (tmp_path / "data").mkdir()
+    path = write_annotations(tmp_path, 7, episodes)
+    found = read_annotations(path.parent)
+    (problem,) = found.problems
+    assert problem.startswith(f"{path}: episode {episodes[5]['episode_id']}: ")
+    assert words in problem
+    assert len(found.episodes) == EPISODES - 1
+
+
+def test_faulty_annotations_stop_the_making_or_are_left_out(root: Path) -> None:
+    path = write_annotations(root, 7, [episode(7, 0), episode(7, 1, task_name=""), episode(7, 2, label_info=3)])
+    done = run_script(SCRIPT, root=root)
+    assert done.returncode == 1
+    assert f"{path}: episode 1: task_name: " in done.stderr
+    assert "faulty entries in all: 2" in done.stderr
+    assert not (root / "data" / "data_card.json").exists()
+    card = build(root, "--skip-invalid")
+    assert card["left_out"] == {"faulty annotation": 2}
+    assert len(ids(root, "train")) + len(ids(root, "test")) == EPISODES + 1
+
+
+def test_what_is_no_list_and_what_is_no_json_is_named(root: Path) -> None:
+    for content, words in (({"episodes": []}, "a list of episodes"), ([3], "episode in place 0")):
+        path = write_annotations(root, 7, content)
+        assert words in run_script(SCRIPT, root=root).stderr
+    path.write_text("[{")
+    assert f"{path}:1: not valid JSON" in run_script(SCRIPT, root=root).stderr
+
+
+def test_steps_are_in_the_order_in_which_they_begin_and_a_missing_task_is_the_files(root: Path) -> None:
+    one = episode(7, 1)
+    one["label_info"]["action_config"].reverse()
+    del one["task_id"], one["init_scene_text"]
+    write_annotations(root, 7, [one])
+    build(root, "--annotations", "data/task_info/task_7.json", "--output-dir", "one", "--test-rows", "0")
+    (row,) = rows(root, "train", "one")
+    assert row.target.steps == "1) Pick up the onion. 2) Place it in the basket."
+    assert row.images() == ["images/7-1.png"]
+
+
+def test_marks_and_line_ends_in_a_name_are_text(root: Path) -> None:
+    write_annotations(root, 7, [episode(7, 1, task_name="Put {it} [here|there]\n now %s")])
+    build(root, "--annotations", "data/task_info/task_7.json", "--output-dir", "one", "--test-rows", "0")
+    assert "Put {it} [here|there] now %s" in rows(root, "train", "one")[0].messages[0].parts()[1].text  # type: ignore[union-attr]
+
+
+def test_what_cannot_become_a_row_is_left_out_and_counted(root: Path) -> None:
+    images = root / "data" / "images"
+    write_annotations(root, 7, [episode(7, number, label_info={"action_config": []}) for number in range(3)])
+    (images / "12-0.png").unlink()
+    (images / "12-1.png").write_bytes((images / "12-1.png").read_bytes()[:99])
+    card = build(root)
+    assert card["left_out_names"] == {
+        "no steps in the annotation": ["love-agibot/7-0", "love-agibot/7-1", "love-agibot/7-2"],
+        "no picture": ["love-agibot/12-0"],
+        "the picture cannot be decoded": ["love-agibot/12-1"],
+    }
+    assert len(ids(root, "train")) + len(ids(root, "test")) == 18
+
+
+def test_no_row_at_all_says_why(root: Path) -> None:
+    shutil.rmtree(root / "data" / "images")
+    done = run_script(SCRIPT, root=root)
+    assert done.returncode == 1
+    assert "no picture: 40" in done.stderr
+    shutil.rmtree(root / "data" / "task_info")
+    assert run_script(SCRIPT, root=root).returncode == 2
+
+
+def copies(root: Path) -> None:
+    """7-1 has 7-0's pixels in another coding; 7-2 looks like 7-0; 12-0 is, and 12-1 looks like, the evaluation's."""
+    images, example = root / "data" / "images", root / "dataset" / "vlm_evaluation_v1.0" / "Spatial" / "t" / "example0"
+    picture(7000).save(images / "7-1.png", compress_level=0)
+    ImageEnhance.Brightness(picture(7000)).enhance(1.05).save(images / "7-2.png")
+    (example / "input").mkdir(parents=True)
+    picture(500).save(example / "input" / "input.png")
+    picture(500).save(images / "12-0.png", compress_level=0)
+    ImageEnhance.Brightness(picture(500)).enhance(1.05).save(images / "12-1.png")
+
+
+def test_copies_and_overlap_are_found(root: Path) -> None:
+    copies(root)
+    card = build(root, "--test-rows", "20")
+    images = root / "data" / "images"
+    found = {name: (copy["same"], copy["bits"] <= 4) for name, copy in card["duplicates"]["rows"].items()}
+    # of those alike the first in the files' order stands for the others, whichever that is
+    assert sorted(found.values()) == [(False, True), (False, True), (True, True)]
+    assert set(found) < {f"love-agibot/{name}" for name in ("7-0", "7-1", "7-2", "12-0", "12-1")}
+    overlap = card["overlap_with_the_evaluation"]
+    assert (overlap["same"], overlap["near"], card["evaluation_pictures"]) == (1, 1, 1)
+    assert overlap["rows"]["love-agibot/12-0"]["same"]
+    assert not overlap["rows"]["love-agibot/12-1"]["same"]
+    train = set(ids(root, "train"))
+    across = {
+        test
+        for test in ids(root, "test")
+        for group in (("7-0", "7-1", "7-2"), ("12-0", "12-1"))
+        if test.removeprefix("love-agibot/") in group and train & {f"love-agibot/{name}" for name in group}
+    }
+    assert set(card["test_rows_with_a_training_picture"]["rows"]) == across
+    assert (images / "12-0.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("excluded", "gone"),
+    [
+        (["duplicates"], ["7-1"]),
+        (["near-duplicates"], ["7-2", "12-1"]),
+        (["overlap"], ["12-0"]),
+        (["near-overlap"], ["12-1"]),
+        (["duplicates", "near-duplicates", "overlap", "near-overlap"], ["12-0", "12-1", "7-1", "7-2"]),
+    ],
+)
+def test_copies_are_left_out_if_wanted(root: Path, excluded: list[str], gone: list[str]) -> None:
+    copies(root)
+    card = build(root, "--exclude", *excluded)
+    names = [name.removeprefix("love-agibot/") for why in card["left_out_names"].values() for name in why]
+    assert sorted(names) == sorted(gone)
+    assert not {f"love-agibot/{name}" for name in gone} & {*ids(root, "train"), *ids(root, "test")}
+
+
+@pytest.fixture
+def examples(root: Path, workspace: Path) -> Path:
+    """The demo's benchmark under another name: it is not the evaluation's here."""
+    return Path(shutil.copytree(workspace / "dataset" / "vlm_evaluation_v1.0", root / "dataset" / "mine"))
+
+
+def test_examples_become_rows_as_the_evaluation_asks(root: Path, examples: Path) -> None:
+    shutil.rmtree(examples / "Complex")
+    card = build(root, "--vlabench", "dataset/mine", "--prompt", "leap", "--test-rows", "0")
+    found = [row for row in rows(root, "train") if str(row.id).startswith("vlabench/")]
+    assert len(found) == 10
+    assert card["rows"]["train"] == {"love-agibot": 40, "vlabench": 10}
+    for row in found:
+        _, dimension, task, number = str(row.id).split("/")
+        assert row.images() == [
+            f"dataset/mine/{folder}/{task}/example{number}/input/{name}.png"
+            for name in ("input", "input_mask")
+            for folder in [{"CommonSense": "CommenSence"}.get(dimension, dimension)]
+        ]
+        folder = (root / row.images()[0]).parent.parent
+        expert = json.loads((folder / "output" / "operation_sequence.json").read_text())["skill_sequence"]
+        assert parse_plan(row.target.steps).plan == expert
+        assert any(
+            part.text == (folder / "input" / "instruction.txt").read_text()
+            for part in row.messages[0].parts()[5:]  # type: ignore[union-attr]
+        )
+
+
+def test_the_evaluations_own_examples_are_refused(root: Path, examples: Path) -> None:
+    for place in ("dataset/mine", "dataset/mine/Spatial", "dataset"):
+        done = run_script(SCRIPT, "--vlabench", place, "--evaluation", "dataset/mine", root=root)
+        assert done.returncode == 2
+        assert "must not see" in done.stderr
+
+
+def test_another_file_of_the_name_is_not_replaced(root: Path) -> None:
+    path = root / "data" / "train_36.jsonl"
+    path.write_text("somebody's\n")
+    assert "another file" in run_script(SCRIPT, root=root).stderr
+    assert path.read_text() == "somebody's\n"
+    assert not (root / "data" / "data_card.json").exists()
+    build(root, "--overwrite")
+    assert len(ids(root, "train")) == 36
+
+
+def refused(root: Path, *flags: str) -> Finished:
+    return run_script(SCRIPT, *flags, root=root)
+
+
+def test_wrong_usage(root: Path) -> None:
+    assert refused(root, "--near-bits", "40").returncode == 2
+    assert refused(root, "--exclude", "all").returncode == 2
+    assert refused(root, "--annotations", "nowhere.json").returncode == 1
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 4), max_size=40),
+    seed=st.integers(0, 3),
+    test_rows=st.none() | st.integers(0, 60),
+    train_rows=st.none() | st.integers(0, 60),
+)
+def test_a_split_parts_episodes_and_never_rows_of_one(
+    sizes: list[int], seed: int, test_rows: int | None, train_rows: int | None
+) -> None:
+    rows = {f"e{number}": size for number, size in enumerate(sizes)}
+    try:
+        split = split_episodes(rows, seed, test_rows, train_rows)
+    except UsageError:
+        assert (test_rows, train_rows) != (None, None)
+        return
+    assert max(Counter([*split.train, *split.test]).values(), default=1) == 1
+    assert set(split.train) | set(split.test) <= set(rows)
+    made = [sum(rows[name] for name in side) for side in split]
+    if train_rows is None:
+        assert sum(made) == sum(sizes)
+    else:
+        assert made[0] == train_rows
+    asked = round(sum(sizes) * TEST_SHARE) if test_rows is None else test_rows
+    assert made[1] <= asked
+    assert test_rows is None or made[1] == test_rows
+    assert split == split_episodes(dict(reversed(rows.items())), seed, test_rows, train_rows)
+
+
+def test_the_published_counts_come_from_the_share() -> None:
+    split = split_episodes({str(number): 1 for number in range(168_042)}, 42, None, None)
+    assert (len(split.train), len(split.test)) == (151_230, 16_812)

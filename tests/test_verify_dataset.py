@@ -1,0 +1,193 @@
+"""The check of the benchmark's files: what is broken is found and named, what is whole is left alone."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from leap.data.picture_facts import PictureStore
+from leap.vlabench.dataset import find_examples
+from leap.vlabench.dimensions import DIMENSIONS, NAMES
+from leap.vlabench.scoring import official_scores
+from leap.vlabench.verify import PUBLISHED_TASKS, Verification, check_example, verify_benchmark
+
+SCRIPT = "scripts/utils/verify_dataset.py"
+
+
+@pytest.fixture
+def root(workspace: Path, tmp_path: Path) -> Path:
+    """A LEAP_ROOT with a copy of the demo's benchmark."""
+    name = "dataset/vlm_evaluation_v1.0"
+    shutil.copytree(workspace / name, tmp_path / "root" / name)
+    return tmp_path / "root"
+
+
+def verify(root: Path) -> Verification:
+    return verify_benchmark(root / "dataset" / "vlm_evaluation_v1.0", PictureStore(root / ".cache"), partial=True)
+
+
+def example(root: Path) -> Path:
+    """An example of the Spatial dimension."""
+    return find_examples(root / "dataset" / "vlm_evaluation_v1.0", DIMENSIONS[3])[0].folder
+
+
+def test_a_whole_data_set_has_no_problem(root: Path) -> None:
+    done = run_script(SCRIPT, "--partial", root=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 problems, 0 notes" in done.stdout
+    found = verify(root)
+    assert {(row["dimension"], row["examples"], row["broken"]) for row in found.counts()} == {(n, 2, 0) for n in NAMES}
+
+
+def test_missing_tasks_and_dimensions_are_problems_unless_allowed(root: Path) -> None:
+    shutil.rmtree(root / "dataset" / "vlm_evaluation_v1.0" / "Complex")
+    done = run_script(SCRIPT, "--json", root=root)
+    assert done.returncode == 1
+    problems = {problem["dimension"]: problem for problem in json.loads(done.stdout)["problems"]}
+    assert set(problems) == set(NAMES)
+    assert problems["Complex"]["kind"] == "missing dimension"
+    task = example(root).parent.name
+    assert task not in problems["Spatial"]["reason"]
+    assert all(name in problems["Spatial"]["reason"] for name in PUBLISHED_TASKS["Spatial"] if name != task)
+
+
+def _write(name: str, content: str | bytes) -> Callable[[Path], object]:
+    data = content.encode() if isinstance(content, str) else content
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def _plan(*steps: Any) -> Callable[[Path], object]:
+    return _write("output/operation_sequence.json", json.dumps({"skill_sequence": list(steps)}))
+
+
+def _cut(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:900])
+
+
+PICK = {"name": "pick", "params": {"target_entity_name": 3}}
+LIFT = {"name": "lift", "params": {}}
+BREAKAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "no picture": (lambda folder: (folder / "input/input.png").unlink(), "missing file", "input.png"),
+    "cut picture": (_cut("input/input_mask.png"), "picture", "input_mask.png"),
+    "text as picture": (_write("input/input.png", "<html>"), "picture", "input.png"),
+    "empty picture": (_write("input/input.png", b""), "picture", "input.png"),
+    "no plan": (lambda folder: (folder / "output/operation_sequence.json").unlink(), "missing file", "operation_seq"),
+    "half a plan": (_write("output/operation_sequence.json", '{"skill_seq'), "plan", "Invalid JSON"),
+    "no steps": (_plan(), "plan", "skill_sequence"),
+    "a step of text": (_plan(PICK, "lift"), "plan", r"skill_sequence\.1: an object"),
+    "a step without name": (_plan({"params": {}}), "plan", r"skill_sequence\.0\.name"),
+    "a step without params": (_plan(PICK, {"name": "lift"}), "plan", r"skill_sequence\.1\.params"),
+    "no subtask": (_plan(LIFT, PICK), "plan", r"no subtask.*\(lift, pick\)"),
+    "a negative id": (_plan({"name": "pick", "params": {"target_entity_name": -1}}, LIFT), "id", "-1"),
+    "an id in words": (_plan({"name": "pick", "params": {"target_entity_name": "cup"}}, LIFT), "id", "'cup'"),
+    "a true id": (_plan({"name": "pick", "params": {"target_entity_name": True}}, LIFT), "id", "True"),
+    "a list as id": (_plan({"name": "pick", "params": {"target_entity_name": [3]}}, LIFT), "id", r"\[3\]"),
+    "a blank instruction": (_write("input/instruction.txt", " \n"), "instruction", "empty"),
+    "a binary instruction": (_write("input/instruction.txt", b"\xff\xfe"), "instruction", "UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_a_broken_example_is_named_and_set_aside(root: Path, name: str) -> None:
+    damage, kind, reason = BREAKAGES[name]
+    folder = example(root)
+    damage(folder)
+    found = verify(root)
+    assert [found.folders[key] for key in found.broken()] == [folder]
+    (problem,) = found.problems
+    assert (problem.dimension, problem.kind) == ("Spatial", kind)
+    assert str(folder) in problem.reason
+    assert re.search(reason, problem.reason), problem.reason
+
+
+ODDITIES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no env_config": (lambda folder: shutil.rmtree(folder / "env_config"), "missing file"),
+    "broken env_config": (_write("env_config/env_config.json", "{"), "env_config"),
+    "an id as text": (_plan({"name": "pick", "params": {"target_entity_name": "3"}}, LIFT), "id"),
+    "an unknown skill": (_plan(PICK, LIFT, {"name": "wave", "params": {}}), "skill"),
+    "a pick of nothing": (_plan({"name": "pick", "params": {}}, LIFT), "skill"),
+    "two picture sizes": (lambda folder: Image.new("RGB", (9, 9)).save(folder / "input/input.png"), "picture"),
+}
+
+
+@pytest.mark.parametrize("name", ODDITIES)
+def test_an_oddity_is_a_note_and_no_problem(root: Path, name: str) -> None:
+    change, kind = ODDITIES[name]
+    change(example(root))
+    found = verify(root)
+    assert not found.problems
+    assert [note.kind for note in found.findings] == [kind]
+
+
+def test_quarantine_moves_the_broken_ones_and_restore_brings_them_back(root: Path) -> None:
+    data, folder = root / "dataset" / "vlm_evaluation_v1.0", example(root)
+    (folder / "input" / "input.png").write_text("no picture")
+    done = run_script(SCRIPT, "--partial", "--quarantine", "--json", root=root)
+    assert done.returncode == 1
+    assert not folder.exists()
+    assert not any("quarantine" in entry.name for entry in data.iterdir())
+    assert run_script(SCRIPT, "--partial", root=root).returncode == 0
+    (only,) = find_examples(data, DIMENSIONS[3])
+    assert only.folder != folder
+    restored = run_script(SCRIPT, "--restore", json.loads(done.stdout)["restore_file"], root=root)
+    assert (restored.returncode, restored.stdout) == (0, "restored 1\n")
+    assert (folder / "input" / "input.png").read_text() == "no picture"
+
+
+def test_a_task_with_few_examples_is_noted(root: Path) -> None:
+    shutil.rmtree(example(root))
+    (note,) = verify(root).findings
+    assert note[:2] == ("Spatial", example(root).parent.name)
+    assert "1, while most tasks have 2" in note.reason
+
+
+def test_one_number_twice_and_one_dimension_twice(root: Path) -> None:
+    folder = example(root)
+    shutil.copytree(folder, folder.with_name("example00"))
+    assert [problem.kind for problem in verify(root).problems] == ["folders"]
+    (root / "dataset" / "vlm_evaluation_v1.0" / "physical law").mkdir()
+    assert [problem.kind for problem in verify(root).problems] == ["folders", "folders"]
+
+
+def test_no_data_set_says_how_to_get_it(tmp_path: Path) -> None:
+    done = run_script(SCRIPT, root=tmp_path)
+    assert done.returncode == 1
+    assert "download" in done.stderr
+
+
+IDS = st.one_of(st.integers(-2, 5), st.sampled_from(["3", "x", 3.0, 2.5, True, None, [1]]))
+STEPS = st.one_of(
+    st.builds(
+        lambda name, entity, container: {
+            "name": name,
+            "params": {"target_entity_name": entity, "target_container_name": container},
+        },
+        st.sampled_from(["pick", "place", "lift", "press", "pour", "wave"]),
+        IDS,
+        IDS,
+    ),
+    st.sampled_from(["pick", 3, None, {"name": "pick"}, {"params": {}}, {"name": ["pick"], "params": {}}]),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(steps=st.lists(STEPS, max_size=5))
+def test_the_check_agrees_with_the_benchmarks_score(tmp_path_factory: Any, steps: list[Any]) -> None:
+    """An expert's plan without a problem scores when it is answered with itself; one of no use scores zero."""
+    folder = tmp_path_factory.getbasetemp() / "agreement"
+    (folder / "output").mkdir(parents=True, exist_ok=True)
+    (folder / "output" / "operation_sequence.json").write_text(json.dumps({"skill_sequence": steps}))
+    kinds = {kind for kind, _, note in check_example(folder) if not note and kind != "missing file"}
+    score = official_scores(steps, steps, "Sequential")
+    if "plan" in kinds:
+        assert set(score.values()) == {0}
+    elif not kinds:
+        assert score["skill_match_score"] == score["exact_match_score"] == 100
