@@ -82,24 +82,25 @@ def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Each table as <name>.csv (exact numbers) and <name>.md (two decimals)."""
     written = []
     for name, table in tables.items():
-        for path, text in ((folder / f"{name}.csv", table.to_csv()), (folder / f"{name}.md", _markdown(table))):
+        for path, text in ((folder / f"{name}.csv", table.to_csv()), (folder / f"{name}.md", markdown_table(table))):
             write_atomic(path, text)
             written.append(path)
     return written
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    header, *rows = ([cell.replace("|", r"\|") for cell in row] for row in _cells(table))
+def markdown_table(table: pd.DataFrame, corner: str = "model") -> str:
+    """A table in Markdown; `corner` is what its rows are."""
+    header, *rows = ([cell.replace("|", r"\|") for cell in row] for row in _cells(table, corner))
     ruler = ["---", *["---:"] * len(table.columns)]
     lines = "".join(f"| {' | '.join(row)} |\n" for row in [header, ruler, *rows])
     return lines + f"\n\\{_NOTE}\n" if _incomplete(table).any() else lines
 
 
-def _cells(table: pd.DataFrame) -> list[list[str]]:
+def _cells(table: pd.DataFrame, corner: str = "model") -> list[list[str]]:
     """The header and the rows, as text."""
     names = [f"{model} *" if marked else str(model) for model, marked in _incomplete(table).items()]
     columns = [[_cell(value) for value in table[column]] for column in table.columns]
-    return [["model", *map(str, table.columns)], *map(list, zip(names, *columns, strict=True))]
+    return [[corner, *map(str, table.columns)], *map(list, zip(names, *columns, strict=True))]
 
 
 def _cell(value: float) -> str:

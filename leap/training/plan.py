@@ -1,6 +1,7 @@
 """The plan of a run, told before it starts: what is trained on what, and the memory, disk and hours that it takes."""
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,22 +41,43 @@ def describe(run: "Run") -> str:
     return "\n".join(lines)
 
 
-def _costs(run: "Run") -> list[str]:
-    """Memory, disk and hours, as far as they are known before the first step."""
+@dataclass(frozen=True)
+class Costs:
+    """What a run takes, as far as it is known before the first step."""
+
+    trained: int  # weights
+    frozen: int
+    held: int  # bytes a GPU: weights, gradients, optimiser states
+    size: memory.CheckpointSize
+    kept: int  # checkpoints
+    flops: float  # of the whole run; 0 for models whose operations are not counted
+
+
+def costs(run: "Run") -> Costs:
     recipe = run.recipe
     trained, frozen = _weights(run)
-    held = memory.states(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe))
-    size = memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora")
     written = math.ceil(run.steps / recipe.save_steps)
-    kept = min(written, recipe.save_total_limit or written)
+    return Costs(
+        trained,
+        frozen,
+        memory.states(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe)).total,
+        memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora"),
+        min(written, recipe.save_total_limit or written),
+        _row_flops(run) * run.steps * recipe.rows_per_step(1),
+    )
+
+
+def _costs(run: "Run") -> list[str]:
+    """Memory, disk and hours."""
+    found = costs(run)
+    size, flops = found.size, found.flops
     lines = [
-        f"memory      {memory.gigabytes(held.total)} a GPU for weights, gradients and {recipe.optim}; "
+        f"memory      {memory.gigabytes(found.held)} a GPU for weights, gradients and {run.recipe.optim}; "
         "packs fill the rest",
-        f"disk        {memory.gigabytes(size.of_run(kept))} for {kept} checkpoints: the newest two of "
+        f"disk        {memory.gigabytes(size.of_run(found.kept))} for {found.kept} checkpoints: the newest two of "
         f"{memory.gigabytes(size.whole)}, older ones without optimiser {memory.gigabytes(size.slim)}",
     ]
     gpus = gpu_states()
-    flops = _row_flops(run) * run.steps * recipe.rows_per_step(1)
     if gpus and flops and (hours := memory.hours(flops, gpus[0].name)):
         share = f"{memory.ASSUMED_UTILISATION:.0%} of the peak of {gpus[0].name}"
         lines.append(f"hours       {hours:.1f} at {share} (assumed); {flops / 1e18:.2f} EFLOP a GPU")

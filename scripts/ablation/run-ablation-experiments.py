@@ -1,0 +1,105 @@
+"""Which LoRA is enough? Train presets (and full fine-tuning) alike, evaluate them alike, and report with one figure.
+
+    bash scripts/ablation/run-ablation-experiments.sh --dry-run
+    bash scripts/ablation/run-ablation-experiments.sh batch --include-full-finetuning --seeds 3
+    bash scripts/ablation/run-ablation-experiments.sh --presets light,standard --max-steps 1000 --name short
+    bash scripts/ablation/run-ablation-experiments.sh --gpus 0,1,2,3 -- --engine vllm
+    bash scripts/ablation/run-ablation-experiments.sh --demo         small, in demo/, without a GPU
+
+`batch` and no word mean the same: all presets. Recipe values given here hold for every run; what stands behind -- goes
+to every evaluation. The same command continues what was stopped or failed and repeats nothing that is done. The report
+lies in eva_results/ablation/. Exit code 1 if anything is missing in the end.
+"""
+
+import argparse
+import os
+import sys
+
+from configs.config import REPOSITORY, WorkspaceConfig
+from leap.cli import FAILED, count, run
+from leap.training.overrides import add_recipe_flags, recipe_overrides
+
+_DEMO_EVALUATION = (
+    "--image_tokens_min 64 --image_tokens_max 64 --scorer leap --prompt leap --max_new_tokens 256 --batch_size 36"
+)
+
+
+def parse_arguments(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("batch", nargs="?", choices=("batch",), help="may be left out")
+    add("--presets", nargs="+", default=[os.environ.get("LORA_PRESETS", "")], help="a,b (default: LORA_PRESETS or all)")
+    add("--include-full-finetuning", action="store_true", help="train every weight too, for as many steps")
+    add("--seeds", type=count, default=1, help="runs of each method, from the recipe's seed on (default 1)")
+    add(
+        "--steps", nargs="+", default=[os.environ.get("LORA_STEPS", "")], help="checkpoints to evaluate (default: last)"
+    )
+    add("--name", default="", help="of the experiment: its runs lie in output/NAME_..., its report in ablation_NAME")
+    add("--demo", action="store_true", help="all presets and full fine-tuning in the demo workspace, made if missing")
+    add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
+    add("--jobs", type=count, help="runs at once (default: one a GPU, one without a GPU)")
+    add("--dry-run", action="store_true", help="check everything and print the plan, train nothing")
+    add("--report-only", action="store_true", help="write the report of what is there, train and evaluate nothing")
+    add_recipe_flags(parser, {"--max-steps": "max_steps"})
+    return parser.parse_args(words)
+
+
+def _words(given: list[str]) -> list[str]:
+    return [word for text in given for word in text.replace(",", " ").split()]
+
+
+def _demo_workspace() -> WorkspaceConfig:
+    """LEAP_ROOT, or else demo/; its data and model are made where they are missing."""
+    from leap.demo.workspace import DemoSize, is_complete, make_workspace
+
+    root = WorkspaceConfig.find().root if os.environ.get("LEAP_ROOT") else REPOSITORY / "demo"
+    if not is_complete(root):
+        make_workspace(root, DemoSize())
+    return WorkspaceConfig(root)
+
+
+def main() -> int | None:
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments, options = parse_arguments(sys.argv[1:end]), sys.argv[end + 1 :]
+
+    from leap.ablation.experiment import Experiment
+    from leap.ablation.plan import plan_runs
+    from leap.ablation.runs import Scripts, make_runs
+    from leap.ablation.stages import Machine
+    from leap.hardware import chosen_gpus
+    from leap.training.presets import known_presets
+
+    demo, prefix = arguments.demo, f"{arguments.name}_" if arguments.name else ""
+    workspace = _demo_workspace() if demo else WorkspaceConfig.find()
+    folder, shared = workspace.repository / "scripts", workspace.recipe("demo-lora") if demo else None
+    full = workspace.recipe("demo" if demo else workspace.full_recipe_name)
+    scripts = Scripts(
+        folder / "ablation" / "run-lora-finetuning.py", folder / "training" / "run-finetuning.py",
+        folder / "evaluation" / "run_vlm_evaluation.py", workspace.recipes, full, shared,
+    )  # fmt: skip
+    values = recipe_overrides(arguments)
+    if steps := os.environ.get("MAX_STEPS"):
+        values.setdefault("max_steps", count(steps))
+    presets = _words(arguments.presets) or known_presets(workspace.recipes)
+    runs = make_runs(scripts, presets, demo or arguments.include_full_finetuning, arguments.seeds, values, prefix)
+    steps = [count(step) for step in _words(arguments.steps)]
+    experiment = Experiment(
+        planned=plan_runs(runs, workspace.root, workspace.cache, steps),
+        scripts=scripts,
+        data=workspace.vlm_evaluation,
+        output=workspace.output,
+        results=workspace.eva_results,
+        folder=workspace.eva_results / f"ablation{'_' * bool(arguments.name)}{arguments.name}",
+        options=[*(_DEMO_EVALUATION.split() if demo else ()), *options],
+        machine=Machine(
+            workspace.logs, chosen_gpus(arguments.gpus), arguments.jobs, {"LEAP_ROOT": str(workspace.root)}
+        ),
+    )
+    print(experiment.describe(), flush=True)
+    if arguments.dry_run:
+        return None
+    return None if (experiment.report() if arguments.report_only else experiment.run()) else FAILED
+
+
+if __name__ == "__main__":
+    run(main)
