@@ -16,6 +16,8 @@ BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 # Options that the bash scripts hand on to a Python script.
 FORWARDS = {
     "scripts/training/run-training.sh": "scripts/training/run-finetuning.py",
+    "scripts/ablation/run-lora-training.sh": "scripts/ablation/run-lora-finetuning.py",
+    "scripts/ablation/run-ablation-experiments.sh": "scripts/ablation/run-ablation-experiments.py",
     "run_vlabench_evaluation_bingXing.sh": "scripts/evaluation/run_parallel_evaluation.py",
 }
 

@@ -105,11 +105,11 @@ def _draw_scores(
         place = fmean(known.values())
         places.append(place)
         row = rows.loc[method]
-        _bar(axes, place, row[thin[0]], row[thin[1]], colour, 1.2)
         if not math.isnan(row["seed_low"]):
             _bar(axes, place, row["seed_low"], row["seed_high"], colour, 4)
             seeds = [findings.mean(model, name) for model in known]
             axes.plot(list(known.values()), seeds, ".", color=colour, markersize=4, alpha=0.8)
+        _bar(axes, place, row[thin[0]], row[thin[1]], colour, 1.4)
         axes.plot([place], [row["mean"]], "o", color=colour, markersize=8, markeredgecolor="white", zorder=3)
     clean(axes, "y")
     low, high = axes.get_ylim()
@@ -119,7 +119,7 @@ def _draw_scores(
 
 def _bar(axes: Axes, place: float, low: float, high: float, colour: str, width: float) -> None:
     if not math.isnan(low):
-        axes.plot([place, place], [low, high], color=colour, linewidth=width, alpha=0.45 if width > 2 else 1)
+        axes.plot([place, place], [low, high], color=colour, linewidth=width, alpha=0.35 if width > 2 else 1)
 
 
 def _scale(axes: Axes, axis: _Axis, places: Sequence[float]) -> None:

@@ -13,6 +13,7 @@ from leap.models.checkpoints import checkpoint_step
 from leap.training import memory
 from leap.training.plan import Costs, costs
 from leap.training.run import Run, check_run
+from leap.training.schedule import warmup_steps
 from leap.vlabench.dataset import find_examples
 from leap.vlabench.dimensions import DIMENSIONS
 
@@ -86,7 +87,10 @@ def describe(planned: Sequence[PlannedRun], data: Path, engine: str, slots: int)
     ]
     for method, one in methods.items():
         told = "; ".join(one.run.learning)
-        lines.append(f"{label(method)}, learning rate {one.run.recipe.learning_rate:g}: {told}")
+        recipe = one.run.recipe
+        lines.append(f"{label(method)}, learning rate {recipe.learning_rate:g}, {recipe.optim}: {told}")
+    if (warming := warmup_steps(first.recipe, first.steps)) >= first.steps:
+        lines.append(f"NOTE: no run leaves its warm-up of {warming} steps; give --warmup_steps for so short a run")
     speed = flops_a_second()
     lines += ["", *_table(planned, speed), "", *_totals(planned, speed, slots), *_evaluation(planned, data, engine)]
     return "\n".join(lines)

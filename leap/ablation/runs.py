@@ -78,6 +78,8 @@ def make_runs(
 
 
 def _refuse(presets: Sequence[str], seeds: int, values: dict[str, Any]) -> None:
+    if "output_dir" in values:
+        raise UsageError("--output_dir: each run has its own folder; --name NAME gives all of them other ones")
     if own := [name for name in OWN if name in values]:
         raise UsageError(f"--{own[0]}: each method has its own; write a preset configs/recipes/lora-NAME.yaml for it")
     if len(set(presets)) < len(presets):

@@ -64,6 +64,13 @@ def plan_training(recipe: Recipe, folder: Path, root: Path = Path()) -> list[str
     return [told, f"from the adapter {recipe.resume_from_lora}", _counts(model)]
 
 
+def adapter_weights(recipe: Recipe, folder: Path) -> int:
+    """How many weights the adapters have, of whatever layers and kind."""
+    model = _skeleton(folder)
+    add_adapters(model, recipe)
+    return count_weights(model.parameters())[0]
+
+
 def _skeleton(folder: Path) -> Any:
     """The model without its weights."""
     import torch

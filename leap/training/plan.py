@@ -11,6 +11,7 @@ from leap.progress import processes
 from leap.records.files import read_object
 from leap.training import memory
 from leap.training.flops import Trained, sample_flops
+from leap.training.model import adapter_weights
 from leap.training.parts import part_of
 from leap.training.recipe import Recipe
 
@@ -87,11 +88,11 @@ def _costs(run: "Run") -> list[str]:
 def _weights(run: "Run") -> tuple[int, int]:
     """(trained, frozen) weights."""
     recipe = run.recipe
-    config = read_object(run.model / "config.json")
-    if recipe.finetuning == "lora" and "text_config" in config:
+    if recipe.finetuning == "lora":
         _, frozen = memory.count_weights(run.model, lambda name: False)
-        return memory.count_lora_weights(config, recipe.lora_r, recipe.lora_target_modules), frozen
+        return adapter_weights(recipe, run.model), frozen
     if recipe.frozen:
+        config = read_object(run.model / "config.json")
         return memory.count_weights(run.model, lambda name: part_of(config["model_type"], name) not in recipe.frozen)
     return memory.count_weights(run.model)
 
