@@ -25,6 +25,7 @@ from test_families import one_thread
 from test_jobs import alive
 from test_recipes import LORA, tiny_recipe, train
 
+from leap.ablation.figures import score_by_cost
 from leap.ablation.plan import kept_steps, plan_runs
 from leap.ablation.report import readable, write_report
 from leap.ablation.results import BASE, Findings, Outcome, dimension_table, gain_table, method_table, run_table
@@ -37,6 +38,7 @@ from leap.report.results import dimension_means
 from leap.statistics.comparison import holm
 from leap.statistics.seeds import MOST_SEEDS, seed_interval
 from leap.training import run as runs
+from leap.training.model import load_trainable
 from leap.training.overrides import add_recipe_flags, recipe_overrides
 from leap.training.plan import costs
 from leap.training.presets import known_presets, read_preset
@@ -52,8 +54,7 @@ __all__ = ["one_thread"]  # a fixture that every test here uses
 
 def scripts(demo: bool = False) -> Scripts:
     full, shared = RECIPES / ("demo.yaml" if demo else "full.yaml"), RECIPES / "demo-lora.yaml" if demo else None
-    names = ("ablation/run-lora-finetuning.py", "training/run-finetuning.py", "evaluation/run_vlm_evaluation.py")
-    return Scripts(*(SCRIPTS / name for name in names), RECIPES, full, shared)
+    return Scripts(SCRIPTS, RECIPES, full, shared)
 
 
 # --- presets and runs
@@ -104,7 +105,7 @@ VALUES = st.fixed_dictionaries(
 @settings(deadline=None, max_examples=12)
 @given(VALUES, st.booleans(), st.integers(1, 3))
 def test_a_runs_command_gives_its_very_recipe(values: dict[str, Any], demo: bool, seeds: int) -> None:
-    for run in make_runs(scripts(demo), ["standard"], True, seeds, values, "x_"):
+    for run in make_runs(scripts(demo), ["standard"], True, seeds, values, "x"):
         parser = argparse.ArgumentParser()
         parser.add_argument("--recipe", type=Path)
         parser.add_argument("--lora_preset")
@@ -156,25 +157,31 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-def test_a_run_from_an_adapter_begins_there_and_really_trains(workspace: Path) -> None:
-    first = train(workspace, "start", learning_rate=0.01, **LORA)
-    again = train(workspace, "start_more", resume_from_lora="output/start/checkpoint-2", weight_decay=0.0,
-                  learning_rate=1e-9, **LORA)  # fmt: skip
-    more = train(workspace, "start_moved", resume_from_lora="output/start/checkpoint-2", **LORA)
-    begun, still, moved = map(adapter, (first, again, more))
-    assert all(torch.allclose(begun[name], still[name], atol=1e-7) for name in begun)
-    assert all(not torch.equal(begun[name], moved[name]) for name in begun)
+@pytest.fixture(scope="module")
+def start(workspace: Path) -> Path:
+    return train(workspace, "start", learning_rate=0.01, max_steps=1, **LORA)
+
+
+def test_a_run_from_an_adapter_begins_there_and_really_trains(workspace: Path, start: Path) -> None:
+    values = {**LORA, "resume_from_lora": "output/start/checkpoint-1", "max_steps": 1, "weight_decay": 0.0}
+    still = train(workspace, "start_still", learning_rate=1e-9, **values)
+    moved = train(workspace, "start_moved", **values)
+    begun, same, other = map(adapter, (start, still, moved))
+    assert all(torch.allclose(begun[name], same[name], atol=1e-7) for name in begun)
+    assert all(not torch.equal(begun[name], other[name]) for name in begun)
 
 
 def test_the_newest_checkpoint_of_the_runs_own_continues_it(workspace: Path) -> None:
-    values = {**LORA, "max_steps": 4}
+    values = {**LORA, "max_steps": 2, "save_steps": 1}
     whole = train(workspace, "own", **values)
     broken = Path(shutil.copytree(whole.parent, workspace / "output" / "own_broken"))
-    shutil.rmtree(broken / "checkpoint-4")
-    resumed = train(workspace, "own_broken", resume_from_lora="output/own_broken/checkpoint-2", **values)
+    shutil.rmtree(broken / "checkpoint-2")
+    first = "output/own_broken/checkpoint-1"
+    resumed = train(workspace, "own_broken", resume_from_lora=first, **values)
     assert all(torch.equal(adapter(whole)[name], weight) for name, weight in adapter(resumed).items())
-    with pytest.raises(LeapError, match=r"goes on from its newest checkpoint.*checkpoint-4.*--output_dir"):
-        train(workspace, "own_broken", resume_from_lora="output/own_broken/checkpoint-2", **values)
+    assert any(not torch.equal(adapter(workspace / first)[name], weight) for name, weight in adapter(resumed).items())
+    with pytest.raises(LeapError, match=r"goes on from its newest checkpoint.*checkpoint-2.*--output_dir"):
+        train(workspace, "own_broken", resume_from_lora=first, **values)
 
 
 @pytest.mark.parametrize(
@@ -185,19 +192,18 @@ def test_the_newest_checkpoint_of_the_runs_own_continues_it(workspace: Path) -> 
         ({"resume_from_lora": "models/leap-demo"}, "no LoRA adapter lies there"),
     ],
 )
-def test_an_adapter_that_is_another_runs_is_refused(workspace: Path, values: dict[str, Any], told: str) -> None:
-    if not (workspace / "output" / "other_start").exists():
-        train(workspace, "other_start", max_steps=1, **LORA)
-    start = {"resume_from_lora": "output/other_start/checkpoint-1", "output_dir": "output/never"}
+def test_an_adapter_that_is_another_runs_is_refused(
+    workspace: Path, start: Path, values: dict[str, Any], told: str
+) -> None:
+    common = {**LORA, "resume_from_lora": str(start), "output_dir": "output/never"}
     with pytest.raises(LeapError, match=told):
-        runs.check_run(tiny_recipe(**{**LORA, **start, **values}), workspace, workspace / ".cache")
+        runs.check_run(tiny_recipe(**{**common, **values}), workspace, workspace / ".cache")
 
 
-def test_an_adapter_of_another_base_is_no_start(workspace: Path, model: Path, tmp_path: Path) -> None:
-    folder = train(workspace, "start_base", max_steps=1, **LORA)
-    marker = json.loads((folder / "leap_run.json").read_text())
+def test_an_adapter_of_another_base_is_no_start(workspace: Path, model: Path, start: Path, tmp_path: Path) -> None:
+    marker = json.loads((start / "leap_run.json").read_text())
     assert marker["base_model"] == weights_hash(model)
-    moved = Path(shutil.copytree(folder, tmp_path / "checkpoint-1"))
+    moved = Path(shutil.copytree(start, tmp_path / "checkpoint-1"))
     (moved / "leap_run.json").write_text(json.dumps({**marker, "base_model": "0" * 64}))
     with pytest.raises(LeapError, match=r"was trained on other weights.*--base_model_path"):
         runs.check_run(tiny_recipe(resume_from_lora=str(moved), **LORA), workspace, workspace / ".cache")
@@ -240,11 +246,11 @@ def test_the_plan_tells_costs_and_trains_nothing(workspace: Path) -> None:
 @pytest.mark.parametrize(
     "values", [{}, {"lora_parts": "projector", "lora_target_modules": "linear_fc1"}, {"use_dora": True}]
 )
-def test_planned_weights_are_those_that_are_saved(workspace: Path, values: dict[str, Any]) -> None:
-    recipe = tiny_recipe(output_dir=f"output/counted_{len(values)}", max_steps=1, **LORA, **values)
-    checked = runs.check_run(recipe, workspace, workspace / ".cache")
-    folder = runs.train(checked, REPOSITORY, workspace / "logs")
-    assert sum(weight.numel() for weight in adapter(folder).values()) == costs(checked).trained
+def test_planned_weights_are_those_that_learn(workspace: Path, model: Path, values: dict[str, Any]) -> None:
+    recipe = tiny_recipe(output_dir="output/counted", **LORA, **values)
+    learning = [weight for weight in load_trainable(recipe, model).parameters() if weight.requires_grad]
+    planned = costs(runs.check_run(recipe, workspace, workspace / ".cache"))
+    assert sum(weight.numel() for weight in learning) == planned.trained
 
 
 # --- findings
@@ -356,7 +362,7 @@ def test_the_report_is_written_with_what_is_there(
 ) -> None:
     monkeypatch.setattr(style, "DPI", 30)  # small pictures are drawn faster
     values = {"max_steps": 2, "max_train_samples": 8, "warmup_steps": 0}
-    made = make_runs(scripts(True), ["light", "standard"], True, 1, values, "reported_")
+    made = make_runs(scripts(True), ["light", "standard"], True, 1, values, "reported")
     planned = plan_runs(made, workspace, workspace / ".cache")
     written = {path.name for path in write_report(findings, planned, tmp_path)}
     assert written == {path.name for path in tmp_path.iterdir()}
@@ -368,16 +374,16 @@ def test_the_report_is_written_with_what_is_there(
     assert "- lora_standard-checkpoint-2: not trained" in page
     assert "| LoRA standard | 10,000 |" in page
     assert "over seeds: Student" in page
-    nothing = Findings(
-        [outcome("lora_light-checkpoint-2", "lora_light", 42, "not trained")],
-        findings.scores.iloc[:0], findings.means.iloc[:0], "not evaluated",
-    )  # fmt: skip
-    write_report(nothing, planned, tmp_path)
-    page = (tmp_path / "report.md").read_text()
-    assert "missing" in page
-    assert "over seeds: none" in page
-    assert not (tmp_path / "full_gain.png").exists()
-    assert not (tmp_path / "losses.png").exists()
+
+
+def test_a_report_of_nothing_says_so(findings: Findings) -> None:
+    one = outcome("lora_light-checkpoint-2", "lora_light", 42, "not trained")
+    nothing = Findings([one], findings.scores.iloc[:0], findings.means.iloc[:0], "not evaluated")
+    dimensions = dimension_table(nothing)
+    assert nothing.missing == ["lora_light-checkpoint-2: not trained", f"{BASE}: not evaluated"]
+    assert readable(method_table(nothing, dimensions))["score"].tolist() == ["missing", "missing"]
+    assert gain_table(nothing).empty
+    score_by_cost(nothing, dimensions).draw_without_rendering()
 
 
 # --- the whole experiment

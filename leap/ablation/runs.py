@@ -24,12 +24,22 @@ _FREE = ("per_device_train_batch_size", "gradient_accumulation_steps", "optim")
 class Scripts:
     """The scripts that train and evaluate, and the recipes that presets share; None: each has its own."""
 
-    lora: Path
-    full: Path
-    evaluate: Path
-    recipes: Path  # the folder
+    folder: Path
+    recipes: Path
     full_recipe: Path
     lora_recipe: Path | None = None
+
+    @property
+    def lora(self) -> Path:
+        return self.folder / "ablation" / "run-lora-finetuning.py"
+
+    @property
+    def full(self) -> Path:
+        return self.folder / "training" / "run-finetuning.py"
+
+    @property
+    def evaluate(self) -> Path:
+        return self.folder / "evaluation" / "run_vlm_evaluation.py"
 
 
 @dataclass(frozen=True)
@@ -53,12 +63,12 @@ def label(method: str) -> str:
 
 
 def make_runs(
-    scripts: Scripts, presets: Sequence[str], full: bool, seeds: int, values: dict[str, Any], prefix: str = ""
+    scripts: Scripts, presets: Sequence[str], full: bool, seeds: int, values: dict[str, Any], name: str | None = None
 ) -> list[AblationRun]:
     """The presets in the order given, then full fine-tuning, each with `seeds` seeds from the recipe's on.
 
     `values` are recipe values for all runs; full fine-tuning stops where the presets stop. Folders are
-    output/<prefix><method>, with _seedN behind it for all but the first seed. Raises UsageError for values that are a
+    output/<name>_<method>, with _seedN behind it for all but the first seed. Raises UsageError for values that are a
     method's own, and LeapError where the runs would differ in more than their method.
     """
     _refuse(presets, seeds, values)
@@ -71,7 +81,7 @@ def make_runs(
         recipes[FULL] = read_recipe(scripts.full_recipe, {**steps, **values})
     refuse_unlike(recipes)
     return [
-        _run(scripts, method, recipe, number, values, prefix)
+        _run(scripts, method, recipe, number, values, name)
         for method, recipe in recipes.items()
         for number in range(seeds)
     ]
@@ -106,10 +116,11 @@ def _shared(recipe: Recipe) -> dict[str, Any]:
 
 
 def _run(
-    scripts: Scripts, method: str, recipe: Recipe, number: int, values: dict[str, Any], prefix: str
+    scripts: Scripts, method: str, recipe: Recipe, number: int, values: dict[str, Any], name: str | None
 ) -> AblationRun:
     seed = recipe.seed + number
-    own = {"seed": seed, "output_dir": f"output/{prefix}{method}" + (f"_seed{seed}" if number else "")}
+    parts = [*([name] if name else []), method, *([f"seed{seed}"] if number else [])]
+    own = {"seed": seed, "output_dir": f"output/{'_'.join(parts)}"}
     if method == FULL:
         script = [str(scripts.full), "--recipe", str(scripts.full_recipe)]
     else:

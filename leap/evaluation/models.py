@@ -59,7 +59,7 @@ def served_model(url: str, model: str, settings: EvaluationSettings, name: str |
     return EvaluatedModel(variant_name(name, settings), endpoint=f"{url} {model}")
 
 
-def check_name(name: str | None) -> None:
+def check_name(name: str | None, flag: str = "--model_name") -> None:
     """Raises UsageError for a name that no folder should have."""
     if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
-        raise UsageError(f"--model_name {name!r}: use letters, digits, '.', '+', '-' and '_'")
+        raise UsageError(f"{flag} {name!r}: use letters, digits, '.', '+', '-' and '_'")

@@ -24,28 +24,33 @@ _DEMO_EVALUATION = (
 )
 
 
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _steps(text: str) -> list[int]:
+    return [count(step) for step in _words(text)]
+
+
 def parse_arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    add, environment = parser.add_argument, os.environ
+    presets, steps = environment.get("LORA_PRESETS"), environment.get("LORA_STEPS", "")
     add("batch", nargs="?", choices=("batch",), help="may be left out")
-    add("--presets", nargs="+", default=[os.environ.get("LORA_PRESETS", "")], help="a,b (default: LORA_PRESETS or all)")
+    add("--presets", type=_words, default=presets, help="a,b (default: LORA_PRESETS or all)")
     add("--include-full-finetuning", action="store_true", help="train every weight too, for as many steps")
     add("--seeds", type=count, default=1, help="runs of each method, from the recipe's seed on (default 1)")
-    add(
-        "--steps", nargs="+", default=[os.environ.get("LORA_STEPS", "")], help="checkpoints to evaluate (default: last)"
-    )
-    add("--name", default="", help="of the experiment: its runs lie in output/NAME_..., its report in ablation_NAME")
+    add("--steps", type=_steps, default=steps, help="a,b: checkpoints to evaluate (default: LORA_STEPS or the last)")
+    add("--name", help="of the experiment: its runs lie in output/NAME_..., its report in ablation_NAME")
     add("--demo", action="store_true", help="all presets and full fine-tuning in the demo workspace, made if missing")
     add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
     add("--jobs", type=count, help="runs at once (default: one a GPU, one without a GPU)")
     add("--dry-run", action="store_true", help="check everything and print the plan, train nothing")
     add("--report-only", action="store_true", help="write the report of what is there, train and evaluate nothing")
     add_recipe_flags(parser, {"--max-steps": "max_steps"})
+    if environment.get("MAX_STEPS"):
+        parser.set_defaults(max_steps=environment["MAX_STEPS"])
     return parser.parse_args(words)
-
-
-def _words(given: list[str]) -> list[str]:
-    return [word for text in given for word in text.replace(",", " ").split()]
 
 
 def _demo_workspace() -> WorkspaceConfig:
@@ -66,34 +71,32 @@ def main() -> int | None:
     from leap.ablation.plan import plan_runs
     from leap.ablation.runs import Scripts, make_runs
     from leap.ablation.stages import Machine
+    from leap.evaluation.models import check_name
     from leap.hardware import chosen_gpus
     from leap.training.presets import known_presets
 
-    demo, prefix = arguments.demo, f"{arguments.name}_" if arguments.name else ""
+    demo, name = arguments.demo, arguments.name
+    check_name(name, "--name")
     workspace = _demo_workspace() if demo else WorkspaceConfig.find()
-    folder, shared = workspace.repository / "scripts", workspace.recipe("demo-lora") if demo else None
-    full = workspace.recipe("demo" if demo else workspace.full_recipe_name)
     scripts = Scripts(
-        folder / "ablation" / "run-lora-finetuning.py", folder / "training" / "run-finetuning.py",
-        folder / "evaluation" / "run_vlm_evaluation.py", workspace.recipes, full, shared,
-    )  # fmt: skip
-    values = recipe_overrides(arguments)
-    if steps := os.environ.get("MAX_STEPS"):
-        values.setdefault("max_steps", count(steps))
-    presets = _words(arguments.presets) or known_presets(workspace.recipes)
-    runs = make_runs(scripts, presets, demo or arguments.include_full_finetuning, arguments.seeds, values, prefix)
-    steps = [count(step) for step in _words(arguments.steps)]
+        workspace.repository / "scripts",
+        workspace.recipes,
+        full_recipe=workspace.recipe("demo" if demo else workspace.full_recipe_name),
+        lora_recipe=workspace.recipe("demo-lora") if demo else None,
+    )
+    presets = arguments.presets or known_presets(workspace.recipes)
+    full = demo or arguments.include_full_finetuning
+    runs = make_runs(scripts, presets, full, arguments.seeds, recipe_overrides(arguments), name)
+    gpus, environment = chosen_gpus(arguments.gpus), {"LEAP_ROOT": str(workspace.root)}
     experiment = Experiment(
-        planned=plan_runs(runs, workspace.root, workspace.cache, steps),
+        planned=plan_runs(runs, workspace.root, workspace.cache, arguments.steps),
         scripts=scripts,
         data=workspace.vlm_evaluation,
         output=workspace.output,
         results=workspace.eva_results,
-        folder=workspace.eva_results / f"ablation{'_' * bool(arguments.name)}{arguments.name}",
+        folder=workspace.eva_results / ("ablation" if name is None else f"ablation_{name}"),
         options=[*(_DEMO_EVALUATION.split() if demo else ()), *options],
-        machine=Machine(
-            workspace.logs, chosen_gpus(arguments.gpus), arguments.jobs, {"LEAP_ROOT": str(workspace.root)}
-        ),
+        machine=Machine(workspace.logs, gpus, arguments.jobs, environment),
     )
     print(experiment.describe(), flush=True)
     if arguments.dry_run:
