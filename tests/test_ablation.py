@@ -53,7 +53,7 @@ __all__ = ["one_thread"]  # a fixture that every test here uses
 
 
 def scripts(demo: bool = False) -> Scripts:
-    full, shared = RECIPES / ("demo.yaml" if demo else "full.yaml"), RECIPES / "demo-lora.yaml" if demo else None
+    full, shared = RECIPES / ("demo-full.yaml" if demo else "full.yaml"), RECIPES / "demo-lora.yaml" if demo else None
     return Scripts(SCRIPTS, RECIPES, full, shared)
 
 
@@ -64,7 +64,10 @@ def test_presets_come_by_rank_and_can_be_put_on_another_training() -> None:
     assert known_presets(RECIPES) == PRESETS
     recipe = read_preset(RECIPES, "light", {"lora_r": 4}, RECIPES / "demo-lora.yaml")
     assert (recipe.lora_r, recipe.lora_alpha, recipe.lora_target_modules) == (4, 16, ["q_proj", "v_proj"])
-    assert (recipe.model_name_or_path, recipe.output_dir) == ("models/leap-demo", "output/lora_light")
+    assert (recipe.model_name_or_path, recipe.output_dir) == (
+        "output/demo_base/checkpoint-80",
+        "output/lora_light",
+    )
     with pytest.raises(LeapError, match=r"'heavy'.*there are: light, standard, full, aggressive"):
         read_preset(RECIPES, "heavy", {})
 
@@ -210,7 +213,7 @@ def test_an_adapter_of_another_base_is_no_start(workspace: Path, model: Path, st
 
 
 def test_the_preset_script_tells_layers_weights_and_share(workspace: Path) -> None:
-    flags = "--preset light --recipe demo-lora --lr 1e-4 --epochs 2 --batch-size 2 --output-dir output/told".split()
+    flags = "--preset light --recipe demo --lr 1e-4 --epochs 2 --batch-size 2 --output-dir output/told".split()
     done = run_script(LORA_SCRIPT, *flags, "--dry-run", root=workspace)
     assert done.returncode == 0, done.stderr
     assert "on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in done.stdout
@@ -227,6 +230,7 @@ def test_the_preset_script_tells_layers_weights_and_share(workspace: Path) -> No
 
 def test_the_plan_tells_costs_and_trains_nothing(workspace: Path) -> None:
     words = "--demo --dry-run --presets light,full --max-steps 6 --warmup_steps 6 --seeds 2 --name planned".split()
+    words += ["--model_name_or_path", "models/leap-demo"]
     done = run_script(ABLATION, *words, "--steps", "6", root=workspace)
     assert done.returncode == 0, done.stderr
     for told in (
@@ -304,7 +308,7 @@ def findings() -> Findings:
     made = [outcome(name, name.partition("-")[0].removesuffix("_seed43"), 43 if "43" in name else 42)
             for name in list(POINTS)[1:]]  # fmt: skip
     made.insert(2, outcome("lora_standard-checkpoint-2", "lora_standard", 42, "not trained"))
-    return Findings(made, table, dimension_means(table), "complete")
+    return Findings(made, table, dimension_means(table), "Baseline", "complete")
 
 
 def test_what_is_missing_is_shown_missing_and_never_zero(findings: Findings) -> None:
@@ -342,7 +346,7 @@ def test_gains_are_paired_and_corrected_over_the_presets(findings: Findings, mon
     other.loc[other["example"] == "0", "total_score"] += 60
     findings.outcomes.append(outcome("lora_full-checkpoint-2", "lora_full", 42))
     table = pd.concat([findings.scores, other])
-    found = gain_table(Findings(findings.outcomes, table, dimension_means(table), "complete"))
+    found = gain_table(Findings(findings.outcomes, table, dimension_means(table), "Baseline", "complete"))
     assert list(found["baseline"].unique()) == ["LoRA light", "LoRA full"]
     mean = found[found["dimension"] == "mean"].set_index("baseline")
     assert mean.loc["LoRA light", "difference"] == pytest.approx(40.5 - 15)
@@ -354,14 +358,14 @@ def test_gains_are_paired_and_corrected_over_the_presets(findings: Findings, mon
 
 def test_without_full_finetuning_there_are_no_gains(findings: Findings) -> None:
     only = [one for one in findings.outcomes if one.method != label(FULL)]
-    assert gain_table(Findings(only, findings.scores, findings.means, "complete")).empty
+    assert gain_table(Findings(only, findings.scores, findings.means, "Baseline", "complete")).empty
 
 
 def test_the_report_is_written_with_what_is_there(
     findings: Findings, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(style, "DPI", 30)  # small pictures are drawn faster
-    values = {"max_steps": 2, "max_train_samples": 8, "warmup_steps": 0}
+    values = {"max_steps": 2, "max_train_samples": 8, "warmup_steps": 0, "model_name_or_path": "models/leap-demo"}
     made = make_runs(scripts(True), ["light", "standard"], True, 1, values, "reported")
     planned = plan_runs(made, workspace, workspace / ".cache")
     written = {path.name for path in write_report(findings, planned, tmp_path)}
@@ -378,7 +382,7 @@ def test_the_report_is_written_with_what_is_there(
 
 def test_a_report_of_nothing_says_so(findings: Findings) -> None:
     one = outcome("lora_light-checkpoint-2", "lora_light", 42, "not trained")
-    nothing = Findings([one], findings.scores.iloc[:0], findings.means.iloc[:0], "not evaluated")
+    nothing = Findings([one], findings.scores.iloc[:0], findings.means.iloc[:0], "Baseline", "not evaluated")
     dimensions = dimension_table(nothing)
     assert nothing.missing == ["lora_light-checkpoint-2: not trained", f"{BASE}: not evaluated"]
     assert readable(method_table(nothing, dimensions))["score"].tolist() == ["missing", "missing"]
@@ -390,7 +394,8 @@ def test_a_report_of_nothing_says_so(findings: Findings) -> None:
 
 SMALL = (
     "--demo --presets light --name t --gpus none --max-steps 4 --save_steps 2 --warmup_steps 1 --max_train_samples 8 "
-    "--report_to none -- --num_episodes 1 --max_new_tokens 8 --image_tokens_min 4 --image_tokens_max 4"
+    "--report_to none --model_name_or_path models/leap-demo "
+    "-- --num_episodes 1 --max_new_tokens 8 --image_tokens_min 4 --image_tokens_max 4"
 ).split()
 
 
@@ -462,7 +467,7 @@ def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_p
     answers = [
         [json.loads(line)["text"] for path in sorted((root / "eva_results").glob(f"*/{name}/predictions.jsonl"))
          for line in path.read_text().splitlines()]
-        for name in ("merged", "t_lora_light-checkpoint-4", "Baseline")
+        for name in ("merged", "t_lora_light-checkpoint-4", "leap-demo")
     ]  # fmt: skip
     assert answers[0] == answers[1] != answers[2]
     assert len(answers[0]) == 6

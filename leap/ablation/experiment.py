@@ -8,7 +8,7 @@ from leap.ablation.plan import PlannedRun, describe
 from leap.ablation.report import write_report
 from leap.ablation.results import collect
 from leap.ablation.runs import Scripts
-from leap.ablation.stages import Machine, evaluate, train
+from leap.ablation.stages import Machine, Places, evaluate, train
 from leap.errors import UsageError
 
 # These would give a model's results another name, or another place, than the report looks in.
@@ -22,8 +22,7 @@ class Experiment:
 
     planned: list[PlannedRun]
     data: Path  # the benchmark
-    output: Path  # the workspace's, under which the runs' folders are
-    results: Path
+    places: Places
     folder: Path  # of the report
     scripts: Scripts
     options: Sequence[str]  # of each evaluation
@@ -42,15 +41,15 @@ class Experiment:
         """All stages. False where a run or an evaluation failed, which stops none of the others; the report says so."""
         trained = train(self.planned, self.machine)
         script = self.scripts.evaluate
-        evaluated = evaluate(self.planned, self.output, self.results, script, self.options, self.machine)
+        evaluated = evaluate(self.planned, self.places, script, self.options, self.machine)
         return self.report() and trained and evaluated
 
     def report(self) -> bool:
         """Write the report of what is there; False where something is missing."""
-        findings = collect(self.planned, self.output, self.results)
+        findings = collect(self.planned, self.places)
         print("\n== report")
         for path in write_report(findings, self.planned, self.folder):
             print(path)
-        for missing in findings.missing:
-            print(f"MISSING {missing}")
+        for line in (*(f"CAREFUL {note}" for note in findings.notes), *(f"MISSING {one}" for one in findings.missing)):
+            print(line)
         return not findings.missing

@@ -1,5 +1,6 @@
 """The plan of an ablation, told before anything is trained: what is compared on what, and memory, disk and hours."""
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def describe(planned: Sequence[PlannedRun], data: Path, engine: str, slots: int)
         lines.append(f"{label(method)}, learning rate {recipe.learning_rate:g}, {recipe.optim}: {told}")
     if (warming := warmup_steps(first.recipe, first.steps)) >= first.steps:
         lines.append(f"NOTE: no run leaves its warm-up of {warming} steps; give --warmup_steps for so short a run")
-    speed = flops_a_second()
+    speed = None if all(one.run.finished for one in planned) else flops_a_second()
     lines += ["", *_table(planned, speed), "", *_totals(planned, speed, slots), *_evaluation(planned, data, engine)]
     return "\n".join(lines)
 
@@ -130,7 +131,7 @@ def _hours(one: PlannedRun, speed: tuple[float, str] | None) -> float | None:
 
 
 def _told(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+    return f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(hours * 60)} min"
 
 
 def _totals(planned: Sequence[PlannedRun], speed: tuple[float, str] | None, slots: int) -> list[str]:
@@ -139,7 +140,9 @@ def _totals(planned: Sequence[PlannedRun], speed: tuple[float, str] | None, slot
     known = [found for found in hours if found is not None]
     at_once = min(slots, len(planned))
     lines = []
-    if speed and len(known) == len(hours):
+    if not sum(known) and len(known) == len(hours):
+        lines.append("time        nothing is left to train")
+    elif speed and len(known) == len(hours):
         lines.append(
             f"time        about {_told(sum(known) / at_once)} of training, {at_once} at a time: {speed[1]}; "
             "starts and saves come on top"

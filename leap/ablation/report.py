@@ -67,7 +67,7 @@ def readable(methods: pd.DataFrame) -> pd.DataFrame:
             "weights that learn": [_number(value, ",.0f") for value in rows["weights"]],
             "share": [_number(value, ".2f", " %") for value in rows["share_percent"]],
             "hours": [_number(value, ".2f") for value in rows["hours"]],
-            "checkpoint, MB": [_number(value, ",.1f") for value in rows["megabytes"]],
+            "checkpoint, MB": [_number(value, ",.2f") for value in rows["megabytes"]],
             "last loss": [_number(value, ".3f") for value in rows["last_loss"]],
             "seeds": [
                 "-" if pd.isna(of) else f"{done} of {of}"
@@ -121,10 +121,12 @@ def _setting(planned: list[PlannedRun]) -> str:
 
 
 def _missing(findings: Findings) -> str:
+    notes = "".join(f"**Careful:** {note}.\n\n" for note in findings.notes)
     if not findings.missing:
-        return ""
+        return notes
     listed = "".join(f"- {one}\n" for one in findings.missing)
-    return f"**Missing or incomplete** (left out, never counted as 0; the same command tries them again):\n\n{listed}"
+    head = "**Missing or incomplete** (left out, never counted as 0; the same command tries them again):"
+    return f"{notes}{head}\n\n{listed}"
 
 
 def _notes(findings: Findings) -> str:

@@ -6,7 +6,7 @@ examples and over tasks are those of the mean of its seeds; the interval over se
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,11 +15,11 @@ import pandas as pd
 
 from leap.ablation.plan import PlannedRun
 from leap.ablation.runs import FULL, label
-from leap.evaluation.models import BASELINE
+from leap.ablation.stages import Places, base_name, evaluated_models, has_weights, read_manifest, weights_of
 from leap.models.checkpoints import MARKER, result_name, weight_files
 from leap.records.files import read_object
 from leap.report.curves import Loss, read_loss
-from leap.report.results import dimension_means, read_counts, read_scores
+from leap.report.results import dimension_means, read_counts, read_scores, unlike_note, unlike_settings_note
 from leap.statistics.comparison import ALPHA, compare, holm
 from leap.statistics.seeds import seed_interval
 from leap.statistics.summary import MEAN, summarise, summarise_between_tasks
@@ -54,9 +54,11 @@ class Findings:
     """Every checkpoint that was asked for, in the order of the methods; the scores of those that have some."""
 
     outcomes: list[Outcome]
-    scores: pd.DataFrame  # leap.report.results.read_scores, the base model's under BASELINE
+    scores: pd.DataFrame  # leap.report.results.read_scores, the base model's under `base`
     means: pd.DataFrame  # models x dimensions and "mean"; NaN where a dimension was not run
+    base: str  # the base model's name in the scores
     base_state: str
+    notes: list[str] = field(default_factory=list)  # on results that were made otherwise than the others
 
     @property
     def methods(self) -> list[str]:
@@ -81,19 +83,31 @@ class Findings:
         return [*found, *([f"{BASE}: {self.base_state}"] if self.base_state != "complete" else [])]
 
 
-def collect(planned: Sequence[PlannedRun], output: Path, results: Path) -> Findings:
-    """Read what training and evaluation left; nothing is computed anew."""
-    names = [result_name(one.checkpoint(step), output) for one in planned for step in one.steps]
-    models = [BASELINE, *names]
-    there = any((results / dimension.name).is_dir() for dimension in DIMENSIONS)
-    counts = read_counts(results, models) if there else pd.DataFrame()
-    found = sorted(set(counts["model"])) if len(counts) else []
-    scores = read_scores(results, found) if found else pd.DataFrame(columns=["dimension", "model", "task", "example"])
-    means = dimension_means(scores, SCORE, found) if found else pd.DataFrame(columns=[*NAMES, MEAN])
-    outcomes = [
-        _outcome(one, step, result_name(one.checkpoint(step), output), counts) for one in planned for step in one.steps
+def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
+    """Read what training and evaluation left; nothing is computed anew. Results of other weights are left out."""
+    root, base, results = planned[0].run.root, base_name(planned, places), places.results
+    models = [
+        name
+        for name, folder in evaluated_models(planned, places).items()
+        if _is_of(results, name, weights_of(folder, root))
     ]
-    return Findings(outcomes, scores, means, _evaluated(BASELINE, counts))
+    counts, scores = read_counts(results, models), read_scores(results, models) if models else pd.DataFrame()
+    if scores.empty:
+        scores = pd.DataFrame(columns=["dimension", "model", "task", "example", SCORE])
+    means = dimension_means(scores, SCORE, models) if models else pd.DataFrame(columns=[*NAMES, MEAN])
+    outcomes = [
+        _outcome(one, step, result_name(one.checkpoint(step), places.output), counts)
+        for one in planned
+        for step in one.steps
+    ]
+    notes = (unlike_note(scores, base), unlike_settings_note(results, models))
+    return Findings(outcomes, scores, means, base, _evaluated(base, counts), [note for note in notes if note])
+
+
+def _is_of(results: Path, name: str, weights: str | None) -> bool:
+    """Whether there are results, all of them of these weights."""
+    found = [read_manifest(results, name, dimension) for dimension in DIMENSIONS]
+    return any(found) and all(has_weights(manifest, weights) for manifest in found if manifest)
 
 
 def _outcome(one: PlannedRun, step: int, model: str, counts: pd.DataFrame) -> Outcome:
@@ -123,7 +137,7 @@ def _hours(report: dict[str, Any], step: int) -> float | None:
 
 
 def _evaluated(model: str, counts: pd.DataFrame) -> str:
-    rows = counts[counts["model"] == model] if len(counts) else counts
+    rows = counts[counts["model"] == model]
     if rows.empty:
         return "not evaluated"
     whole = len(rows) == len(NAMES) and bool((rows["examples"] == rows["scored"]).fillna(False).all())
@@ -160,7 +174,7 @@ def _last_loss(one: Outcome) -> float | None:
 def method_scores(findings: Findings) -> pd.DataFrame:
     """`read_scores` with a method in each model's place: the mean over its seeds of every example that all of them
     have. Methods without a seed that was scored on all six dimensions are left out."""
-    parts = [findings.scores[findings.scores["model"] == BASELINE].assign(model=BASE)]
+    parts = [findings.scores[findings.scores["model"] == findings.base].assign(model=BASE)]
     for method in findings.methods:
         models = [one.model for one in findings.scored(method)]
         own = findings.scores[findings.scores["model"].isin(models)]

@@ -5,17 +5,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from leap.ablation.plan import PlannedRun
-from leap.evaluation.models import BASELINE
+from leap.errors import LeapError
 from leap.evaluation.result_folder import MANIFEST
-from leap.evaluation.sweep import evaluation_jobs
+from leap.evaluation.sweep import evaluation_jobs, named_models
 from leap.jobs.process import Job
 from leap.jobs.run import ray_installed, run_jobs, slots_for
 from leap.jobs.show import print_outcome
-from leap.models.checkpoints import MARKER, adapter_base, result_name, weights_hash
+from leap.models.checkpoints import MARKER, adapter_base, weights_hash
 from leap.records.files import read_object
-from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.dimensions import DIMENSIONS, Dimension
 
 _SAVING = 300.0  # seconds that a run has to save a checkpoint when it is told to stop
 
@@ -50,44 +51,69 @@ def train(planned: Sequence[PlannedRun], machine: Machine) -> bool:
     return machine.run([Job(f"training_{one.ablation.name}", one.ablation.command) for one in waiting], _SAVING)
 
 
-def evaluated_models(planned: Sequence[PlannedRun], output: Path) -> dict[str, Path]:
+@dataclass(frozen=True)
+class Places:
+    """Folders of the workspace: under which results get their names, and where they lie."""
+
+    output: Path
+    results: Path
+    baseline: Path  # the model whose results are called Baseline
+
+
+def base_name(planned: Sequence[PlannedRun], places: Places) -> str:
+    """What the results of the runs' base model are called."""
+    (name,) = named_models([planned[0].run.model], places.baseline, places.output)
+    return name
+
+
+def evaluated_models(planned: Sequence[PlannedRun], places: Places) -> dict[str, Path]:
     """The base model and every checkpoint that is to be evaluated and is there, by the names of their results."""
     wanted = [one.checkpoint(step) for one in planned for step in one.steps]
-    there = {result_name(folder, output): folder for folder in wanted if (folder / MARKER).is_file()}
-    return {BASELINE: planned[0].run.model, **there}
+    there = [folder for folder in wanted if (folder / MARKER).is_file()]
+    return named_models([planned[0].run.model, *there], places.baseline, places.output)
 
 
 def evaluate(
-    planned: Sequence[PlannedRun],
-    output: Path,
-    results: Path,
-    script: Path,
-    options: Sequence[str],
-    machine: Machine,
+    planned: Sequence[PlannedRun], places: Places, script: Path, options: Sequence[str], machine: Machine
 ) -> bool:
     """Ask every trained model all six dimensions, each in the same way. False where an evaluation failed."""
-    base, root = planned[0].run.model, planned[0].run.root
-    models = evaluated_models(planned, output)
-    jobs = evaluation_jobs(script, models, DIMENSIONS, base, "models", options)
+    root, told = planned[0].run.root, [Path(sys.executable).name]
+    models = evaluated_models(planned, places)
+    jobs = evaluation_jobs(script, models, DIMENSIONS, places.baseline, "models", options)
     waiting = [
         job
         for job, (name, folder) in zip(jobs, models.items(), strict=True)
-        if not is_evaluated(results, name, weights_hash(folder, adapter_base(folder, root)), job.command)
+        if not is_evaluated(places.results, name, weights_of(folder, root), shlex.join([*told, *job.command[1:]]))
     ]
     print(f"\n== evaluate: {len(jobs) - len(waiting)} of {len(jobs)} models are evaluated already", flush=True)
     return machine.run(waiting, grace=30)
 
 
-def is_evaluated(results: Path, name: str, weights: str, command: Sequence[str]) -> bool:
+def weights_of(folder: Path, root: Path) -> str | None:
+    """The hash of a model's weights, an adapter's with its base's; None where the evaluation will say what is wrong."""
+    try:
+        return weights_hash(folder, adapter_base(folder, root))
+    except LeapError:
+        return None
+
+
+def is_evaluated(results: Path, name: str, weights: str | None, command: str) -> bool:
     """Whether this very command has answered all six dimensions with these weights.
 
     Any other command is left to the evaluation script: it knows what its stored answers are worth.
     """
-    told = shlex.join([Path(sys.executable).name, *command[1:]])
-    for dimension in DIMENSIONS:
-        path = results / dimension.name / name / MANIFEST
-        found = read_object(path) if path.is_file() else {}
-        asked = found.get("status"), found.get("command"), found.get("model", {}).get("weights")
-        if asked != ("complete", told, weights):
-            return False
-    return True
+    found = [read_manifest(results, name, dimension) for dimension in DIMENSIONS]
+    return all(
+        (one.get("status"), one.get("command")) == ("complete", command) and has_weights(one, weights) for one in found
+    )
+
+
+def read_manifest(results: Path, name: str, dimension: Dimension) -> dict[str, Any]:
+    """The manifest of a model's results; empty where there is none."""
+    path = results / dimension.name / name / MANIFEST
+    return read_object(path) if path.is_file() else {}
+
+
+def has_weights(manifest: dict[str, Any], weights: str | None) -> bool:
+    """Whether results are of these weights, and not of others that once had their name."""
+    return weights is not None and manifest.get("model", {}).get("weights") == weights

@@ -53,14 +53,20 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _demo_workspace() -> WorkspaceConfig:
-    """LEAP_ROOT, or else demo/; its data and model are made where they are missing."""
+def _demo_workspace(own_base: bool) -> WorkspaceConfig:
+    """LEAP_ROOT, or else demo/; its data and, unless the user names one, the ablation's base are made if missing."""
     from leap.demo.workspace import DemoSize, is_complete, make_workspace
+    from leap.training.recipe import read_recipe
+    from leap.training.run import check_run, train
 
-    root = WorkspaceConfig.find().root if os.environ.get("LEAP_ROOT") else REPOSITORY / "demo"
-    if not is_complete(root):
-        make_workspace(root, DemoSize())
-    return WorkspaceConfig(root)
+    workspace = WorkspaceConfig(WorkspaceConfig.find().root if os.environ.get("LEAP_ROOT") else REPOSITORY / "demo")
+    if not is_complete(workspace.root):
+        make_workspace(workspace.root, DemoSize())
+    if not own_base:
+        base = check_run(read_recipe(workspace.recipe("demo-base")), workspace.root, workspace.cache)
+        if not base.finished:
+            train(base, workspace.repository, workspace.logs)
+    return workspace
 
 
 def main() -> int | None:
@@ -70,30 +76,29 @@ def main() -> int | None:
     from leap.ablation.experiment import Experiment
     from leap.ablation.plan import plan_runs
     from leap.ablation.runs import Scripts, make_runs
-    from leap.ablation.stages import Machine
+    from leap.ablation.stages import Machine, Places
     from leap.evaluation.models import check_name
     from leap.hardware import chosen_gpus
     from leap.training.presets import known_presets
 
-    demo, name = arguments.demo, arguments.name
+    demo, name, values = arguments.demo, arguments.name, recipe_overrides(arguments)
     check_name(name, "--name")
-    workspace = _demo_workspace() if demo else WorkspaceConfig.find()
+    workspace = _demo_workspace("model_name_or_path" in values) if demo else WorkspaceConfig.find()
     scripts = Scripts(
         workspace.repository / "scripts",
         workspace.recipes,
-        full_recipe=workspace.recipe("demo" if demo else workspace.full_recipe_name),
+        full_recipe=workspace.recipe("demo-full" if demo else workspace.full_recipe_name),
         lora_recipe=workspace.recipe("demo-lora") if demo else None,
     )
     presets = arguments.presets or known_presets(workspace.recipes)
     full = demo or arguments.include_full_finetuning
-    runs = make_runs(scripts, presets, full, arguments.seeds, recipe_overrides(arguments), name)
+    runs = make_runs(scripts, presets, full, arguments.seeds, values, name)
     gpus, environment = chosen_gpus(arguments.gpus), {"LEAP_ROOT": str(workspace.root)}
     experiment = Experiment(
         planned=plan_runs(runs, workspace.root, workspace.cache, arguments.steps),
         scripts=scripts,
         data=workspace.vlm_evaluation,
-        output=workspace.output,
-        results=workspace.eva_results,
+        places=Places(workspace.output, workspace.eva_results, workspace.base_model),
         folder=workspace.eva_results / ("ablation" if name is None else f"ablation_{name}"),
         options=[*(_DEMO_EVALUATION.split() if demo else ()), *options],
         machine=Machine(workspace.logs, gpus, arguments.jobs, environment),
