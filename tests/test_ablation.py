@@ -28,8 +28,9 @@ from test_recipes import LORA, tiny_recipe, train
 from leap.ablation.figures import score_by_cost
 from leap.ablation.plan import kept_steps, plan_runs
 from leap.ablation.report import readable, write_report
-from leap.ablation.results import BASE, Findings, Outcome, dimension_table, gain_table, method_table, run_table
+from leap.ablation.results import BASE, Findings, Outcome, collect, dimension_table, gain_table, method_table, run_table
 from leap.ablation.runs import FULL, Scripts, label, make_runs, refuse_unlike
+from leap.ablation.stages import Places
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import weights_hash
 from leap.report import style
@@ -212,8 +213,9 @@ def test_an_adapter_of_another_base_is_no_start(workspace: Path, model: Path, st
         runs.check_run(tiny_recipe(resume_from_lora=str(moved), **LORA), workspace, workspace / ".cache")
 
 
-def test_the_preset_script_tells_layers_weights_and_share(workspace: Path) -> None:
-    flags = "--preset light --recipe demo --lr 1e-4 --epochs 2 --batch-size 2 --output-dir output/told".split()
+def test_the_preset_script_tells_layers_weights_and_share(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_PRESET", "light")
+    flags = "--recipe demo --lr 1e-4 --epochs 2 --batch-size 2 --output-dir output/told".split()
     done = run_script(LORA_SCRIPT, *flags, "--dry-run", root=workspace)
     assert done.returncode == 0, done.stderr
     assert "on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in done.stdout
@@ -228,10 +230,12 @@ def test_the_preset_script_tells_layers_weights_and_share(workspace: Path) -> No
 # --- the plan
 
 
-def test_the_plan_tells_costs_and_trains_nothing(workspace: Path) -> None:
-    words = "--demo --dry-run --presets light,full --max-steps 6 --warmup_steps 6 --seeds 2 --name planned".split()
+def test_the_plan_tells_costs_and_trains_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MAX_STEPS": "6", "LORA_PRESETS": "light full", "LORA_STEPS": "6"}.items():
+        monkeypatch.setenv(name, value)
+    words = "batch --demo --dry-run --warmup_steps 6 --seeds 2 --name planned".split()
     words += ["--model_name_or_path", "models/leap-demo"]
-    done = run_script(ABLATION, *words, "--steps", "6", root=workspace)
+    done = run_script(ABLATION, *words, root=workspace)
     assert done.returncode == 0, done.stderr
     for told in (
         "seeds       42, 43",
@@ -388,6 +392,23 @@ def test_a_report_of_nothing_says_so(findings: Findings) -> None:
     assert readable(method_table(nothing, dimensions))["score"].tolist() == ["missing", "missing"]
     assert gain_table(nothing).empty
     score_by_cost(nothing, dimensions).draw_without_rendering()
+
+
+def test_results_of_other_weights_are_left_out(workspace: Path, model: Path, tmp_path: Path) -> None:
+    """Of a model that had the same name: the evaluation refuses to mix them, and the report must not show them."""
+    values = {"max_steps": 2, "max_train_samples": 8, "warmup_steps": 0, "model_name_or_path": "models/leap-demo"}
+    planned = plan_runs(make_runs(scripts(True), ["light"], False, 1, values, "left_out"), workspace,
+                        workspace / ".cache")  # fmt: skip
+    for weights, state in (("0" * 64, "not evaluated"), (weights_hash(model), "complete")):
+        for name in NAMES:
+            folder = tmp_path / name / "Baseline"
+            folder.mkdir(parents=True, exist_ok=True)
+            counts = {"examples": 1, "scored": 1}
+            (folder / "manifest.json").write_text(json.dumps({"model": {"weights": weights}, "counts": counts}))
+            (folder / "final_score.json").write_text(json.dumps({"task": {"0": {"total_score": 40.0}}}))
+        found = collect(planned, Places(workspace / "output", tmp_path, model))
+        assert found.base_state == state
+        assert math.isnan(found.mean("Baseline")) == (state == "not evaluated")
 
 
 # --- the whole experiment

@@ -122,7 +122,7 @@ def _start(job: Job, log: Path, environment: Mapping[str, str]) -> subprocess.Po
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=end_with_parent,
+            preexec_fn=end_with_parent,  # a killed keeper's job would go on, and be in the way of the next run
         )
 
 
