@@ -55,6 +55,10 @@ class WorkspaceConfig:
     def recipes(self) -> Path:
         return REPOSITORY / "configs" / "recipes"
 
+    def recipe(self, named: str) -> Path:
+        """A recipe by its name in configs/recipes/, or as a file: that has a suffix."""
+        return self.resolve(named) if Path(named).suffix else self.recipes / f"{named}.yaml"
+
     @property
     def vlabench(self) -> Path:
         return REPOSITORY / "VLABench"

@@ -20,7 +20,7 @@ _work: Callable[[Any], Any]  # what this worker process does with a task
 
 
 def end_with_parent(_: Any = None) -> None:
-    """For a worker to call as it starts: else it would wait for ever for a killed parent's next task."""
+    """For a worker or a job to call as it starts: else it would go on for ever when its parent is killed."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

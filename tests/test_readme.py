@@ -19,6 +19,8 @@ BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 FORWARDS = {
     "scripts/training/run-training.sh": "scripts/training/run-finetuning.py",
     "scripts/download/download_model.sh": "scripts/download/download_model.py",
+    "scripts/ablation/run-lora-training.sh": "scripts/ablation/run-lora-finetuning.py",
+    "scripts/ablation/run-ablation-experiments.sh": "scripts/ablation/run-ablation-experiments.py",
     "run_vlabench_evaluation_bingXing.sh": "scripts/evaluation/run_parallel_evaluation.py",
 }
 

@@ -62,7 +62,6 @@ def test_frozen_weights_and_adapters_take_less(model: Path) -> None:
     targets = ("q_proj", "down_proj")
     adapted = get_peft_model(load_model(model, "float32"), LoraConfig(r=4, target_modules=list(targets)))
     lora = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    assert memory.count_lora_weights(adapted.config.to_dict(), 4, targets) == lora
     assert memory.checkpoint_size(lora, rest, "adamw_torch", adapter=True).whole == 12 * lora
 
 

@@ -78,6 +78,11 @@ def make_workspace(root: Path, size: DemoSize) -> bool:
     return True
 
 
+def is_complete(root: Path) -> bool:
+    """Whether a whole demo workspace is there, of whatever size."""
+    return (root / MARKER).is_file() and bool(read_object(root / MARKER).get("complete"))
+
+
 def scene_key(episode: Episode) -> str:
     """sha256 of scene and instruction: equal keys would be the same example."""
     return hashlib.sha256(f"{episode.scene.fingerprint()}\0{episode.instruction}".encode()).hexdigest()

@@ -72,7 +72,7 @@ def served_name(model: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-.+")
 
 
-def check_name(name: str | None) -> None:
+def check_name(name: str | None, flag: str = "--model_name") -> None:
     """Raises UsageError for a name that no folder should have."""
     if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
-        raise UsageError(f"--model_name {name!r}: use letters, digits, '.', '+', '-' and '_'")
+        raise UsageError(f"{flag} {name!r}: use letters, digits, '.', '+', '-' and '_'")

@@ -14,6 +14,7 @@ from typing import Literal
 
 from leap import provenance
 from leap.errors import LeapError
+from leap.workers import end_with_parent
 
 _POLL = 0.1  # seconds between two looks at a running process
 HEADER = "==== "  # opens each run in a log, which later runs append to
@@ -121,6 +122,7 @@ def _start(job: Job, log: Path, environment: Mapping[str, str]) -> subprocess.Po
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=end_with_parent,  # a killed keeper's job would go on, and be in the way of the next run
         )
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from leap.errors import LeapError
-from leap.models.checkpoints import ADAPTER
+from leap.models.checkpoints import ADAPTER, MARKER, refuse_another_base
 from leap.records.files import read_object, write_json
+from leap.training.checkpoint_folder import resume_point
 from leap.training.parts import family_of, part_of
 from leap.training.recipe import Recipe
 
@@ -83,20 +84,62 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def load_adapters(model: nn.Module, folder: Path) -> None:
-    """Restore the adapters of a checkpoint in place. Raises LeapError where they are not the model's."""
+    """Put the adapters of a folder into the model's own, which go on learning.
+
+    Raises LeapError where they are not the model's.
+    """
     from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, _fitting_weights(model, folder), adapter_name=_NAME)
+
+
+def _fitting_weights(model: nn.Module, folder: Path) -> dict[str, Any]:
+    """A saved adapter's weights by the model's names for them. Raises LeapError where names or shapes differ."""
+    from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     saved = {name.removeprefix(_SAVED_PREFIX): weight for name, weight in load_peft_weights(str(folder), "cpu").items()}
-    if odd := saved.keys() ^ _adapter_names(model):
+    own = get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
+    odd = saved.keys() ^ own.keys() or {name for name, weight in saved.items() if weight.shape != own[name].shape}
+    if odd:
         raise LeapError(f"{folder}: its adapters are not this run's ({len(odd)} weights differ, {min(odd)}, …)")
-    set_peft_model_state_dict(model, saved, adapter_name=_NAME)
+    return saved
 
 
-def _adapter_names(model: nn.Module) -> set[str]:
-    from peft import get_peft_model_state_dict
+def resolve_start(recipe: Recipe, root: Path) -> Recipe:
+    """The recipe; where `resume_from_lora` is the newest checkpoint of the run's own folder, it is this run going on.
 
-    return set(get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False))
+    Raises LeapError for an older checkpoint of its own: going back there would leave newer ones of another history.
+    """
+    if not recipe.resume_from_lora:
+        return recipe
+    output, start = (root / recipe.output_dir).resolve(), (root / recipe.resume_from_lora).resolve()
+    if start.parent != output:
+        return recipe
+    newest = resume_point(output)
+    if start != newest:
+        raise LeapError(
+            f"--resume_from_lora {start}: this run goes on from its newest checkpoint, {newest or 'none'}; "
+            "to start anew from an older one give a folder of its own (--output_dir output/NAME)"
+        )
+    begun = read_object(start / MARKER).get("recipe", {}).get("resume_from_lora")
+    return recipe.model_copy(update={"resume_from_lora": begun})
+
+
+def check_start(model: nn.Module, recipe: Recipe, base: Path, folder: Path) -> None:
+    """Raise LeapError where a run cannot start from an adapter: another base, other settings, other layers."""
+    if not (folder / ADAPTER).is_file():
+        raise LeapError(f"--resume_from_lora {folder}: no LoRA adapter lies there (no {ADAPTER})")
+    refuse_another_base(folder, base)
+    found = read_object(folder / ADAPTER)
+    names = {"lora_r": "r", "lora_alpha": "lora_alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
+    for key, saved in names.items():
+        if found.get(saved) != getattr(recipe, key):
+            raise LeapError(
+                f"--resume_from_lora {folder}: it has {key}={found.get(saved)}, this run {getattr(recipe, key)}; "
+                f"give --{key} {found.get(saved)} or the preset that it was trained with"
+            )
+    _fitting_weights(model, folder)
 
 
 def name_base(folder: Path, base: str) -> None:

@@ -1,13 +1,11 @@
 """What a run needs before it starts: bytes of weights, gradients and optimiser states, of checkpoints, and hours."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from leap.hardware import peak_flops
 from leap.models.checkpoints import weight_files
-from leap.training.flops import layer_matrices
 
 # Bytes a weight of each optimiser: of the weight itself, its gradient, its two moments.
 _BYTES = {
@@ -77,13 +75,6 @@ def count_weights(model: Path, learns: Callable[[str], bool] = lambda name: True
                     size *= length
                 counts[not learns(name)] += size
     return counts[0], counts[1]
-
-
-def count_lora_weights(config: dict[str, Any], rank: int, targets: Collection[str]) -> int:
-    """Of LoRA's pairs of matrices beside the decoder's, in all layers."""
-    text = config["text_config"]
-    sides = [sum(layer_matrices(text)[name]) for name in targets]
-    return text["num_hidden_layers"] * rank * sum(sides)
 
 
 def hours(flops: float, device_name: str, gpus: int = 1, utilisation: float = ASSUMED_UTILISATION) -> float | None:

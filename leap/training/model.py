@@ -9,7 +9,7 @@ from torch import nn
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER
 from leap.models.loading import load_model, pick_device
-from leap.training.lora import add_adapters, describe_adapters
+from leap.training.lora import add_adapters, check_start, describe_adapters
 from leap.training.optimizer_choice import STOCHASTIC
 from leap.training.parts import count_weights, freeze, knows_parts, trainable_parts
 from leap.training.recipe import Recipe
@@ -40,8 +40,11 @@ def _device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if found == "cuda" else found
 
 
-def plan_training(recipe: Recipe, folder: Path) -> list[str]:
-    """What will learn, from the model's configuration alone. Raises LeapError where the recipe does not fit it."""
+def plan_training(recipe: Recipe, folder: Path, root: Path = Path()) -> list[str]:
+    """What will learn, from the model's configuration alone. Raises LeapError where the recipe does not fit it.
+
+    `root` is where the path of an adapter to start from starts.
+    """
     if (folder / ADAPTER).is_file():
         raise LeapError(
             f"{folder}: an adapter cannot be the base of a training run; "
@@ -55,7 +58,17 @@ def plan_training(recipe: Recipe, folder: Path) -> list[str]:
         return [_counts(model)]
     told = describe_adapters(model, recipe)
     add_adapters(model, recipe)
-    return [told, _counts(model)]
+    if not recipe.resume_from_lora:
+        return [told, _counts(model)]
+    check_start(model, recipe, folder, root / recipe.resume_from_lora)
+    return [told, f"from the adapter {recipe.resume_from_lora}", _counts(model)]
+
+
+def adapter_weights(recipe: Recipe, folder: Path) -> int:
+    """How many weights the adapters have, of whatever layers and kind."""
+    model = _skeleton(folder)
+    add_adapters(model, recipe)
+    return count_weights(model.parameters())[0]
 
 
 def _skeleton(folder: Path) -> Any:

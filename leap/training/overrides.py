@@ -1,6 +1,7 @@
 """Every recipe value as a command-line flag, made from the recipe's own fields."""
 
 import argparse
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -9,8 +10,14 @@ import yaml
 from leap.training.recipe import Recipe
 
 
-def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag a recipe key, under the key's name. A boolean may stand alone: `--bf16` means `--bf16 true`."""
+def add_recipe_flags(parser: argparse.ArgumentParser, short: Mapping[str, str] | None = None) -> None:
+    """One flag a recipe key, under the key's name. A boolean may stand alone: `--bf16` means `--bf16 true`.
+
+    `short` are other flags for some keys: flag -> key.
+    """
+    others: dict[str, list[str]] = {}
+    for flag, name in (short or {}).items():
+        others.setdefault(name, []).append(flag)
     group = parser.add_argument_group("recipe values (each overrides the recipe's)")
     for name, field in Recipe.model_fields.items():
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": "VALUE", "help": field.description}
@@ -18,7 +25,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
             options |= {"nargs": "?", "const": True, "metavar": "true|false"}
         if field.annotation not in (str, str | None):
             options["type"] = _yaml_value
-        group.add_argument(f"--{name}", **options)
+        group.add_argument(f"--{name}", *others.get(name, []), **options)
 
 
 def recipe_overrides(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The plan of a run, told before it starts: what is trained on what, and the memory, disk and hours that it takes."""
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from leap.progress import processes
 from leap.records.files import read_object
 from leap.training import memory
 from leap.training.flops import Trained, sample_flops
+from leap.training.model import adapter_weights
 from leap.training.parts import part_of
 from leap.training.recipe import Recipe
 
@@ -40,23 +42,46 @@ def describe(run: "Run") -> str:
     return "\n".join(lines)
 
 
-def _costs(run: "Run") -> list[str]:
-    """Memory, disk and hours, as far as they are known before the first step."""
+@dataclass(frozen=True)
+class Costs:
+    """What a run takes, as far as it is known before the first step."""
+
+    trained: int  # weights
+    frozen: int
+    shares: int  # processes that these are divided among
+    held: int  # bytes a GPU: weights, gradients, optimiser states
+    size: memory.CheckpointSize
+    kept: int  # checkpoints
+    flops: float  # of the whole run; 0 for models whose operations are not counted
+
+
+def costs(run: "Run") -> Costs:
     recipe = run.recipe
     trained, frozen = _weights(run)
-    held = memory.states(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe))
     shares = processes() if recipe.fsdp else 1
-    size = memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora")
     written = math.ceil(run.steps / recipe.save_steps)
-    kept = min(written, recipe.save_total_limit or written)
+    return Costs(
+        trained,
+        frozen,
+        shares,
+        memory.states(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe)).total // shares,
+        memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora"),
+        min(written, recipe.save_total_limit or written),
+        _row_flops(run) * run.steps * recipe.rows_per_step(1),
+    )
+
+
+def _costs(run: "Run") -> list[str]:
+    """Memory, disk and hours."""
+    found = costs(run)
+    size, flops = found.size, found.flops
     lines = [
-        f"memory      {memory.gigabytes(held.total / shares)} a GPU for weights, gradients and {recipe.optim}"
-        f"{f', divided among {shares}' if shares > 1 else ''}; packs fill the rest",
-        f"disk        {memory.gigabytes(size.of_run(kept))} for {kept} checkpoints: the newest two of "
+        f"memory      {memory.gigabytes(found.held)} a GPU for weights, gradients and {run.recipe.optim}"
+        f"{f', divided among {found.shares}' if found.shares > 1 else ''}; packs fill the rest",
+        f"disk        {memory.gigabytes(size.of_run(found.kept))} for {found.kept} checkpoints: the newest two of "
         f"{memory.gigabytes(size.whole)}, older ones without optimiser {memory.gigabytes(size.slim)}",
     ]
     gpus = gpu_states()
-    flops = _row_flops(run) * run.steps * recipe.rows_per_step(1)
     if gpus and flops and (hours := memory.hours(flops, gpus[0].name)):
         share = f"{memory.ASSUMED_UTILISATION:.0%} of the peak of {gpus[0].name}"
         lines.append(f"hours       {hours:.1f} at {share} (assumed); {flops / 1e18:.2f} EFLOP a GPU")
@@ -66,11 +91,11 @@ def _costs(run: "Run") -> list[str]:
 def _weights(run: "Run") -> tuple[int, int]:
     """(trained, frozen) weights."""
     recipe = run.recipe
-    config = read_object(run.model / "config.json")
-    if recipe.finetuning == "lora" and "text_config" in config:
+    if recipe.finetuning == "lora":
         _, frozen = memory.count_weights(run.model, lambda name: False)
-        return memory.count_lora_weights(config, recipe.lora_r, recipe.lora_target_modules), frozen
+        return adapter_weights(recipe, run.model), frozen
     if recipe.frozen:
+        config = read_object(run.model / "config.json")
         return memory.count_weights(run.model, lambda name: part_of(config["model_type"], name) not in recipe.frozen)
     return memory.count_weights(run.model)
 

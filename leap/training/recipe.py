@@ -80,6 +80,9 @@ class Recipe(BaseModel):
     ]
     use_rslora: bool = False
     use_dora: bool = False
+    resume_from_lora: Annotated[
+        str | None, Field(description="start from this adapter's weights, which go on learning; null: fresh ones")
+    ] = None
     quantization: Annotated[
         Literal["4bit", "8bit"] | None, Field(description="of the weights beside the adapters (QLoRA)")
     ] = None
@@ -174,8 +177,8 @@ class Recipe(BaseModel):
                 raise ValueError(f"freeze_{self.frozen[0]}: LoRA freezes every part; lora_parts says where adapters go")
         elif self.quantization:
             raise ValueError("quantization needs finetuning: lora, since quantized weights cannot be trained")
-        elif self.use_dora or self.use_rslora:
-            raise ValueError(f"{'use_dora' if self.use_dora else 'use_rslora'} needs finetuning: lora")
+        elif lone := [key for key in ("use_dora", "use_rslora", "resume_from_lora") if getattr(self, key)]:
+            raise ValueError(f"{lone[0]} needs finetuning: lora")
         if not self.learning:
             raise ValueError("freeze_vision, freeze_projector and freeze_llm together leave nothing to train")
         if idle := [part for part in self.part_rates if part not in self.learning]:

@@ -20,6 +20,7 @@ from leap.models.loading import load_processor
 from leap.progress import is_main_process, processes
 from leap.records.files import read_object, write_json
 from leap.training.batches import check_packing, make_batches
+from leap.training.lora import load_adapters, resolve_start
 from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.recipe import Recipe
@@ -68,6 +69,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     What the check of the data finds is kept in the folder `cache`, so that the next start need not look again.
     """
     model, output = root / recipe.model_name_or_path, root / recipe.output_dir
+    recipe = resolve_start(recipe, root)
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output)})
     check_reports(recipe.report_to)
     processor = load_processor(model)
@@ -76,7 +78,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     check_packing(recipe, family)
     chat = ChatFormat(processor)
     encoder = PictureEncoder(processor, PictureSize(recipe.image_tokens_min, recipe.image_tokens_max))
-    learning = plan_training(recipe, model)
+    learning = plan_training(recipe, model, root)
     roots = [root / recipe.image_root] if recipe.image_root else [root, root / "data"]
     check = partial(
         check_training_file,
@@ -132,6 +134,8 @@ def _train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any]) -> 
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
     arguments = _arguments(run)
     model = load_trainable(recipe, run.model)
+    if recipe.resume_from_lora:
+        load_adapters(model, run.root / recipe.resume_from_lora)
     if recipe.fsdp and arguments.world_size > 1:
         model = shard(model, arguments.device, getattr(torch, recipe.number))
     elif not recipe.quantization:

@@ -11,7 +11,6 @@ checkpoint. On several GPUs: torchrun --standalone --nproc_per_node 4 scripts/tr
 """
 
 import argparse
-from pathlib import Path
 
 from configs.config import WorkspaceConfig
 from leap.cli import run
@@ -32,9 +31,8 @@ def main() -> None:
     from leap.training.run import check_run, train
 
     workspace = WorkspaceConfig.find()
-    named = workspace.recipes / f"{arguments.recipe}.yaml"
-    path = workspace.resolve(arguments.recipe) if Path(arguments.recipe).suffix else named
-    checked = check_run(read_recipe(path, recipe_overrides(arguments)), workspace.root, workspace.cache)
+    recipe = read_recipe(workspace.recipe(arguments.recipe), recipe_overrides(arguments))
+    checked = check_run(recipe, workspace.root, workspace.cache)
     tell = print if is_main_process() else (lambda *_: None)
     tell(describe(checked))
     if arguments.dry_run:

@@ -1,0 +1,55 @@
+"""An ablation as one experiment: plan, train, evaluate, report. It goes on from wherever it was stopped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leap.ablation.plan import PlannedRun, describe
+from leap.ablation.report import write_report
+from leap.ablation.results import collect
+from leap.ablation.runs import Scripts
+from leap.ablation.stages import Machine, Places, evaluate, train
+from leap.errors import UsageError
+
+# These would give a model's results another name, or another place, than the report looks in.
+_REFUSED = ("--model_name", "--output_dir", "--few-shot-num", "--few-shot-format", "--with-cot", "--language",
+            "--picture-control", "--quantization", "--fresh")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The runs, where their files lie, and how they are evaluated."""
+
+    planned: list[PlannedRun]
+    data: Path  # the benchmark
+    places: Places
+    folder: Path  # of the report
+    scripts: Scripts
+    options: Sequence[str]  # of each evaluation
+    machine: Machine
+
+    def __post_init__(self) -> None:
+        for option in self.options:
+            if option.partition("=")[0] in _REFUSED:
+                raise UsageError(f"{option} behind --: an ablation compares models that are asked in the plain way")
+
+    def describe(self) -> str:
+        engine = self.options[self.options.index("--engine") + 1] if "--engine" in self.options else "hf"
+        return describe(self.planned, self.data, engine, self.machine.slots)
+
+    def run(self) -> bool:
+        """All stages. False where a run or an evaluation failed, which stops none of the others; the report says so."""
+        trained = train(self.planned, self.machine)
+        script = self.scripts.evaluate
+        evaluated = evaluate(self.planned, self.places, script, self.options, self.machine)
+        return self.report() and trained and evaluated
+
+    def report(self) -> bool:
+        """Write the report of what is there; False where something is missing."""
+        findings = collect(self.planned, self.places)
+        print("\n== report")
+        for path in write_report(findings, self.planned, self.folder):
+            print(path)
+        for line in (*(f"CAREFUL {note}" for note in findings.notes), *(f"MISSING {one}" for one in findings.missing)):
+            print(line)
+        return not findings.missing

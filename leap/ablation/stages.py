@@ -1,0 +1,119 @@
+"""The stages of an ablation as jobs: train every run, evaluate what is trained. What is done is not done again."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from leap.ablation.plan import PlannedRun
+from leap.errors import LeapError
+from leap.evaluation.result_folder import MANIFEST
+from leap.evaluation.sweep import evaluation_jobs, named_models
+from leap.jobs.process import Job
+from leap.jobs.run import ray_installed, run_jobs, slots_for
+from leap.jobs.show import print_outcome
+from leap.models.checkpoints import MARKER, adapter_base, weights_hash
+from leap.records.files import read_object
+from leap.vlabench.dimensions import DIMENSIONS, Dimension
+
+_SAVING = 300.0  # seconds that a run has to save a checkpoint when it is told to stop
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where jobs run, and what each is given in its environment."""
+
+    logs: Path
+    gpus: Sequence[str] | None
+    at_once: int | None
+    environment: Mapping[str, str]
+
+    @property
+    def slots(self) -> int:
+        """Jobs at a time."""
+        slots = slots_for(self.gpus, self.at_once)
+        return slots if ray_installed() else 1
+
+    def run(self, jobs: Sequence[Job], grace: float) -> bool:
+        """Whether all are done; each failed one is told with the end of its log, and stops no other."""
+        if not jobs:
+            return True
+        given = [replace(job, environment=self.environment) for job in jobs]
+        return print_outcome(run_jobs(given, self.logs, self.gpus, self.at_once, grace))
+
+
+def train(planned: Sequence[PlannedRun], machine: Machine) -> bool:
+    """Train what is not trained yet. False where a run failed; its finished checkpoints stay."""
+    waiting = [one for one in planned if not one.run.finished]
+    print(f"\n== train: {len(planned) - len(waiting)} of {len(planned)} runs are trained already", flush=True)
+    return machine.run([Job(f"training_{one.ablation.name}", one.ablation.command) for one in waiting], _SAVING)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders of the workspace: under which results get their names, and where they lie."""
+
+    output: Path
+    results: Path
+    baseline: Path  # the model whose results are called Baseline
+
+
+def base_name(planned: Sequence[PlannedRun], places: Places) -> str:
+    """What the results of the runs' base model are called."""
+    (name,) = named_models([planned[0].run.model], places.baseline, places.output)
+    return name
+
+
+def evaluated_models(planned: Sequence[PlannedRun], places: Places) -> dict[str, Path]:
+    """The base model and every checkpoint that is to be evaluated and is there, by the names of their results."""
+    wanted = [one.checkpoint(step) for one in planned for step in one.steps]
+    there = [folder for folder in wanted if (folder / MARKER).is_file()]
+    return named_models([planned[0].run.model, *there], places.baseline, places.output)
+
+
+def evaluate(
+    planned: Sequence[PlannedRun], places: Places, script: Path, options: Sequence[str], machine: Machine
+) -> bool:
+    """Ask every trained model all six dimensions, each in the same way. False where an evaluation failed."""
+    root, told = planned[0].run.root, [Path(sys.executable).name]
+    models = evaluated_models(planned, places)
+    jobs = evaluation_jobs(script, models, DIMENSIONS, places.baseline, "models", options)
+    waiting = [
+        job
+        for job, (name, folder) in zip(jobs, models.items(), strict=True)
+        if not is_evaluated(places.results, name, weights_of(folder, root), shlex.join([*told, *job.command[1:]]))
+    ]
+    print(f"\n== evaluate: {len(jobs) - len(waiting)} of {len(jobs)} models are evaluated already", flush=True)
+    return machine.run(waiting, grace=30)
+
+
+def weights_of(folder: Path, root: Path) -> str | None:
+    """The hash of a model's weights, an adapter's with its base's; None where the evaluation will say what is wrong."""
+    try:
+        return weights_hash(folder, adapter_base(folder, root))
+    except LeapError:
+        return None
+
+
+def is_evaluated(results: Path, name: str, weights: str | None, command: str) -> bool:
+    """Whether this very command has answered all six dimensions with these weights.
+
+    Any other command is left to the evaluation script: it knows what its stored answers are worth.
+    """
+    found = [read_manifest(results, name, dimension) for dimension in DIMENSIONS]
+    return all(
+        (one.get("status"), one.get("command")) == ("complete", command) and has_weights(one, weights) for one in found
+    )
+
+
+def read_manifest(results: Path, name: str, dimension: Dimension) -> dict[str, Any]:
+    """The manifest of a model's results; empty where there is none."""
+    path = results / dimension.name / name / MANIFEST
+    return read_object(path) if path.is_file() else {}
+
+
+def has_weights(manifest: dict[str, Any], weights: str | None) -> bool:
+    """Whether results are of these weights, and not of others that once had their name."""
+    return weights is not None and manifest.get("model", {}).get("weights") == weights

@@ -1,0 +1,113 @@
+"""Which LoRA is enough? Train presets (and full fine-tuning) alike, evaluate them alike, and report with one figure.
+
+    bash scripts/ablation/run-ablation-experiments.sh --dry-run
+    bash scripts/ablation/run-ablation-experiments.sh batch --include-full-finetuning --seeds 3
+    bash scripts/ablation/run-ablation-experiments.sh --presets light,standard --max-steps 1000 --name short
+    bash scripts/ablation/run-ablation-experiments.sh --gpus 0,1,2,3 -- --engine vllm
+    bash scripts/ablation/run-ablation-experiments.sh --demo         small, in demo/, without a GPU
+
+`batch` and no word mean the same: all presets. Recipe values given here hold for every run; what stands behind -- goes
+to every evaluation. The same command continues what was stopped or failed and repeats nothing that is done. The report
+lies in eva_results/ablation/. Exit code 1 if anything is missing in the end.
+"""
+
+import argparse
+import os
+import sys
+
+from configs.config import REPOSITORY, WorkspaceConfig
+from leap.cli import FAILED, count, run
+from leap.training.overrides import add_recipe_flags, recipe_overrides
+
+_DEMO_EVALUATION = (
+    "--image_tokens_min 64 --image_tokens_max 64 --scorer leap --prompt leap --max_new_tokens 256 --batch_size 36"
+)
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _steps(text: str) -> list[int]:
+    return [count(step) for step in _words(text)]
+
+
+def parse_arguments(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, environment = parser.add_argument, os.environ
+    presets, steps = environment.get("LORA_PRESETS"), environment.get("LORA_STEPS", "")
+    add("batch", nargs="?", choices=("batch",), help="may be left out")
+    add("--presets", type=_words, default=presets, help="a,b (default: LORA_PRESETS or all)")
+    add("--include-full-finetuning", action="store_true", help="train every weight too, for as many steps")
+    add("--seeds", type=count, default=1, help="runs of each method, from the recipe's seed on (default 1)")
+    add("--steps", type=_steps, default=steps, help="a,b: checkpoints to evaluate (default: LORA_STEPS or the last)")
+    add("--name", help="of the experiment: its runs lie in output/NAME_..., its report in ablation_NAME")
+    add("--demo", action="store_true", help="all presets and full fine-tuning in the demo workspace, made if missing")
+    add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
+    add("--jobs", type=count, help="runs at once (default: one a GPU, one without a GPU)")
+    add("--dry-run", action="store_true", help="check everything and print the plan, train nothing")
+    add("--report-only", action="store_true", help="write the report of what is there, train and evaluate nothing")
+    add_recipe_flags(parser, {"--max-steps": "max_steps"})
+    if environment.get("MAX_STEPS"):
+        parser.set_defaults(max_steps=environment["MAX_STEPS"])
+    return parser.parse_args(words)
+
+
+def _demo_workspace(own_base: bool) -> WorkspaceConfig:
+    """LEAP_ROOT, or else demo/; its data and, unless the user names one, the ablation's base are made if missing."""
+    from leap.demo.workspace import DemoSize, is_complete, make_workspace
+    from leap.training.recipe import read_recipe
+    from leap.training.run import check_run, train
+
+    workspace = WorkspaceConfig(WorkspaceConfig.find().root if os.environ.get("LEAP_ROOT") else REPOSITORY / "demo")
+    if not is_complete(workspace.root):
+        make_workspace(workspace.root, DemoSize())
+    if not own_base:
+        base = check_run(read_recipe(workspace.recipe("demo-base")), workspace.root, workspace.cache)
+        if not base.finished:
+            train(base, workspace.repository, workspace.logs)
+    return workspace
+
+
+def main() -> int | None:
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments, options = parse_arguments(sys.argv[1:end]), sys.argv[end + 1 :]
+
+    from leap.ablation.experiment import Experiment
+    from leap.ablation.plan import plan_runs
+    from leap.ablation.runs import Scripts, make_runs
+    from leap.ablation.stages import Machine, Places
+    from leap.evaluation.models import check_name
+    from leap.hardware import chosen_gpus
+    from leap.training.presets import known_presets
+
+    demo, name, values = arguments.demo, arguments.name, recipe_overrides(arguments)
+    check_name(name, "--name")
+    workspace = _demo_workspace("model_name_or_path" in values) if demo else WorkspaceConfig.find()
+    scripts = Scripts(
+        workspace.repository / "scripts",
+        workspace.recipes,
+        full_recipe=workspace.recipe("demo-full" if demo else workspace.full_recipe_name),
+        lora_recipe=workspace.recipe("demo-lora") if demo else None,
+    )
+    presets = arguments.presets or known_presets(workspace.recipes)
+    full = demo or arguments.include_full_finetuning
+    runs = make_runs(scripts, presets, full, arguments.seeds, values, name)
+    gpus, environment = chosen_gpus(arguments.gpus), {"LEAP_ROOT": str(workspace.root)}
+    experiment = Experiment(
+        planned=plan_runs(runs, workspace.root, workspace.cache, arguments.steps),
+        scripts=scripts,
+        data=workspace.vlm_evaluation,
+        places=Places(workspace.output, workspace.eva_results, workspace.base_model),
+        folder=workspace.eva_results / ("ablation" if name is None else f"ablation_{name}"),
+        options=[*(_DEMO_EVALUATION.split() if demo else ()), *options],
+        machine=Machine(workspace.logs, gpus, arguments.jobs, environment),
+    )
+    print(experiment.describe(), flush=True)
+    if arguments.dry_run:
+        return None
+    return None if (experiment.report() if arguments.report_only else experiment.run()) else FAILED
+
+
+if __name__ == "__main__":
+    run(main)

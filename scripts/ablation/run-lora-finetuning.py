@@ -1,0 +1,59 @@
+"""Fine-tune LoRA adapters with a preset: light, standard, full or aggressive; every value can be overridden.
+
+    python scripts/ablation/run-lora-finetuning.py --dry-run
+    python scripts/ablation/run-lora-finetuning.py --lora_preset aggressive
+    python scripts/ablation/run-lora-finetuning.py --lora_preset light --lora_r 4 --lora_target_modules q_proj,v_proj
+    python scripts/ablation/run-lora-finetuning.py --lora_preset standard --resume_from_lora \\
+        output/lora_standard/checkpoint-7000 --output_dir output/lora_more --max_steps 1000
+
+A preset is the recipe configs/recipes/lora-<preset>.yaml; --recipe takes all but its adapters from another one. The run
+lies in output/lora_<preset>, and the same command continues it. --resume_from_lora starts a new run from an adapter's
+weights, which go on learning; with the newest checkpoint of the run's own folder it continues that run.
+"""
+
+import argparse
+import os
+
+from configs.config import WorkspaceConfig
+from leap.cli import run
+from leap.training.overrides import add_recipe_flags, recipe_overrides
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    preset = os.environ.get("LORA_PRESET") or "standard"
+    add("--lora_preset", "--preset", default=preset, help="default: LORA_PRESET, else standard (here: %(default)s)")
+    add("--recipe", help="name in configs/recipes/ or a file: its training with the preset's adapters")
+    add("--dry-run", action="store_true", help="check everything and print the plan, train nothing")
+    short = {"--lr": "learning_rate", "--epochs": "num_train_epochs", "--batch-size": "per_device_train_batch_size",
+             "--max-steps": "max_steps", "--output-dir": "output_dir"}  # fmt: skip
+    add_recipe_flags(parser, short)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+
+    from leap.progress import is_main_process
+    from leap.report.loss_plot import LossPlot
+    from leap.training.plan import describe
+    from leap.training.presets import read_preset
+    from leap.training.run import check_run, train
+
+    workspace = WorkspaceConfig.find()
+    shared = workspace.recipe(arguments.recipe) if arguments.recipe else None
+    recipe = read_preset(workspace.recipes, arguments.lora_preset, recipe_overrides(arguments), shared)
+    checked = check_run(recipe, workspace.root, workspace.cache)
+    tell = print if is_main_process() else (lambda *_: None)
+    tell(f"preset      {arguments.lora_preset}\n{describe(checked)}")
+    if arguments.dry_run:
+        return
+    if checked.finished:
+        tell(f"this run is finished: {checked.resume}")
+        return
+    tell(f"done: {train(checked, workspace.repository, workspace.logs, [LossPlot()])}")
+
+
+if __name__ == "__main__":
+    run(main)

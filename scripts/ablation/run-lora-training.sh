@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# LoRA fine-tuning with a preset (--preset or LORA_PRESET: light, standard, full, aggressive), into output/lora_<preset>.
+# Every flag of run-lora-finetuning.py may follow.
+#   bash scripts/ablation/run-lora-training.sh
+#   bash scripts/ablation/run-lora-training.sh --preset full --lr 1.0e-4 --epochs 2 --batch-size 2
+#   LORA_PRESET=light bash scripts/ablation/run-lora-training.sh --max-steps 100 --output-dir output/try
+# NUM_GPUS=4 trains on four GPUs of this machine.
+set -euo pipefail
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+script="$repository/scripts/ablation/run-lora-finetuning.py"
+if [ "${NUM_GPUS:-1}" -gt 1 ]; then
+    exec torchrun --standalone --nproc_per_node "$NUM_GPUS" "$script" "$@"
+fi
+exec python "$script" "$@"
