@@ -11,15 +11,17 @@ source scripts/utils/environment.sh
 leap_set_up "$repository"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 unset LEAP_ROOT
+quick() { python -m pytest -m "not slow" -n 2 --dist loadfile "$@"; }
 if [ "${1:-}" = --all ]; then
     shift
     python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[jobs]" # Ray
     ruff check .
     ruff format --check .
     mypy
-    exec python -m pytest "$@"
+    failed=0
+    none=5 # pytest's code where nothing was selected, such as in a file without slow tests
+    quick "$@" || [ $? = $none ] || failed=1
+    python -m pytest -m slow "$@" || [ $? = $none ] || failed=1
+    exit $failed
 fi
-if [ $# -eq 0 ]; then
-    exec python -m pytest -m "not slow" -n 2 --dist loadfile
-fi
-exec python -m pytest -m "not slow" "$@"
+if [ $# -eq 0 ]; then quick; else python -m pytest -m "not slow" "$@"; fi
