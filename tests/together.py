@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from conftest import run_script
+from sharded_state import leave
 from torch import distributed
 
 FINETUNE = "scripts/training/run-finetuning.py"
@@ -23,9 +24,8 @@ def main(workspace: Path, commands: Path, results: Path) -> None:
         told.append(done.stderr)
     if distributed.get_rank() == 0:
         results.write_text(json.dumps(told))
-    distributed.barrier()
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(*map(Path, sys.argv[1:]))
+    leave()

@@ -129,9 +129,10 @@ def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batch
     found = fit.choose(recipe, model, plan, heaviest, state_bytes, device, number)
     plan = replace(plan, packs=found.packs)
     tokens = plan.cost.tokens.mean() * plan.rows_per_step / plan.processes / plan.packs
+    untried = ", estimated and not tried" if device.type == "cuda" and is_sharded(model) else ""
     told = (
         f"{plan.packs} packs of about {tokens:.0f} tokens a step and process, checkpointing: {found.checkpointing}, "
-        f"{'compiled' if compiled else 'not compiled'}{', estimated and not tried' if is_sharded(model) else ''}"
+        f"{'compiled' if compiled else 'not compiled'}{untried}"
     )
     held_out = None
     if run.held_out is not None:
