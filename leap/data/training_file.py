@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Built:
     across: list[Copy]  # test rows with a training picture
     overlap: list[Copy] | None  # rows in train + test with an evaluation picture; None where there is no evaluation set
 
-    @property
+    @cached_property
     def rows(self) -> list[Candidate]:
         return [*self.train, *self.test]
 
