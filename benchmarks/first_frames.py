@@ -7,7 +7,7 @@ Extracting everything is `tarfile.extractall(filter="data")`, then each episode'
 fastest setting. Both sides make the same pixels, with as many processes, an archive each, in turn, each round in a
 process of its own; the archive is in the page cache. Seconds are medians of the timed rounds. Disk and memory are from
 a round of their own: what lies in the output folder at most, beside the archive that both sides read, and the largest
-process's resident memory. The shorter the episodes, the smaller the gain in disk: a PNG takes about five times its JPEG.
+process's resident memory. The shorter the episodes, the smaller the gain in disk: a PNG is about five times its JPEG.
 Writes first_frames-<device>.json.
 """
 
