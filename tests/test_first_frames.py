@@ -14,6 +14,7 @@ from PIL import Image
 from leap.data import first_frames
 from leap.data.archives import ArchiveError, GzipStream
 from leap.data.first_frames import FirstFrames, as_png, natural_key
+from leap.data.png import encode_png
 from leap.errors import LeapError
 
 # --- which frame is the first
@@ -107,6 +108,15 @@ def test_a_picture_keeps_its_pixels(kind: str, mode: str) -> None:
     assert (made == frame) == (kind == "PNG")
     assert made.startswith(b"\x89PNG")
     assert np.array_equal(pixels(made), pixels(frame))
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([(), (3,)]), st.integers(0, 9), st.integers(1, 255))
+@settings(max_examples=60, deadline=None)
+def test_a_png_holds_exactly_these_pixels(
+    height: int, width: int, channels: tuple[int, ...], seed: int, brightest: int
+) -> None:
+    made = np.random.default_rng(seed).integers(0, brightest, (height, width, *channels), np.uint8, endpoint=True)
+    assert np.array_equal(pixels(encode_png(made)), made)
 
 
 def test_a_cmyk_frame_becomes_rgb() -> None:

@@ -7,7 +7,6 @@ order, in which 2 comes before 10. Members may stand in any order.
 
 import io
 import re
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,9 +129,11 @@ class FirstFrames:
 
 def as_png(data: bytes) -> bytes:
     """A frame as a PNG file with the same pixels: a PNG is left as it is. Raises LeapError for what does not decode."""
+    import numpy as np
     from PIL import Image
 
     from leap.data.pictures import BROKEN
+    from leap.data.png import encode_png
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
@@ -141,10 +142,7 @@ def as_png(data: bytes) -> bytes:
             picture.load()
             if picture.format == "PNG":
                 return data
-            written = io.BytesIO()
             pixels = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")  # PNG has no CMYK
-            # photographs have runs at best: looking for no more is faster, and the file no larger
-            pixels.save(written, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
-            return written.getvalue()
+            return encode_png(np.asarray(pixels))
     except BROKEN as error:
         raise LeapError(f"cannot be decoded as a picture ({error})") from error
