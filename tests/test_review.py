@@ -199,6 +199,20 @@ def test_a_server_that_takes_no_schema_is_asked_without(root: Path) -> None:
     assert manifest["judges"][0]["inference"][0]["takes_json_schema"] is False
 
 
+def test_fields_that_a_hosted_model_refuses_can_be_left_out(root: Path) -> None:
+    refusing = Fault("400", 400, faulty.error("temperature does not support 0 with this model"))
+
+    def plan(seen: Seen) -> Fault | None:
+        return refusing if "temperature" in seen.body else None
+
+    with FaultyServer(plan, answer=judge) as server:
+        refused = analyze(root, server, "--only-models", "Baseline")
+        assert refused.returncode == 1
+        assert "temperature does not support 0" in scores_of(root)["error"][0]
+        assert analyze(root, server, "--only-models", "Baseline", "--omit-fields", "temperature,seed").returncode == 0
+        assert "seed" not in server.seen[-1].body
+
+
 def test_nothing_is_paid_for_twice(root: Path) -> None:
     """Failed verdicts are asked again by the same command, others never; the table is that of an unbroken run."""
 
@@ -300,6 +314,15 @@ def test_a_judge_that_always_prefers_the_first_decides_nothing(root: Path) -> No
 # Figures
 
 
+def test_figures_of_the_rubric_alone(root: Path) -> None:
+    assert analyze(root, None, "--judge", "rubric", "--continue-on-error").returncode == 0
+    drawn = run_script(DRAW, "--output_dir", "figures", root=root)
+    assert drawn.returncode == 0, drawn.stderr
+    names = ("final_scores", "criteria", "improvement")
+    assert drawn.stdout.split() == [str(root / "figures" / f"blind10_{name}.png") for name in names]
+
+
+@pytest.mark.slow
 def test_figures_of_two_judges_and_the_rubric(root: Path) -> None:
     with FaultyServer(answer=judge, models=("tiny", "other")) as server:
         judges = ("--judge", "tiny", "other", "rubric", "--pairwise", "--continue-on-error")
