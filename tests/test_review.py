@@ -182,8 +182,11 @@ def test_unusable_verdicts_are_unscored_and_counted(root: Path) -> None:
     assert scores["final_score"].isna().all()
     assert set(scores["unusable"]) == {"2"}
     assert all(error.startswith("unusable verdict: completeness") for error in scores["error"])
-    told = analyze(root, None, "--judge", "rubric", "--only-models", "Baseline", "--continue-on-error")
-    assert told.returncode == 0
+    cut = Fault("cut off", body=faulty.completion('{"completeness": 3', "length"))
+    with FaultyServer(lambda seen: cut) as server:
+        options = ("--only-models", "Baseline", "--repeats", "1", "--verdict-retries", "0", "--continue-on-error")
+        assert analyze(root, server, *options).returncode == 0
+    assert all("cut at the limit" in error for error in scores_of(root)["error"])
 
 
 def test_a_server_that_takes_no_schema_is_asked_without(root: Path) -> None:

@@ -77,7 +77,8 @@ def main() -> int | None:
     )
     for path in [*write_review(found.scores, found.pairs, arguments.baseline), found.scores]:
         print(path)
-    print(found.told())
+    if told := found.told():
+        print(told)
     return FAILED if found.unscored and not arguments.continue_on_error else None
 
 
