@@ -182,8 +182,11 @@ def test_unusable_verdicts_are_unscored_and_counted(root: Path) -> None:
     assert scores["final_score"].isna().all()
     assert set(scores["unusable"]) == {"2"}
     assert all(error.startswith("unusable verdict: completeness") for error in scores["error"])
-    told = analyze(root, None, "--judge", "rubric", "--only-models", "Baseline", "--continue-on-error")
-    assert told.returncode == 0
+    cut = Fault("cut off", body=faulty.completion('{"completeness": 3', "length"))
+    with FaultyServer(lambda seen: cut) as server:
+        options = ("--only-models", "Baseline", "--repeats", "1", "--verdict-retries", "0", "--continue-on-error")
+        assert analyze(root, server, *options).returncode == 0
+    assert all("cut at the limit" in error for error in scores_of(root)["error"])
 
 
 def test_a_server_that_takes_no_schema_is_asked_without(root: Path) -> None:
@@ -197,6 +200,20 @@ def test_a_server_that_takes_no_schema_is_asked_without(root: Path) -> None:
     assert done.returncode == 0, done.stderr
     manifest = json.loads(newest(root, "blind10_manifest").read_text())
     assert manifest["judges"][0]["inference"][0]["takes_json_schema"] is False
+
+
+def test_fields_that_a_hosted_model_refuses_can_be_left_out(root: Path) -> None:
+    refusing = Fault("400", 400, faulty.error("temperature does not support 0 with this model"))
+
+    def plan(seen: Seen) -> Fault | None:
+        return refusing if "temperature" in seen.body else None
+
+    with FaultyServer(plan, answer=judge) as server:
+        refused = analyze(root, server, "--only-models", "Baseline")
+        assert refused.returncode == 1
+        assert "temperature does not support 0" in scores_of(root)["error"][0]
+        assert analyze(root, server, "--only-models", "Baseline", "--omit-fields", "temperature,seed").returncode == 0
+        assert "seed" not in server.seen[-1].body
 
 
 def test_nothing_is_paid_for_twice(root: Path) -> None:
@@ -300,6 +317,15 @@ def test_a_judge_that_always_prefers_the_first_decides_nothing(root: Path) -> No
 # Figures
 
 
+def test_figures_of_the_rubric_alone(root: Path) -> None:
+    assert analyze(root, None, "--judge", "rubric", "--continue-on-error").returncode == 0
+    drawn = run_script(DRAW, "--output_dir", "figures", root=root)
+    assert drawn.returncode == 0, drawn.stderr
+    names = ("final_scores", "criteria", "improvement")
+    assert drawn.stdout.split() == [str(root / "figures" / f"blind10_{name}.png") for name in names]
+
+
+@pytest.mark.slow
 def test_figures_of_two_judges_and_the_rubric(root: Path) -> None:
     with FaultyServer(answer=judge, models=("tiny", "other")) as server:
         judges = ("--judge", "tiny", "other", "rubric", "--pairwise", "--continue-on-error")

@@ -133,7 +133,7 @@ TEXT = json.dumps(RIGHT)
         TEXT,
         f"```json\n{TEXT}\n```",
         f"Well, {{this}} is good: {TEXT} Bye.",
-        f"<think>hm {{}}</think>{TEXT}",
+        f"<think>hm {TEXT} or {{}}</think>{TEXT}",
         f'{{"a": 1}} {TEXT}',
     ],
 )

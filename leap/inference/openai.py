@@ -48,6 +48,7 @@ class Endpoint:
     timeout: float = 600.0  # seconds a request, whole
     retries: int = 8  # of a request, after the first try
     interval: float = 0.0  # seconds between the starts of two requests, at least
+    omit: tuple[str, ...] = ()  # fields that are not sent: some hosted models refuse a temperature, say
     backoff: float = 0.5  # seconds before the first retry, at most; twice as many before each further one
     input_price: float | None = None  # USD per million tokens
     output_price: float | None = None
@@ -314,11 +315,12 @@ class _Run:
 
         fields = self._server.fields
         while True:
+            sent = fields.of(self._decoding, self._schema)
             try:
                 response = await self._client.chat.completions.with_raw_response.create(
                     model=self._endpoint.model,
                     messages=messages,  # type: ignore[arg-type]
-                    extra_body=fields.of(self._decoding, self._schema),
+                    extra_body={name: value for name, value in sent.items() if name not in self._endpoint.omit},
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 others = fields.without(words(error))

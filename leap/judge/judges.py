@@ -41,6 +41,7 @@ class Judge:
             "model": self.endpoint.model,
             "base_url": self.endpoint.shown_url,
             "decoding": self.decoding.to_dict(),
+            "fields_left_out": list(self.endpoint.omit),
             "picture_tokens": [self.pictures.min_tokens, self.pictures.max_tokens],
         }
 

@@ -31,6 +31,9 @@ class Model(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def folder(self) -> Path | None: ...
+
     def to_dict(self) -> dict[str, Any]: ...
 
 
@@ -79,7 +82,9 @@ def write_outputs(
 ) -> Outputs:
     """Ask every model (a `Model`) for every sample of the data file, and write blind10_outputs_<time>.csv and .json.
 
-    Raises LeapError for a row or picture that cannot be read, before any model is loaded.
+    Where answers are sampled, those of a model that was interrupted are not what an unbroken run would have drawn; the
+    manifest says how many are from before. Raises LeapError for a row or picture that cannot be read, before any model
+    is loaded.
     """
     samples = read_samples(settings)
     manifest = _manifest(settings, repository)
@@ -87,13 +92,14 @@ def write_outputs(
         rows: list[dict[str, Any]] = []
         for model in models:
             answers, note = _answers(model, samples, settings, load, store)
-            manifest["models"].append({**model.to_dict(), **note})
+            path = str(model.folder) if model.folder else None
+            manifest["models"].append({**model.to_dict(), "model_path": path, **note})
             rows += [_row(model.name, sample, answers[sample.request.key]) for sample in samples]
-        path = write_table(folder, OUTPUTS, rows, OUTPUT_COLUMNS)
+        table = write_table(folder, OUTPUTS, rows, OUTPUT_COLUMNS)
         failed = sum(bool(row["error"]) for row in rows)
-        found = Outputs(path, len(rows) - failed, failed, sum(row["finish"] == "length" for row in rows))
+        found = Outputs(table, len(rows) - failed, failed, sum(row["finish"] == "length" for row in rows))
         counts = {"answered": found.answered, "failed": found.failed, "truncated": found.truncated}
-        write_json(path.with_suffix(".json"), {**manifest, "counts": counts, "end": provenance.now()})
+        write_json(table.with_suffix(".json"), {**manifest, "counts": counts, "end": provenance.now()})
     return found
 
 

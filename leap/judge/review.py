@@ -68,11 +68,17 @@ class Review:
         }
 
     def told(self) -> str:
-        """The same in a sentence."""
-        text = f"{self.budget.requests} requests, {self.budget.prompt_tokens} + {self.budget.new_tokens} tokens"
-        text += f", USD {self.budget.spent:.4f}" if self.priced and self.budget.requests else ""
-        text += f"; {self.unscored} verdicts are missing (column error)" if self.unscored else ""
-        return text + (f"; stopped before USD {self.budget.limit:g} (--max-cost)" if self.stopped else "")
+        """What a person should know of it at the end; "" where nothing was asked and nothing is missing."""
+        parts = []
+        if self.budget.requests:
+            cost = f", USD {self.budget.spent:.4f}" if self.priced else ""
+            tokens = f"{self.budget.prompt_tokens} + {self.budget.new_tokens} tokens"
+            parts.append(f"{self.budget.requests} requests, {tokens}{cost}")
+        if self.unscored:
+            parts.append(f"{self.unscored} verdicts are missing (column error)")
+        if self.stopped:
+            parts.append(f"stopped before USD {self.budget.limit:g} (--max-cost); the same command continues")
+        return "; ".join(parts)
 
 
 def review(outputs: Sequence[Output], judges: Sequence[Judge | str], settings: ReviewSettings, folder: Path) -> Review:

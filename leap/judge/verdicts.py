@@ -16,12 +16,13 @@ class Unusable(Exception):
 
 
 def read_verdict(text: str, record: type[Record]) -> Record:
-    """The verdict in a judge's answer, with or without prose or a code fence around it.
+    """The verdict in a judge's answer, with or without prose, a code fence or thoughts around it.
 
     Raises Unusable where there is none, more than one, or one with a missing or impossible value.
     """
     wanted = {name for name, field in record.model_fields.items() if field.is_required()}
-    found = [value for value in _objects(text) if wanted & value.keys()]
+    said = text.rpartition("</think>")[2]  # drafts in a model's thoughts are no verdicts
+    found = [value for value in _objects(said) if wanted & value.keys()]
     if len(found) != 1:
         raise Unusable(f"{len(found)} JSON objects with a verdict in it, where one was asked for")
     try:

@@ -132,7 +132,7 @@ def improvement(figures: ReviewFigures) -> Figure:
     others = [model for model in figures.models if model != figures.baseline]
     values = table[["low", "high", "difference"]]
     left, right = min(0.0, values.min().min()), max(0.0, values.max().max())
-    room = 0.25 * (right - left) or 1.0
+    room = (right - left) or 1.0
 
     def panel(axes: Axes, judge: str) -> None:
         rows = table[table["judge"] == judge].set_index("model_name").reindex(others)
@@ -144,14 +144,15 @@ def improvement(figures: ReviewFigures) -> Figure:
             _draw_mean(axes, row.rename({"difference": "mean"}), place, figures.looks[model].colour, text=False)
             told = f"{row['difference']:+.2f}{' †' if row['p_holm'] < ALPHA else ''}   {row['wins']:.0f} won, "
             told += f"{row['losses']:.0f} lost, {row['ties']:.0f} even"
-            axes.annotate(told, (row["difference"], place), (0, 9), textcoords="offset points", ha="center", fontsize=8)
+            end = row["difference"] if pd.isna(row["high"]) else row["high"]
+            axes.annotate(told, (end, place), (7, 0), textcoords="offset points", va="center", fontsize=8)
         axes.axvline(0, color=INK, linewidth=1)
-        axes.set_xlim(left - room, right + room)
+        axes.set_xlim(left - 0.05 * room, right + 0.95 * room)  # on the right stand the texts
         axes.set_xlabel("difference in final score, points of 1 to 5")
 
     title = f"Blind review: improvement over {plain(figures.baseline)}"
     note = f"† differs at {ALPHA:g}: paired permutation test, Holm's correction over the models."
-    return _panels(figures, title, panel, 0.6, (*figures.footnotes, note), others)
+    return _panels(figures, title, panel, 0.4, (*figures.footnotes, note), others)
 
 
 def agreement(figures: ReviewFigures) -> Figure:

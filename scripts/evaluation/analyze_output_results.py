@@ -32,6 +32,12 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--only-models", type=lambda names: names.split(","), default=[], help="a,b: only these models' plans")
     add("--seed", type=int, default=0, help="of the order of the requests (default %(default)s)")
     add("--temperature", type=float, default=0.0, help="of the judge (default %(default)s: greedy)")
+    add(
+        "--omit-fields",
+        type=lambda names: tuple(names.split(",")),
+        default=(),
+        help="temperature,seed: what it refuses",
+    )
     add("--max_new_tokens", type=count, default=1024, help="of a verdict (default %(default)s)")
     add("--image_tokens_min", type=count, default=workspace.image_tokens_min, help="picture size, in 32x32 pixels")
     add("--image_tokens_max", type=count, default=workspace.image_tokens_max, help="picture size, in 32x32 pixels")
@@ -71,7 +77,8 @@ def main() -> int | None:
     )
     for path in [*write_review(found.scores, found.pairs, arguments.baseline), found.scores]:
         print(path)
-    print(found.told())
+    if told := found.told():
+        print(told)
     return FAILED if found.unscored and not arguments.continue_on_error else None
 
 
@@ -84,6 +91,7 @@ def _judge_options(arguments: argparse.Namespace):
         "concurrency": arguments.concurrency,
         "timeout": arguments.timeout,
         "interval": arguments.sleep,
+        "omit": arguments.omit_fields,
         "retries": 10**9 if arguments.retry_forever else arguments.max_retries,
         "backoff": arguments.retry_sleep,
         "input_price": arguments.input_price,
