@@ -16,6 +16,7 @@ from test_families import one_thread
 from tiny_models import save_tiny_model
 
 from leap.data.collate import Collator
+from leap.data.packing import _epoch_order
 from leap.data.pictures import PictureSize, resolve_picture
 from leap.data.training_set import TrainingSet
 from leap.errors import LeapError
@@ -95,10 +96,17 @@ def test_a_frozen_part_stays_and_all_else_learns(workspace: Path, model: Path, f
 
 
 def test_rows_without_pictures_teach_a_frozen_llm_nothing(workspace: Path, model: Path, tmp_path: Path) -> None:
-    row = {"messages": [{"role": "user", "content": "What now?"}], "target": {"steps": "1) Wait."}}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    values = {"train_file": str(tmp_path / "rows.jsonl"), "weight_decay": 0.0, "freeze_llm": True}
-    before, after = weights(model), weights(train(workspace, "no_pictures", max_steps=1, **values))
+    """A step of such rows changes no weight, and a file of them is refused."""
+    plain = json.dumps({"messages": [{"role": "user", "content": "What now?"}], "target": {"steps": "1) Wait."}})
+    seen = (workspace / "data" / "train_demo.jsonl").read_text().splitlines()[0]
+    values = {"train_file": str(tmp_path / "rows.jsonl"), "weight_decay": 0.0, "freeze_llm": True, "max_steps": 1}
+    (tmp_path / "rows.jsonl").write_text(f"{plain}\n")
+    with pytest.raises(LeapError, match="no row has a picture, so that nothing would learn"):
+        train(workspace, "no_pictures", **values)
+    (tmp_path / "rows.jsonl").write_text(f"{seen}\n{plain}\n")
+    second_first = next(seed for seed in range(9) if _epoch_order(2, seed, 0)[0] == 1)
+    folder = train(workspace, "no_pictures", seed=second_first, per_device_train_batch_size=1, **values)
+    before, after = weights(model), weights(folder)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
