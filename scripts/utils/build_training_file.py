@@ -20,7 +20,7 @@ def main() -> None:
     workspace = WorkspaceConfig.find()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", help="a task_info file or folder (default: data/task_info where it is there)")
-    parser.add_argument("--images", default=workspace.data / "images", help="its pictures (default %(default)s)")
+    parser.add_argument("--images", default=workspace.images, help="its pictures (default %(default)s)")
     parser.add_argument("--vlabench", help="a folder of examples in the benchmark's format, not the evaluation's own")
     parser.add_argument("--evaluation", default=workspace.vlm_evaluation, help="pictures that training must not see")
     parser.add_argument("--output-dir", default=workspace.data, help="where the files go (default %(default)s)")
