@@ -118,7 +118,7 @@ def _setting(planned: list[PlannedRun]) -> str:
     rates = {label(one.ablation.method): f"{one.run.recipe.learning_rate:g}" for one in planned}
     told = ", ".join(f"{method} {rate}" for method, rate in rates.items())
     return (
-        f"All runs start from {Path(recipe.model_name_or_path).name} and see the same {len(run.train)} rows of "
+        f"All runs start from `{recipe.model_name_or_path}` and see the same {len(run.train)} rows of "
         f"`{recipe.train_file}` in the same order for a seed: {run.steps} steps of {recipe.rows_per_step(1)} rows. "
         f"Learning rates: {told}. All models are evaluated greedily, with one prompt and picture size; the score is "
         f"`{SCORE}`, at most 80.\n"
