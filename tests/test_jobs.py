@@ -127,6 +127,14 @@ def test_a_job_that_runs_already_is_refused_and_a_stale_pid_file_is_not(tmp_path
     assert run_jobs([shell("twice", "true")], tmp_path)[0].state == "done"
 
 
+def test_an_ended_process_that_nobody_reaps_is_in_nobodys_way(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and left a zombie
+        (tmp_path / "own.pid").write_text(f"{process.pid}\n")
+        (result,) = run_jobs([shell("own", "true")], tmp_path)
+    assert result.state == "done"
+
+
 def test_names_that_would_share_a_log_or_leave_the_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LeapError, match="two jobs have the name a"):
         run_jobs([shell("a", "true"), shell("a", "true")], tmp_path)

@@ -127,7 +127,10 @@ def _start(job: Job, log: Path, environment: Mapping[str, str]) -> subprocess.Po
 
 
 def running_pid(path: Path) -> int | None:
-    """The PID in a PID file if such a process is alive; None for no file, or one that a crash left."""
+    """The PID in a PID file if such a process is alive; None for no file, or one that a crash left.
+
+    A process that has ended is not alive, also where nobody reaps it: in a container there is often no init that would.
+    """
     text = path.read_text().strip() if path.is_file() else ""
     if not text.isdecimal():
         return None
@@ -137,7 +140,15 @@ def running_pid(path: Path) -> int | None:
         return None
     except PermissionError:  # alive, another user's
         pass
-    return int(text)
+    return None if _is_zombie(int(text)) else int(text)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # just gone, or no Linux
+        return False
+    return state in "ZX"
 
 
 def end_leftover(logs: Path, name: str) -> None:
