@@ -58,6 +58,14 @@ def wait_for(*paths: Path) -> None:
         time.sleep(0.02)
 
 
+def is_ended(pid: int, seconds: float = 10) -> bool:
+    """Whether a process ends soon: a killed one is still there for a moment."""
+    deadline = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; a dead one that nobody has reaped yet does not."""
     try:
@@ -103,7 +111,7 @@ def test_the_pid_file_holds_the_process_while_it_runs(tmp_path: Path) -> None:
 def test_what_a_job_leaves_running_is_ended(tmp_path: Path) -> None:
     (result,) = run_jobs([shell("parent", "sleep 60 & echo $!")], tmp_path)
     assert result.state == "done"
-    assert not alive(int(log_tail(result.log, 1)[0]))
+    assert is_ended(int(log_tail(result.log, 1)[0]))
 
 
 def test_logs_are_appended_and_each_run_has_a_header(tmp_path: Path) -> None:
@@ -181,7 +189,7 @@ def test_an_interrupt_ends_the_job_and_starts_no_other(tmp_path: Path, number: i
         out, err = driver.communicate(timeout=30)
     assert driver.returncode == 130, err
     assert (tmp_path / "0" / "told").exists()  # it had its time to finish
-    assert not alive(int((tmp_path / "0" / "child").read_text()))
+    assert is_ended(int((tmp_path / "0" / "child").read_text()))
     assert not (tmp_path / "1").exists()
     assert "job-1, 0.0 s: not started" in out
     assert not list(tmp_path.glob("*.pid"))
@@ -193,7 +201,7 @@ def test_a_job_that_will_not_end_is_killed_with_its_children(tmp_path: Path) -> 
         driver.send_signal(signal.SIGTERM)
         _, err = driver.communicate(timeout=30)
     assert driver.returncode == 130, err
-    assert not alive(int((tmp_path / "0" / "child").read_text()))
+    assert is_ended(int((tmp_path / "0" / "child").read_text()))
     assert not list(tmp_path.glob("*.pid"))
 
 
@@ -223,7 +231,7 @@ def test_an_interrupt_ends_what_ray_runs(tmp_path: Path, number: int) -> None:
     assert driver.returncode == 130, err
     assert "job-2, 0.0 s: not started" in out
     assert (tmp_path / "0" / "told").exists()
-    assert not any(alive(int((tmp_path / name / "child").read_text())) for name in "01")
+    assert all(is_ended(int((tmp_path / name / "child").read_text())) for name in "01")
     assert not list(tmp_path.glob("*.pid"))
 
 
@@ -234,5 +242,5 @@ def test_a_job_whose_keeper_died_is_ended_and_failed(tmp_path: Path) -> None:
     lost, good = run_jobs([shell("lost", text), shell("good", "true")], tmp_path, at_once=2)
     assert (lost.state, good.state) == ("failed", "done")
     assert "lost by Ray" in (lost.reason or "")
-    assert not alive(int((tmp_path / "child").read_text()))
+    assert is_ended(int((tmp_path / "child").read_text()))
     assert not list(tmp_path.glob("*.pid"))
