@@ -83,7 +83,7 @@ def test_a_wrong_recipe_names_file_and_key(tmp_path: Path, line: str, words: str
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(LeapError, match="demo, full"):
+    with pytest.raises(LeapError, match="there are: demo, "):
         read_recipe(FULL.with_name("nothing.yaml"))
 
 

@@ -330,7 +330,7 @@ def test_progress_tells_bytes_episodes_and_time_left(capsys: pytest.CaptureFixtu
     def state() -> tuple[int, str]:
         return 50_000_000, "3 episodes"
 
-    for show in (progress._byte_lines, progress._byte_bar):
+    for show in (progress._watch_lines, progress._watch_bar):
         told = [True, False]
         show("first frames", 200_000_000, state, Twice())
         shown = capsys.readouterr().err

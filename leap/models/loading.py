@@ -73,7 +73,10 @@ def load_model(
         raise LeapError(
             f"{base or folder}: {len(missing)} weights are missing ({missing[0]}, …); download the model again"
         )
-    model = model if placed else model.to(device)
+    if placed:
+        _spare_uneven(model)
+    else:
+        model = model.to(device)
     return _with_adapter(model, folder, merge) if base else model
 
 
@@ -102,6 +105,16 @@ def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str,
         else BitsAndBytesConfig(load_in_8bit=True)
     )
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _spare_uneven(model: Any) -> None:
+    """Layers whose rows are no whole blocks keep the general 4-bit form.
+
+    bitsandbytes packs weights anew for CPUs with AVX512-BF16, and fails at such rows.
+    """
+    for part in model.modules():
+        if getattr(part, "support_avx512bf16_for_cpu", False):
+            part.support_avx512bf16_for_cpu = part.in_features % part.weight.quant_state.blocksize == 0
 
 
 def _with_adapter(model: Any, folder: Path, merge: bool) -> Any:

@@ -3,8 +3,8 @@
 import math
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,10 +116,25 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
     with training_in(run.output) if is_main_process() else nullcontext():
         if is_main_process() and find_resume(run.output, run.identity) != run.resume:
             raise LeapError(f"{run.output}: another process trained here meanwhile; run the same command again")
-        return _train(run, repository, logs, callbacks)
+        with _scalars_under(logs / "tensorboard" / run.output.name):
+            return _train(run, repository, callbacks)
 
 
-def _train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any]) -> Path:
+@contextmanager
+def _scalars_under(folder: Path) -> Iterator[None]:
+    """TensorBoard files go there, unless the user's environment says where. The Trainer takes the place from there."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[name]  # another run of this process has a folder of its own
+
+
+def _train(run: Run, repository: Path, callbacks: Sequence[Any]) -> Path:
     import torch
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -131,7 +146,6 @@ def _train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any]) -> 
 
     recipe = run.recipe
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # packs are of many lengths
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs / "tensorboard" / run.output.name))
     arguments = _arguments(run)
     model = load_trainable(recipe, run.model)
     if recipe.resume_from_lora:
