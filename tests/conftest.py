@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import runpy
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,17 @@ def run_script(script: str, *arguments: str, root: Path | None = None) -> Finish
         os.environ.update(kept[1])
         os.chdir(kept[2])
     return Finished(code, out.getvalue(), err.getvalue())
+
+
+def run_script_apart(script: str, *arguments: str, root: Path) -> Finished:
+    """The same in a fresh process, for results that are compared bit by bit with those of other fresh ones.
+
+    Libraries that other tests have loaded into this one change how some CPUs round (bitsandbytes does).
+    """
+    command = [sys.executable, str(REPOSITORY / script), *arguments]
+    environment = {**os.environ, "LEAP_ROOT": str(root)}
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 class Parsed(Exception):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, Finished, run_script
+from conftest import REPOSITORY, Finished, run_script, run_script_apart
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -432,12 +432,12 @@ def kill_somewhere(workspace: Path, run: Path, options: tuple[str, ...], moment:
 def test_kills_at_any_time_change_nothing(workspace: Path, tmp_path: Path, seed: int) -> None:
     options = ("--max_steps", "14", "--save_steps", "1")
     undisturbed, run = tmp_path / "undisturbed", tmp_path / f"killed-{seed}"
-    done = train(workspace, undisturbed, *options)
+    done = run_script_apart(FINETUNE, *STEPS, "--output_dir", str(undisturbed), *options, root=workspace)
     assert done.returncode == 0, done.stderr
     moment = random.Random(seed)
     seen = [kill_somewhere(workspace, run, options, moment) for _ in range(5)]
     print("\n".join(seen))
-    again = train(workspace, run, *options)
+    again = run_script_apart(FINETUNE, *STEPS, "--output_dir", str(run), *options, root=workspace)
     assert again.returncode == 0, again.stderr
     assert_same_end(run, undisturbed)
     assert [is_resumable(folder) for folder in find_checkpoints(run)] == [False, True, True]

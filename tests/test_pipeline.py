@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, run_script, run_script_apart
 from safetensors.torch import load_file
 
 from leap.models.checkpoints import MARKER
@@ -25,25 +25,10 @@ EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
 DRAW = "scripts/evaluation/draw_evaluation_results.py"
 
 
-def training(root: Path, *options: str) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment of a run in a process of its own.
-
-    Here, libraries that other tests have loaded may have changed how the CPU rounds (bitsandbytes does on some).
-    """
-    return [sys.executable, str(REPOSITORY / FINETUNE), *TINY, *options], {**os.environ, "LEAP_ROOT": str(root)}
-
-
-def train(root: Path, *options: str) -> str:
-    """What such a run prints when it is let alone."""
-    command, environment = training(root, *options)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def kill_after_checkpoint(root: Path, output: str) -> Path:
     """Start a run and kill it (SIGKILL) as soon as its first checkpoint is complete; that checkpoint's folder."""
-    command, environment = training(root, "--output_dir", output)
+    command = [sys.executable, str(REPOSITORY / FINETUNE), *TINY, "--output_dir", output]
+    environment = {**os.environ, "LEAP_ROOT": str(root)}
     first = root / output / "checkpoint-2"
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 200
@@ -63,8 +48,11 @@ def runs(workspace: Path) -> tuple[Path, Path]:
     torn.mkdir(exist_ok=True)
     (torn / "config.json").write_text("{}")
     (torn / MARKER).unlink(missing_ok=True)
-    assert f"continues {first}" in train(workspace)
-    train(workspace, "--output_dir", "output/whole")
+    resumed = run_script_apart(FINETUNE, *TINY, root=workspace)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"continues {first}" in resumed.stdout
+    whole = run_script_apart(FINETUNE, *TINY, "--output_dir", "output/whole", root=workspace)
+    assert whole.returncode == 0, whole.stderr
     return workspace / "output" / "checkpoint-6", workspace / "output" / "whole" / "checkpoint-6"
 
 
