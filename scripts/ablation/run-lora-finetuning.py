@@ -37,22 +37,16 @@ def main() -> None:
 
     from leap.progress import is_main_process
     from leap.report.loss_plot import LossPlot
-    from leap.training.plan import describe
+    from leap.training.command import plan_and_train
     from leap.training.presets import read_preset
-    from leap.training.run import check_run, train
 
     workspace = WorkspaceConfig.find()
     shared = workspace.recipe(arguments.recipe) if arguments.recipe else None
     recipe = read_preset(workspace.recipes, arguments.lora_preset, recipe_overrides(arguments), shared)
-    checked = check_run(recipe, workspace.root, workspace.cache)
-    tell = print if is_main_process() else (lambda *_: None)
-    tell(f"preset      {arguments.lora_preset}\n{describe(checked)}")
-    if arguments.dry_run:
-        return
-    if checked.finished:
-        tell(f"this run is finished: {checked.resume}")
-        return
-    tell(f"done: {train(checked, workspace.repository, workspace.logs, [LossPlot()])}")
+    if is_main_process():
+        print(f"preset      {arguments.lora_preset}")
+    places = workspace.root, workspace.cache, workspace.repository, workspace.logs
+    plan_and_train(recipe, *places, [LossPlot()], arguments.dry_run)
 
 
 if __name__ == "__main__":

@@ -24,23 +24,14 @@ def main() -> None:
     add_recipe_flags(parser)
     arguments = parser.parse_args()
 
-    from leap.progress import is_main_process
     from leap.report.loss_plot import LossPlot
-    from leap.training.plan import describe
+    from leap.training.command import plan_and_train
     from leap.training.recipe import read_recipe
-    from leap.training.run import check_run, train
 
     workspace = WorkspaceConfig.find()
     recipe = read_recipe(workspace.recipe(arguments.recipe), recipe_overrides(arguments))
-    checked = check_run(recipe, workspace.root, workspace.cache)
-    tell = print if is_main_process() else (lambda *_: None)
-    tell(describe(checked))
-    if arguments.dry_run:
-        return
-    if checked.finished:
-        tell(f"this run is finished: {checked.resume}")
-        return
-    tell(f"done: {train(checked, workspace.repository, workspace.logs, [LossPlot()])}")
+    places = workspace.root, workspace.cache, workspace.repository, workspace.logs
+    plan_and_train(recipe, *places, [LossPlot()], arguments.dry_run)
 
 
 if __name__ == "__main__":

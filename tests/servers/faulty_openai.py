@@ -10,13 +10,13 @@ request that arrives: None is a right answer, a Fault anything else.
 import hashlib
 import json
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
+
+from servers.local import Handler, LocalServer
 
 MODEL, KEY = "tiny", "sk-test-0123456789"
 DRIPS = 80  # of 50 ms each
@@ -117,7 +117,7 @@ def answer_to(body: Mapping[str, Any]) -> str:
     return "answer " + hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()[:16]
 
 
-class FaultyServer:
+class FaultyServer(LocalServer):
     """A server on a free port of this machine, from `with` to its end."""
 
     def __init__(
@@ -129,27 +129,14 @@ class FaultyServer:
         answer: Answer = answer_to,
     ) -> None:
         """`hold`: seconds that each request takes. `key`: the only key that is let in. `answer`: the right answers."""
+        super().__init__(_Handler)
         self.answer = answer
         self.plan, self.hold, self.models, self.key = plan, hold, models, key
         self.together, self.seen, self.attempts = 0, list[Seen](), Counter[str]()
-        self.lock, self.ended = threading.Lock(), threading.Event()
-
-    def __enter__(self) -> "FaultyServer":
-        handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="faulty server")
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
     def reset(self, plan: Plan) -> None:
         """Forget everything, and follow another plan."""
@@ -181,19 +168,8 @@ def last_text(body: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"][-1]
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     owner: FaultyServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         if self._let_in():

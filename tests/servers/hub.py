@@ -10,47 +10,29 @@ It takes uploads too, with every file inside the commit itself: what they send l
 import base64
 import json
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from servers.hub_store import Fault, Plan, Seen, Stored, faultless
+from servers.local import Handler, LocalServer
 
 PAGE = 7  # files in a page of a listing
 
 
-class HubServer:
+class HubServer(LocalServer):
     """A hub on a free port of this machine, from `with` to its end."""
 
     def __init__(self, stored: Sequence[Stored], plan: Plan = faultless, upstream: str = "") -> None:
         """`upstream`: the address that its listings' links name in place of its own."""
+        super().__init__(_Handler)
         self.stored = {(repository.kind, repository.name): repository for repository in stored}
         self.plan, self.upstream = plan, upstream
         self.seen, self.attempts = list[Seen](), Counter[tuple[str, str]]()
         self.sent = Counter[str]()  # bytes of each file's content
         self.received, self.created = dict[str, bytes](), b""
-        self.lock, self.ended = threading.Lock(), threading.Event()
-
-    def __enter__(self) -> "HubServer":
-        handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="hub")
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def port(self) -> int:
-        return int(self._server.server_address[1])
 
     @property
     def url(self) -> str:
@@ -69,19 +51,8 @@ class HubServer:
         return seen
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     owner: HubServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self.do_GET()  # the bodies are left out where they are written
