@@ -17,6 +17,7 @@ from servers.hub_store import UNAVAILABLE, WHOLE, WRONG, Fault, Stored, by_path,
 from leap.data.downloads import download, everything
 from leap.data.fetch import Manners
 from leap.data.hub import Hub
+from leap.data.hub_hash import hub_sha256
 from leap.errors import LeapError
 from leap.records.files import FolderLock
 
@@ -241,3 +242,13 @@ def test_xets_storage_is_read_on_from_where_a_file_was_cut(tmp_path: Path) -> No
         get(hub, folder)  # where the storage fails, plain HTTP does
         assert on_disk(folder) == repository.files
         assert hub.sent["big.bin"] == len(content)
+
+
+def test_what_was_downloaded_is_known_by_the_hubs_hash(tmp_path: Path) -> None:
+    """First frames compare an archive with it."""
+    repository = stored()
+    with HubServer([repository]) as hub:
+        get(hub, tmp_path)
+    expected = hashlib.sha256(repository.files["big.tar.gz"]).hexdigest()
+    assert hub_sha256(tmp_path / "big.tar.gz") == expected
+    assert hub_sha256(tmp_path / "a" / "one.json") is None  # too small for the hub to name one

@@ -1,4 +1,4 @@
-"""The SHA-256 that the Hugging Face hub names for a file which `hf download --local-dir` put on this machine."""
+"""The SHA-256 that the Hugging Face hub names for a file, as our downloads and `hf download --local-dir` note it."""
 
 import re
 from pathlib import Path
