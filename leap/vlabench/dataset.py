@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -99,8 +99,3 @@ def fingerprint(examples: Iterable[BenchmarkExample]) -> str:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         digest.update(example.instruction.encode() + b"\0")
     return digest.hexdigest()
-
-
-def unique_examples(examples: Sequence[BenchmarkExample]) -> dict[tuple[str, str], BenchmarkExample]:
-    """By (task, number)."""
-    return {example.key: example for example in examples}
