@@ -93,6 +93,8 @@ def _beside(found: dict[str, Any]) -> list[str]:
     if found.get("seed_setting"):
         other = found.get("compared_with", "the seed's setting")
         beside.append(f"{found['ratio']} times {other} ({_figure(found['seed_setting'])})")
+    if found.get("scaling"):
+        beside.append(f"{found['scaling']:.2f} times one of these GPUs ({_figure(found['one_gpu']['ours'])})")
     if found.get("mfu"):
         beside.append(f"{found['mfu']:.1%} MFU")
     if found.get("limit"):

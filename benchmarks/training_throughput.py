@@ -3,13 +3,14 @@
     python benchmarks/training_throughput.py --workdir /tmp/leap-speed
     python benchmarks/training_throughput.py --modes full --memory_limit_gb 24
     python benchmarks/training_throughput.py --modes full --skip_seed --profile --set gradient_checkpointing=false
-    torchrun --nproc_per_node 2 benchmarks/training_throughput.py --modes full
+    torchrun --nproc_per_node 2 benchmarks/training_throughput.py --modes full --skip_seed --one_gpu RESULT.json
     python benchmarks/training_throughput.py --device cpu --tiny --batch 2 2 --picture 96 64 --image_tokens 4 16
 
 The seed's setting is the library's Trainer on a bfloat16 model, 6 rows x 6 accumulated batches (LoRA: 4 x 9), gradient
 checkpointing, pictures prepared in the main process. Ours is a recipe, trained by the code that users run. Both train
 a model of Qwen3-VL-2B's shape, of random weights, on the same rows: a picture of 640x480 pixels each, an instruction
-and an answer of its own, none of them twice. Steps are timed in windows after a warm-up, the data loader included.
+and an answer of its own, none of them twice. Steps are timed in windows after a warm-up, the data loader included; the
+seed's setting waits for the host's processor, so that its steps differ much where others use that host too.
 Before, both take a few steps on the same 36 rows, whose losses are compared. What is known is written when a side is
 done, to <result>.partial, so a run that is cut off loses nothing.
 """
@@ -82,6 +83,12 @@ class Setting:
         return self.batch[0] * self.batch[1] * self.world
 
     @property
+    def values(self) -> dict[str, Any]:
+        """Recipe values that the command line gives."""
+        items = (item.partition("=") for item in self.arguments.set)
+        return {key: yaml.safe_load(value) for key, _, value in items}
+
+    @property
     def size(self) -> PictureSize:
         return PictureSize(*self.arguments.image_tokens)
 
@@ -119,12 +126,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--steps", type=count, default=24, help="timed steps of ours (default %(default)s)")
     add("--window", type=count, default=4, help="steps of ours in a window (default %(default)s)")
     add("--warm_up", type=count, default=6, help="steps of ours before them (default %(default)s)")
-    add("--seed_steps", type=count, default=4, help="timed steps of the seed's, each a window (default %(default)s)")
+    add("--seed_steps", type=count, default=12, help="timed steps of the seed's, each a window (default %(default)s)")
     add("--parity_steps", type=whole, default=3, help="compared steps on the same rows; 0: none (default %(default)s)")
     add("--skip_seed", dest="skip", action="append_const", const="seed", default=[], help="measure ours alone")
     add("--skip_ours", dest="skip", action="append_const", const="ours", help="measure the seed's setting alone")
     add("--memory_limit_gb", type=float, help="let PyTorch take so many gigabytes (10^9 bytes) of the GPU at the most")
     add("--profile", action="store_true", help=f"trace {PROFILED_STEPS} more steps of ours")
+    add("--one_gpu", type=Path, metavar="RESULT", help="one process's result from this machine, to say how ours scales")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe values of ours")
     add("--rows", type=count, help="rows of the training file (default: 1500, or more where the steps need them)")
     add("--batch", type=count, nargs=2, metavar=("ROWS", "ACCUMULATED"), help="on both sides, in place of the modes'")
@@ -239,8 +247,9 @@ def measure_ours(setting: Setting, tell: Callable[[str], None]) -> dict[str, Any
         free_memory(asked.device)
     wait = DataWait()
     clock = Clock(asked.warm_up, asked.window, asked.steps, wait, tell)
-    profile = StepProfile(PROFILED_STEPS, asked.workdir / "trace.json") if asked.profile else None
-    total = asked.warm_up + asked.steps + (PROFILED_STEPS + 1 if profile else 0)
+    traced = asked.profile and os.environ.get("RANK", "0") == "0"  # one process's file
+    profile = StepProfile(PROFILED_STEPS, asked.workdir / "trace.json") if traced else None
+    total = asked.warm_up + asked.steps + (PROFILED_STEPS + 1 if asked.profile else 0)
     with wait.watching():
         values = {"max_steps": total}
         recipe = train_ours(setting, "timed", setting.rows, values, [clock, *([profile] if profile else [])], tell)
@@ -289,8 +298,7 @@ def train_ours(
     }
     if setting.arguments.batch:
         values |= dict(zip(("per_device_train_batch_size", "gradient_accumulation_steps"), setting.batch, strict=True))
-    values |= {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in setting.arguments.set)}
-    recipe = read_recipe(WorkspaceConfig.find().recipes / f"{setting.mode.recipe}.yaml", values)
+    recipe = read_recipe(WorkspaceConfig.find().recipes / f"{setting.mode.recipe}.yaml", values | setting.values)
     checked = check_run(recipe, root, root / "cache")
     if name == "timed":
         tell("the plan\n" + plan(checked))
@@ -316,9 +324,9 @@ def describe(setting: Setting) -> dict[str, Any]:
     peak = peak_flops(where["device"])
     if setting.world > 1:
         where["device"] = f"{setting.world} x {where['device']}"
-    limit = setting.arguments.memory_limit_gb
+    limit, fsdp = setting.arguments.memory_limit_gb, "_fsdp" * bool(setting.values.get("fsdp"))
     return {
-        "benchmark": f"training_throughput_{setting.name}" + (f"_{limit:g}gb" if limit else ""),
+        "benchmark": f"training_throughput_{setting.name}{fsdp}" + (f"_{limit:g}gb" if limit else ""),
         **where,
         "settings": {
             "mode": setting.name,
@@ -361,10 +369,18 @@ def as_result(setting: Setting, side: str, found: dict[str, Any], result: dict[s
     added["recipe"] = found["recipe"]
     if "profile" in found:
         added["profile"] = found["profile"]
+    if setting.arguments.one_gpu:
+        added |= scaling(rate, read_object(setting.arguments.one_gpu))
     if result.get("seed_setting"):
         added["ratio"] = round(rate / result["seed_setting"], 2)
         added["parity"] = parity(result["seed_losses"], found.get("losses", []))
     return added
+
+
+def scaling(rate: float, one: dict[str, Any]) -> dict[str, Any]:
+    """How many times as fast as one process, whose result it keeps the main part of."""
+    kept = ("device", "command", "ours", "windows", "mfu", "peak_gb")
+    return {"one_gpu": {key: one[key] for key in kept}, "scaling": round(rate / one["ours"], 3)}
 
 
 def ours_rows(setting: Setting, found: dict[str, Any]) -> int:

@@ -70,7 +70,7 @@ class StochasticAdamW(torch.optim.Optimizer):
         for begin in range(0, flat_weights.numel(), _CHUNK):
             cut = slice(begin, begin + _CHUNK)
             grad, first, second = (part[cut] for part in others)
-            update(flat_weights[cut], grad, first, second, numbers, _int32(key + place + begin))
+            update(flat_weights[cut], grad, first, second, numbers, _on(weights.device, key + place + begin))
 
 
 def _local(tensor: Any) -> Tensor:
@@ -91,7 +91,12 @@ def _key(seed: int, step: int) -> int:
     return (seed * 0x9E3779B1 + step * 0x632BE59BD9B4E019) % (1 << 32)
 
 
-def _adamw(weights: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, numbers: Tensor, key: int) -> None:
+def _on(device: torch.device, key: int) -> Tensor:
+    """The key as a tensor: compiled as a number, it is one of 64 bits on a GPU, and so is what it is added to."""
+    return torch.full((), _int32(key), dtype=torch.int32, device=device)
+
+
+def _adamw(weights: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, numbers: Tensor, key: Tensor) -> None:
     beta1, beta2, size, decay, correction, eps = numbers.unbind()
     gradient = grad.float()
     first = exp_avg.float() * beta1 + gradient * (1 - beta1)

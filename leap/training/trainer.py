@@ -25,6 +25,7 @@ from leap.training.recipe import Part
 from leap.training.sharding import Sharded
 from leap.workers import end_with_parent
 
+_BUCKET = 400  # MB of gradients that processes sum at once: small sums, more of them, take the GPU from its arithmetic
 _AHEAD = 3  # packs that each worker may have ready
 
 
@@ -137,6 +138,7 @@ class LeapTrainer(CheckpointingTrainer):
         wrapped = super()._wrap_model(model, training=training, **options)
         if handler := getattr(self.accelerator, "ddp_handler", None):
             handler.gradient_as_bucket_view = True
+            handler.bucket_cap_mb = _BUCKET
         return wrapped
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
