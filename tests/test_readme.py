@@ -14,6 +14,7 @@ from conftest import REPOSITORY, Parsed, run_script
 from torch.distributed.run import get_args_parser
 
 READMES = [REPOSITORY / "README.md", REPOSITORY / "README_zh.md"]
+PAGES = [*READMES, *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 # Options that the bash scripts hand on to a Python script.
 FORWARDS = {
@@ -26,17 +27,17 @@ FORWARDS = {
 
 
 def commands(readme: Path) -> list[list[str]]:
-    """Every command of a README's bash blocks as words, without the variables set before it."""
+    """Every command of a page's bash blocks as words, without the variables set before it."""
     lines = "\n".join(BLOCK.findall(readme.read_text())).replace("\\\n", " ").splitlines()
     split = [re.sub(r"^[A-Z_]+=\S+ ", "", line) for line in lines]
     return [words for line in split if (words := shlex.split(line, comments=True))]
 
 
-ALL = sorted({shlex.join(words) for readme in READMES for words in commands(readme)})
+ALL = sorted({shlex.join(words) for page in PAGES for words in commands(page)})
 
 
 @pytest.mark.parametrize("line", ALL)
-def test_a_readmes_command_is_accepted(line: str, parse_only: None) -> None:
+def test_a_pages_command_is_accepted(line: str, parse_only: None) -> None:
     program, *rest = shlex.split(line)
     if program in ("python", "bash") and rest[0] != "-m":
         script = REPOSITORY / rest[0]
@@ -67,11 +68,25 @@ def test_a_readmes_command_is_accepted(line: str, parse_only: None) -> None:
         assert program in ("git", "cd", "conda", "pip", "tensorboard"), f"nobody checks {program}"
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
-def test_pictures_and_links_into_the_repository_exist(readme: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\":]+)\"", readme.read_text())
-    for link in (a or b for a, b in links):
-        assert (REPOSITORY / link).exists(), link
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_pictures_and_links_into_the_repository_exist(page: Path) -> None:
+    """Headings that are linked to as well, by the names that GitHub gives them."""
+    links = re.findall(r"\]\(([^):]+)\)|src=\"([^\":]+)\"", page.read_text())
+    for link, _, heading in ((a or b).partition("#") for a, b in links):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not heading or heading in anchors(target), heading
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_both_languages_have_the_same_pages_and_commands() -> None:
+    for page in PAGES:
+        if not page.stem.endswith("_zh"):
+            assert commands(page) == commands(page.with_stem(f"{page.stem}_zh")), page
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
