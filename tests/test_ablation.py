@@ -474,6 +474,16 @@ def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_p
     assert again.returncode == 0
     assert "2 of 2 runs are trained already" in again.stdout
     assert "3 of 3 models are evaluated already" in again.stdout
+
+    # Of other data, answers are worth nothing: the evaluations say so, and the end is a failure.
+    picture = min((root / "dataset").rglob("input/*.png"))  # of an example that is asked
+    kept = picture.read_bytes()
+    Image.new("RGB", Image.open(picture).size).save(picture)
+    changed = run_script(ABLATION, *SMALL, root=root)
+    assert changed.returncode == 1
+    assert "0 of 3 models are evaluated already" in changed.stdout
+    assert "are to other data than" in changed.stdout + changed.stderr
+    picture.write_bytes(kept)
     assert not pd.read_csv(report / "methods.csv")["mean"].isna().any()
 
     # Merged into its base, the adapter gives the same answers.

@@ -1,13 +1,16 @@
 """The stages of an ablation as jobs: train every run, evaluate what is trained. What is done is not done again."""
 
+import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from leap.ablation.plan import PlannedRun
+from leap.cli import count_or_all
 from leap.errors import LeapError
 from leap.evaluation.result_folder import MANIFEST
 from leap.evaluation.sweep import evaluation_jobs, named_models
@@ -16,6 +19,7 @@ from leap.jobs.run import ray_installed, run_jobs, slots_for
 from leap.jobs.show import print_outcome
 from leap.models.checkpoints import MARKER, adapter_base, weights_hash
 from leap.records.files import read_object
+from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 
 _SAVING = 300.0  # seconds that a run has to save a checkpoint when it is told to stop
@@ -74,16 +78,19 @@ def evaluated_models(planned: Sequence[PlannedRun], places: Places) -> dict[str,
 
 
 def evaluate(
-    planned: Sequence[PlannedRun], places: Places, script: Path, options: Sequence[str], machine: Machine
+    planned: Sequence[PlannedRun], places: Places, data: Path, script: Path, options: Sequence[str], machine: Machine
 ) -> bool:
-    """Ask every trained model all six dimensions, each in the same way. False where an evaluation failed."""
+    """Ask every trained model all six dimensions of `data`, each in the same way. False where an evaluation failed."""
     root, told = planned[0].run.root, [Path(sys.executable).name]
     models = evaluated_models(planned, places)
     jobs = evaluation_jobs(script, models, DIMENSIONS, places.baseline, "models", options)
+    contents = _contents(root, data, options)
     waiting = [
         job
         for job, (name, folder) in zip(jobs, models.items(), strict=True)
-        if not is_evaluated(places.results, name, weights_of(folder, root), shlex.join([*told, *job.command[1:]]))
+        if not is_evaluated(
+            places.results, name, weights_of(folder, root), shlex.join([*told, *job.command[1:]]), contents
+        )
     ]
     print(f"\n== evaluate: {len(jobs) - len(waiting)} of {len(jobs)} models are evaluated already", flush=True)
     return machine.run(waiting, grace=30)
@@ -97,15 +104,34 @@ def weights_of(folder: Path, root: Path) -> str | None:
         return None
 
 
-def is_evaluated(results: Path, name: str, weights: str | None, command: str) -> bool:
-    """Whether this very command has answered all six dimensions with these weights.
+def _contents(root: Path, data: Path, options: Sequence[str]) -> dict[str, str]:
+    """Each dimension's fingerprint as its examples are now, those that an evaluation with these options asks for."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--data_path", default=data)
+    for flag in ("--max_tasks", "--num_episodes"):
+        parser.add_argument(flag, type=count_or_all)
+    asked, _ = parser.parse_known_args(options)
+    found = {}
+    for dimension in DIMENSIONS:
+        with suppress(LeapError):  # the evaluation will say what is wrong
+            examples = find_examples(root / asked.data_path, dimension, asked.max_tasks, asked.num_episodes)
+            found[dimension.name] = fingerprint(examples)
+    return found
 
-    Any other command is left to the evaluation script: it knows what its stored answers are worth.
+
+def is_evaluated(results: Path, name: str, weights: str | None, command: str, contents: Mapping[str, str]) -> bool:
+    """Whether this very command has answered all six dimensions with these weights, and of data as they are now.
+
+    `contents` has each dimension's fingerprint. Anything else is left to the evaluation script: it knows what its
+    stored answers are worth, and refuses to mix.
     """
-    found = [read_manifest(results, name, dimension) for dimension in DIMENSIONS]
-    return all(
-        (one.get("status"), one.get("command")) == ("complete", command) and has_weights(one, weights) for one in found
-    )
+    for dimension in DIMENSIONS:
+        found = read_manifest(results, name, dimension)
+        if (found.get("status"), found.get("command")) != ("complete", command) or not has_weights(found, weights):
+            return False
+        if found["data"]["fingerprint"] != contents.get(dimension.name):
+            return False
+    return True
 
 
 def read_manifest(results: Path, name: str, dimension: Dimension) -> dict[str, Any]:
