@@ -98,6 +98,7 @@ class Greedy(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(1))
 
     def forward(self, room: int, kept: list[Any]) -> torch.Tensor:
+        self.gradient = self.weight.grad
         activations = self.weight * torch.ones(room)
         kept.append(weakref.ref(activations))
         if room > 10:
@@ -107,9 +108,17 @@ class Greedy(torch.nn.Module):
 
 def test_a_failed_attempt_leaves_nothing_behind() -> None:
     model, kept = Greedy(), []
-    assert not fit._runs(model, {"room": 20, "kept": kept}, 8, torch.float32)
+    assert not fit._runs(model, {"room": 20, "kept": kept}, 8, torch.float32, kept=True)
     assert kept[0]() is None
-    assert fit._runs(model, {"room": 10, "kept": kept}, 8, torch.float32)
+    assert fit._runs(model, {"room": 10, "kept": kept}, 8, torch.float32, kept=False)
+    assert model.weight.grad is None
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_pack_is_tried_beside_the_gradients_of_those_before_it(kept: bool) -> None:
+    model = Greedy()
+    assert fit._runs(model, {"room": 10, "kept": []}, 8, torch.float32, kept)
+    assert (model.gradient is not None) == kept
     assert model.weight.grad is None
 
 

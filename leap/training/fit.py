@@ -131,7 +131,9 @@ def choose(
 
     def runs(fit: Fit) -> bool:
         checkpoint(model, fit.checkpointing)
-        return _everywhere(_runs(model, heaviest(replace(plan, packs=fit.packs)), state_bytes, number), device)
+        kept = fit.packs > 1 or torch.distributed.is_initialized()  # DDP has them from the first pack on
+        pack = heaviest(replace(plan, packs=fit.packs))
+        return _everywhere(_runs(model, pack, state_bytes, number, kept), device)
 
     model.train()  # a loaded model is not, and computes nothing twice then
     return first_that_runs(fits, runs)
@@ -230,10 +232,15 @@ def _everywhere(here: bool, device: torch.device) -> bool:
     return bool(agreed.item())
 
 
-def _runs(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dtype) -> bool:
-    """Whether a pack goes through the model and back; the gradients are dropped."""
+def _runs(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dtype, kept: bool) -> bool:
+    """Whether a pack goes through the model and back; with `kept`, beside the gradients of packs before it.
+
+    All gradients are dropped.
+    """
     found = True
     try:
+        if kept:
+            _make_gradients(model)
         _forward_and_back(model, pack, state_bytes, number)
     except torch.OutOfMemoryError:
         found = False
@@ -242,6 +249,12 @@ def _runs(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dt
     gc.collect()
     torch.cuda.empty_cache()
     return found
+
+
+def _make_gradients(model: Any) -> None:
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.zeros_like(weight)
 
 
 def _forward_and_back(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dtype) -> None:
