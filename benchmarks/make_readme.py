@@ -29,7 +29,7 @@ MFU is the model FLOPs utilisation: operations counted from the configuration, v
 not (leap/training/flops.py), over the GPU's dense bfloat16 peak. Waiting for data is the share of the time in which a
 step's start waits for the data loader.
 
-| setting | device | samples/s | tokens/s | MFU | GB | waiting for data | the seed's setting | first step's loss |
+| setting | device | samples/s | tokens/s | MFU | GB | waiting for data | the first implementation's setting | first step's loss |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |
 """
 
@@ -91,7 +91,7 @@ def _beside(found: dict[str, Any]) -> list[str]:
     """What the figure is to be compared with."""
     beside = [f"{name} {_figure(figure)}" for name, figure in found.get("parts", {}).items()]
     if found.get("seed_setting"):
-        other = found.get("compared_with", "the seed's setting")
+        other = found.get("compared_with", "the first implementation's setting")
         beside.append(f"{found['ratio']} times {other} ({_figure(found['seed_setting'])})")
     if found.get("scaling"):
         beside.append(f"{found['scaling']:.2f} times one of these GPUs ({_figure(found['one_gpu']['ours'])})")
