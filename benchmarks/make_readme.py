@@ -29,7 +29,7 @@ MFU is the model FLOPs utilisation: operations counted from the configuration, v
 not (leap/training/flops.py), over the GPU's dense bfloat16 peak. Waiting for data is the share of the time in which a
 step's start waits for the data loader.
 
-| setting | device | samples/s | tokens/s | MFU | GB | waiting for data | the first implementation's setting | first step's loss |
+| setting | device | samples/s | tokens/s | MFU | GB | waiting for data | the first implementation | first step's loss |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |
 """
 

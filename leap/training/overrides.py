@@ -1,7 +1,7 @@
 """Every recipe value as a command-line flag, made from the recipe's own fields."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -10,10 +10,13 @@ import yaml
 from leap.training.recipe import Recipe
 
 
-def add_recipe_flags(parser: argparse.ArgumentParser, short: Mapping[str, str] | None = None) -> None:
+def add_recipe_flags(
+    parser: argparse.ArgumentParser, short: Mapping[str, str] | None = None, refused: Collection[str] = ()
+) -> None:
     """One flag a recipe key, under the key's name. A boolean may stand alone: `--bf16` means `--bf16 true`.
 
-    `short` are other flags for some keys: flag -> key.
+    `short` are other flags for some keys: flag -> key. Keys that the script refuses with a reason, `refused`, can be
+    given but are not shown.
     """
     others: dict[str, list[str]] = {}
     for flag, name in (short or {}).items():
@@ -25,6 +28,8 @@ def add_recipe_flags(parser: argparse.ArgumentParser, short: Mapping[str, str] |
             options |= {"nargs": "?", "const": True, "metavar": "true|false"}
         if field.annotation not in (str, str | None):
             options["type"] = _yaml_value
+        if name in refused:
+            options["help"] = argparse.SUPPRESS
         group.add_argument(f"--{name}", *others.get(name, []), **options)
 
 
