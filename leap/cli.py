@@ -1,6 +1,7 @@
 """What every script shares: exit codes, errors told in one line, and how numbers on a command line are read."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +22,8 @@ def run(main: Callable[[], int | None]) -> None:
 
     A LeapError is the user's to mend, so its text is enough; any other exception keeps its traceback.
     """
+    # Where it is installed, it says at every start, of a GPU machine too, which kernels for CPUs it could have.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         code = main() or DONE
     except LeapError as error:
