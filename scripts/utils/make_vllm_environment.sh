@@ -23,7 +23,7 @@ if [ "$(cat "$folder/.leap-vllm" 2>/dev/null)" != "$wanted" ]; then
         # the name that `vllm serve` asks for; "+cpu" in its version is how vLLM knows what it was built for.
         "$python" -m pip uninstall --quiet --yes torchaudio torchcodec triton >&2
         site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-        cat > "$site/sitecustomize.py" <<'PYTHON'
+        cat > "$site/leap_torchvision.py" <<'PYTHON'
 """torchvision registers operators on boxes that it lacks beside the CPU build of PyTorch; nothing here uses them."""
 import sys
 import types
@@ -31,6 +31,7 @@ import types
 for name in ("torchvision._meta_registrations", "torchvision._autograd_registrations"):
     sys.modules[name] = types.ModuleType(name)
 PYTHON
+        echo "import leap_torchvision" > "$site/leap_torchvision.pth" # Debian's Python has a sitecustomize of its own
         metadata="$site/vllm-${wanted#*==}+cpu.dist-info"
         mkdir -p "$metadata"
         printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "${wanted#*==}" > "$metadata/METADATA"
