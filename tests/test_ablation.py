@@ -175,6 +175,17 @@ def test_a_run_from_an_adapter_begins_there_and_really_trains(workspace: Path, s
     assert all(not torch.equal(begun[name], other[name]) for name in begun)
 
 
+def test_a_run_goes_on_without_the_adapter_that_it_began_with(workspace: Path, start: Path) -> None:
+    begun = Path(shutil.copytree(start, workspace / "output" / "start_gone"))
+    values = {**LORA, "resume_from_lora": "output/start_gone", "max_steps": 2, "save_steps": 1}
+    last = train(workspace, "from_gone", **values)
+    weights = adapter(last)
+    shutil.rmtree(begun)
+    shutil.rmtree(last)
+    again = adapter(train(workspace, "from_gone", **values))
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
 def test_the_newest_checkpoint_of_the_runs_own_continues_it(workspace: Path) -> None:
     values = {**LORA, "max_steps": 2, "save_steps": 1}
     whole = train(workspace, "own", **values)

@@ -144,6 +144,20 @@ def test_the_only_good_checkpoint_is_never_removed(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == ["checkpoint-2", "checkpoint-3"]
 
 
+def test_of_a_checkpoint_that_was_moved_away_only_the_link_is_removed(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        made(tmp_path / "run", step)
+    first, moved = tmp_path / "run" / "checkpoint-1", tmp_path / "other_disk"
+    first.rename(moved)
+    first.symlink_to(moved)
+    remove_oldest(tmp_path / "run", keep=2)
+    assert checkpoints(tmp_path / "run") == ["checkpoint-2", "checkpoint-3"]
+    assert is_resumable(moved)
+    partial_folder(first).symlink_to(tmp_path / "nowhere")  # what a kill might have left
+    with training_in(tmp_path / "run"):
+        assert not partial_folder(first).is_symlink()
+
+
 def test_a_slimmed_checkpoint_is_no_point_to_resume_from(tmp_path: Path) -> None:
     identity = {"base_model": "m", "data": "d", "recipe": {}}
     made(tmp_path, 1, **identity, resumable=False)
@@ -337,12 +351,16 @@ def overflowing(workspace: Path, tmp_path: Path) -> tuple[Path, Path]:
     return model, file
 
 
+BEST = "--save_steps 100 --val_file data/test_demo.jsonl --max_eval_samples 2 --eval_steps 5"
+
+
+@pytest.mark.parametrize("saving", ["--save_steps 1", f"{BEST} --early_stopping_patience 3"])
 def test_a_loss_that_is_no_number_names_its_rows_and_is_not_saved(
-    workspace: Path, overflowing: tuple[Path, Path], tmp_path: Path
+    workspace: Path, overflowing: tuple[Path, Path], tmp_path: Path, saving: str
 ) -> None:
-    """Nothing is logged: the look before each save finds it."""
+    """Nothing is logged: the look before each save, or evaluation after which one is saved, finds it."""
     model, rows = overflowing
-    options = ["--model_name_or_path", str(model), "--train_file", str(rows), "--save_steps", "1"]
+    options = ["--model_name_or_path", str(model), "--train_file", str(rows), *saving.split()]
     options += ["--logging_steps", "100", "--max_steps", "6", "--per_device_train_batch_size", "2"]
     options += ["--gradient_accumulation_steps", "2", "--seed", "43"]
     run = tmp_path / "run"
@@ -354,9 +372,9 @@ def test_a_loss_that_is_no_number_names_its_rows_and_is_not_saved(
     assert f"{rows}:9" in line
     assert line.count(f"{rows}:") == 2  # the batch's rows, not the step's four
     assert step > 1, "the seed puts the row into the first step: choose another one"
-    assert checkpoints(run)[-1] == f"checkpoint-{step - 1}"
-    saved = load_file(run / f"checkpoint-{step - 1}" / "model.safetensors")
-    assert all(value.isfinite().all() for value in saved.values())
+    assert checkpoints(run)[-1:] == ([f"checkpoint-{step - 1}"] if saving == "--save_steps 1" else [])
+    for folder in find_checkpoints(run):
+        assert all(value.isfinite().all() for value in load_file(folder / "model.safetensors").values())
 
 
 def test_an_adapter_is_saved_and_resumed(workspace: Path, model: Path, tmp_path: Path) -> None:

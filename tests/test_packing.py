@@ -54,6 +54,7 @@ def test_an_epoch_is_every_row_once_however_it_is_divided(
             ]
             assert sorted(divided) == sorted(one.rows(step))
             assert many.label_tokens(step) == many.cost.label_tokens[divided].sum()
+            assert one.rows_before(step + 1) - one.rows_before(step) == len(divided)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:

@@ -488,6 +488,32 @@ def test_when_to_stop_and_which_is_best() -> None:
     assert best_step(log_of(3, 2, 2.5, 2)) == 20
     assert best_step(log_of(3, 2, 2.5), among=[10, 30]) == 30
     assert best_step(log_of(3, 2), among=[5]) is None
+    assert best_step(log_of(float("nan"), 3, 2)) == 30
+    assert not has_stopped(log_of(float("nan"), 3, 2.5, 2), 3)
+    assert not has_stopped(log_of(float("nan"), float("inf")), 1)
+
+
+def test_held_out_losses_of_other_rows_are_not_compared(workspace: Path) -> None:
+    values = {"max_steps": 4, "save_steps": 2, "val_file": "data/test_demo.jsonl", "eval_steps": 2}
+    last = train(workspace, "other_rows", **values)
+    assert len(held_out_log(last)) == 2
+    shutil.rmtree(last)
+    again = train(workspace, "other_rows", **values, max_eval_samples=1)
+    log = json.loads((again / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in log if "eval_loss_of_other_rows" in entry] == [2]
+    assert len(held_out_log(again)) == 1
+
+
+def test_a_recipe_is_read_as_it_is_meant(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: demo\neval_strategy: no\n")
+    shutil.copy(RECIPES / "demo.yaml", tmp_path)
+    assert read_recipe(file).eval_strategy == "no"
+    file.write_text("base: demo\nlearning_rate: 1.0e-5\nseed: 1\nlearning_rate: 1.0e-3\n")
+    with pytest.raises(LeapError, match=r"mine.yaml:4: .*learning_rate stands there twice"):
+        read_recipe(file)
+    with pytest.raises(LeapError, match="seed"):
+        tiny_recipe(seed=2**32)
 
 
 def test_a_run_stops_early_and_keeps_its_best_checkpoint(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

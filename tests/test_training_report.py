@@ -116,5 +116,28 @@ def test_report_and_plot_keep_the_history_of_a_resumed_run(workspace: Path) -> N
         assert picture.size == (2000, 1200)
 
 
+def test_a_resumed_runs_summary_is_of_its_own_steps(workspace: Path) -> None:
+    """Of steps 5 and 6; nothing is logged at step 4, from where it goes on, and every epoch's last step is short."""
+    folder = workspace / "output" / "summed"
+    steps = [*ARGUMENTS, "--max_train_samples", "7", "--output_dir", "output/summed"]
+    assert run_script(FINETUNE, *steps, root=workspace).returncode == 0
+    of_steps = losses(json.loads((folder / "training_report.json").read_text()))
+    shutil.rmtree(folder)
+    for _ in range(2):
+        done = run_script(FINETUNE, *steps, "--logging_steps", "5", root=workspace)
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(folder / "checkpoint-6")
+    report = json.loads((folder / "training_report.json").read_text())
+    summary = report["history"][-1]
+    assert summary["train_loss"] == pytest.approx(sum(of_steps[4:]) / 2)
+    assert "train_samples_per_second" not in summary
+    (session,) = report["throughput"]["sessions"]
+    rows = report["recipe"]["per_device_train_batch_size"] * report["recipe"]["gradient_accumulation_steps"]
+    a_step = [min(rows, 7 - place) for place in range(0, 7, rows)]
+    assert session["rows"] == sum((a_step * 6)[4:6])
+    state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
+    assert state["epoch"] == 4 / len(a_step)
+
+
 def losses(report: dict[str, Any]) -> list[float]:
     return [entry["loss"] for entry in report["history"] if "loss" in entry]

@@ -51,6 +51,11 @@ class PackPlan:
         order = _epoch_order(len(self.cost.tokens), self.seed, epoch)
         return order[place * self.rows_per_step : (place + 1) * self.rows_per_step]
 
+    def rows_before(self, step: int) -> int:
+        """How many rows the first `step` optimiser steps have; in every epoch a row counts again."""
+        epochs, place = divmod(step, self.steps_per_epoch)
+        return epochs * len(self.cost.tokens) + min(place * self.rows_per_step, len(self.cost.tokens))
+
     def label_tokens(self, step: int) -> int:
         """Of all processes: what the step's summed loss is divided by."""
         return int(self.cost.label_tokens[self.rows(step)].sum())

@@ -34,7 +34,7 @@ def training_in(run: Path) -> Iterator[None]:
     """
     with FolderLock(run):
         for leftover in run.glob(".checkpoint-*.partial"):
-            shutil.rmtree(leftover)
+            _remove(leftover)
         yield
 
 
@@ -46,8 +46,7 @@ def partial_folder(place: Path) -> Path:
 def start_checkpoint(place: Path, needed: int) -> None:
     """Make the partial folder. Raises LeapError where `needed` bytes and some for small files are not free."""
     partial = partial_folder(place)
-    if partial.exists():
-        shutil.rmtree(partial)
+    _remove(partial)
     place.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(place.parent).free < needed + _SMALL_FILES:
         raise LeapError(_no_room(place, "the disk is too full", needed))
@@ -59,8 +58,7 @@ def finish_checkpoint(place: Path, marker: dict[str, Any]) -> None:
     partial = partial_folder(place)
     sync_tree(partial)
     write_json(partial / MARKER, marker)
-    if place.exists():  # one that an older LEAP or another program left there half-written: see find_resume
-        shutil.rmtree(place)
+    _remove(place)  # one that an older LEAP or another program left there half-written: see find_resume
     partial.rename(place)
     sync_folder(place.parent)
 
@@ -110,7 +108,15 @@ def remove_oldest(run: Path, keep: int | None, best: str | None = None) -> None:
     for old in whole[:-keep] if keep else []:
         if best is None or old.resolve() != Path(best).resolve():
             old.rename(partial_folder(old))  # first, so that a kill leaves nothing that looks whole
-            shutil.rmtree(partial_folder(old))
+            _remove(partial_folder(old))
+
+
+def _remove(folder: Path) -> None:
+    """A checkpoint's folder, or the link that stands for one which was moved to another disk, if anything is there."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def slim_older(run: Path) -> None:

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from leap.errors import LeapError, Stopped
-from leap.models.checkpoints import ADAPTER, find_checkpoints, is_resumable
+from leap.models.checkpoints import ADAPTER, MARKER, find_checkpoints, is_resumable
 from leap.models.loading import load_model
 from leap.records.files import read_object
 from leap.training.checkpoint_folder import (
@@ -144,14 +144,16 @@ class CheckpointingTrainer(Trainer):
             grad_norm = grad_norm.full_tensor()
         if grad_norm is not None and not self.args.fp16:  # fp16's scaler passes over steps with infinite gradients
             self._steps_seen.norms[self.state.global_step] = grad_norm
-        if self.control.should_log or self.control.should_save:  # the device is waited for at these steps anyway
+        control = self.control
+        if control.should_log or control.should_save or control.should_evaluate:  # these wait for the device anyway
             self._refuse_non_finite()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **options)
 
     def _refuse_non_finite(self) -> None:
-        """Raises LeapError in all processes where a loss, a gradient or (before it is saved) a weight is not finite."""
+        """Raises LeapError in all processes where a loss or gradient is not finite, or a weight that may be saved."""
         trouble = self._steps_seen.trouble(self._places)
-        if not trouble and self.control.should_save and not _all_finite(self.model.parameters()):
+        may_save = self.control.should_save or self.control.should_evaluate  # which may find that its step is the best
+        if not trouble and may_save and not _all_finite(self.model.parameters()):
             trouble = f"a weight is not finite after step {self.state.global_step}"
         self._steps_seen = _Finite()
         told = [text for text in self._processes.gather(trouble) if text]
@@ -272,7 +274,16 @@ class CheckpointingTrainer(Trainer):
         if self._resumed and (saved := Path(self._resumed, _LOSS)).is_file():
             values = read_object(saved)
             self._tr_loss.fill_(values["sum"])
+            self._total_loss_scalar = -values["sum"]  # the mean at the end is that of this process's steps
             self._globalstep_last_logged = values["after_step"]
+
+    def set_other_losses_aside(self) -> None:
+        """Held-out losses of other rows than this start's are neither compared with its own nor the lowest."""
+        before = read_object(Path(self._resumed, MARKER)) if self._resumed else {}
+        if "held_out" in before and before["held_out"] != self._identity.get("held_out"):
+            for entry in self.state.log_history:
+                if "eval_loss" in entry:
+                    entry["eval_loss_of_other_rows"] = entry.pop("eval_loss")
 
 
 class _Moments(TrainerCallback):
@@ -284,6 +295,7 @@ class _Moments(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         state.compute_steps(args, state.max_steps)  # a resumed state still has the old run's save and log steps
         self._trainer.take_up_loss()
+        self._trainer.set_other_losses_aside()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.end_of_step(control)

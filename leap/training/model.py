@@ -40,10 +40,10 @@ def _device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if found == "cuda" else found
 
 
-def plan_training(recipe: Recipe, folder: Path, root: Path = Path()) -> list[str]:
+def plan_training(recipe: Recipe, folder: Path, start: Path | None = None) -> list[str]:
     """What will learn, from the model's configuration alone. Raises LeapError where the recipe does not fit it.
 
-    `root` is where the path of an adapter to start from starts.
+    `start` is the adapter to start from; a run that goes on from a checkpoint of its own needs it no more.
     """
     if (folder / ADAPTER).is_file():
         raise LeapError(
@@ -60,7 +60,8 @@ def plan_training(recipe: Recipe, folder: Path, root: Path = Path()) -> list[str
     add_adapters(model, recipe)
     if not recipe.resume_from_lora:
         return [told, _counts(model)]
-    check_start(model, recipe, folder, root / recipe.resume_from_lora)
+    if start:
+        check_start(model, recipe, folder, start)
     return [told, f"from the adapter {recipe.resume_from_lora}", _counts(model)]
 
 

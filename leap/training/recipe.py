@@ -35,6 +35,11 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _word_no(value: Any) -> Any:
+    """YAML reads `no` as false."""
+    return "no" if value is False else value
+
+
 def _part_rate(part: str) -> Any:
     return Field(default=None, description=f"of the {part}'s weights; null: learning_rate")
 
@@ -133,13 +138,14 @@ class Recipe(BaseModel):
     logging_steps: PositiveInt = 10
     save_steps: PositiveInt = 200
     save_total_limit: Annotated[PositiveInt | None, Field(description="keep the newest N checkpoints")] = None
-    eval_strategy: Literal["no", "steps", "epoch"] | None = None  # null: "steps" where there is a val_file
+    # null: "steps" where there is a val_file
+    eval_strategy: Annotated[Literal["no", "steps", "epoch"] | None, BeforeValidator(_word_no)] = None
     eval_steps: PositiveInt = 50
     early_stopping_patience: Annotated[
         PositiveInt | None, Field(description="stop after so many evaluations without a lower loss; null: never")
     ] = None
     report_to: Annotated[str, Field(description="tensorboard, none, or others of the Trainer's, a,b")] = "tensorboard"
-    seed: NonNegativeInt = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42  # as NumPy's generators take it
     dataloader_num_workers: NonNegativeInt = 0
 
     @model_validator(mode="after")
@@ -250,12 +256,24 @@ def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
         raise LeapError(f"{path}: {_explain(error)}") from error
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """Of a key that stands there twice, YAML would silently take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_values(path: Path, named_by: str = "") -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(recipe.stem for recipe in path.parent.glob("*.yaml"))) or "none"
         raise LeapError(f"{named_by}{path}: there is no such recipe; there are: {known}")
     try:
-        values = yaml.safe_load(read_text(path))
+        values = yaml.load(read_text(path), _OnceLoader)
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f":{place.line + 1}" if place else ""

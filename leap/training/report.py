@@ -1,6 +1,7 @@
 """training_report.json in a run's folder: what was trained, on what, where, how fast, and every logged loss."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,12 @@ REPORT = "training_report.json"
 class TrainingReport(TrainerCallback):
     """Writes the report at every save and at the end. A run that goes on keeps the history of what came before.
 
-    `about` is what does not change while training: recipe, environment, data.
+    `about` is what does not change while training: recipe, environment, data. `rows_before` says how many rows so many
+    steps have.
     """
 
-    def __init__(self, about: dict[str, Any], rows_per_step: int) -> None:
-        self._about, self._rows_per_step = about, rows_per_step
+    def __init__(self, about: dict[str, Any], rows_before: Callable[[int], int]) -> None:
+        self._about, self._rows_before = about, rows_before
         self._earlier: list[dict[str, Any]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -62,7 +64,7 @@ class TrainingReport(TrainerCallback):
     def _session(self, args: Any, state: Any) -> dict[str, Any]:
         """From this process's start to now: evaluations and saves are in its seconds."""
         steps = state.global_step - self._first
-        rows = steps * self._rows_per_step
+        rows = self._rows_before(state.global_step) - self._rows_before(self._first)
         seconds = round(time.monotonic() - self._started, 2)
         return {"start": self._since, "first_step": self._first, "steps": steps, "rows": rows, "seconds": seconds}
 

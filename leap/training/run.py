@@ -20,6 +20,7 @@ from leap.models.loading import load_processor
 from leap.progress import is_main_process, processes
 from leap.records.files import read_object, write_json
 from leap.training.batches import check_packing, make_batches
+from leap.training.checkpoint_folder import resume_point, training_in
 from leap.training.lora import load_adapters, resolve_start
 from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
@@ -78,7 +79,8 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     check_packing(recipe, family)
     chat = ChatFormat(processor)
     encoder = PictureEncoder(processor, PictureSize(recipe.image_tokens_min, recipe.image_tokens_max))
-    learning = plan_training(recipe, model, root)
+    start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
+    learning = plan_training(recipe, model, start)
     roots = [root / recipe.image_root] if recipe.image_root else [root, root / "data"]
     check = partial(
         check_training_file,
@@ -111,8 +113,6 @@ def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ())
     `callbacks` are the Trainer's, called after LEAP's own. Raises Stopped where a signal ended it, with a checkpoint
     saved.
     """
-    from leap.training.checkpoint_folder import training_in
-
     with training_in(run.output) if is_main_process() else nullcontext():
         if is_main_process() and find_resume(run.output, run.identity) != run.resume:
             raise LeapError(f"{run.output}: another process trained here meanwhile; run the same command again")
@@ -148,7 +148,7 @@ def _train(run: Run, repository: Path, callbacks: Sequence[Any]) -> Path:
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # packs are of many lengths
     arguments = _arguments(run)
     model = load_trainable(recipe, run.model)
-    if recipe.resume_from_lora:
+    if recipe.resume_from_lora and not run.resume:
         load_adapters(model, run.root / recipe.resume_from_lora)
     if recipe.fsdp and arguments.world_size > 1:
         model = shard(model, arguments.device, getattr(torch, recipe.number))
@@ -159,6 +159,7 @@ def _train(run: Run, repository: Path, callbacks: Sequence[Any]) -> Path:
     if is_main_process():
         print(f"batches     {batches.told}", file=sys.stderr, flush=True)
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
+    identity["held_out"] = f"{run.held_out.fingerprint}, {len(run.held_out)} rows" if run.held_out else None
     if is_main_process():
         write_json(run.output / MARKER, identity)
     trainer = LeapTrainer(
@@ -169,8 +170,8 @@ def _train(run: Run, repository: Path, callbacks: Sequence[Any]) -> Path:
         processing_class=run.processor,
         optimizer_cls_and_kwargs=class_and_settings(recipe),
         callbacks=[
-            TrainingReport(about(run, identity, batches.told), recipe.rows_per_step(arguments.world_size)),
-            ProgressLines(recipe.rows_per_step(arguments.world_size)),
+            TrainingReport(about(run, identity, batches.told), batches.train.plan.rows_before),
+            ProgressLines(batches.train.plan.rows_before),
             NoInputGradients(),
             *callbacks,
         ],

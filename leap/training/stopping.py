@@ -1,5 +1,6 @@
 """Early stopping, and which checkpoint is the best: by the held-out loss, from the Trainer's own log of it."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -14,8 +15,15 @@ def held_out_losses(log: Log) -> dict[int, float]:
 
 
 def best_step(log: Log, among: Collection[int] | None = None) -> int | None:
-    """The step with the lowest held-out loss (the first of equals), of those in `among`; None where none is known."""
-    losses = {step: loss for step, loss in held_out_losses(log).items() if among is None or step in among}
+    """The step with the lowest held-out loss (the first of equals), of those in `among`; None where none is known.
+
+    A loss that is no number is none.
+    """
+    losses = {
+        step: loss
+        for step, loss in held_out_losses(log).items()
+        if math.isfinite(loss) and (among is None or step in among)
+    }
     return min(losses, key=losses.__getitem__) if losses else None
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,18 @@ class LeapTrainer(CheckpointingTrainer):
         return batches, batches[0]["step_label_tokens"] if batches else None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's, with the epochs of the data: to the Trainer the whole run is one."""
-        self.state.epoch = self.state.global_step / self.train_dataset.plan.steps_per_epoch
+        """The Trainer's, without its rows a second, which it counts as if every pack were a batch."""
+        self._count_epochs()
+        logs.pop("train_samples_per_second", None)
         super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **options: Any) -> None:
+        self._count_epochs()
+        super()._maybe_log_save_evaluate(*arguments, **options)
+
+    def _count_epochs(self) -> None:
+        """Those of the data: to the Trainer the whole run is one."""
+        self.state.epoch = self.state.global_step / self.train_dataset.plan.steps_per_epoch
 
     def _prepare_input(self, data: Any) -> Any:
         """To the device without waiting: the memory is pinned."""
@@ -179,8 +188,9 @@ class NoInputGradients(TrainerCallback):
 class ProgressLines(TrainerCallback):
     """Loss, rate and time left: one live line on a terminal, one line a log step elsewhere."""
 
-    def __init__(self, rows_per_step: int) -> None:
-        self._rows_per_step = rows_per_step
+    def __init__(self, rows_before: Callable[[int], int]) -> None:
+        """`rows_before` says how many rows so many steps have."""
+        self._rows_before = rows_before
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started, self._first = time.monotonic(), state.global_step
@@ -195,7 +205,7 @@ class ProgressLines(TrainerCallback):
 
     def _tell(self, args: Any, state: Any, what: str, keep: bool = False) -> None:
         steps, seconds = state.global_step - self._first, time.monotonic() - self._started
-        rows = steps * self._rows_per_step
+        rows = self._rows_before(state.global_step) - self._rows_before(self._first)
         left = duration((state.max_steps - state.global_step) * seconds / max(steps, 1))
         line = f"step {state.global_step}/{state.max_steps}  {what}  {rows / seconds:.1f} rows/s  {left} left"
         live = sys.stderr.isatty() and not keep and state.global_step < state.max_steps
