@@ -285,6 +285,22 @@ def test_the_limit_of_cost_is_kept_and_told(root: Path) -> None:
     assert "how many tokens" in blind.stderr
 
 
+def test_answers_beyond_max_tokens_are_paid_for_and_counted(root: Path) -> None:
+    """As with hidden reasoning: each answer costs USD 5 where 0.01 was to be expected, and is refused."""
+    usage = {"prompt_tokens": 1990, "completion_tokens": 5000}
+
+    def thinking(seen: Seen) -> Fault:
+        return faulty.ERROR_503 if seen.number == 0 else Fault("long", body=faulty.completion("Hm.", usage=usage))
+
+    prices = ("--input-price", "0", "--output-price", "1000", "--max_new_tokens", "10", "--max-cost", "12")
+    with FaultyServer(thinking) as server:
+        assert analyze(root, server, *prices, "--only-models", "Baseline").returncode == 1
+        assert len(server.seen) == 3  # one that failed, and two answers; a third could pass the limit
+    spent = json.loads(newest(root, "blind10_manifest").read_text())["spent"]
+    assert (spent["requests"], spent["new_tokens"], spent["cost_usd"]) == (2, 10000, pytest.approx(10))
+    assert spent["stopped_by_max_cost"] is True
+
+
 # Pairs
 
 
