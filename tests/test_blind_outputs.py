@@ -61,11 +61,21 @@ def test_baseline_and_checkpoints_are_asked_the_same(workspace: Path, checkpoint
         "seed": 42,
     }
     assert all(len(model["weights"]) == 64 for model in manifest["models"])
+    made = {model["name"]: model["inference"] for model in manifest["models"]}
+    assert [(note["engine"], note["dtype"]) for notes in made.values() for note in notes] == [("hf", "float32")] * 2
+    kept = table.with_suffix(".json").read_bytes()
 
     again = outputs(workspace, save, *options, "--max_models", "2")
     assert again.returncode == 0
     assert again.stderr == ""  # nothing was asked
     assert find_newest(save, "blind10_outputs") == table
+    assert table.with_suffix(".json").read_bytes() == kept
+    table.with_suffix(".json").unlink()  # as a kill just before it was written leaves it
+    assert outputs(workspace, save, *options, "--max_models", "1").returncode == 0
+    part = find_newest(save, "blind10_outputs")
+    assert part is not None
+    (told,) = json.loads(part.with_suffix(".json").read_text())["models"]
+    assert told["inference"] == made["Baseline"]
     baseline = outputs(workspace, save, *options, "--max_models", "1", "--temperature", "0", "--max_samples", "1")
     assert baseline.returncode == 0
     (greedy,) = read_outputs(find_newest(save, "blind10_outputs") or save)
@@ -87,10 +97,21 @@ def test_a_failure_is_no_answer_and_is_asked_again(workspace: Path, tmp_path: Pa
         assert "refused" in rows[1].error
         assert server.seen[0].body["top_p"] == 0.9
         before = len(server.seen)
-        assert outputs(workspace, save, *options).returncode == 0
+        assert outputs(workspace, save, *options, "--timeout", "99").returncode == 0
         assert len(server.seen) == before + 1
-        assert not any(row.error for row in read_outputs(find_newest(save, "blind10_outputs") or save))
+        table = find_newest(save, "blind10_outputs")
+        assert table is not None
+        assert not any(row.error for row in read_outputs(table))
+        (told,) = json.loads(table.with_suffix(".json").read_text())["models"]
+        assert told["answers_from_before"] == 2
+        assert len({note["run"]["command"] for note in told["inference"]}) == 2  # both runs are told
         assert outputs(workspace, save, *options, "--no-resume").returncode == 0
+        assert len(server.seen) == before + 4
+        store = save / "answers.jsonl"
+        lines = [json.loads(line) for line in store.read_text().splitlines()]
+        assert all(line.pop("made") for line in lines)  # older stores have none
+        store.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert outputs(workspace, save, *options, "--max_samples", "2").returncode == 0
         assert len(server.seen) == before + 4
 
 
@@ -112,6 +133,7 @@ def test_an_equal_table_is_not_written_again(tmp_path: Path) -> None:
     row = dict.fromkeys(OUTPUT_COLUMNS, "a")
     first = write_table(tmp_path, "blind10_outputs", [row], OUTPUT_COLUMNS)
     assert write_table(tmp_path, "blind10_outputs", [row], OUTPUT_COLUMNS) == first
+    assert write_table(tmp_path, "blind10_outputs", [row], OUTPUT_COLUMNS, anew=True) != first
     second = write_table(tmp_path, "blind10_outputs", [row, row], OUTPUT_COLUMNS)
     assert second != first
     assert find_newest(tmp_path, "blind10_outputs") == second

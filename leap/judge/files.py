@@ -26,11 +26,13 @@ PAIR_COLUMNS = (
 _TIME = re.compile(r"_(\d{8}_\d{6}(?:_\d+)?)\.csv")
 
 
-def write_table(folder: Path, stem: str, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Path:
-    """<stem>_<time>.csv in UTC; the newest one where it holds just this already."""
+def write_table(
+    folder: Path, stem: str, rows: Iterable[dict[str, Any]], columns: Sequence[str], anew: bool = False
+) -> Path:
+    """<stem>_<time>.csv in UTC; the newest one where it holds just this already, unless it is wanted `anew`."""
     content = pd.DataFrame(rows, columns=list(columns)).to_csv(index=False, lineterminator="\n").encode()
     newest = find_newest(folder, stem)
-    if newest and newest.read_bytes() == content:
+    if not anew and newest and newest.read_bytes() == content:
         return newest
     time, number = datetime.now(UTC).strftime("%Y%m%d_%H%M%S"), 1
     path = folder / f"{stem}_{time}.csv"
