@@ -491,6 +491,18 @@ def test_two_judges_of_one_name_are_told_apart() -> None:
     assert [judge.name for judge in found if not isinstance(judge, str)] == ["m@http://a.test/v1", "m@http://b.test/v1"]
 
 
+@pytest.mark.parametrize(
+    "wishes", [["m", "m,input=1,output=2"], ["m@http://b.test/v1/", "m@http://b.test/v1,input=1,output=2"]]
+)
+def test_a_judge_that_is_named_twice_is_refused(wishes: list[str]) -> None:
+    given = options(base_url="http://a.test/v1")
+    with pytest.raises(UsageError, match=r"m@http://.\.test/v1 is to judge twice"):
+        find_judges(wishes, given)
+    with pytest.raises(UsageError, match="judge twice"):
+        find_judges(["m,input=1,output=2", "rubric"], options(base_url="http://a.test/v1", model="m"))
+    assert len(find_judges(["m", "m", "rubric"], given)) == 2  # the very same words: no doubt
+
+
 # Kills
 
 
