@@ -2,10 +2,13 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from conftest import Finished, run_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from servers import faulty_openai as faulty
 from servers.faulty_openai import FaultyServer, Seen
 
@@ -13,6 +16,7 @@ from leap.judge.files import OUTPUT_COLUMNS, find_newest, read_outputs, read_tab
 
 SCRIPT = "scripts/evaluation/run_vlm_output.py"
 SMALL = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 8 --max_samples 3 --device cpu".split()
+TEXT = st.text() | st.text('\r\n",\0 a1')
 SEEDS = ["model_name", "sample_idx", "image_paths", "prompt_text", "model_output", "reference_steps"]
 
 
@@ -127,6 +131,26 @@ def test_a_missing_picture_is_told_by_line_before_any_model_is_loaded(workspace:
     assert done.returncode == 1
     assert f"{data}:2:" in done.stderr
     assert "gone.png" in done.stderr
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
+def test_any_text_comes_back_from_a_table(texts: list[tuple[str, str]]) -> None:
+    same = {
+        "image_paths": "a.png",
+        "prompt_text": "",
+        "error": "",
+        "finish": "",
+        "prompt_tokens": "",
+        "new_tokens": "7",
+    }
+    rows = [
+        {"model_name": "a", "sample_idx": number, "model_output": answer, "reference_steps": reference, **same}
+        for number, (answer, reference) in enumerate(texts)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        found = read_outputs(write_table(Path(folder), "blind10_outputs", rows, OUTPUT_COLUMNS))
+    assert [output.model_dump() for output in found] == rows
 
 
 def test_an_equal_table_is_not_written_again(tmp_path: Path) -> None:
