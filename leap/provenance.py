@@ -53,6 +53,11 @@ def device_name(device: str) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
+def origin(repository: Path) -> dict[str, Any]:
+    """What makes a result now: code, command, versions, and when it began."""
+    return {"code": git_state(repository), "command": command(), "versions": versions(), "start": now()}
+
+
 def command() -> str:
     """The command line that is running."""
     return shlex.join([Path(sys.executable).name, *sys.argv])

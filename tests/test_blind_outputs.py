@@ -2,10 +2,13 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from conftest import Finished, run_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from servers import faulty_openai as faulty
 from servers.faulty_openai import FaultyServer, Seen
 
@@ -13,6 +16,7 @@ from leap.judge.files import OUTPUT_COLUMNS, find_newest, read_outputs, read_tab
 
 SCRIPT = "scripts/evaluation/run_vlm_output.py"
 SMALL = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 8 --max_samples 3 --device cpu".split()
+TEXT = st.text() | st.text('\r\n",\0 a1')
 SEEDS = ["model_name", "sample_idx", "image_paths", "prompt_text", "model_output", "reference_steps"]
 
 
@@ -61,11 +65,21 @@ def test_baseline_and_checkpoints_are_asked_the_same(workspace: Path, checkpoint
         "seed": 42,
     }
     assert all(len(model["weights"]) == 64 for model in manifest["models"])
+    made = {model["name"]: model["inference"] for model in manifest["models"]}
+    assert [(note["engine"], note["dtype"]) for notes in made.values() for note in notes] == [("hf", "float32")] * 2
+    kept = table.with_suffix(".json").read_bytes()
 
     again = outputs(workspace, save, *options, "--max_models", "2")
     assert again.returncode == 0
     assert again.stderr == ""  # nothing was asked
     assert find_newest(save, "blind10_outputs") == table
+    assert table.with_suffix(".json").read_bytes() == kept
+    table.with_suffix(".json").unlink()  # as a kill just before it was written leaves it
+    assert outputs(workspace, save, *options, "--max_models", "1").returncode == 0
+    part = find_newest(save, "blind10_outputs")
+    assert part is not None
+    (told,) = json.loads(part.with_suffix(".json").read_text())["models"]
+    assert told["inference"] == made["Baseline"]
     baseline = outputs(workspace, save, *options, "--max_models", "1", "--temperature", "0", "--max_samples", "1")
     assert baseline.returncode == 0
     (greedy,) = read_outputs(find_newest(save, "blind10_outputs") or save)
@@ -87,10 +101,21 @@ def test_a_failure_is_no_answer_and_is_asked_again(workspace: Path, tmp_path: Pa
         assert "refused" in rows[1].error
         assert server.seen[0].body["top_p"] == 0.9
         before = len(server.seen)
-        assert outputs(workspace, save, *options).returncode == 0
+        assert outputs(workspace, save, *options, "--timeout", "99").returncode == 0
         assert len(server.seen) == before + 1
-        assert not any(row.error for row in read_outputs(find_newest(save, "blind10_outputs") or save))
+        table = find_newest(save, "blind10_outputs")
+        assert table is not None
+        assert not any(row.error for row in read_outputs(table))
+        (told,) = json.loads(table.with_suffix(".json").read_text())["models"]
+        assert told["answers_from_before"] == 2
+        assert len({note["run"]["command"] for note in told["inference"]}) == 2  # both runs are told
         assert outputs(workspace, save, *options, "--no-resume").returncode == 0
+        assert len(server.seen) == before + 4
+        store = save / "answers.jsonl"
+        lines = [json.loads(line) for line in store.read_text().splitlines()]
+        assert all(line.pop("made") for line in lines)  # older stores have none
+        store.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert outputs(workspace, save, *options, "--max_samples", "2").returncode == 0
         assert len(server.seen) == before + 4
 
 
@@ -108,10 +133,31 @@ def test_a_missing_picture_is_told_by_line_before_any_model_is_loaded(workspace:
     assert "gone.png" in done.stderr
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
+def test_any_text_comes_back_from_a_table(texts: list[tuple[str, str]]) -> None:
+    same = {
+        "image_paths": "a.png",
+        "prompt_text": "",
+        "error": "",
+        "finish": "",
+        "prompt_tokens": "",
+        "new_tokens": "7",
+    }
+    rows = [
+        {"model_name": "a", "sample_idx": number, "model_output": answer, "reference_steps": reference, **same}
+        for number, (answer, reference) in enumerate(texts)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        found = read_outputs(write_table(Path(folder), "blind10_outputs", rows, OUTPUT_COLUMNS))
+    assert [output.model_dump() for output in found] == rows
+
+
 def test_an_equal_table_is_not_written_again(tmp_path: Path) -> None:
     row = dict.fromkeys(OUTPUT_COLUMNS, "a")
     first = write_table(tmp_path, "blind10_outputs", [row], OUTPUT_COLUMNS)
     assert write_table(tmp_path, "blind10_outputs", [row], OUTPUT_COLUMNS) == first
+    assert write_table(tmp_path, "blind10_outputs", [row], OUTPUT_COLUMNS, anew=True) != first
     second = write_table(tmp_path, "blind10_outputs", [row, row], OUTPUT_COLUMNS)
     assert second != first
     assert find_newest(tmp_path, "blind10_outputs") == second

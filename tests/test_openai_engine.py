@@ -154,6 +154,7 @@ def test_an_answer_of_another_length_than_asked_is_an_error() -> None:
             (answer,) = engine(server.url).answers(asked(1), decoding)
             assert answer.text is None
             assert f"ignores {field}" in str(answer.error)
+            assert (answer.prompt_tokens, answer.new_tokens) == (11, 3)  # they are paid for
         sent = server.seen[-1].body
     assert (sent["max_tokens"], sent["min_tokens"], sent["ignore_eos"], sent["temperature"]) == (5, 5, True, 0.0)
 
@@ -568,6 +569,8 @@ def test_usage_and_cost() -> None:
     assert usage_and_cost(made) == {**counts, "cost_usd": None}
     assert usage_and_cost(made, 2.0, 10.0) == {**counts, "cost_usd": pytest.approx(0.0033)}
     assert usage_and_cost(made[2:], 2.0, 10.0)["cost_usd"] is None
+    refused = prediction(1000, 100, "refused")
+    assert usage_and_cost([*made, refused]) == {**counts, "prompt_tokens": 2500, "new_tokens": 130, "cost_usd": None}
 
 
 # A real server

@@ -225,16 +225,48 @@ def test_nothing_is_paid_for_twice(root: Path) -> None:
     options = ("--only-models", ",".join(MODELS[:2]))
     with FaultyServer(broken, answer=judge) as server:
         assert analyze(root, server, *options).returncode == 1
+        first = json.loads(newest(root, "blind10_manifest").read_text())
         server.reset(faulty.faultless)
-        assert analyze(root, server, *options).returncode == 0
+        assert analyze(root, server, *options, "--concurrency", "3").returncode == 0
         assert Counter("Sample 2." in plans_of(seen.body)[0] for seen in server.seen) == {True: 4}
         resumed = newest(root, "blind10_score").read_bytes()
+        kept = newest(root, "blind10_manifest").read_bytes()
         server.reset(faulty.faultless)
         assert analyze(root, server, *options).returncode == 0
         assert server.seen == []
+        assert newest(root, "blind10_manifest").read_bytes() == kept
         assert analyze(root, server, *options, "--no-resume").returncode == 0
         assert len(server.seen) == 2 * 2 * SAMPLES
     assert newest(root, "blind10_score").read_bytes() == resumed
+    told = json.loads(kept)
+    assert told["spent"]["requests"] == 4
+    assert [run["spent"] for run in told["spent_before"]] == [first["spent"]]
+    commands = [note["run"]["command"] for note in told["judges"][0]["inference"]]
+    assert commands == [first["command"], told["command"]]
+    again = json.loads(newest(root, "blind10_manifest").read_text())
+    assert [run["spent"]["requests"] for run in again["spent_before"]] == [first["spent"]["requests"], 4]
+    assert [note["run"]["command"] for note in again["judges"][0]["inference"]] == [again["command"]]
+
+
+def test_pairs_of_an_earlier_run_join_a_later_table(root: Path) -> None:
+    """Nothing is asked, and yet the manifest must name the pairs, and all that was spent."""
+
+    def broken(seen: Seen) -> Fault | None:
+        return faulty.BAD_REQUEST if len(plans_of(seen.body)) == 1 and "Sample 2." in plans_of(seen.body)[0] else None
+
+    options = ("--only-models", ",".join(MODELS[:2]), "--repeats", "1")
+    with FaultyServer(broken, answer=judge) as server:
+        assert analyze(root, server, *options, "--pairwise").returncode == 1
+        server.reset(faulty.faultless)
+        assert analyze(root, server, *options).returncode == 0
+        table = newest(root, "blind10_score")
+        server.reset(faulty.faultless)
+        assert analyze(root, server, *options, "--pairwise").returncode == 0
+        assert server.seen == []
+    manifest = json.loads(newest(root, "blind10_manifest").read_text())
+    assert manifest["tables"] == [table.name, newest(root, "blind10_pairs").name]
+    assert [run["spent"]["requests"] for run in manifest["spent_before"]] == [16, 2]
+    assert len(manifest["judges"][0]["inference"]) == 2
 
 
 def test_equal_plans_are_judged_once(root: Path) -> None:
@@ -283,6 +315,22 @@ def test_the_limit_of_cost_is_kept_and_told(root: Path) -> None:
         blind = analyze(root, server, *prices, "--max-cost", "100", "--no-resume")
     assert blind.returncode == 1
     assert "how many tokens" in blind.stderr
+
+
+def test_answers_beyond_max_tokens_are_paid_for_and_counted(root: Path) -> None:
+    """As with hidden reasoning: each answer costs USD 5 where 0.01 was to be expected, and is refused."""
+    usage = {"prompt_tokens": 1990, "completion_tokens": 5000}
+
+    def thinking(seen: Seen) -> Fault:
+        return faulty.ERROR_503 if seen.number == 0 else Fault("long", body=faulty.completion("Hm.", usage=usage))
+
+    prices = ("--input-price", "0", "--output-price", "1000", "--max_new_tokens", "10", "--max-cost", "12")
+    with FaultyServer(thinking) as server:
+        assert analyze(root, server, *prices, "--only-models", "Baseline").returncode == 1
+        assert len(server.seen) == 3  # one that failed, and two answers; a third could pass the limit
+    spent = json.loads(newest(root, "blind10_manifest").read_text())["spent"]
+    assert (spent["requests"], spent["new_tokens"], spent["cost_usd"]) == (2, 10000, pytest.approx(10))
+    assert spent["stopped_by_max_cost"] is True
 
 
 # Pairs
@@ -443,6 +491,18 @@ def test_two_judges_of_one_name_are_told_apart() -> None:
     assert [judge.name for judge in found if not isinstance(judge, str)] == ["m@http://a.test/v1", "m@http://b.test/v1"]
 
 
+@pytest.mark.parametrize(
+    "wishes", [["m", "m,input=1,output=2"], ["m@http://b.test/v1/", "m@http://b.test/v1,input=1,output=2"]]
+)
+def test_a_judge_that_is_named_twice_is_refused(wishes: list[str]) -> None:
+    given = options(base_url="http://a.test/v1")
+    with pytest.raises(UsageError, match=r"m@http://.\.test/v1 is to judge twice"):
+        find_judges(wishes, given)
+    with pytest.raises(UsageError, match="judge twice"):
+        find_judges(["m,input=1,output=2", "rubric"], options(base_url="http://a.test/v1", model="m"))
+    assert len(find_judges(["m", "m", "rubric"], given)) == 2  # the very same words: no doubt
+
+
 # Kills
 
 
@@ -465,4 +525,6 @@ def test_a_killed_review_goes_on_where_it_was(root: Path) -> None:
         server.hold = 0
         assert analyze(root, server, "--only-models", ",".join(MODELS[:2])).returncode == 0
         assert len(server.seen) == 2 * 2 * SAMPLES - kept
+    (told,) = json.loads(newest(root, "blind10_manifest").read_text())["judges"]
+    assert len({note["run"]["start"] for note in told["inference"]}) == 2  # what the killed run did is told too
     assert scores_of(root)["final_score"].notna().all()

@@ -377,15 +377,16 @@ class _Run:
             raise _Refused(reason, usage)
         if text is None:
             raise _Refused("the answer has no text", usage)
-        self._check_length(usage.completion_tokens)
+        self._check_length(usage)
         return Answer(key, text, "stop" if finish == "stop" else "length", usage.prompt_tokens, usage.completion_tokens)
 
-    def _check_length(self, new_tokens: int | None) -> None:
+    def _check_length(self, usage: Usage) -> None:
         """An answer of another length than all others could have is no answer to the same question."""
         least, most = self._decoding.min_new_tokens, self._decoding.max_new_tokens
-        if new_tokens is not None and not least <= new_tokens <= most:
-            field = "min_tokens" if new_tokens < least else self._server.fields.limit
-            raise _Refused(f"{new_tokens} new tokens where {least} to {most} were asked for: it ignores {field}")
+        new = usage.completion_tokens
+        if new is not None and not least <= new <= most:
+            field = "min_tokens" if new < least else self._server.fields.limit
+            raise _Refused(f"{new} new tokens where {least} to {most} were asked for: it ignores {field}", usage)
 
 
 def _refuse_run(endpoint: Endpoint, error: "APIStatusError") -> NoReturn:

@@ -56,7 +56,7 @@ class Interview:
     retries: int = 2  # of an unusable verdict
     seed: int = 0
     what: str = "plans"  # on the screen
-    engine_notes: list[dict[str, Any]] = field(default_factory=list)
+    made: list[dict[str, Any] | None] = field(default_factory=list)  # how each answer was
 
     def replies(self, questions: Sequence[Question]) -> dict[tuple[str, ...], Reply]:
         """A reply to every question. They are asked in an order that the seed draws, so that it tells nothing."""
@@ -98,11 +98,11 @@ class Interview:
         for content in [content for content in equal if self.store.get(content)]:
             stored = self.store.get(content)
             assert stored is not None
+            self.made.append(stored.made)
             for question in equal.pop(content):
                 yield question, stored
         requests = [replace(same[0].request, key=(content,)) for content, same in equal.items()]
         for answer in self._asked(requests, decoding, questions[0].schema, f"{self.what}, repeat {repeat + 1}"):
-            self.store.add(answer.key[0], answer)
             for question in equal[answer.key[0]]:
                 yield question, answer
 
@@ -118,7 +118,6 @@ class Interview:
         engine = OpenAiEngine(self.judge.endpoint, self.judge.pictures, schema)
         with closing(engine):
             yield from track(self._in_waves(engine, requests, decoding), f"{self.judge.name}, {what}", len(requests))
-        self.engine_notes.append(engine.describe())
 
     def _in_waves(self, engine: OpenAiEngine, requests: Sequence[Request], decoding: Decoding) -> Iterable[Answer]:
         """As many requests at once as the budget allows, until it allows no more."""
@@ -131,6 +130,7 @@ class Interview:
             wave, left = left[:number], left[number:]
             for answer in engine.answers(wave, decoding):
                 self.budget.note(answer, self.judge.prices)
+                self.made.append(self.store.add(answer.key[0], answer, engine))
                 yield answer
 
 

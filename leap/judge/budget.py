@@ -14,8 +14,9 @@ class Budget:
     """Money spent at prices in USD per million tokens, and the limit, if there is one.
 
     The reserve of a request is more than it can cost: a token for every byte of its text, as many tokens for each
-    picture as the longest prompt so far had in all, and all the new tokens that it may have. A request that got no
-    answer may have been billed as well; a server does not say.
+    picture as the longest prompt so far had in all, and all the new tokens that it may have, or as many as the longest
+    answer so far had, where a server does not keep to the limit (hidden reasoning). A request that got no answer may
+    have been billed as well; a server does not say.
     """
 
     limit: float | None = None
@@ -24,7 +25,8 @@ class Budget:
     new_tokens: int = 0
     requests: int = 0
     uncounted: int = 0  # answers that came without their tokens
-    _longest: int = 0
+    _longest: int = 0  # prompt
+    _longest_answer: int = 0
 
     def allowed(self, requests: Sequence[Request], new_tokens: int, prices: tuple[float | None, float | None]) -> int:
         """How many of the requests, from the first on, may be sent at once. All where there is no limit.
@@ -50,6 +52,7 @@ class Budget:
                 raise LeapError("the server does not say how many tokens it used, so --max-cost cannot be kept")
             return
         self._longest = max(self._longest, answer.prompt_tokens)
+        self._longest_answer = max(self._longest_answer, answer.new_tokens)
         self.prompt_tokens += answer.prompt_tokens
         self.new_tokens += answer.new_tokens
         self.spent += _cost(answer.prompt_tokens, answer.new_tokens, prices)
@@ -58,7 +61,7 @@ class Budget:
         parts = [part for message in request.messages for part in message.parts()]
         text = sum(len(part.text.encode()) for part in parts if part.type == "text")
         pictures = len(request.pictures) * (self._longest or _UNSEEN_PICTURE)
-        return _cost(text + pictures, new_tokens, prices)
+        return _cost(text + pictures, max(new_tokens, self._longest_answer), prices)
 
 
 def _cost(prompt_tokens: int, new_tokens: int, prices: tuple[float | None, float | None]) -> float:

@@ -1,5 +1,6 @@
 """The files of a blind review: CSV tables with the time of their making in their names."""
 
+import csv
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -26,11 +27,13 @@ PAIR_COLUMNS = (
 _TIME = re.compile(r"_(\d{8}_\d{6}(?:_\d+)?)\.csv")
 
 
-def write_table(folder: Path, stem: str, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Path:
-    """<stem>_<time>.csv in UTC; the newest one where it holds just this already."""
-    content = pd.DataFrame(rows, columns=list(columns)).to_csv(index=False, lineterminator="\n").encode()
+def write_table(
+    folder: Path, stem: str, rows: Iterable[dict[str, Any]], columns: Sequence[str], anew: bool = False
+) -> Path:
+    """<stem>_<time>.csv in UTC; the newest one where it holds just this already, unless it is wanted `anew`."""
+    content = _csv(pd.DataFrame(rows, columns=list(columns)))
     newest = find_newest(folder, stem)
-    if newest and newest.read_bytes() == content:
+    if not anew and newest and newest.read_bytes() == content:
         return newest
     time, number = datetime.now(UTC).strftime("%Y%m%d_%H%M%S"), 1
     path = folder / f"{stem}_{time}.csv"
@@ -39,6 +42,13 @@ def write_table(folder: Path, stem: str, rows: Iterable[dict[str, Any]], columns
         path = folder / f"{stem}_{time}_{number}.csv"
     write_atomic(path, content)
     return path
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    text: str = table.to_csv(index=False, lineterminator="\n")
+    if "\r" in text:  # readers end a line at a bare one, and only this makes the csv module quote it
+        text = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    return text.encode()
 
 
 def find_newest(folder: Path, stem: str) -> Path | None:

@@ -62,15 +62,23 @@ def find_judges(wanted: Sequence[str], options: JudgeOptions) -> list[Judge | st
 
     `model` is one more; without any it is the one that the environment names, or the server's only one. A MODEL is at
     `base_url`, or where JENIYA_API_BASE or OPENAI_BASE_URL says; a MODEL@URL gets the key in the VARIABLE, or none: a
-    key is never sent to another server than its own. Raises UsageError for what cannot be understood.
+    key is never sent to another server than its own. Raises UsageError for what cannot be understood, and for a model
+    that is named twice.
     """
     named = [options.model] if options.model else []
     wishes = dict.fromkeys([*named, *wanted] or [_first(_MODELS) or ""])
     found: list[Judge | str] = [RUBRIC if wish == "rubric" else _find(wish, options) for wish in wishes]
+    _refuse_twice([_long_name(judge) for judge in found if isinstance(judge, Judge)])
     names = [judge if isinstance(judge, str) else judge.name for judge in found]
     if len(set(names)) < len(names):
         found = [judge if isinstance(judge, str) else replace(judge, name=_long_name(judge)) for judge in found]
     return found
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{name} is to judge twice (--judge, --model): give it once, with its prices")
 
 
 def _find(wish: str, options: JudgeOptions) -> Judge:

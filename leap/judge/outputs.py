@@ -16,7 +16,7 @@ from leap.data.pictures import PictureSize, resolve_picture
 from leap.errors import LeapError
 from leap.inference.protocol import Answer, Decoding, Engine, Request, request_hash
 from leap.judge.files import OUTPUT_COLUMNS, OUTPUTS, write_table
-from leap.judge.store import AnswerStore, content_key
+from leap.judge.store import AnswerStore, content_key, distinct
 from leap.progress import track
 from leap.records.files import FolderLock, read_jsonl, write_json
 from leap.records.review import StoredAnswer
@@ -83,23 +83,27 @@ def write_outputs(
     """Ask every model (a `Model`) for every sample of the data file, and write blind10_outputs_<time>.csv and .json.
 
     Where answers are sampled, those of a model that was interrupted are not what an unbroken run would have drawn; the
-    manifest says how many are from before. Raises LeapError for a row or picture that cannot be read, before any model
-    is loaded.
+    manifest says how many are from before, and of all how they were made. A run that asks nothing and finds its table
+    there leaves the manifest as it is. Raises LeapError for a row or picture that cannot be read, before any model is
+    loaded.
     """
-    samples = read_samples(settings)
-    manifest = _manifest(settings, repository)
-    with FolderLock(folder), AnswerStore(folder / STORE, reuse) as store:
+    samples, origin = read_samples(settings), provenance.origin(repository)
+    manifest = _manifest(settings) | origin
+    with FolderLock(folder), AnswerStore(folder / STORE, origin, reuse) as store:
         rows: list[dict[str, Any]] = []
         for model in models:
             answers, note = _answers(model, samples, settings, load, store)
             path = str(model.folder) if model.folder else None
             manifest["models"].append({**model.to_dict(), "model_path": path, **note})
             rows += [_row(model.name, sample, answers[sample.request.key]) for sample in samples]
-        table = write_table(folder, OUTPUTS, rows, OUTPUT_COLUMNS)
+        asked = any(model["answers_from_before"] < len(samples) for model in manifest["models"])
+        table = write_table(folder, OUTPUTS, rows, OUTPUT_COLUMNS, anew=asked)
         failed = sum(bool(row["error"]) for row in rows)
         found = Outputs(table, len(rows) - failed, failed, sum(row["finish"] == "length" for row in rows))
         counts = {"answered": found.answered, "failed": found.failed, "truncated": found.truncated}
-        write_json(table.with_suffix(".json"), {**manifest, "counts": counts, "end": provenance.now()})
+        place = table.with_suffix(".json")
+        if asked or not place.is_file():
+            write_json(place, {**manifest, "counts": counts, "end": provenance.now()})
     return found
 
 
@@ -143,23 +147,21 @@ def _answers(
     load: Callable[[Any], Engine],
     store: AnswerStore,
 ) -> tuple[dict[tuple[str, ...], Answer | StoredAnswer], dict[str, Any]]:
-    """(an answer to every sample, what the manifest says of the engine). The model is loaded only to be asked."""
+    """(an answer to every sample, what the manifest says of them). The model is loaded only to be asked."""
     keys = {
         sample.request.key: content_key(model.to_dict(), settings.to_dict(), request_hash(sample.request))
         for sample in samples
     }
-    found: dict[tuple[str, ...], Answer | StoredAnswer] = {
-        key: stored for key, content in keys.items() if (stored := store.get(content))
-    }
+    before = {key: stored for key, content in keys.items() if (stored := store.get(content))}
+    found: dict[tuple[str, ...], Answer | StoredAnswer] = {**before}
     waiting = [sample.request for sample in samples if sample.request.key not in found]
-    note: dict[str, Any] = {"answers_from_before": len(found)}
+    made = [stored.made for stored in before.values()]
     if waiting:
         with closing(load(model)) as engine:
             for answer in track(engine.answers(waiting, settings.decoding), model.name, total=len(waiting)):
                 found[answer.key] = answer
-                store.add(keys[answer.key], answer)
-            note["inference"] = engine.describe()
-    return found, note
+                made.append(store.add(keys[answer.key], answer, engine))
+    return found, {"answers_from_before": len(before), "inference": distinct(made)}
 
 
 def _row(name: str, sample: Sample, answer: Answer | StoredAnswer) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def _row(name: str, sample: Sample, answer: Answer | StoredAnswer) -> dict[str, 
     }
 
 
-def _manifest(settings: OutputSettings, repository: Path) -> dict[str, Any]:
+def _manifest(settings: OutputSettings) -> dict[str, Any]:
     return {
         "settings": settings.to_dict(),
         "data": {
@@ -185,8 +187,4 @@ def _manifest(settings: OutputSettings, repository: Path) -> dict[str, Any]:
             "sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(),
         },
         "models": [],
-        "code": provenance.git_state(repository),
-        "command": provenance.command(),
-        "versions": provenance.versions(),
-        "start": provenance.now(),
     }

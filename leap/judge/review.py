@@ -5,7 +5,7 @@ come, by the hash of all that was asked: the same command goes on from there and
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +20,7 @@ from leap.judge.files import PAIR_COLUMNS, PAIRS, SCORE_COLUMNS, SCORES, write_t
 from leap.judge.judges import RUBRIC, Judge
 from leap.judge.prompts import pair_request, plan_request, preference_schema, verdict_schema
 from leap.judge.rubric import rubric_scores
-from leap.judge.store import AnswerStore
+from leap.judge.store import AnswerStore, distinct
 from leap.records.review import CRITERIA, Output, Preference, Verdict
 
 STORE = "verdicts.jsonl"
@@ -57,7 +57,7 @@ class Review:
     judges: list[dict[str, Any]] = field(default_factory=list)  # for the manifest
 
     def spent(self) -> dict[str, Any]:
-        """What this run took; verdicts from an earlier one are free. `cost_usd` is None without prices."""
+        """What this run took; verdicts from an earlier one are free here. `cost_usd` is None without prices."""
         return {
             "requests": self.budget.requests,
             "prompt_tokens": self.budget.prompt_tokens,
@@ -81,15 +81,24 @@ class Review:
         return "; ".join(parts)
 
 
-def review(outputs: Sequence[Output], judges: Sequence[Judge | str], settings: ReviewSettings, folder: Path) -> Review:
-    """Judge the outputs into `folder`, which the caller holds. Raises UsageError for a limit or a choice in vain."""
+def review(
+    outputs: Sequence[Output],
+    judges: Sequence[Judge | str],
+    settings: ReviewSettings,
+    folder: Path,
+    origin: Mapping[str, Any],
+) -> Review:
+    """Judge the outputs into `folder`, which the caller holds; `origin` is kept with the verdicts.
+
+    Raises UsageError for a limit or a choice in vain.
+    """
     _refuse_in_vain(judges, settings)
     pictures = {output.image_paths: _pictures(output, settings) for output in outputs}
     budget = Budget(settings.max_cost)
     rows: list[dict[str, Any]] = []
     pair_rows: list[dict[str, Any]] = []
     notes: list[dict[str, Any]] = []
-    with AnswerStore(folder / STORE, settings.reuse) as store:
+    with AnswerStore(folder / STORE, origin, settings.reuse) as store:
         for judge in judges:
             if isinstance(judge, str):
                 rows += [_rubric_row(output) for output in outputs]
@@ -100,10 +109,11 @@ def review(outputs: Sequence[Output], judges: Sequence[Judge | str], settings: R
             if settings.pairwise:
                 comparing = Interview(judge, Preference, store, budget, settings.retries, settings.seed, "pairs")
                 pair_rows += _compared(outputs, pictures, comparing, settings)
-                interview.engine_notes += comparing.engine_notes
-            notes.append({"judge": judge.name, **judge.to_dict(), "inference": interview.engine_notes})
-    scores = write_table(folder, SCORES, rows, SCORE_COLUMNS)
-    pairs = write_table(folder, PAIRS, pair_rows, PAIR_COLUMNS) if settings.pairwise else None
+                interview.made += comparing.made
+            notes.append({"judge": judge.name, **judge.to_dict(), "inference": distinct(interview.made)})
+    asked = budget.requests > 0
+    scores = write_table(folder, SCORES, rows, SCORE_COLUMNS, asked)
+    pairs = write_table(folder, PAIRS, pair_rows, PAIR_COLUMNS, asked) if settings.pairwise else None
     errors = [row["error"] for row in [*rows, *pair_rows] if row["error"]]
     stopped = any(NOT_ASKED in error for error in errors)
     priced = all(None not in judge.prices for judge in judges if isinstance(judge, Judge))

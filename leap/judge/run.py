@@ -8,10 +8,10 @@ from typing import Any
 from leap import provenance
 from leap.errors import LeapError
 from leap.judge.criteria import FORMULA
-from leap.judge.files import OUTPUTS, find_newest, manifest_of, read_outputs
+from leap.judge.files import MANIFEST, OUTPUTS, find_newest, manifest_of, read_outputs
 from leap.judge.judges import Judge
 from leap.judge.review import Review, ReviewSettings, chosen_outputs, review
-from leap.records.files import FolderLock, write_json
+from leap.records.files import FolderLock, read_object, write_json
 
 
 def run_review(
@@ -23,28 +23,44 @@ def run_review(
     max_samples: int | None = None,
     only_models: Sequence[str] = (),
 ) -> Review:
-    """Judge a table of outputs, the newest in `folder` if none is named. Raises LeapError where there is none."""
+    """Judge a table of outputs, the newest in `folder` if none is named. Raises LeapError where there is none.
+
+    A run that asks nothing and finds its tables there leaves their manifest as it is.
+    """
     path = outputs or find_newest(folder, OUTPUTS)
     if path is None:
         raise LeapError(f"{folder}: no {OUTPUTS}_<time>.csv there; run scripts/evaluation/run_vlm_output.py first")
     rows = chosen_outputs(read_outputs(path), max_samples, only_models)
+    sha256, origin = hashlib.sha256(path.read_bytes()).hexdigest(), provenance.origin(repository)
     manifest: dict[str, Any] = {
-        "outputs": {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "judged": len(rows)},
+        "outputs": {"path": str(path), "sha256": sha256, "judged": len(rows)},
         "settings": {**settings.to_dict(), "max_samples": max_samples, "only_models": list(only_models)},
         "formula": FORMULA,
-        "code": provenance.git_state(repository),
-        "command": provenance.command(),
-        "versions": provenance.versions(),
-        "start": provenance.now(),
+        **origin,
     }
     with FolderLock(folder):
-        found = review(rows, judges, settings, folder)
+        spent_before = _spent_before(folder, sha256)
+        found = review(rows, judges, settings, folder, origin)
+        tables = [table.name for table in (found.scores, found.pairs) if table]
         manifest |= {
             "judges": found.judges,
             "spent": found.spent(),
+            "spent_before": spent_before,
             "unscored": found.unscored,
-            "tables": [table.name for table in (found.scores, found.pairs) if table],
+            "tables": tables,
             "end": provenance.now(),
         }
-        write_json(manifest_of(found.scores), manifest)
+        place = manifest_of(found.scores)
+        told = read_object(place).get("tables", []) if place.is_file() else []
+        if found.budget.requests or not set(tables) <= set(told):
+            write_json(place, manifest)
     return found
+
+
+def _spent_before(folder: Path, outputs: str) -> list[dict[str, Any]]:
+    """What the earlier runs here took that asked about these outputs (their sha256), as their manifests say."""
+    manifests = [read_object(path) for path in sorted(folder.glob(f"{MANIFEST}_*.json"))]
+    same = [found for found in manifests if (found.get("outputs") or {}).get("sha256") == outputs]
+    asked = [found for found in same if (found.get("spent") or {}).get("requests")]
+    runs = [{name: found.get(name) for name in ("start", "end", "command", "spent")} for found in asked]
+    return sorted(runs, key=lambda run: str(run["start"]))

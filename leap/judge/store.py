@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from leap.inference.protocol import Answer
+from leap.inference.protocol import Answer, Engine
 from leap.records.files import JsonlAppender, read_jsonl, remove_torn_line
 from leap.records.review import StoredAnswer
 
@@ -14,11 +15,12 @@ from leap.records.review import StoredAnswer
 class AnswerStore:
     """A JSONL file of answers, from `with` to its end. An answer is on disk when `add` returns; a failure is not kept.
 
-    Without `reuse` the file is only added to, and a newer answer takes the place of an older one.
+    `run` says what asks now; it is kept with each answer, since a later run may only read it. Without `reuse` the file
+    is only added to, and a newer answer takes the place of an older one.
     """
 
-    def __init__(self, path: Path, reuse: bool = True) -> None:
-        self._path, self._reuse = path, reuse
+    def __init__(self, path: Path, run: Mapping[str, Any], reuse: bool = True) -> None:
+        self._path, self._run, self._reuse = path, dict(run), reuse
         self._found: dict[str, StoredAnswer] = {}
 
     def __enter__(self) -> "AnswerStore":
@@ -37,7 +39,9 @@ class AnswerStore:
     def get(self, key: str) -> StoredAnswer | None:
         return self._found.get(key)
 
-    def add(self, key: str, answer: Answer) -> None:
+    def add(self, key: str, answer: Answer, engine: Engine) -> dict[str, Any]:
+        """How it was made."""
+        made = {**engine.describe(), "run": self._run}
         if answer.error is None:
             record = StoredAnswer(
                 key=key,
@@ -45,9 +49,17 @@ class AnswerStore:
                 finish=answer.finish,
                 prompt_tokens=answer.prompt_tokens,
                 new_tokens=answer.new_tokens,
+                made=made,
             )
             self._found[key] = record
             self._file.append(record)
+        return made
+
+
+def distinct(notes: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """How answers were made, each way once, the oldest run first; old stores do not say it of theirs."""
+    found = {json.dumps(note, sort_keys=True): note for note in notes if note is not None}
+    return sorted(found.values(), key=lambda note: note["run"]["start"])
 
 
 def content_key(*parts: Any) -> str:

@@ -1,6 +1,6 @@
 """Records of a blind review: what models answered, and what a judge said about it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,7 +52,7 @@ class Preference(BaseModel):
 
 
 class StoredAnswer(BaseModel):
-    """A line of a store of answers: `key` is the hash of all that decides the answer."""
+    """A line of a store of answers: `key` is the hash of all that decides the answer, `made` says how it was made."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -61,3 +61,4 @@ class StoredAnswer(BaseModel):
     finish: Literal["stop", "length"] | None = None
     prompt_tokens: int | None = None
     new_tokens: int | None = None
+    made: dict[str, Any] | None = None  # the engine, and the run that asked
