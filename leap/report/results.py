@@ -18,6 +18,7 @@ from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 
 COUNTS = ("examples", "scored", "format_error", "truncated", "inference_error", "missing")
 
+_ASKED_WITH = ("decoding", "picture_tokens", "dtype", "engine_arguments")
 _SCORE_FILE = TypeAdapter(dict[str, dict[str, dict[str, float]]])  # task -> example -> scores
 
 
@@ -125,7 +126,7 @@ def unlike_settings_note(results: Path, models: list[str]) -> str:
     first: dict[str, object] | None = None
     for dimension, model, folder in _result_folders(results, models):
         manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-        asked = {name: manifest.get("settings", {}).get(name) for name in ("decoding", "picture_tokens", "dtype")}
+        asked = {name: manifest.get("settings", {}).get(name) for name in _ASKED_WITH}
         first = first or asked
         unlike = [f"{name} {asked[name]} against {first[name]}" for name in asked if asked[name] != first[name]]
         if unlike:
