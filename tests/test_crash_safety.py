@@ -37,6 +37,7 @@ from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.records.benchmark import Prediction
 from leap.records.files import FolderLock, JsonlAppender, move_folder, read_jsonl, write_atomic
+from leap.report.results import incomplete_note, read_counts
 from leap.vlabench.dimensions import find_dimension
 from leap.vlabench.prompts import fenced_plan, leap_instructions
 from leap.vlabench.sources import LEAP_SCORER
@@ -287,6 +288,20 @@ def test_a_failed_example_is_asked_again_and_its_line_replaced(
     evaluate(tmp_path, data, engine)
     assert sorted(engine.asked) == KEYS[1:3]
     assert final_files(tmp_path) == whole
+
+
+def test_scores_that_are_partial_are_told_while_the_rest_is_asked_again(data: Path, tmp_path: Path) -> None:
+    failing = frozenset(KEYS[1:3])
+    evaluate(tmp_path, data, ScriptedEngine(failing=failing))
+    note = "incomplete: 2 of 3 examples unscored (m, Semantic: 2 of 3)"
+    seen: list[str] = []
+    look = lambda: seen.append(incomplete_note(read_counts(tmp_path)))  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path, data, ScriptedEngine(failing=failing, stops_after=1, meanwhile=look))
+    assert seen == [note]
+    assert incomplete_note(read_counts(tmp_path)) == note
+    evaluate(tmp_path, data)
+    assert incomplete_note(read_counts(tmp_path)) == ""
 
 
 def test_a_refused_run_changes_nothing(data: Path, tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ class ResultFolder:
         self.waiting = [request for request in requests if not self._answered(_key(request))]
         before = read_object(self.path / MANIFEST) if (self.path / MANIFEST).is_file() else {}
         self._manifest = self._new_manifest() | {"inference": list(before.get("inference") or [])}
-        if "start" in before:
-            self._manifest["start"] = before["start"]
+        # The counts are those of the score file that is there, until `finish` replaces both.
+        self._manifest |= {name: before[name] for name in ("start", "counts") if name in before}
 
     def open(self) -> None:
         """Make ready for answers, before the first: their settings must be known, and the folder not look complete."""
