@@ -103,6 +103,7 @@ VALUES = st.fixed_dictionaries(
         "train_file": st.sampled_from(["data/a b.jsonl", "data/null.jsonl"]),
         "warmup_steps": st.integers(0, 9),
         "lr_scheduler_type": st.sampled_from(["linear", "cosine"]),
+        "lr_scheduler_kwargs": st.fixed_dictionaries({"min_lr": st.sampled_from([1e-6, 3.5e-5, 0.1])}),
     },
 )
 

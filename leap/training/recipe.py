@@ -1,6 +1,7 @@
 """A run's recipe: one YAML file, every value checked, every value overridable on the command line."""
 
 import difflib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,18 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 def _split(value: Any) -> Any:
     """A list as a command line gives it: a,b,c."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _numbers(value: Any) -> Any:
+    """{min_lr: 1e-6} as it is meant: YAML 1.1 reads such a number as text."""
+    return {key: _number(text) for key, text in value.items()} if isinstance(value, dict) else value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _part_rate(part: str) -> Any:
@@ -93,7 +106,9 @@ class Recipe(BaseModel):
         "warmup_stable_decay"
     ] = "linear"  # fmt: skip
     lr_scheduler_kwargs: Annotated[
-        dict[str, Any] | None, Field(description="the schedule's own values, such as {min_lr_rate: 0.1}")
+        dict[str, Any] | None,
+        BeforeValidator(_numbers),
+        Field(description="the schedule's own values, such as {min_lr_rate: 0.1}"),
     ] = None
     warmup_steps: NonNegativeInt = 0
     warmup_ratio: Annotated[
