@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, run_script
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
@@ -110,6 +110,7 @@ VALUES = st.fixed_dictionaries(
 
 @settings(deadline=None, max_examples=12)
 @given(VALUES, st.booleans(), st.integers(1, 3))
+@example({"lr_scheduler_kwargs": {"min_lr": 1e-6}}, False, 1)
 def test_a_runs_command_gives_its_very_recipe(values: dict[str, Any], demo: bool, seeds: int) -> None:
     for run in make_runs(scripts(demo), ["standard"], True, seeds, values, "x"):
         parser = argparse.ArgumentParser()
