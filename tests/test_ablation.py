@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from conftest import REPOSITORY, run_script
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
@@ -102,12 +103,14 @@ VALUES = st.fixed_dictionaries(
         "train_file": st.sampled_from(["data/a b.jsonl", "data/null.jsonl"]),
         "warmup_steps": st.integers(0, 9),
         "lr_scheduler_type": st.sampled_from(["linear", "cosine"]),
+        "lr_scheduler_kwargs": st.fixed_dictionaries({"min_lr": st.sampled_from([1e-6, 3.5e-5, 0.1])}),
     },
 )
 
 
 @settings(deadline=None, max_examples=12)
 @given(VALUES, st.booleans(), st.integers(1, 3))
+@example({"lr_scheduler_kwargs": {"min_lr": 1e-6}}, False, 1)
 def test_a_runs_command_gives_its_very_recipe(values: dict[str, Any], demo: bool, seeds: int) -> None:
     for run in make_runs(scripts(demo), ["standard"], True, seeds, values, "x"):
         parser = argparse.ArgumentParser()
@@ -133,6 +136,9 @@ def test_methods_that_differ_in_more_than_their_method_are_refused(key: str) -> 
     refuse_unlike({"a": one, "b": other.model_copy(update=micro)})  # as many rows a step
 
 
+PATIENT = {"early_stopping_patience": 2, "val_file": "held_out.jsonl"}
+
+
 @pytest.mark.parametrize(
     ("presets", "seeds", "values", "told"),
     [
@@ -140,6 +146,7 @@ def test_methods_that_differ_in_more_than_their_method_are_refused(key: str) -> 
         (["light"], 1, {"output_dir": "x"}, "--name NAME"),
         (["light", "light"], 1, {}, "each preset once"),
         (["light"], MOST_SEEDS + 1, {}, "1 to 10"),
+        (["light"], 1, PATIENT, "early_stopping_patience=2 .* for as many steps"),
     ],
 )
 def test_what_an_ablation_cannot_be_is_wrong_usage(
@@ -147,6 +154,16 @@ def test_what_an_ablation_cannot_be_is_wrong_usage(
 ) -> None:
     with pytest.raises(UsageError, match=told):
         make_runs(scripts(), presets, False, seeds, values)
+
+
+def test_a_recipe_that_may_end_early_is_none_of_an_ablations(tmp_path: Path) -> None:
+    patient = tmp_path / "full.yaml"
+    patient.write_text(f"{(RECIPES / 'full.yaml').read_text()}\n{yaml.safe_dump(PATIENT)}")
+    both = Scripts(SCRIPTS, RECIPES, patient)
+    with pytest.raises(UsageError, match="full fine-tuning: early_stopping_patience=2"):
+        make_runs(both, ["light"], True, 1, {})
+    make_runs(both, ["light"], False, 1, {})
+    make_runs(both, ["light"], True, 1, {"early_stopping_patience": None})
 
 
 def test_kept_steps(workspace: Path) -> None:

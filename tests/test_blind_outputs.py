@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from servers import faulty_openai as faulty
 from servers.faulty_openai import FaultyServer, Seen
 
+from leap.data.pictures import PictureSize
+from leap.inference.protocol import Decoding
 from leap.judge.files import OUTPUT_COLUMNS, find_newest, read_outputs, read_table, write_table
+from leap.judge.outputs import OutputSettings
 
 SCRIPT = "scripts/evaluation/run_vlm_output.py"
 SMALL = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 8 --max_samples 3 --device cpu".split()
@@ -166,3 +170,10 @@ def test_an_equal_table_is_not_written_again(tmp_path: Path) -> None:
     (tmp_path / "blind10_outputs_mine.csv").write_text("a note of somebody's\n")
     assert find_newest(tmp_path, "blind10_outputs") == second
     assert find_newest(tmp_path, "blind10_score") is None
+
+
+def test_an_engines_own_flags_are_part_of_how_a_plan_is_made(tmp_path: Path) -> None:
+    """Stored answers are found by what made them; without such flags as they were before there were any."""
+    plain = OutputSettings(tmp_path / "rows.jsonl", tmp_path, (tmp_path,), PictureSize(4, 4), Decoding(8), "vllm")
+    assert "engine_arguments" not in plain.to_dict()
+    assert replace(plain, engine_arguments=("--quantization", "fp8")).to_dict() != plain.to_dict()

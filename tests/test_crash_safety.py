@@ -37,6 +37,7 @@ from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.records.benchmark import Prediction
 from leap.records.files import FolderLock, JsonlAppender, move_folder, read_jsonl, write_atomic
+from leap.report.results import incomplete_note, read_counts
 from leap.vlabench.dimensions import find_dimension
 from leap.vlabench.prompts import fenced_plan, leap_instructions
 from leap.vlabench.sources import LEAP_SCORER
@@ -287,6 +288,20 @@ def test_a_failed_example_is_asked_again_and_its_line_replaced(
     evaluate(tmp_path, data, engine)
     assert sorted(engine.asked) == KEYS[1:3]
     assert final_files(tmp_path) == whole
+
+
+def test_scores_that_are_partial_are_told_while_the_rest_is_asked_again(data: Path, tmp_path: Path) -> None:
+    failing = frozenset(KEYS[1:3])
+    evaluate(tmp_path, data, ScriptedEngine(failing=failing))
+    note = "incomplete: 2 of 3 examples unscored (m, Semantic: 2 of 3)"
+    seen: list[str] = []
+    look = lambda: seen.append(incomplete_note(read_counts(tmp_path)))  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path, data, ScriptedEngine(failing=failing, stops_after=1, meanwhile=look))
+    assert seen == [note]
+    assert incomplete_note(read_counts(tmp_path)) == note
+    evaluate(tmp_path, data)
+    assert incomplete_note(read_counts(tmp_path)) == ""
 
 
 def test_a_refused_run_changes_nothing(data: Path, tmp_path: Path) -> None:
@@ -562,7 +577,7 @@ def test_a_full_disk_is_an_error_and_earlier_lines_stay(tmp_path: Path) -> None:
     assert path.stat().st_size == 40000  # two lines and a half
     assert list(read_predictions(path).values()) == records[:2]
     assert in_small_space(lambda: write_atomic(path, "a" * 50000)) == str(path)
-    assert [record for _, record in read_jsonl(path, Prediction)] == records[:2]
+    assert list(read_predictions(path).values()) == records[:2]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -576,13 +591,55 @@ def test_a_full_disk_ends_a_run_that_the_same_call_continues(
     assert final_files(tmp_path) == whole
 
 
-def test_a_half_line_is_repaired_at_the_end_and_named_in_the_middle(tmp_path: Path) -> None:
+def test_a_half_line_is_passed_over_at_the_end_and_named_in_the_middle(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     line = Prediction(task="t", example="1", text="a\nb").model_dump_json()
     for end in range(len(line)):
         path.write_text(f"{line}\n{line[:end]}")
         assert list(read_predictions(path)) == [("t", "1")]
-        assert path.read_text() == f"{line}\n"
+        assert path.read_text() == f"{line}\n{line[:end]}"  # only to read it changes nothing
+        with JsonlAppender(path):
+            assert path.read_text() == f"{line}\n"
     path.write_text(f"{line}\n{line[:9]}\n{line}\n")
     with pytest.raises(LeapError, match=r"predictions\.jsonl:2: "):
         read_predictions(path)
+
+
+RECORD = st.builds(Prediction, task=st.text(max_size=9), example=st.text(max_size=2), text=st.text(max_size=30))
+
+
+@given(
+    st.lists(RECORD, min_size=1, max_size=4, unique_by=lambda record: (record.task, record.example)),
+    st.sampled_from(["", " ", "\t ", "\r"]),
+    st.data(),
+)
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_a_whole_last_record_without_its_line_end_stays_and_a_part_of_one_goes(
+    records: list[Prediction], end: str, draw: st.DataObject
+) -> None:
+    *first, last = [record.model_dump_json().encode() for record in records]
+    before = b"".join(line + b"\n" for line in first)
+    cut = draw.draw(st.integers(0, len(last) - 1), "bytes of the last record that were written")
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "predictions.jsonl"
+        path.write_bytes(before + last + end.encode())
+        assert list(read_predictions(path).values()) == records
+        assert path.read_bytes() == before + last + end.encode()
+        with JsonlAppender(path) as file:
+            file.append(records[0])
+        assert [found for _, found in read_jsonl(path, Prediction)] == [*records, records[0]]
+        path.write_bytes(before + last[:cut])
+        assert list(read_predictions(path).values()) == records[:-1]
+        with JsonlAppender(path):
+            assert path.read_bytes() == before
+
+
+def test_scores_of_answers_whose_file_an_editor_saved_are_over_all_of_them(data: Path, tmp_path: Path) -> None:
+    evaluate(tmp_path, data)
+    path = folder_of(tmp_path) / "predictions.jsonl"
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    assert rescore(path.parent, data, LEAP_SCORER).counts.scored == EXAMPLES
+    engine = ScriptedEngine()
+    evaluate(tmp_path, data, engine)
+    assert engine.asked == []
+    assert path.read_bytes().count(b"\n") == EXAMPLES

@@ -84,3 +84,23 @@ def test_another_engines_answers_are_not_mixed_in(workspace: Path, tmp_path: Pat
     refused = run_script(EVALUATE, *options.split(), *small.split(), "--engine", "vllm", root=workspace)
     assert refused.returncode == 1
     assert "engine (hf there, vllm now)" in refused.stderr
+
+
+@pytest.mark.parametrize("first", [["--vllm_args", "--quantization fp8"], []])
+def test_a_servers_own_flags_are_part_of_how_answers_were_made(
+    workspace: Path, tmp_path: Path, first: list[str]
+) -> None:
+    """No server starts, but the first call has noted already how its answers are to be made."""
+    options = (
+        f"--engine vllm --vllm_python {tmp_path}/none --checkpoint models/leap-demo --dimension semantic "
+        f"--output_dir {tmp_path}/results"
+    )
+    other = [] if first else ["--vllm_args", "--dtype half"]
+    assert run_script(EVALUATE, *options.split(), *first, root=workspace).returncode == 1
+    (manifest,) = (json.loads(path.read_text()) for path in tmp_path.rglob("manifest.json"))
+    assert manifest["settings"].get("engine_arguments", []) == "".join(first[1:]).split()
+    again = run_script(EVALUATE, *options.split(), *first, root=workspace)
+    assert "cannot be run as vLLM's Python" in again.stderr
+    refused = run_script(EVALUATE, *options.split(), *other, root=workspace)
+    there, now = ("['--quantization', 'fp8']", None) if first else (None, "['--dtype', 'half']")
+    assert f"engine_arguments ({there} there, {now} now)" in refused.stderr

@@ -1,5 +1,6 @@
 """What a recipe may choose: which parts learn and how fast, LoRA and its kin, schedules, when to stop."""
 
+import argparse
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from leap.models.loading import load_model
 from leap.records.training import TrainingRow
 from leap.training import run as runs
 from leap.training.model import plan_training
+from leap.training.overrides import add_recipe_flags, recipe_overrides
 from leap.training.recipe import Recipe, read_recipe
 from leap.training.schedule import check_schedule
 from leap.training.stopping import best_step, has_stopped
@@ -378,6 +380,26 @@ SCHEDULES: dict[str, dict[str, Any] | None] = {
 def test_every_schedule_fits(name: str) -> None:
     ratio = None if name == "constant" else 0.3
     check_schedule(tiny_recipe(lr_scheduler_type=name, lr_scheduler_kwargs=SCHEDULES[name], warmup_ratio=ratio), 5)
+
+
+@pytest.mark.parametrize("small", ["1e-6", "0.000001", "1.0e-6", '"1e-6"'])
+def test_a_schedules_small_number_may_be_written_in_any_way(tmp_path: Path, small: str) -> None:
+    kwargs = f"{{min_lr: {small}, num_cycles: 0.5}}"
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "model_name_or_path: m\ntrain_file: t.jsonl\nlr_scheduler_type: cosine_with_min_lr\n"
+        f"lr_scheduler_kwargs: {kwargs}\n"
+    )
+    recipe = read_recipe(path)
+    assert recipe.lr_scheduler_kwargs == {"min_lr": 1e-6, "num_cycles": 0.5}
+    parser = argparse.ArgumentParser()
+    add_recipe_flags(parser)
+    for words in (kwargs, str(recipe.lr_scheduler_kwargs)):  # a user's, and an ablation's
+        given = recipe_overrides(parser.parse_args(["--lr_scheduler_kwargs", words]))
+        assert read_recipe(path, given) == recipe
+    check_schedule(recipe, 5)
+    kept = tiny_recipe(lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"decay_type": "cosine"})
+    assert kept.lr_scheduler_kwargs == {"decay_type": "cosine"}
 
 
 def test_a_schedule_is_followed(workspace: Path) -> None:

@@ -36,6 +36,7 @@ from leap.report.results import (
     unscored_examples,
 )
 from leap.report.style import GREY, looks, save
+from leap.report.summary import write_summary
 from leap.report.tables import improvement, metric_table, print_table, total_table, write_tables
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.scoring import LEAP_KEYS
@@ -137,9 +138,18 @@ def test_a_model_without_any_score_stays_in_the_tables_as_empty(two: Path) -> No
 def test_counts_without_a_manifest_are_unknown(two: Path) -> None:
     (two / "Spatial" / "Baseline" / "manifest.json").unlink()
     counts = read_counts(two)
-    assert pd.isna(unscored_examples(counts).loc["Baseline", "Spatial"])
+    assert unscored_examples(counts).loc["Baseline", ["Spatial", "mean"]].isna().all()
     assert unscored_examples(counts).loc["checkpoint-200", "Spatial"] == 0
-    assert incomplete_note(counts) == ""
+    assert incomplete_note(counts) == "perhaps incomplete, without counts in manifest.json: Baseline, Spatial"
+    marks = read(two).marks
+    assert marks.loc["Baseline", ["Spatial", "Complex", "mean"]].tolist() == [True, False, True]
+    assert not marks.loc["checkpoint-200"].any()
+    table = write_summary(two)
+    assert table.loc["Baseline", "Spatial"].endswith("*")
+    assert "*" not in table.loc["Baseline", "Complex"]
+    write_result(two, "checkpoint-400", "M&T", [30.0], unscored=3)
+    assert incomplete_note(read_counts(two)).startswith("incomplete: 3 of 4 examples unscored (checkpoint-400, M&T")
+    assert incomplete_note(read_counts(two)).endswith("Baseline, Spatial")
 
 
 def test_incomplete_and_unlike_results_are_named(two: Path) -> None:
@@ -383,3 +393,7 @@ def test_models_that_were_asked_in_another_way_are_told(two: Path) -> None:
     models = found_models(two)
     assert "checkpoint-200 (M&T): picture_tokens [4, 64] against [4, 9]" in unlike_settings_note(two, models)
     assert unlike_settings_note(two, ["Baseline"]) == ""
+    flags = {"picture_tokens": [4, 9], "engine_arguments": ["--quantization", "fp8"]}
+    for path in two.glob("*/checkpoint-200/manifest.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "settings": flags}))
+    assert "engine_arguments ['--quantization', 'fp8'] against None" in unlike_settings_note(two, models)

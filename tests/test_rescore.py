@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import run_script
 
+from leap.errors import LeapError
 from leap.evaluation.rescore import read_old_output, rescore
-from leap.vlabench.dataset import find_examples
+from leap.records.benchmark import Prediction
+from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import find_dimension
 from leap.vlabench.prompts import fenced_plan
 from leap.vlabench.sources import LEAP_SCORER
@@ -85,6 +87,56 @@ def test_a_broken_output_file_is_named(tmp_path: Path, content: str) -> None:
     done = run_script(SCRIPT, str(tmp_path))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def predicted(workspace: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """(a benchmark of its own, a folder with an answer to each of its two Complex examples and their manifest)."""
+    data = Path(shutil.copytree(workspace / "dataset" / "vlm_evaluation_v1.0", tmp_path / "data"))
+    examples = find_examples(data, find_dimension("Complex"))
+    folder = tmp_path / "eva_results" / "Complex" / "m"
+    folder.mkdir(parents=True)
+    lines = [Prediction(task=one.task, example=str(one.number), text="no plan").model_dump_json() for one in examples]
+    (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    made_for = {"examples": 2, "fingerprint": fingerprint(examples)}
+    (folder / "manifest.json").write_text(json.dumps({"dimension": "Complex", "data": made_for}))
+    return data, folder
+
+
+def leave(folder: Path, answers: int) -> None:
+    lines = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (folder / "predictions.jsonl").write_text("".join(lines[:answers]))
+
+
+@pytest.mark.parametrize("answers", [2, 1])
+def test_answers_are_scored_by_the_plans_that_they_were_made_for(predicted: tuple[Path, Path], answers: int) -> None:
+    data, folder = predicted
+    leave(folder, answers)
+    counts = rescore(folder, data, LEAP_SCORER).counts
+    assert (counts.scored, counts.missing) == (answers, 2 - answers)
+    before = (folder / "final_score.json").read_bytes()
+    plan = find_examples(data, find_dimension("Complex"))[0].folder / "output" / "operation_sequence.json"
+    plan.write_text('{"skill_sequence": [{"name": "press", "params": {}}]}')
+    with pytest.raises(LeapError, match="made for other data than"):
+        rescore(folder, data, LEAP_SCORER)
+    assert (folder / "final_score.json").read_bytes() == before
+
+
+def test_where_nobody_can_say_what_the_examples_were_nothing_is_scored(predicted: tuple[Path, Path]) -> None:
+    data, folder = predicted
+    last = find_examples(data, find_dimension("Complex"))[-1].folder
+    shutil.copytree(last, last.with_name("example8"))
+    leave(folder, 1)
+    with pytest.raises(LeapError, match=r"1 of its 2 examples are answered.*finish this evaluation first"):
+        rescore(folder, data, LEAP_SCORER)
+    assert not (folder / "final_score.json").exists()
+
+
+def test_an_answer_to_an_example_that_is_not_there_is_refused(predicted: tuple[Path, Path]) -> None:
+    data, folder = predicted
+    shutil.rmtree(find_examples(data, find_dimension("Complex"))[-1].folder)
+    with pytest.raises(LeapError, match=r"answer to \w+/1, .*give the right --data_path"):
+        rescore(folder, data, LEAP_SCORER)
 
 
 def test_nothing_stored_is_said(tmp_path: Path) -> None:

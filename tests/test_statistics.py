@@ -247,6 +247,25 @@ def test_effect_size() -> None:
     assert np.isnan(effect_size([]).better)
 
 
+def test_the_same_scores_added_in_another_order_are_a_tie() -> None:
+    rounding = 0.1 + 0.2 - 0.3
+    assert 0 < rounding < 1e-15
+    d = [rounding, -rounding, rounding, 2]
+    assert effect_size(d) == effect_size([0, 0, 0, 2])
+    assert effect_size([1, 1 + rounding, 1]).better == 1
+    assert np.isnan(effect_size([1, 1 + rounding, 1]).d_z)
+    assert paired_permutation(d, np.zeros(4)) == paired_permutation([0, 0, 0, 2], np.zeros(4)) == 1
+    assert paired_permutation(np.full(20, rounding), np.zeros(20)) == 1
+    first = random_scores(models=1).assign(model="m0")
+    again = first.assign(model="m1", total_score=np.nextafter(first["total_score"], 100))
+    assert (again["total_score"] > first["total_score"]).all()
+    rows = compare(pd.concat([first, again]), "m1", "m0")
+    assert (rows["better"] == 0).all()
+    assert (rows["worse"] == 0).all()
+    assert (rows["p"] == 1).all()
+    assert rows["d_z"].isna().all()
+
+
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 

@@ -79,6 +79,7 @@ def make_runs(
     if full:
         steps = {"max_steps": next(iter(recipes.values())).max_steps} if recipes else {}
         recipes[FULL] = read_recipe(scripts.full_recipe, {**steps, **values})
+    _refuse_early_ends(recipes)
     refuse_unlike(recipes)
     return [
         _run(scripts, method, recipe, number, values, name)
@@ -96,6 +97,15 @@ def _refuse(presets: Sequence[str], seeds: int, values: dict[str, Any]) -> None:
         raise UsageError(f"--presets {','.join(presets)}: give each preset once")
     if not 1 <= seeds <= MOST_SEEDS:
         raise UsageError(f"--seeds {seeds}: how many seeds, 1 to {MOST_SEEDS}")
+
+
+def _refuse_early_ends(recipes: dict[str, Recipe]) -> None:
+    for method, recipe in recipes.items():
+        if patience := recipe.early_stopping_patience:
+            raise UsageError(
+                f"{label(method)}: early_stopping_patience={patience} may end a run early, but an ablation trains "
+                "every run for as many steps; take it out of the recipe, or give --early_stopping_patience null"
+            )
 
 
 def refuse_unlike(recipes: dict[str, Recipe]) -> None:

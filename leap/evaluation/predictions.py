@@ -5,17 +5,16 @@ from pathlib import Path
 
 from leap.inference.protocol import Answer
 from leap.records.benchmark import Prediction
-from leap.records.files import jsonl_line, read_jsonl, remove_torn_line, write_atomic
+from leap.records.files import jsonl_line, read_jsonl, write_atomic
 
 Key = tuple[str, str]  # task, example number
 
 
 def read_predictions(path: Path) -> dict[Key, Prediction]:
     """The last prediction of each example in the file; none where there is no file yet."""
-    remove_torn_line(path)
-    if not path.is_file() or path.stat().st_size == 0:
+    if not path.is_file():
         return {}
-    return {(record.task, record.example): record for _, record in read_jsonl(path, Prediction)}
+    return {(record.task, record.example): record for _, record in read_jsonl(path, Prediction, appended=True)}
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:

@@ -104,13 +104,33 @@ def _stored(
     """The examples that the folder's run was over, and its answers."""
     if (folder / PREDICTIONS).is_file():
         predictions = read_predictions(folder / PREDICTIONS)
-        examples = [example for example in find_examples(data, dimension) if example.key in predictions]
-        made_for = read_object(folder / MANIFEST).get("data", {}) if (folder / MANIFEST).is_file() else {}
-        if made_for.get("examples") == len(examples) and made_for["fingerprint"] != fingerprint(examples):
-            raise LeapError(f"{folder}: its answers were made for other data than {data}; give the right --data_path")
+        whole = find_examples(data, dimension)
+        examples = [example for example in whole if example.key in predictions]
+        if len(examples) < len(predictions):
+            task, number = min(predictions.keys() - {example.key for example in whole})
+            raise LeapError(
+                f"{folder}: it has an answer to {task}/{number}, an example that {data} does not have; "
+                "give the right --data_path"
+            )
+        _refuse_other_data(folder, data, examples, whole)
         return examples, predictions
     predictions = read_old_output(folder / OLD_OUTPUT)
     return find_examples(data, dimension), predictions
+
+
+def _refuse_other_data(folder: Path, data: Path, *candidates: list[BenchmarkExample]) -> None:
+    """The run was over the first of the candidates that is as large as its manifest says, and as they are now."""
+    made_for = read_object(folder / MANIFEST).get("data") if (folder / MANIFEST).is_file() else None
+    if not made_for:
+        return
+    examples = next((found for found in candidates if len(found) == made_for["examples"]), None)
+    if examples is None:
+        raise LeapError(
+            f"{folder}: {len(candidates[0])} of its {made_for['examples']} examples are answered, so nobody can say "
+            f"whether {data} is what they were made for; finish this evaluation first, or give the right --data_path"
+        )
+    if made_for["fingerprint"] != fingerprint(examples):
+        raise LeapError(f"{folder}: its answers were made for other data than {data}; give the right --data_path")
 
 
 def _with_unanswered(counts: Counts, folder: Path) -> Counts:

@@ -86,8 +86,8 @@ class ResultFolder:
         self.waiting = [request for request in requests if not self._answered(_key(request))]
         before = read_object(self.path / MANIFEST) if (self.path / MANIFEST).is_file() else {}
         self._manifest = self._new_manifest() | {"inference": list(before.get("inference") or [])}
-        if "start" in before:
-            self._manifest["start"] = before["start"]
+        # The counts are those of the score file that is there, until `finish` replaces both.
+        self._manifest |= {name: before[name] for name in ("start", "counts") if name in before}
 
     def open(self) -> None:
         """Make ready for answers, before the first: their settings must be known, and the folder not look complete."""
@@ -165,25 +165,18 @@ class ResultFolder:
                 raise LeapError(f"{folder}: answers without a {MANIFEST}: nobody can say how they were made, move them")
 
     def _refuse_manifest(self, folder: Path, found: dict[str, Any]) -> None:
-        scorer = {"scorer": self._settings.scorer.to_dict()}
-        different = [
-            f"{key} ({(found.get(part) or {}).get(key)} there, {value} now)"
-            for part, values in {**self._fixed, **scorer}.items()
-            for key, value in values.items()
-            if (found.get(part) or {}).get(key) != value
-        ]
-        if not different:
-            return
-        if all((found.get(part) or {}) == values for part, values in self._fixed.items()):
+        scored = _different({"scorer": self._settings.scorer.to_dict()}, found)
+        if made := _different(self._fixed, found):
             raise LeapError(
-                f"{folder}: scored otherwise: {'; '.join(different)}. Score them all anew "
+                f"{folder}: its answers were made otherwise: {'; '.join(made + scored)}. Give this evaluation a name "
+                "(--model_name) or a folder (--output_dir) of its own, or move the old results of all dimensions "
+                "away with --fresh"
+            )
+        if scored:
+            raise LeapError(
+                f"{folder}: scored otherwise: {'; '.join(scored)}. Score them all anew "
                 f"(scripts/evaluation/score_predictions.py --scorer {self._settings.scorer.name}), or give that one"
             )
-        raise LeapError(
-            f"{folder}: its answers were made otherwise: {'; '.join(different)}. Give this evaluation a name "
-            "(--model_name) or a folder (--output_dir) of its own, or move the old results of all dimensions "
-            "away with --fresh"
-        )
 
     def _refuse_other_data(self) -> None:
         """Stored answers must be to these very requests: the data may have changed since."""
@@ -203,6 +196,17 @@ class ResultFolder:
 def _key(request: Request) -> Key:
     _, task, number = request.key
     return task, number
+
+
+def _different(now: dict[str, dict[str, Any]], found: dict[str, Any]) -> list[str]:
+    """Each value of these parts of a manifest that is another there, or that only one of the two has."""
+    return [
+        f"{key} ({there.get(key)} there, {values.get(key)} now)"
+        for part, values in now.items()
+        for there in [found.get(part) or {}]
+        for key in dict.fromkeys([*values, *there])
+        if there.get(key) != values.get(key)
+    ]
 
 
 def _recipe_of(model: Path | None) -> Any:

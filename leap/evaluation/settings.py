@@ -35,6 +35,7 @@ class EvaluationSettings:
     engine: str = "hf"
     dtype: str | None = "float32"  # None: a server decides it
     quantization: str | None = None
+    engine_arguments: tuple[str, ...] = ()  # the engine's own flags, which win over all above
     picture_control: PictureControl = "none"
     few_shot: FewShot = FewShot()
     with_cot: bool = False
@@ -54,6 +55,7 @@ class EvaluationSettings:
             "engine": self.engine,
             "dtype": self.dtype,
             "quantization": self.quantization,
+            **({"engine_arguments": list(self.engine_arguments)} if self.engine_arguments else {}),
             "picture_control": self.picture_control,
             "few_shot": asdict(self.few_shot) if self.few_shot.number else None,
             "with_cot": self.with_cot,

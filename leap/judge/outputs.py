@@ -50,6 +50,7 @@ class OutputSettings:
     dtype: str | None = None
     quantization: str | None = None
     max_samples: int | None = None
+    engine_arguments: tuple[str, ...] = ()  # the engine's own flags, which win over all above
 
     def to_dict(self) -> dict[str, Any]:
         """What an answer depends on, beside its model and request."""
@@ -59,6 +60,7 @@ class OutputSettings:
             "quantization": self.quantization,
             "decoding": self.decoding.to_dict(),
             "picture_tokens": [self.pictures.min_tokens, self.pictures.max_tokens],
+            **({"engine_arguments": list(self.engine_arguments)} if self.engine_arguments else {}),
         }
 
 

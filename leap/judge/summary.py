@@ -23,7 +23,7 @@ from leap.statistics.agreement import (
     spearman,
     weighted_kappa,
 )
-from leap.statistics.comparison import effect_size, holm, paired_permutation
+from leap.statistics.comparison import effect_size, holm, paired_permutation, without_rounding
 from leap.statistics.intervals import mean_interval
 from leap.statistics.sign_test import power_sentence, sign_test
 
@@ -92,7 +92,7 @@ def _compared(table: pd.DataFrame, model: str, baseline: str, seed: int) -> dict
     if not len(pairs):
         return row
     interval = mean_interval([differences], seed=seed)
-    moved = np.where(np.abs(differences) < 1e-9, 0.0, differences)  # a tie, whatever order was added in
+    moved = without_rounding(differences)
     wins, losses = int((moved > 0).sum()), int((moved < 0).sum())
     return row | {
         "difference": interval.mean,

@@ -121,30 +121,34 @@ def first_problem(error: ValidationError) -> str:
     return f"{place}: {problem['msg']}"
 
 
-def read_jsonl(path: Path, record: type[Record]) -> Iterator[tuple[int, Record]]:
+def read_jsonl(path: Path, record: type[Record], appended: bool = False) -> Iterator[tuple[int, Record]]:
     """Yield (line number from 1, record) for each line; blank lines are passed over.
 
     Raises LeapError naming file, line and field for a line that is not such a record, and for a file without any.
+    A file that is `appended` to may have none yet, and a last line that a kill cut short, which is passed over.
     """
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, appended):
         try:
             yield number, record.model_validate_json(line)
         except ValidationError as error:
             raise LeapError(f"{path}:{number}: {first_problem(error)}; mend or remove this line") from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, line) for each line that is not blank. Raises LeapError where there is none."""
+def read_lines(path: Path, appended: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, line) for each line that is not blank. Raises LeapError where there is none.
+
+    `appended`: none is no error, and a last line that a kill cut short is passed over.
+    """
     if not path.is_file():
         raise LeapError(f"{path}: there is no such file")
     found = False
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if line.strip():
+            if line.strip() and not (appended and _is_torn(line)):
                 found = True
                 yield number, line
-    if not found:
+    if not found and not appended:
         raise LeapError(f"{path}: the file is empty; it should hold one JSON record a line")
 
 
@@ -156,7 +160,8 @@ def jsonl_line(record: BaseModel) -> bytes:
 class JsonlAppender:
     """Append records so that a kill at any moment, or a power cut, loses at most the line being written.
 
-    A record is on disk when `append` returns. A line that a kill cut short is removed when the file is opened again.
+    A record is on disk when `append` returns. A line that a kill cut short is removed when the file is opened again,
+    and a whole one gets the line end that it lacks.
     """
 
     def __init__(self, path: Path) -> None:
@@ -183,14 +188,29 @@ class JsonlAppender:
 
 
 def remove_torn_line(path: Path) -> None:
-    """Cut a last line that has no line end: a write that a kill interrupted."""
+    """Cut a last line that a kill interrupted. A whole record without its line end, as editors leave it, gets one."""
     if not path.is_file():
         return
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("rb+") as file:
+    if whole == len(content):
+        return
+    with path.open("rb+") as file:
+        if _is_torn(content[whole:]):
             file.truncate(whole)
+        else:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a kill cut this line short: no part of a JSON object, from its start on, is one itself."""
+    if line.endswith(b"\n"):
+        return False
+    try:
+        return not isinstance(json.loads(line), dict)
+    except ValueError:
+        return True
 
 
 def move_folder(folder: Path, place: Path) -> Path:

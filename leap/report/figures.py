@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from leap.report.charts import GROUPS, draw_bars, draw_differences, draw_heat_map, label_groups
 from leap.report.curves import Loss, checkpoint_curves, find_series, training_loss
-from leap.report.results import dimension_means, incomplete_note, unlike_note, unscored_examples
+from leap.report.results import dimension_means, incomplete_note, incomplete_results, unlike_note
 from leap.report.style import GREY, Look, legend_above, lightened, looks, new_figure, plain, save
 from leap.report.tables import improvement
 from leap.statistics.summary import MEAN
@@ -50,8 +50,8 @@ class Evaluation:
 
     @cached_property
     def marks(self) -> pd.DataFrame:
-        """Models x `GROUPS`: whether examples are unscored."""
-        return (unscored_examples(self.counts) > 0).fillna(False).astype(bool)
+        """Models x `GROUPS`: whether examples are, or may be, unscored."""
+        return incomplete_results(self.counts)
 
     @property
     def many(self) -> bool:

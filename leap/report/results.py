@@ -18,6 +18,7 @@ from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 
 COUNTS = ("examples", "scored", "format_error", "truncated", "inference_error", "missing")
 
+_ASKED_WITH = ("decoding", "picture_tokens", "dtype", "engine_arguments")
 _SCORE_FILE = TypeAdapter(dict[str, dict[str, dict[str, float]]])  # task -> example -> scores
 
 
@@ -89,19 +90,35 @@ def unscored_examples(counts: pd.DataFrame) -> pd.DataFrame:
     rows = counts.assign(unscored=counts["examples"] - counts["scored"])
     table = rows.set_index(["model", "dimension"])["unscored"].unstack()
     table = table.reindex(index=model_order(table.index), columns=list(NAMES)).astype("Int64")
-    table[MEAN] = table.sum(axis=1, min_count=1)
+    table[MEAN] = rows.groupby("model")["unscored"].agg(lambda found: found.sum(skipna=False))
+    return table
+
+
+def incomplete_results(counts: pd.DataFrame) -> pd.DataFrame:
+    """Models in rows, dimensions and "mean" (any of them) in columns: results not known to have every score."""
+    rows = counts.assign(incomplete=(counts["examples"] != counts["scored"]).fillna(True).astype(bool))
+    table = rows.set_index(["model", "dimension"])["incomplete"].unstack(fill_value=False)
+    table = table.reindex(index=model_order(table.index), columns=list(NAMES), fill_value=False)
+    table[MEAN] = table.any(axis=1)
     return table
 
 
 def incomplete_note(counts: pd.DataFrame) -> str:
-    """One line on the examples that have no score; "" where all have one."""
-    found = counts[(counts["examples"] > counts["scored"]).fillna(False)]
-    if found.empty:
-        return ""
-    rows = found.set_index("model").loc[model_order(found["model"].unique())].itertuples()
-    results = [f"{row.Index}, {row.dimension}: {row.examples - row.scored} of {row.examples}" for row in rows]
-    examples, scored = found["examples"].sum(), found["scored"].sum()
-    return f"incomplete: {examples - scored} of {examples} examples unscored ({_some(results)})"
+    """One line on the examples that have no score, and on results that do not say; "" where all have one."""
+    rows = counts.set_index("model").loc[model_order(counts["model"].unique())]
+    unscored = rows["examples"] - rows["scored"]
+    found, unknown = rows[(unscored > 0).fillna(False)], rows[unscored.isna()]
+    notes = []
+    if len(found):
+        results = [
+            f"{row.Index}, {row.dimension}: {row.examples - row.scored} of {row.examples}" for row in found.itertuples()
+        ]
+        examples, scored = found["examples"].sum(), found["scored"].sum()
+        notes.append(f"incomplete: {examples - scored} of {examples} examples unscored ({_some(results)})")
+    if len(unknown):
+        results = [f"{row.Index}, {row.dimension}" for row in unknown.itertuples()]
+        notes.append(f"perhaps incomplete, without counts in {MANIFEST}: {_some(results)}")
+    return "; ".join(notes)
 
 
 def unlike_note(scores: pd.DataFrame, baseline: str) -> str:
@@ -125,7 +142,7 @@ def unlike_settings_note(results: Path, models: list[str]) -> str:
     first: dict[str, object] | None = None
     for dimension, model, folder in _result_folders(results, models):
         manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-        asked = {name: manifest.get("settings", {}).get(name) for name in ("decoding", "picture_tokens", "dtype")}
+        asked = {name: manifest.get("settings", {}).get(name) for name in _ASKED_WITH}
         first = first or asked
         unlike = [f"{name} {asked[name]} against {first[name]}" for name in asked if asked[name] != first[name]]
         if unlike:

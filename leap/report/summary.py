@@ -74,7 +74,8 @@ def _readable(means: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
 
 def _cell(row: dict[str, Any], significant: bool) -> str:
     marks = SIGNIFICANT * significant
-    if pd.notna(row["examples"]) and row["examples"] > row["scored"]:
+    unknown = row["dimension"] != MEAN and pd.notna(row["mean"]) and pd.isna(row["examples"])
+    if unknown or (pd.notna(row["examples"]) and row["examples"] > row["scored"]):
         marks += INCOMPLETE
     if pd.isna(row["mean"]):
         return f"-{marks}"
@@ -90,7 +91,8 @@ def _markdown(table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: 
     if baseline:
         notes.append(f"{SIGNIFICANT} differs from {baseline}: {METHOD['p']}; {METHOD['p_holm']}.")
     notes.append(
-        f"{INCOMPLETE} incomplete: some examples have no score, see {' and '.join(COUNTS[-2:])} in summary.csv."
+        f"{INCOMPLETE} incomplete: some examples have no score, see {' and '.join(COUNTS[-2:])} in summary.csv "
+        "(empty there: nothing says whether all have one)."
     )
     for row in between.dropna(subset=["low"]).to_dict("records"):
         notes.append(f"{row['model']}: mean with whole tasks resampled [{row['low']:.1f}, {row['high']:.1f}].")

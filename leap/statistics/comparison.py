@@ -20,6 +20,9 @@ ALPHA = 0.05
 EXACT = 14
 """Up to so many differences that are not zero, all 2 ** n sign flips are enumerated."""
 
+TIE = 1e-9
+"""Scores that are less than this apart are equal: the same scores summed in another order differ by some 1e-15."""
+
 COLUMNS = (
     *("model", "baseline", "dimension", "pairs", "unpaired", "mean_model", "mean_baseline", "difference", "low"),
     *("high", "p", "p_holm", "d_z", "better", "worse", "significant"),
@@ -90,13 +93,19 @@ def holm(p_values: ArrayLike) -> Array:
 def effect_size(differences: ArrayLike, weights: ArrayLike | None = None) -> EffectSize:
     """Cohen's d_z of paired differences: their mean by their standard deviation, n - 1 in its denominator (Cohen 1988,
     section 2.3.5). NaN where all differences are equal. `weights` say how much a pair counts."""
-    d = np.asarray(differences, dtype=np.float64)
+    d = without_rounding(differences)
     if not len(d):
         return EffectSize(np.nan, np.nan, np.nan, np.nan)
     w = np.full(len(d), 1 / len(d)) if weights is None else np.asarray(weights, dtype=np.float64) / np.sum(weights)
     mean = w @ d
-    deviation = np.sqrt(w @ (d - mean) ** 2 * len(d) / (len(d) - 1)) if np.ptp(d) else np.nan
+    deviation = np.sqrt(w @ (d - mean) ** 2 * len(d) / (len(d) - 1)) if np.ptp(d) >= TIE else np.nan
     return EffectSize(float(mean / deviation), float(w @ (d > 0)), float(w @ (d == 0)), float(w @ (d < 0)))
+
+
+def without_rounding(differences: ArrayLike) -> Array:
+    """The differences, those below `TIE` as the zeros that they would be without rounding."""
+    d = np.asarray(differences, dtype=np.float64)
+    return np.where(np.abs(d) < TIE, 0.0, d)
 
 
 def _compare(table: pd.DataFrame, models: list[str], baseline: str, seed: int) -> pd.DataFrame:
@@ -147,7 +156,8 @@ def _sign_flip_p(differences: Array, permutations: int, rng: np.random.Generator
     """p-value of the sum of the differences; NaN where there is none."""
     if not len(differences):
         return np.nan
-    moved = differences[differences != 0]
+    moved = without_rounding(differences)
+    moved = moved[moved != 0]
     # A flip that gives the same sum in another order of addition counts as extreme: rounding must not decide.
     threshold = abs(moved.sum()) - 1e-9 * np.abs(moved).sum()
     if len(moved) <= EXACT:

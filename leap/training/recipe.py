@@ -1,6 +1,7 @@
 """A run's recipe: one YAML file, every value checked, every value overridable on the command line."""
 
 import difflib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,18 @@ def _split(value: Any) -> Any:
 def _word_no(value: Any) -> Any:
     """YAML reads `no` as false."""
     return "no" if value is False else value
+
+
+def _numbers(value: Any) -> Any:
+    """{min_lr: 1e-6} as it is meant: YAML 1.1 reads such a number as text."""
+    return {key: _number(text) for key, text in value.items()} if isinstance(value, dict) else value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _part_rate(part: str) -> Any:
@@ -98,7 +111,9 @@ class Recipe(BaseModel):
         "warmup_stable_decay"
     ] = "linear"  # fmt: skip
     lr_scheduler_kwargs: Annotated[
-        dict[str, Any] | None, Field(description="the schedule's own values, such as {min_lr_rate: 0.1}")
+        dict[str, Any] | None,
+        BeforeValidator(_numbers),
+        Field(description="the schedule's own values, such as {min_lr_rate: 0.1}"),
     ] = None
     warmup_steps: NonNegativeInt = 0
     warmup_ratio: Annotated[

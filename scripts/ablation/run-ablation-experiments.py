@@ -48,7 +48,7 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
     add("--jobs", type=count, help="runs at once (default: one a GPU, one without a GPU)")
     add("--dry-run", action="store_true", help="check everything and print the plan, train nothing")
     add("--report-only", action="store_true", help="write the report of what is there, train and evaluate nothing")
-    add_recipe_flags(parser, {"--max-steps": "max_steps"}, refused=OWN)
+    add_recipe_flags(parser, {"--max-steps": "max_steps"}, refused=(*OWN, "early_stopping_patience"))
     if environment.get("MAX_STEPS"):
         parser.set_defaults(max_steps=environment["MAX_STEPS"])
     return parser.parse_args(words)

@@ -107,6 +107,7 @@ def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace, options
         engine=options.engine,
         dtype=dtype,
         quantization=arguments.quantization,
+        engine_arguments=tuple(arguments.vllm_args or ()),
         picture_control=arguments.picture_control,
         few_shot=FewShot(arguments.few_shot_num, arguments.few_shot_format, arguments.few_shot_seed),
         with_cot=arguments.with_cot,

@@ -71,6 +71,7 @@ def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace, options
         dtype=dtype,
         quantization=arguments.quantization,
         max_samples=arguments.max_samples,
+        engine_arguments=tuple(arguments.vllm_args or ()),
     )
 
 
