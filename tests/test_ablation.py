@@ -158,7 +158,7 @@ def test_what_an_ablation_cannot_be_is_wrong_usage(
 
 def test_a_recipe_that_may_end_early_is_none_of_an_ablations(tmp_path: Path) -> None:
     patient = tmp_path / "full.yaml"
-    patient.write_text(f"{(RECIPES / 'full.yaml').read_text()}\n{yaml.safe_dump(PATIENT)}")
+    patient.write_text(yaml.safe_dump(yaml.safe_load((RECIPES / "full.yaml").read_text()) | PATIENT))
     both = Scripts(SCRIPTS, RECIPES, patient)
     with pytest.raises(UsageError, match="full fine-tuning: early_stopping_patience=2"):
         make_runs(both, ["light"], True, 1, {})
