@@ -115,7 +115,13 @@ class CheckpointingTrainer(Trainer):
             control.should_save = control.should_training_stop = True
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The summary of a run that is to go on is none."""
+        """The summary of a run that is to go on is none. Its mean loss is that of the steps since this start.
+
+        Releases of the Trainer divide the sum by other numbers of steps.
+        """
+        if "train_loss" in logs:
+            steps = self.state.global_step - step_of(self._resumed)
+            logs["train_loss"] = self._total_loss_scalar / max(steps, 1)
         if not (self._ending and "train_runtime" in logs):
             super().log(logs, start_time)
 
@@ -274,7 +280,7 @@ class CheckpointingTrainer(Trainer):
         if self._resumed and (saved := Path(self._resumed, _LOSS)).is_file():
             values = read_object(saved)
             self._tr_loss.fill_(values["sum"])
-            self._total_loss_scalar = -values["sum"]  # the mean at the end is that of this process's steps
+            self._total_loss_scalar = -values["sum"]  # it is of steps before this start: see `log`
             self._globalstep_last_logged = values["after_step"]
 
     def set_other_losses_aside(self) -> None:
