@@ -147,10 +147,7 @@ class ResultFolder:
                 "examples": len(self._examples),
                 "fingerprint": fingerprint(self._examples),
             },
-            "code": provenance.git_state(self._repository),
-            "command": provenance.command(),
-            "versions": provenance.versions(),
-            "start": provenance.now(),
+            **provenance.origin(self._repository),
             "status": "running",
         }
 
