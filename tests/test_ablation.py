@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,12 @@ def test_a_recipe_that_may_end_early_is_none_of_an_ablations(tmp_path: Path) -> 
 def test_kept_steps(workspace: Path) -> None:
     recipe = tiny_recipe(max_steps=7, save_steps=2, save_total_limit=3, output_dir="output/kept")
     assert kept_steps(runs.check_run(recipe, workspace, workspace / ".cache")) == [4, 6, 7]
+
+
+def test_help_shows_no_flag_that_is_refused() -> None:
+    shown = run_script(ABLATION, "--help").stdout
+    assert "--max-steps" in shown
+    assert not re.search("--lora_r |--learning_rate |--output_dir |--early_stopping_patience ", shown)
 
 
 # --- adapters that go on learning
