@@ -1,13 +1,24 @@
 """Files that survive: errors that name file and line, torn lines, atomic replacing."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from leap.errors import LeapError
 from leap.records.benchmark import Prediction
-from leap.records.files import JsonlAppender, read_json, read_jsonl, write_atomic
+from leap.records.files import (
+    JsonlAppender,
+    object_if_there,
+    read_json,
+    read_jsonl,
+    read_object,
+    read_text,
+    write_atomic,
+    write_json,
+)
 from leap.records.training import TrainingRow
 
 GOOD = {"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}]}], "target": {"steps": "1) Go."}}
@@ -79,3 +90,78 @@ def test_broken_json_names_file_and_line(tmp_path: Path) -> None:
     path.write_text('{\n "a": }')
     with pytest.raises(LeapError, match=r"m\.json:2: not valid JSON"):
         read_json(path)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (DEEP.encode(), "nested deeper than 100 levels"),
+        (b'{"a": ' + b"[" * 150 + b"]" * 150 + b"}", "nested deeper than 100 levels"),
+        (b'{"a": 1' + b"0" * 5000 + b"}", "a number of 5001 digits"),
+        (b'{"a": 1' + b"0" * 400 + b"}", "a number of 401 digits"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b"", ":1: not valid JSON"),
+    ],
+    ids=["deep", "deeper-than-ours", "longer-than-python-reads", "no-float-holds-it", "not-utf8", "empty"],
+)
+def test_json_that_nothing_of_ours_holds_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(content)
+    with pytest.raises(LeapError) as error:
+        read_json(path)
+    assert str(path) in str(error.value)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_json_of_tokenizers_and_of_other_editors_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text('\ufeff{"model_max_length": 1000000000000000019884624838656}', encoding="utf-8")
+    assert read_json(path) == {"model_max_length": 1000000000000000019884624838656}
+
+
+class Shape(BaseModel):
+    examples: int = 0
+
+
+def test_an_object_is_returned_as_it_stands_and_its_shape_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    assert object_if_there(path, Shape) == {}
+    path.write_text('{"examples": 3, "more": [1]}')
+    assert read_object(path, Shape) == {"examples": 3, "more": [1]}
+    path.write_text('{"examples": {}}')
+    with pytest.raises(LeapError, match=r"manifest\.json: examples: Input should be a valid integer"):
+        object_if_there(path, Shape)
+
+
+def test_a_named_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    os.mkfifo(path)
+
+    def appended() -> None:
+        with JsonlAppender(path):
+            pass
+
+    for read in (read_json, read_text, object_if_there, lambda path: list(read_jsonl(path, Prediction))):
+        with pytest.raises(LeapError, match=r"predictions\.jsonl: a named pipe \(FIFO\) lies where a file is expected"):
+            read(path)
+    with pytest.raises(LeapError, match="named pipe"):
+        appended()
+
+
+def test_a_name_that_is_not_utf8_goes_through_json(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / "a.json", {"path": name})
+    assert (tmp_path / "a.json").read_bytes().isascii()
+    assert read_json(tmp_path / "a.json") == {"path": name}
+
+
+def test_a_last_record_that_is_too_deep_is_no_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": ' + DEEP + "}")
+    with JsonlAppender(path):
+        pass
+    assert path.read_text() == '{"a": ' + DEEP + "}\n"

@@ -7,9 +7,10 @@ import json
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -23,12 +24,22 @@ from leap.errors import LeapError
 Record = TypeVar("Record", bound=BaseModel)
 LOCK = ".lock"
 _TEMPORARY = ".tmp"
+_DEEPEST, _MOST_DIGITS = 100, 100  # of JSON; tokenizers' files have numbers of 31 digits
+_TOO_DEEP = f"nested deeper than {_DEEPEST} levels"
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _LOCK_PATIENCE = 0.5  # seconds: one who only looks whether a lock is held holds it for an instant
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file at once: a reader sees the old content or the new, never half of it."""
-    data = content.encode() if isinstance(content, str) else content
+    # Names of files that are not UTF-8 hold lone surrogates, which JSON may hold only as \\udc80.
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with replacing(path) as temporary, _naming(path):
         temporary.write_bytes(data)
 
@@ -86,32 +97,97 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file's value, or a LeapError that names the file and the place."""
+def is_file(path: Path) -> bool:
+    """Whether a file is there; True for a link to one.
+
+    Raises LeapError where something else has its place: opening a named pipe would wait for ever.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise LeapError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not stat.S_ISREG(mode):
+        found = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise LeapError(f"{path}: {found} lies where a file is expected; move it away")
+    return True
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content. Raises LeapError where it cannot be read, or is no file."""
+    if not is_file(path):
+        raise LeapError(f"{path}: there is no such file")
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise LeapError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise LeapError(f"{path}: not UTF-8 text (byte {error.start}); restore the file") from error
-    except json.JSONDecodeError as error:
-        raise LeapError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); restore or remove the file") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file's value where that must be an object."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise LeapError(f"{path}: a JSON object is expected, found {type(value).__name__}; restore or remove the file")
-    return value
 
 
 def read_text(path: Path) -> str:
     """A UTF-8 file's text, with or without a byte order mark."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LeapError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value, or a LeapError that names the file and the place."""
+    try:
+        return parse_json(read_text(path))
+    except json.JSONDecodeError as error:
+        raise LeapError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); restore or remove the file") from error
+    except ValueError as error:
+        raise LeapError(f"{path}: {error}; restore or remove the file") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON's value. Raises ValueError for what is none, and for nesting and numbers that nothing of ours has.
+
+    They are refused here, since much that later meets them fails: RecursionError, OverflowError, or no end.
+    """
+    try:
+        value = json.loads(text, parse_int=_whole)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _parts(outer)]
+        if not level:
+            return value
+    raise ValueError(_TOO_DEEP)
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits (the most are {_MOST_DIGITS})")
+    return int(digits)
+
+
+def read_object(path: Path, shape: type[BaseModel] | None = None) -> dict[str, Any]:
+    """A JSON file's value where that must be an object. Raises LeapError naming the first field that is not of `shape`.
+
+    It is returned as it stands: also with what the shape does not name.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise LeapError(f"{path}: a JSON object is expected, found {type(value).__name__}; restore or remove the file")
+    try:
+        if shape:
+            shape.model_validate(value)
+    except ValidationError as error:
+        raise LeapError(f"{path}: {first_problem(error)}; restore or remove the file") from error
+    return value
+
+
+def object_if_there(path: Path, shape: type[BaseModel] | None = None) -> dict[str, Any]:
+    """The same, or an empty object where there is no such file."""
+    return read_object(path, shape) if is_file(path) else {}
 
 
 def first_problem(error: ValidationError) -> str:
@@ -139,7 +215,7 @@ def read_lines(path: Path, appended: bool = False) -> Iterator[tuple[int, bytes]
 
     `appended`: none is no error, and a last line that a kill cut short is passed over.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise LeapError(f"{path}: there is no such file")
     found = False
     with path.open("rb") as lines:
@@ -189,7 +265,7 @@ class JsonlAppender:
 
 def remove_torn_line(path: Path) -> None:
     """Cut a last line that a kill interrupted. A whole record without its line end, as editors leave it, gets one."""
-    if not path.is_file():
+    if not is_file(path):
         return
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
@@ -209,8 +285,10 @@ def _is_torn(line: bytes) -> bool:
         return False
     try:
         return not isinstance(json.loads(line), dict)
-    except ValueError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         return True
+    except (ValueError, RecursionError):  # a number or nesting without end: kept, and refused where it is read
+        return False
 
 
 def move_folder(folder: Path, place: Path) -> Path:
