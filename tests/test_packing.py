@@ -1,5 +1,6 @@
 """Packed rows: the plan of a run's steps, and the same loss and gradients as padded rows."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_training import FINETUNE, STEPS, losses
 
+from leap.data import packing
 from leap.data.chat import ChatFormat
+from leap.data.checked_file import check_training_file
 from leap.data.collate import Collator
 from leap.data.pack import PackCollator, PackLayout
 from leap.data.packing import Cost, PackPlan
 from leap.data.pictures import PictureEncoder, PictureSize
-from leap.data.training_set import Sample
+from leap.data.training_set import Sample, TrainingSet
 from leap.errors import LeapError
 from leap.models.loading import load_model, load_processor
 from leap.records.training import ImagePart, Message, TextPart
@@ -72,6 +75,48 @@ def test_packs_differ_by_less_than_their_costliest_row(size: int, packs: int) ->
 
 
 @settings(deadline=None, derandomize=True)
+@given(
+    rows=st.integers(1, 40), size=st.integers(1, 12), packs=st.integers(1, 4), processes=st.integers(1, 3),
+    steps=st.integers(1, 9), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_the_heaviest_pack_of_all_steps_is_found(
+    rows: int, size: int, packs: int, processes: int, steps: int, seed: int
+) -> None:
+    """By another weight than the one by which steps are divided, and in more steps than are dealt out at once."""
+    found = replace(plan(rows, size, packs, processes, seed), steps=steps)
+    weight = np.random.default_rng(seed).lognormal(size=rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_STEPS_AT_ONCE", 4)
+        heaviest, most = found.heaviest(weight)
+    expected = max(weight[pack].sum() for step in range(steps) for pack in found.divide(step))
+    assert most == pytest.approx(expected)
+    assert weight[heaviest].sum() == pytest.approx(expected)
+
+
+def test_a_step_is_dealt_out_costliest_row_first_to_the_list_with_least() -> None:
+    found = plan(50, 20, packs=3)
+    lists: list[list[int]] = [[], [], []]
+    for row in sorted(found.rows(0).tolist(), key=lambda row: -found.cost.total[row]):
+        min(lists, key=lambda rows: sum(found.cost.total[rows])).append(row)
+    assert found.divide(0) == lists
+
+
+def test_long_answers_make_a_pack_heavy_that_costs_little() -> None:
+    """Each label token has a float of the whole vocabulary: memory that no arithmetic shows."""
+    found = plan(400, 20, packs=4)
+    found.cost.label_tokens[found.rows(9_999)[0]] = 4_000
+    config = SimpleNamespace(
+        text_config=SimpleNamespace(
+            hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=32, intermediate_size=256,
+            num_hidden_layers=4, vocab_size=150_000,
+        ),
+        vision_config=SimpleNamespace(hidden_size=64, intermediate_size=128, depth=4),
+    )  # fmt: skip
+    weight = fit.Activations.of(config, "none").of_rows(found.cost)
+    assert found.rows(9_999)[0] in found.heaviest(weight)[0]
+
+
+@settings(deadline=None, derandomize=True, max_examples=5)
 @given(free=st.floats(1e6, 1e9), processes=st.integers(1, 3))
 def test_what_is_estimated_to_fit_does_fit(free: float, processes: int) -> None:
     config = SimpleNamespace(
@@ -88,7 +133,7 @@ def test_what_is_estimated_to_fit_does_fit(free: float, processes: int) -> None:
         smallest = fit.Activations.of(config, "all")
         assert (smallest.token * found.cost.tokens).max() + (smallest.patch * found.cost.patches).max() > free / 2
         return
-    each = fit._bytes(found.cost, fit.Activations.of(config, chosen.checkpointing))
+    each = fit.Activations.of(config, chosen.checkpointing).of_rows(found.cost)
     divided = replace(found, packs=chosen.packs)
     heaviest = max(each[pack].sum() for step in range(7) for pack in divided.divide(step))
     assert heaviest <= free or chosen.packs == 12
@@ -117,6 +162,29 @@ def samples(tools: tuple[Any, ChatFormat, PictureEncoder]) -> list[Sample]:
     return found
 
 
+def test_no_image_of_a_pack_is_larger_than_its_kernel_is_told(
+    model: Path, tools: tuple[Any, ChatFormat, PictureEncoder], tmp_path: Path
+) -> None:
+    """The processor rounds sides, so that a small image has more tokens than the most that was asked for."""
+    processor, chat, _ = tools
+    encoder = PictureEncoder(processor, PictureSize(16, 16))
+    sizes = [(40, 60), (60, 40), (33, 90), (90, 31), (64, 64), (200, 120), (500, 90)]
+    lines = []
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+        content = [{"type": "image", "image": f"{number}.png"}, {"type": "text", "text": "Lift it."}]
+        row = {"id": str(number), "messages": [{"role": "user", "content": content}], "target": {"steps": "1) lift"}}
+        lines.append(json.dumps(row))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    rows = check_training_file(tmp_path / "rows.jsonl", [tmp_path], chat, encoder, 4096, tmp_path / "cache")
+    collate = PackCollator(PackLayout.of(load_model(model, "float32").config, rows, 1))
+    data = TrainingSet(rows, chat, encoder)
+    packs = [collate([data[index]]) for index in range(len(sizes))]
+    largest = max(pack["picture_lengths"][0] for pack in packs)
+    assert largest > 16 * 4, "some image is larger than the bound"
+    assert {pack["largest_picture"] for pack in packs} == {largest}
+
+
 def rough_model(folder: Path) -> Any:
     """With large weights: in a fresh model all gradients are about zero."""
     model = load_model(folder, "float32").train()
@@ -129,8 +197,13 @@ def rough_model(folder: Path) -> Any:
 def layout(model: Any, samples: list[Sample], processes: int = 1) -> PackLayout:
     pictures = np.array([0 if s.image_grid_thw is None else len(s.image_grid_thw) for s in samples])
     patches = np.array([0 if s.pixel_values is None else len(s.pixel_values) for s in samples])
-    rows = SimpleNamespace(tokens=np.array([len(s.input_ids) for s in samples]), patches=patches, pictures=pictures)
-    return PackLayout.of(model.config, rows, 64, processes)
+    rows = SimpleNamespace(
+        tokens=np.array([len(s.input_ids) for s in samples]),
+        patches=patches,
+        largest_image=patches,
+        pictures=pictures,
+    )
+    return PackLayout.of(model.config, rows, processes)
 
 
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -230,9 +303,9 @@ def test_values_for_packed_rows_are_refused_with_padded_ones(values: dict[str, A
 def test_packed_and_padded_runs_have_one_loss_curve(workspace: Path) -> None:
     steps = [*STEPS, "--max_steps", "50", "--save_steps", "50", "--per_device_train_batch_size", "4"]
     curves = []
-    for packing in ("true", "false"):
-        output = f"output/curve-{packing}"
-        done = run_script(FINETUNE, *steps, "--packing", packing, "--output_dir", output, root=workspace)
+    for packed_rows in ("true", "false"):
+        output = f"output/curve-{packed_rows}"
+        done = run_script(FINETUNE, *steps, "--packing", packed_rows, "--output_dir", output, root=workspace)
         assert done.returncode == 0, done.stderr
         curves.append(losses(done.stderr))
     assert len(curves[0]) == 50

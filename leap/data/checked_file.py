@@ -47,6 +47,7 @@ class CheckedFile:
     tokens: np.ndarray
     label_tokens: np.ndarray
     patches: np.ndarray  # of all pictures of a row, before the vision tower merges them
+    largest_image: np.ndarray  # patches of a row's largest image, 0 without one
     pictures: np.ndarray  # how many a row has
     too_long: list[int]  # line numbers of rows left out
     repeats: np.ndarray  # the line of an earlier row with the same messages and answer, or 0
@@ -97,6 +98,7 @@ def check_training_file(
         tokens=measured.tokens[fitting],
         label_tokens=table.label_tokens[fitting],
         patches=measured.patches[fitting],
+        largest_image=measured.largest_image[fitting],
         pictures=table.pictures[fitting],
         too_long=table.lines[too_long].tolist(),
         repeats=table.repeats[fitting],

@@ -29,7 +29,7 @@ class PackLayout:
     blank: bool  # whether a pack without pictures is given a blank one, see `PackCollator._pictures`
 
     @classmethod
-    def of(cls, config: Any, rows: Any, largest_picture: int, processes: int) -> "PackLayout":
+    def of(cls, config: Any, rows: Any, processes: int) -> "PackLayout":
         """From a Qwen3-VL configuration, the run's rows (see `CheckedFile`) and how many processes train together."""
         vision = config.vision_config
         sizes = set((rows.patches[rows.pictures > 0] / rows.pictures[rows.pictures > 0]).tolist())
@@ -39,7 +39,9 @@ class PackLayout:
             patch_shape=(vision.in_channels, vision.patch_size**2),
             image_token_id=config.image_token_id,
             longest_row=int(rows.tokens.max()),
-            largest_picture=largest_picture,
+            # Of the rows, not of the bound that images are shrunk to: the processor rounds a small image's sides, and
+            # the least number of tokens, upwards. A segment longer than the kernel is told is computed in part only.
+            largest_picture=int(rows.largest_image.max()),
             equal_pictures=int(sizes.pop()) if len(sizes) == 1 and (rows.pictures <= 1).all() else 0,
             blank=processes > 1 and bool(rows.pictures.any()),
         )

@@ -6,7 +6,7 @@ either.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
+
+_STEPS_AT_ONCE = 4_096  # that are dealt out together: their loads fit the processor's cache
 
 
 @dataclass(frozen=True)
@@ -67,26 +69,55 @@ class PackPlan:
         row, see `pack`.
         """
         rows = self.rows(step)
+        rows = rows[np.argsort(-self.cost.total[rows], kind="stable")]
         lists: list[list[int]] = [[] for _ in range(self.packs * self.processes)]
-        load = np.zeros(len(lists))
-        for row in rows[np.argsort(-self.cost.total[rows], kind="stable")]:
-            least = int(load.argmin())
-            lists[least].append(int(row))
-            load[least] += self.cost.total[row]
+        for row, place in zip(rows, _assign(self.cost.total[rows][None], len(lists))[0], strict=True):
+            lists[place].append(int(row))
         return lists
 
     def pack(self, step: int, index: int, process: int = 0) -> list[int]:
         """The rows of a process's pack of a step."""
         return self.divide(step)[process * self.packs + index]
 
-    def heaviest(self, process: int = 0, steps: int = 400) -> tuple[int, int]:
-        """(step, index) of the costliest pack of a process within the first `steps`."""
-        found = [
-            (self.cost.total[self.pack(step, index, process)].sum(), step, index)
-            for step in range(min(self.steps, steps))
-            for index in range(self.packs)
-        ]
-        return max(found)[1:]
+    def heaviest(self, weight: NDArray[np.float64]) -> tuple[list[int], float]:
+        """The rows of the pack whose `weight` [rows] sums up to most, of all steps and processes, and that sum.
+
+        Memory is another weight than the arithmetic that `divide` balances, so the costliest pack need not be it.
+        """
+        lists, best = self.packs * self.processes, (0, 0, -1.0)
+        for first in range(0, self.steps, _STEPS_AT_ONCE):
+            steps = range(first, min(first + _STEPS_AT_ONCE, self.steps))
+            rows = np.full((len(steps), self.rows_per_step), -1)  # -1: the last step of an epoch may be short
+            for at, step in enumerate(steps):
+                found = self.rows(step)
+                rows[at, : len(found)] = found[np.argsort(-self.cost.total[found], kind="stable")]
+            there = rows >= 0
+            places = _assign(np.where(there, self.cost.total[rows], 0), lists)
+            weights = np.where(there, weight[rows], 0)
+            sums = np.bincount(
+                (places + lists * np.arange(len(steps))[:, None]).ravel(), weights.ravel(), lists * len(steps)
+            )
+            largest = int(sums.argmax())
+            if sums[largest] > best[2]:
+                best = (first + largest // lists, largest % lists, float(sums[largest]))
+        step, place, most = best
+        return self.divide(step)[place], most
+
+
+def _assign(costs: NDArray[np.float64], lists: int) -> NDArray[np.int64]:
+    """For rows [steps, rows] in the order in which they are dealt out, the list of its step that each one goes to.
+
+    That is the list with the least cost so far. All steps are dealt out together: a run has thousands, and the
+    heaviest of their packs is asked for at its start.
+    """
+    steps = np.arange(len(costs))
+    load = np.zeros((lists, len(costs)))  # lists first: their least is then found for many steps at once
+    places = np.empty(costs.shape, np.int64)
+    for number in range(costs.shape[1]):
+        least = load.argmin(axis=0)
+        places[:, number] = least
+        load[least, steps] += costs[:, number]
+    return places
 
 
 @lru_cache(maxsize=2)
@@ -115,5 +146,16 @@ class Packs(Dataset):
         step, index = divmod(number, self.plan.packs)
         rows = self.plan.pack(step, index, self._process)
         filler = [] if rows else [int(self.plan.rows(step)[0])]  # every process has as many packs
-        batch = self._collate([self.samples[row] for row in rows or filler], counted=bool(rows))
+        batch = self.batch(rows or filler, counted=bool(rows))
         return {**batch, "rows": rows, "step_label_tokens": self.plan.label_tokens(step)}
+
+    def batch(self, rows: Sequence[int], counted: bool = True) -> dict[str, Any]:
+        """These rows as one batch for the model; see `collate`."""
+        return self._collate([self.samples[row] for row in rows], counted=counted)
+
+    def halves(self, rows: Sequence[int]) -> list[list[int]]:
+        """Rows of a batch in two of about equal cost; one row stays whole."""
+        if len(rows) < 2:
+            return [list(rows)]
+        order = sorted(rows, key=lambda row: -self.plan.cost.total[row])
+        return [order[::2], order[1::2]]

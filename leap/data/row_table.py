@@ -26,6 +26,7 @@ class Measured:
 
     tokens: np.ndarray
     patches: np.ndarray
+    largest_image: np.ndarray  # patches of a row's largest image
     problems: dict[int, Problem]
 
     def split(self, max_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,8 +71,10 @@ class RowTable:
         used = slice(0, self.pictures[:rows].sum())
         place, row = self._place[used], self._row[used]
         patches = np.bincount(row, of_picture[place], rows).astype(np.int32)
+        largest_image = np.zeros(rows, np.int32)
+        np.maximum.at(largest_image, row, of_picture[place].astype(np.int32))
         tokens = self.text_tokens[:rows] + patches // encoder.patches_per_token
-        return Measured(tokens, patches, self._problems(rows, place, row, bad))
+        return Measured(tokens, patches, largest_image, self._problems(rows, place, row, bad))
 
     def _problems(
         self, rows: int, place: np.ndarray, row: np.ndarray, bad: dict[int, tuple[str, str]]

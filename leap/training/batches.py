@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from leap.data.packing import Cost, PackPlan, Packs
 from leap.errors import LeapError
+from leap.training.fit import LEVELS, Checkpointing, Fit, choose, smaller
 from leap.training.optimizer_state import is_sharded
 from leap.training.parts import family_of
 
@@ -27,16 +28,18 @@ class Batches:
     train: Packs
     held_out: Packs | None
     told: str
+    fit: Fit
 
 
-def make_batches(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batches:
+def make_batches(run: "Run", model: Any, arguments: Any, state_bytes: float, earlier: Fit | None = None) -> Batches:
     """Packs as the recipe wants them; the model's forward is replaced where they are packed.
 
-    `arguments` are the Trainer's; `state_bytes` is what the optimiser will need beside weights and gradients.
+    `arguments` are the Trainer's; `state_bytes` is what the optimiser will need beside weights and gradients; `earlier`
+    is a fit that ran out of memory before.
     """
     if _why_padded(run.recipe, family_of(model)) is None:
-        return _packed(run, model, arguments, state_bytes)
-    return _padded(run, model, arguments)
+        return _packed(run, model, arguments, state_bytes, earlier)
+    return _padded(run, model, arguments, earlier)
 
 
 def check_packing(recipe: "Recipe", family: str) -> None:
@@ -56,20 +59,25 @@ def _why_padded(recipe: "Recipe", family: str) -> str | None:
     return None if family == PACKED else f"a {family} model"
 
 
-def _padded(run: "Run", model: Any, arguments: Any) -> Batches:
+def _padded(run: "Run", model: Any, arguments: Any, earlier: Fit | None) -> Batches:
     from leap.data.collate import Collator
 
     def collate(rows: "CheckedFile") -> Collator:
         together = arguments.world_size > 1 and bool(rows.pictures.any())
         return Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder, blank=together)
 
-    wanted = run.recipe.gradient_checkpointing
-    if wanted or (wanted is None and arguments.device.type == "cuda"):
-        _checkpoint_all(model)
     plan = _plan(run, arguments.world_size)
+    wanted = run.recipe.gradient_checkpointing
+    level: Checkpointing = "all" if wanted or (wanted is None and arguments.device.type == "cuda") else "none"
+    fit = Fit(plan.packs, level)
+    if earlier:
+        (fit,) = smaller([fit], earlier, plan.rows_per_step // plan.processes, (level,) if wanted is False else LEVELS)
+    plan = replace(plan, packs=fit.packs)
+    if fit.checkpointing == "all":
+        _checkpoint_all(model)
     train = Packs(plan, _samples(run, run.train), collate(run.train), arguments.process_index)
     held_out = _held_out(run, arguments, collate(run.held_out)) if run.held_out else None
-    return Batches(train, held_out, f"{plan.packs} padded batches a step and process")
+    return Batches(train, held_out, f"{plan.packs} padded batches a step and process", fit)
 
 
 def _checkpoint_all(model: Any) -> None:
@@ -105,11 +113,11 @@ def _held_out(run: "Run", arguments: Any, collate: Callable[..., dict[str, Any]]
     return Packs(plan, _samples(run, run.held_out), collate, arguments.process_index)
 
 
-def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batches:
+def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float, earlier: Fit | None) -> Batches:
     import torch
 
     from leap.data.pack import PackCollator, PackLayout
-    from leap.training import fit, packed
+    from leap.training import packed
     from leap.training.varlen_attention import has_flash
 
     recipe, device = run.recipe, arguments.device
@@ -117,16 +125,13 @@ def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batch
     number = getattr(torch, recipe.number)
     compiled = recipe.compile if recipe.compile is not None else has_flash(device, number)
     packed.install(model, run.encoder, compiled)
-    largest = recipe.image_tokens_max * model.config.vision_config.spatial_merge_size**2
-    collate = PackCollator(PackLayout.of(model.config, run.train, largest, arguments.world_size))
+    collate = PackCollator(PackLayout.of(model.config, run.train, arguments.world_size))
 
-    def heaviest(tried: PackPlan) -> dict[str, Any]:
-        step, index = tried.heaviest(arguments.process_index)
-        pack = Packs(tried, samples, collate, arguments.process_index)[step * tried.packs + index]
-        on_device = {name: part.to(device) if isinstance(part, torch.Tensor) else part for name, part in pack.items()}
-        return {name: part for name, part in on_device.items() if name not in ("rows", "step_label_tokens")}
+    def batch(rows: list[int]) -> dict[str, Any]:
+        pack = Packs(plan, samples, collate).batch(rows)
+        return {name: part.to(device) if isinstance(part, torch.Tensor) else part for name, part in pack.items()}
 
-    found = fit.choose(recipe, model, plan, heaviest, state_bytes, device, number)
+    found = choose(recipe, model, plan, batch, state_bytes, device, number, earlier)
     plan = replace(plan, packs=found.packs)
     tokens = plan.cost.tokens.mean() * plan.rows_per_step / plan.processes / plan.packs
     untried = ", estimated and not tried" if device.type == "cuda" and is_sharded(model) else ""
@@ -137,6 +142,6 @@ def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float) -> Batch
     held_out = None
     if run.held_out is not None:
         held_out = _held_out(
-            run, arguments, PackCollator(PackLayout.of(model.config, run.held_out, largest, arguments.world_size))
+            run, arguments, PackCollator(PackLayout.of(model.config, run.held_out, arguments.world_size))
         )
-    return Batches(Packs(plan, samples, collate, arguments.process_index), held_out, told)
+    return Batches(Packs(plan, samples, collate, arguments.process_index), held_out, told, found)

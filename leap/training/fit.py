@@ -33,6 +33,7 @@ _PEERS = 4e9  # bytes that talking to other processes takes
 _ATTEMPTS = 6  # estimates that are tried
 _LESS = 0.75  # of the memory, for the next estimate
 _SMALL = 2_048  # tokens: packs below keep the GPU less busy than checkpointing costs
+_ONE_ROW = "one row does not fit into this device's memory: lower --model_max_length or use LoRA"
 _HALF = 2  # bytes of a number in bf16, in which activations are kept
 
 
@@ -58,6 +59,10 @@ class Activations:
         # Floats: a row's bytes do not fit the int32 of a plan's arrays.
         return cls(float(_HALF * all_layers), float(_HALF * all_blocks), float(4 * _HALF * text.vocab_size))
 
+    def of_rows(self, cost: Cost) -> Any:
+        """Bytes of each row, [rows]. Its label tokens count: each has a float of the whole vocabulary, twice."""
+        return self.token * cost.tokens + self.patch * cost.patches + self.label * cost.label_tokens
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -71,12 +76,12 @@ def estimate(plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Chec
     """The least checkpointing, and then the fewest packs, whose heaviest pack fits. Raises LeapError if none does."""
     for level in allowed:
         activations = Activations.of(config, level)
-        row = _bytes(plan.cost, activations)
+        row = activations.of_rows(plan.cost)
         if row.max() > free_bytes:
             continue
         mean = row.mean() * plan.rows_per_step / plan.processes
         packs = max(1, round(mean / free_bytes))
-        while packs < _rows_of_process(plan) and _heaviest(plan, packs, row) > free_bytes:
+        while packs < _rows_of_process(plan) and replace(plan, packs=packs).heaviest(row)[1] > free_bytes:
             packs += 1
         tokens = plan.cost.tokens.mean() * plan.rows_per_step / plan.processes / packs
         if tokens >= _SMALL or packs == 1 or level == allowed[-1]:
@@ -85,15 +90,6 @@ def estimate(plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Chec
         f"one row needs more than the {free_bytes / 1e9:.1f} GB that this device has left for it: "
         "lower --model_max_length or --image_tokens_max, or use LoRA"
     )
-
-
-def _bytes(cost: Cost, activations: Activations) -> Any:
-    return activations.token * cost.tokens + activations.patch * cost.patches + activations.label * cost.label_tokens
-
-
-def _heaviest(plan: PackPlan, packs: int, row: Any, steps: int = 50) -> float:
-    divided = replace(plan, packs=packs)
-    return max(row[pack].sum() for step in range(min(plan.steps, steps)) for pack in divided.divide(step))
 
 
 def checkpoint(model: Any, level: Checkpointing) -> None:
@@ -110,21 +106,25 @@ def choose(
     recipe: Any,
     model: Any,
     plan: PackPlan,
-    heaviest: Callable[[PackPlan], dict[str, Any]],
+    batch: Callable[[list[int]], dict[str, Any]],
     state_bytes: float,
     device: torch.device,
     number: torch.dtype,
+    earlier: Fit | None = None,
 ) -> Fit:
     """What the recipe says, and the rest as memory allows: the first of a few fits whose heaviest pack really runs.
 
-    `heaviest` gives a plan's heaviest pack on the device, `state_bytes` is what the optimiser will take. All processes
-    come to the same. Raises LeapError if a single row does not fit.
+    `batch` gives rows as a batch on the device, `state_bytes` is what the optimiser will take, and `earlier` a fit that
+    ran out of memory in an earlier start. All ranks try the same fits, made from the least memory that any of them has
+    free, and come to the same. Raises LeapError if a single row does not fit.
     """
     allowed = LEVELS if recipe.gradient_checkpointing is None else (LEVELS[-1 if recipe.gradient_checkpointing else 0],)
     if recipe.tokens_per_pack or device.type != "cuda":
         fits = wished(plan, _packs_of(plan, recipe.tokens_per_pack), allowed)
     else:
-        fits = candidates(plan, model.config, _free_bytes(model, device, state_bytes), allowed)
+        fits = common_candidates(plan, model.config, _free_bytes(model, device, state_bytes), allowed, device)
+    if earlier:
+        fits = smaller(fits, earlier, _rows_of_process(plan), allowed)
     if device.type != "cuda" or is_sharded(model):  # where memory ends in one process, the others would wait for ever
         checkpoint(model, fits[0].checkpointing)
         return fits[0]
@@ -132,11 +132,20 @@ def choose(
     def runs(fit: Fit) -> bool:
         checkpoint(model, fit.checkpointing)
         kept = fit.packs > 1 or torch.distributed.is_initialized()  # DDP has them from the first pack on
-        pack = heaviest(replace(plan, packs=fit.packs))
+        weight = Activations.of(model.config, fit.checkpointing).of_rows(plan.cost)
+        pack = batch(replace(plan, packs=fit.packs).heaviest(weight)[0])
         return _everywhere(_runs(model, pack, state_bytes, number, kept), device)
 
     model.train()  # a loaded model is not, and computes nothing twice then
     return first_that_runs(fits, runs)
+
+
+def common_candidates(
+    plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...], device: torch.device
+) -> list[Fit]:
+    """`candidates` for the least memory that any rank has free: ranks that divide a step differently would train some
+    rows twice and leave others out."""
+    return candidates(plan, config, _least(free_bytes, device), allowed)
 
 
 def candidates(plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...]) -> list[Fit]:
@@ -160,6 +169,17 @@ def wished(plan: PackPlan, packs: int, allowed: tuple[Checkpointing, ...]) -> li
     return fits
 
 
+def smaller(fits: Sequence[Fit], than: Fit, rows: int, allowed: tuple[Checkpointing, ...]) -> list[Fit]:
+    """The fits with at least twice the packs of one that ran out of memory; where each is a row, with everything
+    computed twice."""
+    packs = min(2 * than.packs, rows)
+    if than.packs >= rows:
+        if than.checkpointing == allowed[-1]:
+            raise LeapError(f"{_ONE_ROW}; with more memory than before, remove the output folder's memory_plan.json")
+        return [Fit(rows, allowed[-1])]
+    return list(dict.fromkeys(replace(fit, packs=max(packs, fit.packs)) for fit in fits))
+
+
 def first_that_runs(fits: Sequence[Fit], runs: Callable[[Fit], bool]) -> Fit:
     """Raises LeapError where none does. Every attempt is told in one line of the first process."""
     for fit in fits:
@@ -170,7 +190,7 @@ def first_that_runs(fits: Sequence[Fit], runs: Callable[[Fit], bool]) -> Fit:
             print(f"tried       {told} ({duration(time.monotonic() - started)})", file=sys.stderr, flush=True)
         if found:
             return fit
-    raise LeapError("one row does not fit into this device's memory: lower --model_max_length or use LoRA")
+    raise LeapError(_ONE_ROW)
 
 
 def _rows_of_process(plan: PackPlan) -> int:
@@ -225,11 +245,16 @@ def _limit(device: torch.device) -> float:
 
 def _everywhere(here: bool, device: torch.device) -> bool:
     """Whether it is so in every process."""
+    return bool(_least(float(here), device))
+
+
+def _least(here: float, device: torch.device) -> float:
+    """The least of all processes' values."""
     if not torch.distributed.is_initialized():
         return here
-    agreed = torch.tensor(int(here), device=device)
+    agreed = torch.tensor(here, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
-    return bool(agreed.item())
+    return agreed.item()
 
 
 def _runs(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dtype, kept: bool) -> bool:

@@ -6,21 +6,27 @@ from leap.models.checkpoints import MARKER
 from leap.progress import processes
 from leap.records.files import read_object
 from leap.training import memory
+from leap.training.processes import Processes
 from leap.training.recipe import Recipe
 
 STOCHASTIC = "adamw_bf16_stochastic"
 _ROOM = 0.8  # of a GPU's memory: what states may take, so that activations have the rest
 
 
-def choose_optimizer(recipe: Recipe, model: Path, output: Path) -> str:
-    """The recipe's optimiser; for "auto", the one that the run in `output` began with, or what fits this GPU."""
+def choose_optimizer(recipe: Recipe, model: Path, output: Path, ranks: Processes) -> str:
+    """The recipe's optimiser; for "auto", the one that the run in `output` began with, or what fits every rank's GPU.
+
+    All ranks come to the same: with unlike GPUs, what the smallest one holds.
+    """
     if recipe.optim != "auto":
         return recipe.optim
+    begun = None
     if (output / MARKER).is_file():
         begun = read_object(output / MARKER).get("recipe", {}).get("optim")
-        if begun:
-            return str(begun)
-    limit = _gpu_bytes()
+    if begun := ranks.first(begun):
+        return str(begun)
+    limits = [limit for limit in ranks.gather(_gpu_bytes()) if limit is not None]
+    limit = min(limits, default=None)
     if limit is None:
         return "adamw_torch"
     if recipe.fsdp and processes() > 1:  # each holds a part of them only
@@ -31,10 +37,11 @@ def choose_optimizer(recipe: Recipe, model: Path, output: Path) -> str:
 
 
 def _gpu_bytes() -> float | None:
-    """Of memory that this process may use; None without a GPU."""
+    """Of memory that this rank may use on its own GPU; None without one."""
     import torch
 
     if not torch.cuda.is_available():
         return None
-    told = getattr(torch.cuda, "get_per_process_memory_fraction", None)
-    return torch.cuda.get_device_properties(0).total_memory * (told(0) if told else 1.0)
+    device = torch.cuda.current_device()
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    return torch.cuda.get_device_properties(device).total_memory * (fraction(device) if fraction else 1.0)

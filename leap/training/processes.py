@@ -1,9 +1,25 @@
 """What processes that train together tell each other on the CPU, beside the traffic between their accelerators."""
 
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed
+
+from leap.errors import LeapError
+from leap.progress import processes
+
+# One rank may check 150,000 samples while another finds them checked; a rank that ends is told by torchrun at once.
+_PATIENCE = timedelta(days=1)
+
+
+def join() -> None:
+    """Let the ranks that torchrun started find each other, as the Trainer would later. Alone, nothing happens."""
+    if processes() == 1:
+        return
+    from accelerate import PartialState
+
+    PartialState(cpu=not torch.cuda.is_available())
 
 
 class Processes:
@@ -12,7 +28,7 @@ class Processes:
     def __init__(self) -> None:
         together = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
         # gloo: its messages are between CPUs, so that nothing waits for a GPU's queue of work.
-        self._group: Any = distributed.new_group(backend="gloo") if together else None
+        self._group: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE) if together else None
         self._asked: tuple[Any, torch.Tensor] | None = None
 
     def gather(self, value: Any) -> list[Any]:
@@ -22,6 +38,23 @@ class Processes:
         values: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(values, value, group=self._group)
         return values
+
+    def first(self, value: Any) -> Any:
+        """The value of rank 0, in every rank."""
+        return self.gather(value)[0]
+
+    def same(self, what: str, value: Any) -> None:
+        """Raises LeapError in every rank where `value`, which decides a run's shape, is not the same in all of them.
+
+        Ranks that divide a step differently would train some samples twice and others never, without an error.
+        """
+        values = self.gather(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                raise LeapError(
+                    f"{what}: rank 0 has {values[0]}, rank {rank} has {other}: all ranks need the same files, code and "
+                    "recipe; look at both machines"
+                )
 
     def largest(self, value: int) -> int:
         """The largest of all processes' values; of several processes, of those given at the last call.

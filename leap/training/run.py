@@ -24,6 +24,7 @@ from leap.training.checkpoint_folder import resume_point, training_in
 from leap.training.lora import load_adapters, resolve_start
 from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
+from leap.training.processes import Processes, join
 from leap.training.recipe import Recipe
 from leap.training.resume import find_resume
 from leap.training.schedule import check_reports, check_schedule, warmup_steps
@@ -71,7 +72,9 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     """
     model, output = root / recipe.model_name_or_path, root / recipe.output_dir
     recipe = resolve_start(recipe, root)
-    recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output)})
+    join()
+    ranks = Processes()
+    recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output, ranks)})
     check_reports(recipe.report_to)
     processor = load_processor(model)
     family = read_object(model / "config.json").get("model_type", "unknown")
@@ -102,6 +105,10 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
         "data": train.fingerprint,
     }
     resume = find_resume(output, identity)
+    ranks.same("recipe, base model and data of this run", identity)
+    ranks.same("validation samples", held_out.fingerprint if held_out else None)
+    ranks.same("samples that are used", [(len(rows), int(rows.tokens.sum())) for rows in (train, held_out) if rows])
+    ranks.same("checkpoint to resume from", str(resume.name) if resume else None)
     run = Run(recipe, root, model, output, processor, chat, encoder, train, held_out, identity, resume, learning)
     check_schedule(recipe, run.steps)
     return run
@@ -139,6 +146,7 @@ def _train(run: Run, repository: Path, callbacks: Sequence[Any]) -> Path:
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from leap.training.fit import optimizer_bytes
+    from leap.training.memory_plan import recall, remember
     from leap.training.optimizers import class_and_settings
     from leap.training.report import TrainingReport, about
     from leap.training.sharding import shard
@@ -154,7 +162,10 @@ def _train(run: Run, repository: Path, callbacks: Sequence[Any]) -> Path:
         model = shard(model, arguments.device, getattr(torch, recipe.number))
     elif not recipe.quantization:
         model = model.to(arguments.device)
-    batches = make_batches(run, model, arguments, optimizer_bytes(model, recipe.optim))
+    ranks = Processes()
+    earlier = ranks.first(recall(run.output))
+    batches = make_batches(run, model, arguments, optimizer_bytes(model, recipe.optim), earlier)
+    ranks.same("division of a step", batches.fit)
     arguments.gradient_accumulation_steps = batches.train.plan.packs
     if is_main_process():
         print(f"batches     {batches.told}", file=sys.stderr, flush=True)
@@ -184,7 +195,10 @@ def _train(run: Run, repository: Path, callbacks: Sequence[Any]) -> Path:
         trainer.add_callback(EarlyStopping(recipe.early_stopping_patience))
     for chatty in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(chatty)
-    trainer.train(resume_from_checkpoint=str(run.resume) if run.resume else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(run.resume) if run.resume else None)
+    except torch.OutOfMemoryError as error:  # one that smaller batches could not mend within the step
+        raise remember(run.output, trainer.state.global_step + 1, batches.fit) from error
     _tell_best(trainer.state.log_history, run.output)
     return run.output / f"checkpoint-{trainer.state.global_step}"
 

@@ -1,8 +1,10 @@
 """LEAP's packs, loss and progress lines on the Hugging Face Trainer."""
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from leap.data.chat import IGNORED
 from leap.data.packing import Packs
+from leap.errors import LeapError
 from leap.progress import duration
 from leap.training.checkpointing import CheckpointingTrainer
 from leap.training.fit import keeps_gradients
@@ -66,6 +69,7 @@ class LeapTrainer(CheckpointingTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, int | None]:
         """A step's packs and the label tokens of all of them, which every process knows from the plan."""
         batches = list(islice(epoch_iterator, num_batches))
+        self._batches, self._begun = batches, 0
         return batches, batches[0]["step_label_tokens"] if batches else None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -88,6 +92,57 @@ class LeapTrainer(CheckpointingTrainer):
             return data.to(self.args.device, non_blocking=True)
         return super()._prepare_input(data)
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Tensor:
+        """As the Trainer's; where the device's memory ends, this step's packs are done again in smaller ones."""
+        self._begun += 1
+        try:
+            return super().training_step(model, dict(inputs), *arguments, **options)
+        except torch.OutOfMemoryError:
+            if not self._can_repeat(synced=self._begun == len(self._batches)):
+                raise
+        # Not within `except`: the error holds on to all that was computed.
+        return self._in_smaller_packs(model, *arguments, **options)
+
+    def _can_repeat(self, synced: bool) -> bool:
+        """Whether this rank can repeat what failed alone: not once the gradients of all ranks are being summed."""
+        if is_sharded(self.model) or self.is_deepspeed_enabled:
+            return False
+        return self.accelerator.num_processes == 1 or not (synced and self._in_backward)
+
+    def _in_smaller_packs(self, model: nn.Module, *arguments: Any, **options: Any) -> Tensor:
+        """Drop the step's gradients and do its packs again up to this one, each divided until they fit.
+
+        Returns the loss of this one; those before it are counted already. Raises OutOfMemoryError where rows one by
+        one do not fit.
+        """
+        done = self._batches[: self._begun]
+        pieces = [[batch["rows"]] for batch in done]  # of each pack
+        while any(len(rows) > 1 for parts in pieces for rows in parts):
+            pieces = [[half for rows in parts for half in self.train_dataset.halves(rows)] for parts in pieces]
+            print(
+                f"rank {self.args.process_index}: out of memory in step {self.state.global_step + 1}: its rows so far "
+                f"are done again in {sum(map(len, pieces))} batches instead of {len(done)}",
+                file=sys.stderr,
+                flush=True,
+            )
+            model.zero_grad(set_to_none=False)  # DDP's gradients are parts of its buckets
+            gc.collect()
+            torch.cuda.empty_cache()
+            synced = False
+            try:
+                for parts, batch in zip(pieces, done, strict=True):
+                    losses = []
+                    for rows in parts:
+                        synced = len(done) == len(self._batches) and rows is pieces[-1][-1]
+                        with nullcontext() if synced else self.accelerator.no_sync(model):
+                            again = {**self.train_dataset.batch(rows), "rows": rows} if rows else dict(batch)
+                            losses.append(super().training_step(model, again, *arguments, **options))
+                return torch.stack(losses).sum()
+            except torch.OutOfMemoryError:
+                if not self._can_repeat(synced):
+                    raise
+        raise torch.OutOfMemoryError("rows one by one do not fit")
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -97,9 +152,11 @@ class LeapTrainer(CheckpointingTrainer):
     ) -> Any:
         """The summed loss of this batch over the label tokens of the whole step."""
         assert num_items_in_batch is not None  # every pack brings its step's count
+        self._in_backward = False
         total = _summed_loss(model, inputs)
         if model.training and not total.requires_grad:  # the LLM is frozen, and no row of the batch has a picture
             total = total + 0 * sum(weight.sum() for weight in model.parameters() if weight.requires_grad)
+        self._in_backward = True
         # Gradients are averaged over processes, tokens counted over all of them.
         return total / num_items_in_batch * self.accelerator.num_processes
 
@@ -125,10 +182,16 @@ class LeapTrainer(CheckpointingTrainer):
         with torch.random.fork_rng(devices), torch.no_grad():
             for batch in dataloader:
                 with self.compute_loss_context_manager():
-                    total += _summed_loss(self.model, self._prepare_inputs(batch))
+                    total += self._validation_loss(batch)
         loss = self.accelerator.reduce(total, "sum").item() / packs.plan.cost.label_tokens.sum()
         metrics = {f"{metric_key_prefix}_loss": float(loss)}
         return EvalLoopOutput(None, None, metrics, len(packs.plan.cost.tokens))
+
+    def _validation_loss(self, batch: dict[str, Any]) -> Tensor:
+        try:
+            return _summed_loss(self.model, self._prepare_inputs(batch))
+        except torch.OutOfMemoryError as error:
+            raise LeapError("validation ran out of memory: lower --per_device_eval_batch_size") from error
 
     def compute_loss_context_manager(self) -> Any:
         """A divided model has no autocast of accelerate's around its forward."""
