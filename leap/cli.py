@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from leap.errors import LeapError, Stopped, UsageError
+from leap.terminal import guard, in_one_line
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -24,10 +25,11 @@ def run(main: Callable[[], int | None]) -> None:
     """
     # Where it is installed, it says at every start, of a GPU machine too, which kernels for CPUs it could have.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    guard()
     try:
         code = main() or DONE
     except LeapError as error:
-        print(f"error: {_told(error)}", file=sys.stderr)
+        print(f"error: {in_one_line(_told(error))}", file=sys.stderr)
         code = WRONG_USAGE if isinstance(error, UsageError) else FAILED
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -40,7 +42,7 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        print(in_one_line(f"error: {error.filename or 'a file'}: {error.strerror or error}"), file=sys.stderr)
         code = FAILED
     sys.exit(code)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
@@ -20,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from leap.console import new_console
 
 Item = TypeVar("Item")
 _LINE_EVERY = 10.0  # seconds
@@ -61,8 +62,8 @@ def quiet_libraries() -> None:
 
 
 def _bar(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=new_console(stderr=True)) as progress:
         yield from progress.track(items, total=total, description=what)
 
 
@@ -75,9 +76,9 @@ def _byte_bar(sizes: Iterable[int], what: str, total: int) -> Iterator[int]:
 
 
 def _byte_progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    note = TextColumn("{task.fields[note]}")
-    return Progress(*columns, TimeRemainingColumn(), note, console=Console(stderr=True))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    note = TextColumn("{task.fields[note]}", markup=False)
+    return Progress(*columns, TimeRemainingColumn(), note, console=new_console(stderr=True))
 
 
 def _lines(

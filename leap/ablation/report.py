@@ -18,6 +18,7 @@ from leap.ablation.results import (
 )
 from leap.ablation.runs import FULL, label
 from leap.records.files import write_atomic
+from leap.records.tables import csv_text, markdown_text
 from leap.report.style import save
 from leap.report.summary import METHOD
 from leap.report.tables import markdown_table
@@ -44,7 +45,7 @@ def write_report(findings: Findings, planned: list[PlannedRun], folder: Path) ->
         "dimensions": dimensions,
         "gains": gains,
     }.items():
-        write_atomic(folder / f"{name}.csv", table.to_csv(index=False))
+        write_atomic(folder / f"{name}.csv", csv_text(table))
         written.append(folder / f"{name}.csv")
     for name, figure in drawn.items():
         path = folder / f"{name}.png"
@@ -126,10 +127,10 @@ def _setting(planned: list[PlannedRun]) -> str:
 
 
 def _missing(findings: Findings) -> str:
-    notes = "".join(f"**Careful:** {note}.\n\n" for note in findings.notes)
+    notes = "".join(f"**Careful:** {markdown_text(note)}.\n\n" for note in findings.notes)
     if not findings.missing:
         return notes
-    listed = "".join(f"- {one}\n" for one in findings.missing)
+    listed = "".join(f"- {markdown_text(one)}\n" for one in findings.missing)
     head = "**Missing or incomplete** (left out, never counted as 0; the same command tries them again):"
     return f"{notes}{head}\n\n{listed}"
 

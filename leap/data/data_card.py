@@ -10,6 +10,8 @@ import numpy as np
 from leap.data.candidates import Candidate, LeftOut, row_path
 from leap.data.copies import Copy
 from leap.data.picture_facts import Facts
+from leap.records.tables import markdown_lines
+from leap.terminal import in_one_line
 
 if TYPE_CHECKING:
     from leap.data.training_file import BuildSettings, Built
@@ -82,7 +84,7 @@ def as_markdown(card: dict[str, Any]) -> str:
     """The card for people; lists that are long are cut, and said to be."""
     near = card["near_bits"]
     parts = [
-        f"# Data card\n\nMade by `{card['command']}` (commit {card['commit'] or 'unknown'}"
+        f"# Data card\n\nMade by `{in_one_line(card['command'])}` (commit {card['commit'] or 'unknown'}"
         f"{', with changes' if card['dirty'] else ''}), seed {card['seed']}. A picture: data_card.png; "
         "every name: data_card.json.\n",
         _table("Files", ("file", "sha256"), [(name, found["sha256"]) for name, found in card["files"].items()]),
@@ -125,13 +127,12 @@ def _sides(title: str, what: str, sides: dict[str, dict[str, int]]) -> str:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    cells = [[_cell(value) for value in row] for row in rows[:_SHOWN]]
-    ruler = ["---", *["---:" if isinstance(value, int | float) else "---" for value in rows[0][1:]]] if rows else []
-    lines = [header, ruler or ["---"] * len(header), *cells]
+    right = [isinstance(value, int | float) for value in rows[0]] if rows else [False] * len(header)
     heading = f"\n## {title}\n\n" if title else "\n"
+    cells = [[_cell(value) for value in row] for row in rows[:_SHOWN]]
     more = f"\nand {len(rows) - _SHOWN} more in data_card.json\n" if len(rows) > _SHOWN else ""
-    return heading + "".join(f"| {' | '.join(line)} |\n" for line in lines) + more
+    return heading + markdown_lines(header, right, cells) + more
 
 
 def _cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int | float) else str(value).replace("|", r"\|")
+    return f"{value:,}" if isinstance(value, int | float) else str(value)

@@ -11,8 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from leap.console import new_console
 from leap.jobs.process import HEADER, Job, JobResult, pid_file
 from leap.progress import duration
+from leap.terminal import in_one_line
 
 
 class _Running(ProgressColumn):
@@ -32,12 +34,12 @@ def show_progress(results: Iterable[JobResult], jobs: Sequence[Job], logs: Path)
     """Yield the results as they come and print a line for each; on a terminal with a bar that says what is running."""
     columns = (TextColumn("jobs"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     running = _Running([job.name for job in jobs], logs)
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     bar = Progress(*columns, running, console=console, refresh_per_second=2, disable=not sys.stderr.isatty())
     with bar as progress:
         shown = progress.add_task("jobs", total=len(jobs))
         for number, result in enumerate(results, start=1):
-            print(f"[{number}/{len(jobs)}] {_line(result)}", flush=True)
+            print(in_one_line(f"[{number}/{len(jobs)}] {_line(result)}"), flush=True)
             progress.advance(shown)
             yield result
 
@@ -49,7 +51,7 @@ def _line(result: JobResult) -> str:
 
 def print_outcome(results: Sequence[JobResult], console: Console | None = None, lines: int = 12) -> bool:
     """Print the table, and the last `lines` of each failed job's log; True where every job is done."""
-    console = console or Console()
+    console = console or new_console()
     failed = [result for result in results if result.state != "done"]
     for result in failed:
         console.print(f"\n{result.name}: {result.reason}", style="bold red", markup=False, highlight=False)

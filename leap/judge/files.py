@@ -1,6 +1,5 @@
 """The files of a blind review: CSV tables with the time of their making in their names."""
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -11,8 +10,9 @@ import pandas as pd
 from pydantic import ValidationError
 
 from leap.errors import LeapError
-from leap.records.files import first_problem, read_object, write_atomic
+from leap.records.files import encoded, first_problem, read_object, write_atomic
 from leap.records.review import CRITERIA, Output
+from leap.records.tables import csv_text, without_marks
 
 OUTPUTS, SCORES, PAIRS, MANIFEST = "blind10_outputs", "blind10_score", "blind10_pairs", "blind10_manifest"
 OUTPUT_COLUMNS = tuple(Output.model_fields)
@@ -31,7 +31,7 @@ def write_table(
     folder: Path, stem: str, rows: Iterable[dict[str, Any]], columns: Sequence[str], anew: bool = False
 ) -> Path:
     """<stem>_<time>.csv in UTC; the newest one where it holds just this already, unless it is wanted `anew`."""
-    content = _csv(pd.DataFrame(rows, columns=list(columns)))
+    content = encoded(csv_text(pd.DataFrame(rows, columns=list(columns))))
     newest = find_newest(folder, stem)
     if not anew and newest and newest.read_bytes() == content:
         return newest
@@ -42,13 +42,6 @@ def write_table(
         path = folder / f"{stem}_{time}_{number}.csv"
     write_atomic(path, content)
     return path
-
-
-def _csv(table: pd.DataFrame) -> bytes:
-    text: str = table.to_csv(index=False, lineterminator="\n")
-    if "\r" in text:  # readers end a line at a bare one, and only this makes the csv module quote it
-        text = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    return text.encode()
 
 
 def find_newest(folder: Path, stem: str) -> Path | None:
@@ -78,7 +71,7 @@ def time_of(path: Path) -> str:
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV file's cells as text, "" where empty. Raises LeapError where it is none."""
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return without_marks(pd.read_csv(path, dtype=str, keep_default_na=False))
     except OSError as error:
         raise LeapError(f"{path}: cannot be read ({error.strerror or error}); give the right file") from error
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:

@@ -38,10 +38,14 @@ _LOCK_PATIENCE = 0.5  # seconds: one who only looks whether a lock is held holds
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file at once: a reader sees the old content or the new, never half of it."""
-    # Names of files that are not UTF-8 hold lone surrogates, which JSON may hold only as \\udc80.
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    data = encoded(content) if isinstance(content, str) else content
     with replacing(path) as temporary, _naming(path):
         temporary.write_bytes(data)
+
+
+def encoded(text: str) -> bytes:
+    r"""UTF-8. Lone surrogates, which names of files that are not UTF-8 have, stand there as JSON wants them: \udc80."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 @contextmanager

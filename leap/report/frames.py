@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from leap.console import new_console
 from leap.data.agibot import Outcome
 from leap.progress import duration
 
@@ -15,7 +15,7 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> bool:
     """A line for each archive that was read or waits, then the sums; False where one failed."""
     if not outcomes:
         return True
-    console = Console()
+    console = new_console()
     table = Table("task", box=SIMPLE_HEAD)
     for name in ("MB", "episodes", "new pictures", "time"):
         table.add_column(name, justify="right")

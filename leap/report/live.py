@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
+from leap.console import new_console
 from leap.evaluation.rescore import Rescored
 from leap.evaluation.result_folder import DimensionResult
 from leap.report.results import read_counts, read_scores
@@ -18,7 +18,7 @@ def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
     """Tables of the models just evaluated; False, after saying so, where an example has no score."""
     models = list(dict.fromkeys(result.folder.name for result in finished))
     scores, counts = read_scores(results, models), read_counts(results, models)
-    console = Console()
+    console = new_console()
     print_table(total_table(scores, counts, None), "Total score (official, at most 80)", console)
     print_table(metric_table(scores, counts), "Mean of the dimensions (at most 100; total at most 80)", console)
     unscored = {f"{r.dimension}/{r.folder.name}": r.counts for r in finished if not r.counts.complete}
@@ -36,7 +36,7 @@ def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
 
 def print_rescored(rescored: Sequence[Rescored], scorer: Scorer) -> None:
     """A line a folder: its mean total now and as it was stored, and every example whose official scores changed."""
-    console = Console()
+    console = new_console()
     rows = {
         "/".join(found.folder.parts[-2:]): {
             **{name: getattr(found.counts, name) for name in ("scored", "format_error", "inference_error", "missing")},

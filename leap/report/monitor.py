@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leap import provenance
+from leap.console import new_console
 from leap.errors import LeapError
 from leap.evaluation.monitor import Monitor, Progress
 from leap.hardware import GpuState, gpu_states
@@ -33,7 +34,7 @@ def print_once(results: Path, as_json: bool = False) -> bool:
     if as_json:
         print(as_object(results, found))
     else:
-        console = Console()
+        console = new_console()
         console.print(_screen(results, found, console, None), crop=False)
     return not any(progress.problem for progress in found)
 
@@ -46,7 +47,7 @@ def as_object(results: Path, found: Sequence[Progress]) -> str:
 
 def watch(results: Path, interval: float, as_json: bool = False) -> None:
     """Show the state every `interval` seconds until Ctrl-C: a live screen on a terminal, else one print a time."""
-    monitor, console = Monitor(results), Console()
+    monitor, console = Monitor(results), new_console()
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             found = _ordered(monitor.read())

@@ -11,6 +11,7 @@ from leap.judge.criteria import FORMULA
 from leap.judge.files import SCORES, read_scores, read_table
 from leap.judge.judges import RUBRIC
 from leap.records.files import write_atomic, write_json
+from leap.records.tables import markdown_text
 from leap.report.results import chosen_baseline
 from leap.report.tables import markdown_table, print_table
 from leap.statistics.comparison import ALPHA
@@ -51,7 +52,7 @@ def write_review(scores_path: Path, pairs_path: Path | None, wanted: str | None 
         title = f"Blind review by {judge}: mean of 1 to 5 [95 % interval]"
         shown = readable(tables, judge)
         print_table(shown, title)
-        texts[title] = markdown_table(shown)
+        texts[markdown_text(title)] = markdown_table(shown)
     for name, title in (("agreement", "Agreement"), ("pairs", "Pairs"), ("position_bias", "Position bias")):
         if len(tables[name]):
             shown = tables[name].set_index(tables[name].columns[0])

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from leap.records.files import write_atomic
+from leap.records.tables import csv_text, markdown_lines, markdown_text
 from leap.report.results import COUNTS, model_order, read_counts, read_scores
 from leap.statistics.comparison import compare_all
 from leap.statistics.summary import MEAN, summarise, summarise_between_tasks
@@ -44,7 +45,7 @@ def write_summary(results: Path, score: str = "total_score", baseline: str = "Ba
         "comparisons": _records(comparisons),
     }
     write_atomic(results / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    write_atomic(results / "summary.csv", means.to_csv(index=False))
+    write_atomic(results / "summary.csv", csv_text(means))
     write_atomic(results / "summary.md", _markdown(table, score, between, baseline if compared else None))
     return table
 
@@ -84,18 +85,19 @@ def _cell(row: dict[str, Any], significant: bool) -> str:
 
 
 def _markdown(table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: str | None) -> str:
-    header, ruler = [score, *table.columns], ["---", *["---:"] * len(table.columns)]
     rows = [[model, *cells] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
-    lines = "".join(f"| {' | '.join(cells)} |\n" for cells in [header, ruler, *rows])
+    lines = markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows)
     notes = [f"[low, high]: {METHOD['interval']}."]
     if baseline:
-        notes.append(f"{SIGNIFICANT} differs from {baseline}: {METHOD['p']}; {METHOD['p_holm']}.")
+        notes.append(f"{SIGNIFICANT} differs from {markdown_text(baseline)}: {METHOD['p']}; {METHOD['p_holm']}.")
     notes.append(
         f"{INCOMPLETE} incomplete: some examples have no score, see {' and '.join(COUNTS[-2:])} in summary.csv "
         "(empty there: nothing says whether all have one)."
     )
     for row in between.dropna(subset=["low"]).to_dict("records"):
-        notes.append(f"{row['model']}: mean with whole tasks resampled [{row['low']:.1f}, {row['high']:.1f}].")
+        notes.append(
+            f"{markdown_text(row['model'])}: mean with whole tasks resampled [{row['low']:.1f}, {row['high']:.1f}]."
+        )
     return "\n".join([lines, *(f"- {note}" for note in notes)]) + "\n"
 
 

@@ -9,8 +9,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from leap.console import new_console
 from leap.errors import LeapError
 from leap.records.files import write_atomic
+from leap.records.tables import csv_text, markdown_lines
 from leap.report.results import dimension_means, unscored_examples
 from leap.statistics.summary import MEAN
 from leap.vlabench.dimensions import NAMES
@@ -65,7 +67,7 @@ def print_table(table: pd.DataFrame, title: str, console: Console | None = None)
 
     In a narrow terminal the lines run on: cut numbers would be of no use.
     """
-    console = console or Console()
+    console = console or new_console()
     header, *rows = _cells(table)
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in header:
@@ -82,7 +84,10 @@ def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Each table as <name>.csv (exact numbers) and <name>.md (two decimals)."""
     written = []
     for name, table in tables.items():
-        for path, text in ((folder / f"{name}.csv", table.to_csv()), (folder / f"{name}.md", markdown_table(table))):
+        for path, text in (
+            (folder / f"{name}.csv", csv_text(table, index=True)),
+            (folder / f"{name}.md", markdown_table(table)),
+        ):
             write_atomic(path, text)
             written.append(path)
     return written
@@ -90,9 +95,8 @@ def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
 
 def markdown_table(table: pd.DataFrame) -> str:
     """A Markdown table with two decimals; an incomplete model has an asterisk and a note."""
-    header, *rows = ([cell.replace("|", r"\|") for cell in row] for row in _cells(table))
-    ruler = ["---", *["---:"] * len(table.columns)]
-    lines = "".join(f"| {' | '.join(row)} |\n" for row in [header, ruler, *rows])
+    header, *rows = _cells(table)
+    lines = markdown_lines(header, [False, *[True] * len(table.columns)], rows)
     return lines + f"\n\\{_NOTE}\n" if _incomplete(table).any() else lines
 
 

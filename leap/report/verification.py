@@ -5,9 +5,10 @@ from itertools import groupby
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from leap.console import new_console
+from leap.terminal import in_one_line
 from leap.vlabench.verify import Finding, Verification
 
 _SHOWN = 20  # findings on the screen
@@ -19,7 +20,7 @@ def print_verification(found: Verification, restore_file: Path | None, as_json: 
         quarantined = str(restore_file) if restore_file else None
         print(json.dumps({**found.to_dict(), "restore_file": quarantined}, ensure_ascii=False))
         return
-    Console().print(_table(found), crop=False)
+    new_console().print(_table(found), crop=False)
     notes = [finding for finding in found.findings if finding.note]
     _list("PROBLEM", found.problems)
     _list("note", notes)
@@ -45,6 +46,6 @@ def _table(found: Verification) -> Table:
 def _list(title: str, findings: list[Finding]) -> None:
     for finding in findings[:_SHOWN]:
         place = "/".join(str(part) for part in finding[:3] if part is not None)
-        print(f"{title}  {place}: {finding.kind}: {finding.reason}")
+        print(in_one_line(f"{title}  {place}: {finding.kind}: {finding.reason}"))
     if len(findings) > _SHOWN:
         print(f"{title}  and {len(findings) - _SHOWN} more; --json has them all")

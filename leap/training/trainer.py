@@ -19,6 +19,7 @@ from leap.data.chat import IGNORED
 from leap.data.packing import Packs
 from leap.errors import LeapError
 from leap.progress import duration
+from leap.terminal import overwrite
 from leap.training.checkpointing import CheckpointingTrainer
 from leap.training.fit import keeps_gradients
 from leap.training.lora import has_adapters, name_base
@@ -272,4 +273,7 @@ class ProgressLines(TrainerCallback):
         left = duration((state.max_steps - state.global_step) * seconds / max(steps, 1))
         line = f"step {state.global_step}/{state.max_steps}  {what}  {rows / seconds:.1f} rows/s  {left} left"
         live = sys.stderr.isatty() and not keep and state.global_step < state.max_steps
-        print(f"\r\x1b[K{line}" if sys.stderr.isatty() else line, end="" if live else "\n", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            overwrite(line, end="" if live else "\n")
+        else:
+            print(line, file=sys.stderr, flush=True)
