@@ -34,7 +34,7 @@ from leap.ablation.results import BASE, Findings, Outcome, collect, dimension_ta
 from leap.ablation.runs import FULL, Scripts, label, make_runs, refuse_unlike
 from leap.ablation.stages import Places
 from leap.errors import LeapError, UsageError
-from leap.models.checkpoints import weights_hash
+from leap.models.checkpoints import ADAPTER, weights_hash
 from leap.report import style
 from leap.report.curves import Loss
 from leap.report.results import dimension_means
@@ -237,6 +237,35 @@ def test_an_adapter_that_is_another_runs_is_refused(
     common = {**LORA, "resume_from_lora": str(start), "output_dir": "output/never"}
     with pytest.raises(LeapError, match=told):
         runs.check_run(tiny_recipe(**{**common, **values}), workspace, workspace / ".cache")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"rank_pattern": {"layers.0.self_attn.q_proj": 2}}, "its rank_pattern gives single layers"),
+        ({"alpha_pattern": {"q_proj": 64}}, "its alpha_pattern gives single layers"),
+        ({"init_lora_weights": "pissa_niter_16"}, "on weights that its own start changed"),
+    ],
+)
+def test_an_adapter_of_unlike_scales_is_no_start(
+    workspace: Path, start: Path, tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    """Its weights would fit, and say something else."""
+    other = Path(shutil.copytree(start, tmp_path / "other"))
+    settings = json.loads((other / ADAPTER).read_text())
+    (other / ADAPTER).write_text(json.dumps({**settings, **changed}))
+    with pytest.raises(LeapError, match=words):
+        runs.check_run(tiny_recipe(resume_from_lora=str(other), **LORA), workspace, workspace / ".cache")
+
+
+def test_a_start_that_leap_did_not_train_names_its_base(workspace: Path, start: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(start, tmp_path / "other"))
+    (other / "leap_run.json").unlink()
+    settings = json.loads((other / ADAPTER).read_text())
+    (other / ADAPTER).write_text(json.dumps({**settings, "base_model_name_or_path": "someone/their-base"}))
+    recipe = tiny_recipe(resume_from_lora=str(other), output_dir="output/theirs", **LORA)
+    learning = runs.check_run(recipe, workspace, workspace / ".cache").learning
+    assert any("says that its base is someone/their-base" in line for line in learning)
 
 
 def test_an_adapter_of_another_base_is_no_start(workspace: Path, model: Path, start: Path, tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY
+from test_recipes import tiny_recipe
 from torch.utils.flop_counter import FlopCounterMode
 
 from leap.hardware import peak_flops
 from leap.training.flops import Trained, causal_attention, sample_flops
+from leap.training.lora import add_adapters
+from leap.training.plan import _trained
 
 TOKENS, LABELS, GRIDS = 60, 11, ((1, 4, 6), (1, 4, 4))
 PATCHES = [h * w for _, h, w in GRIDS]
@@ -88,6 +91,15 @@ def test_lora_agrees_with_pytorchs_counter(loaded: Any) -> None:
     trained = Trained(False, False, False, lora_rank=8, lora_targets=LORA)
     adapted = get_peft_model(loaded, LoraConfig(r=8, target_modules=list(LORA)))
     assert counted(adapted) == pytest.approx(expected(loaded, trained), rel=CLOSE)
+
+
+@pytest.mark.parametrize("parts", [["vision"], ["projector"], ["vision", "llm"]], ids=str)
+def test_adapters_before_the_decoder_send_gradients_through_it(loaded: Any, model: Path, parts: list[str]) -> None:
+    fitting = {"vision": "attn.qkv", "projector": "linear_fc1", "llm": "self_attn.q_proj"}
+    ends = [fitting[part] for part in parts]
+    recipe = tiny_recipe(finetuning="lora", lora_r=2, lora_parts=parts, lora_target_modules=ends)
+    add_adapters(loaded, recipe)
+    assert counted(loaded) == pytest.approx(expected(loaded, _trained(recipe, model)), rel=0.05)
 
 
 def test_a_sample_of_the_full_size() -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from conftest import REPOSITORY, run_script
 from safetensors.torch import load_file
 from test_families import one_thread
-from tiny_models import save_tiny_model
+from tiny_models import FAMILIES, save_tiny_model
 
 from leap.data.collate import Collator
 from leap.data.packing import _epoch_order
@@ -27,7 +28,7 @@ from leap.models.checkpoints import ADAPTER, adapter_base
 from leap.models.loading import load_model
 from leap.records.training import TrainingRow
 from leap.training import run as runs
-from leap.training.model import plan_training
+from leap.training.model import load_trainable, plan_training
 from leap.training.overrides import add_recipe_flags, recipe_overrides
 from leap.training.recipe import Recipe, read_recipe
 from leap.training.schedule import check_schedule
@@ -197,7 +198,9 @@ def test_adapters_learn_are_saved_and_load_to_the_same_logits(
     assert all(weight.abs().max() > 0 for weight in saved.values())  # lora_B starts at zero
     settings = json.loads((folder / ADAPTER).read_text())
     assert settings["base_model_name_or_path"] == "models/leap-demo"
-    assert settings["target_modules"] == ["down_proj", "q_proj"]
+    assert {name.removesuffix(".lora_A.weight") for name in saved if "lora_A" in name} == {
+        f"base_model.model.{name}" for name in settings["target_modules"]
+    }
 
     base = adapter_base(folder, workspace)
     assert base == model
@@ -262,6 +265,47 @@ def test_targets_that_fit_nothing_are_told_before_training(model: Path, values: 
     with pytest.raises(LeapError) as error:
         plan_training(tiny_recipe(**LORA, **values), model)
     assert words in str(error.value)
+
+
+def linear_layers(model: Any) -> set[str]:
+    layers = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return layers - {"lm_head"}
+
+
+def everywhere(model: Any) -> dict[str, Any]:
+    """Recipe values that put an adapter on every layer, by the last word of its name."""
+    ends = {re.search(r"[a-z]\w*(\.\d+)?$", name)[0] for name in linear_layers(model)}  # mlp.0 is one, and q_proj
+    return {**LORA, "lora_target_modules": sorted(ends), "lora_parts": ["vision", "projector", "llm"]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_layers_that_are_announced_are_adapted_and_no_other(family: str, tmp_path: Path) -> None:
+    """In some families the patch embedding, a convolution, ends as linear layers do."""
+    folder = save_tiny_model(family, tmp_path / family, ["words"] * 3)
+    plain = load_model(folder, "float32")
+    recipe = tiny_recipe(model_name_or_path=str(folder), **everywhere(plain))
+    announced, _ = plan_training(recipe, folder)
+    adapted = {name for name, module in load_trainable(recipe, folder).named_modules() if hasattr(module, "lora_A")}
+    assert adapted == linear_layers(plain)
+    assert f"on {len(adapted)} layers" in announced
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_every_adapter_learns(family: str, workspace: Path, tmp_path: Path) -> None:
+    folder = save_tiny_model(family, tmp_path / family, ["words"] * 3)
+    layers = linear_layers(load_model(folder, "float32"))
+    values = {**everywhere(load_model(folder, "float32")), "lora_dropout": 0.0, "model_name_or_path": str(folder)}
+    size = {"max_train_samples": 2, "model_max_length": 9000}
+    saved = load_file(train(workspace, f"every_{family}", **values, **size) / "adapter_model.safetensors")
+    assert len(saved) == 2 * len(layers)
+    assert not [name for name, weight in saved.items() if not weight.abs().max() > 0]  # lora_B starts at zero
+
+
+@pytest.mark.parametrize("family", ["internvl", "smolvlm"])
+def test_families_that_read_images_in_another_way_are_refused(family: str, workspace: Path, tmp_path: Path) -> None:
+    folder = save_tiny_model(family, tmp_path / family, ["words"] * 3)
+    with pytest.raises(LeapError, match=f"not for {family}"):
+        runs.check_run(tiny_recipe(model_name_or_path=str(folder)), workspace, workspace / ".cache")
 
 
 def test_adapters_of_a_tower_leave_the_others_alone(workspace: Path) -> None:

@@ -18,13 +18,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Trained:
-    """Which weights learn: whole parts of the model, or LoRA's pairs of matrices of rank `lora_rank` beside others."""
+    """Which weights learn: whole parts of the model, or LoRA's pairs of matrices of rank `lora_rank` beside others.
+
+    Adapters before the decoder (`lora_before_llm`) count as the gradients that must reach them; their own products, in
+    towers of small matrices, are left out.
+    """
 
     vision: bool = True
     projector: bool = True  # the merger and the deepstack mergers
     llm: bool = True
     lora_rank: int = 0
     lora_targets: Collection[str] = ()  # of the decoder's matrices: q_proj, k_proj, v_proj, o_proj, gate_proj, ...
+    lora_before_llm: Collection[str] = ()  # vision, projector
 
 
 EVERYTHING = Trained()
@@ -51,7 +56,7 @@ def sample_flops(
     """
     values = config if isinstance(config, dict) else config.to_dict()
     vision, text = values["vision_config"], values["text_config"]
-    learns_before_llm = bool(patches) and (trained.vision or trained.projector)
+    learns_before_llm = bool(patches) and (trained.vision or trained.projector or bool(trained.lora_before_llm))
     return SampleFlops(
         _vision(vision, patches, trained), _llm(text, tokens, label_tokens, trained, learns_before_llm or trained.llm)
     )
@@ -77,8 +82,9 @@ def _vision(vision: dict[str, Any], patches: Sequence[int], trained: Trained) ->
     count, learns = sum(patches), trained.vision
     pixels = vision["in_channels"] * vision["temporal_patch_size"] * vision["patch_size"] ** 2
     embedding = _product(count, pixels * vision["hidden_size"], learns, passes=False)
-    blocks = _product(count, vision["depth"] * vision_block_weights(vision), learns, passes=learns)
-    attention = vision_attention(vision, patches) * (3 if learns else 1)
+    passes = learns or "vision" in trained.lora_before_llm
+    blocks = _product(count, vision["depth"] * vision_block_weights(vision), learns, passes)
+    attention = vision_attention(vision, patches) * (3 if passes else 1)
     return embedding + blocks + attention + _mergers(vision, count, trained)
 
 
@@ -89,7 +95,7 @@ def _mergers(vision: dict[str, Any], patches: float, trained: Trained) -> float:
     weights = width**2 + width * vision["out_hidden_size"]
     learns = trained.projector  # with the norm before the first matrix, so that a gradient passes both
     count = 1 + len(vision["deepstack_visual_indexes"])
-    return count * _product(rows, weights, learns, passes=learns or trained.vision)
+    return count * _product(rows, weights, learns, passes=learns or trained.vision or bool(trained.lora_before_llm))
 
 
 def layer_matrices(text: dict[str, Any]) -> dict[str, tuple[int, int]]:

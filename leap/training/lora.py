@@ -14,7 +14,7 @@ from leap.models.checkpoints import ADAPTER, MARKER, refuse_another_base
 from leap.records.files import read_object, write_json
 from leap.training.checkpoint_folder import resume_point
 from leap.training.parts import family_of, part_of
-from leap.training.recipe import Recipe
+from leap.training.recipe import Part, Recipe
 
 _NAME = "default"  # PEFT's name of the one adapter
 _SAVED_PREFIX = "base_model.model."  # before each name in an adapter's file
@@ -54,29 +54,24 @@ def add_adapters(model: Any, recipe: Recipe) -> None:
     import torch
     from peft import LoraConfig
 
+    # Whole names: PEFT would also adapt what is no linear layer but ends alike, such as the patch embedding, which is a
+    # convolution named `proj` as the attention's output is.
+    targets = target_layers(model, recipe)
     torch.manual_seed(recipe.seed)  # the first matrix of each adapter is random, and the same in every process
     settings = LoraConfig(
         r=recipe.lora_r,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
-        target_modules=_names_for_peft(model, recipe),
+        target_modules=targets,
         use_rslora=recipe.use_rslora,
         use_dora=recipe.use_dora,
     )
     model.requires_grad_(False)
     model.add_adapter(settings, _NAME)
-    used = model.peft_config[_NAME]
-    used.target_modules = sorted(used.target_modules)  # as a set it would be written in another order each time
+    model.peft_config[_NAME].target_modules = targets  # PEFT's own is a set of ends: written in another order each time
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
-
-
-def _names_for_peft(model: nn.Module, recipe: Recipe) -> list[str]:
-    """The ends of names as the recipe has them, or whole names where the ends would fit layers of other parts too."""
-    wanted = target_layers(model, recipe)
-    fitting = [name for name in _linear_layers(model) if any(_fits(name, end) for end in recipe.lora_target_modules)]
-    return recipe.lora_target_modules if fitting == wanted else wanted
 
 
 def has_adapters(model: nn.Module) -> bool:
@@ -139,7 +134,20 @@ def check_start(model: nn.Module, recipe: Recipe, base: Path, folder: Path) -> N
                 f"--resume_from_lora {folder}: it has {key}={found.get(saved)}, this run {getattr(recipe, key)}; "
                 f"give --{key} {found.get(saved)} or the preset that it was trained with"
             )
+    for key in ("rank_pattern", "alpha_pattern"):
+        if found.get(key):  # PEFT would read them, but this run's adapters are all of one rank and scale
+            raise LeapError(f"--resume_from_lora {folder}: its {key} gives single layers values of their own; merge it")
+    if str(found.get("init_lora_weights")).startswith(("pissa", "olora", "corda")):  # they change the base's weights
+        raise LeapError(f"--resume_from_lora {folder}: an adapter on weights that its own start changed; merge it")
     _fitting_weights(model, folder)
+
+
+def describe_start(folder: Path) -> str:
+    """Where a run's adapters come from; and of an adapter that LEAP did not train, on what, for a person to compare."""
+    if (folder / MARKER).is_file() or not (folder / ADAPTER).is_file():
+        return f"from the adapter {folder}"
+    base = read_object(folder / ADAPTER).get("base_model_name_or_path")
+    return f"from the adapter {folder}, which says that its base is {base}; whether it is this one is not known"
 
 
 def name_base(folder: Path, base: str) -> None:
@@ -150,13 +158,20 @@ def name_base(folder: Path, base: str) -> None:
 
 def describe_adapters(model: nn.Module, recipe: Recipe) -> str:
     """Which layers of which part have adapters, for a person to check."""
-    family, layers = family_of(model), target_layers(model, recipe)
-    found: dict[str, Counter[str]] = {}
-    for name in layers:
-        found.setdefault(part_of(family, name), Counter())[name.rpartition(".")[2]] += 1
+    found = count_targets(model, recipe)
     kind = ("Q" if recipe.quantization else "") + ("DoRA" if recipe.use_dora else "LoRA")
     scale = "alpha / sqrt(r)" if recipe.use_rslora else "alpha / r"
     where = "; ".join(
         f"{part}: " + ", ".join(f"{n} x {end}" for end, n in ends.items()) for part, ends in found.items()
     )
-    return f"{kind} r={recipe.lora_r} alpha={recipe.lora_alpha} ({scale}) on {len(layers)} layers ({where})"
+    layers = sum(ends.total() for ends in found.values())
+    return f"{kind} r={recipe.lora_r} alpha={recipe.lora_alpha} ({scale}) on {layers} layers ({where})"
+
+
+def count_targets(model: nn.Module, recipe: Recipe) -> dict[Part, Counter[str]]:
+    """The target layers of each part, by the last word of their names."""
+    family = family_of(model)
+    found: dict[Part, Counter[str]] = {}
+    for name in target_layers(model, recipe):
+        found.setdefault(part_of(family, name), Counter())[name.rpartition(".")[2]] += 1
+    return found

@@ -1,6 +1,6 @@
 """What a run needs before it starts: bytes of weights, gradients and optimiser states, of checkpoints, and hours."""
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,22 +59,18 @@ def checkpoint_size(trained: int, frozen: int, optim: str, adapter: bool) -> Che
     return CheckpointSize(whole=weight * saved + moments * trained, slim=_SLIM * saved)
 
 
-def count_weights(model: Path, learns: Callable[[str], bool] = lambda name: True) -> tuple[int, int]:
-    """(trained, frozen) weights of a model folder, by name, from the heads of its safetensors files alone."""
+def count_weights(model: Path) -> int:
+    """All weights of a model folder, from the heads of its safetensors files alone."""
     from safetensors import safe_open
 
-    counts = [0, 0]
+    total = 0
     for path in weight_files(model):
         if path.suffix != ".safetensors":  # only loading tells what is in another format; it is half bytes, mostly
-            counts[0] += path.stat().st_size // 2
+            total += path.stat().st_size // 2
             continue
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                size = 1
-                for length in file.get_slice(name).get_shape():
-                    size *= length
-                counts[not learns(name)] += size
-    return counts[0], counts[1]
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (no dict)
+    return total
 
 
 def hours(flops: float, device_name: str, gpus: int = 1, utilisation: float = ASSUMED_UTILISATION) -> float | None:

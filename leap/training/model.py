@@ -1,6 +1,7 @@
 """The model that a recipe trains: loaded in the right number format, its parts frozen or adapted."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ from torch import nn
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER
 from leap.models.loading import load_model, pick_device
-from leap.training.lora import add_adapters, check_start, describe_adapters
+from leap.training.lora import add_adapters, check_start, count_targets, describe_adapters, describe_start
 from leap.training.optimizer_choice import STOCHASTIC
 from leap.training.parts import count_weights, freeze, knows_parts, trainable_parts
-from leap.training.recipe import Recipe
+from leap.training.recipe import Part, Recipe
 
 
 def load_trainable(recipe: Recipe, folder: Path) -> Any:
@@ -62,14 +63,23 @@ def plan_training(recipe: Recipe, folder: Path, start: Path | None = None) -> li
         return [told, _counts(model)]
     if start:
         check_start(model, recipe, folder, start)
-    return [told, f"from the adapter {recipe.resume_from_lora}", _counts(model)]
+    return [told, describe_start(start or Path(recipe.resume_from_lora)), _counts(model)]
 
 
-def adapter_weights(recipe: Recipe, folder: Path) -> int:
-    """How many weights the adapters have, of whatever layers and kind."""
+def count_trained(recipe: Recipe, folder: Path) -> tuple[int, int]:
+    """(weights that learn, those that stay). By the model's names, which are not those of its files in all families."""
     model = _skeleton(folder)
-    add_adapters(model, recipe)
-    return count_weights(model.parameters())[0]
+    if recipe.finetuning == "lora":
+        add_adapters(model, recipe)
+    else:
+        freeze(model, recipe.frozen)
+    learning, total = count_weights(model.parameters())
+    return learning, total - learning
+
+
+def adapted_layers(recipe: Recipe, folder: Path) -> dict[Part, Counter[str]]:
+    """How many layers of which part the adapters are put on, by the last word of their names."""
+    return count_targets(_skeleton(folder), recipe)
 
 
 def _skeleton(folder: Path) -> Any:

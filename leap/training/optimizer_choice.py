@@ -31,7 +31,7 @@ def choose_optimizer(recipe: Recipe, model: Path, output: Path, ranks: Processes
         return "adamw_torch"
     if recipe.fsdp and processes() > 1:  # each holds a part of them only
         return "adamw_torch_fused"
-    needed = memory.states(*memory.count_weights(model), "adamw_torch_fused", recipe.bf16).total
+    needed = memory.states(memory.count_weights(model), 0, "adamw_torch_fused", recipe.bf16).total
     fits = recipe.finetuning == "lora" or needed <= _ROOM * limit
     return "adamw_torch_fused" if fits or not recipe.bf16 else STOCHASTIC
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,7 @@ from leap.progress import processes
 from leap.records.files import read_object
 from leap.training import memory
 from leap.training.flops import Trained, sample_flops
-from leap.training.model import adapter_weights
-from leap.training.parts import part_of
+from leap.training.model import adapted_layers, count_trained
 from leap.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Costs:
 
 def costs(run: "Run") -> Costs:
     recipe = run.recipe
-    trained, frozen = _weights(run)
+    trained, frozen = count_trained(recipe, run.model)
     shares = processes() if recipe.fsdp else 1
     written = math.ceil(run.steps / recipe.save_steps)
     return Costs(
@@ -88,18 +88,6 @@ def _costs(run: "Run") -> list[str]:
     return lines
 
 
-def _weights(run: "Run") -> tuple[int, int]:
-    """(trained, frozen) weights."""
-    recipe = run.recipe
-    if recipe.finetuning == "lora":
-        _, frozen = memory.count_weights(run.model, lambda name: False)
-        return adapter_weights(recipe, run.model), frozen
-    if recipe.frozen:
-        config = read_object(run.model / "config.json")
-        return memory.count_weights(run.model, lambda name: part_of(config["model_type"], name) not in recipe.frozen)
-    return memory.count_weights(run.model)
-
-
 def _frozen_bytes(recipe: Recipe) -> float:
     """Of a weight that stays as it is."""
     if recipe.quantization:
@@ -112,18 +100,19 @@ def _row_flops(run: "Run", sample: int = 200) -> float:
     config = read_object(run.model / "config.json")
     if config.get("model_type") != "qwen3_vl":
         return 0.0
-    rows = run.train
+    rows, trained = run.train, _trained(run.recipe, run.model)
     counted = []
     for index in range(0, len(rows), max(1, len(rows) // sample)):
         # As floats: these products do not fit the arrays' int32.
         pictures, tokens, labels = int(rows.pictures[index]), float(rows.tokens[index]), float(rows.label_tokens[index])
         patches = [int(rows.patches[index]) // max(1, pictures)] * pictures
-        flops = sample_flops(config, tokens, labels, patches, _trained(run.recipe))
+        flops = sample_flops(config, tokens, labels, patches, trained)
         counted.append(flops.total)
     return sum(counted) / len(counted)
 
 
-def _trained(recipe: Recipe) -> Trained:
+def _trained(recipe: Recipe, model: Path) -> Trained:
     if recipe.finetuning == "lora":
-        return Trained(False, False, False, recipe.lora_r, recipe.lora_target_modules)
+        layers = adapted_layers(recipe, model)
+        return Trained(False, False, False, recipe.lora_r, layers.pop("llm", ()), layers)
     return Trained(not recipe.freeze_vision, not recipe.freeze_projector, not recipe.freeze_llm)

@@ -80,6 +80,8 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     family = read_object(model / "config.json").get("model_type", "unknown")
     check_sharding(recipe, family)
     check_packing(recipe, family)
+    if not PictureEncoder.encodes(processor):
+        raise LeapError(f"{model}: training is for models that read images as Qwen's do, not for {family}")
     chat = ChatFormat(processor)
     encoder = PictureEncoder(processor, PictureSize(recipe.image_tokens_min, recipe.image_tokens_max))
     start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
