@@ -54,6 +54,15 @@ def test_every_kind_shows_inside_its_footprint(renderer, first):
         assert np.hypot(x - thing.x, y - thing.y).max() < KINDS[thing.kind].radius * 1.12 + 0.05, thing.kind
 
 
+def test_colours_are_antialiased_and_ids_are_not(renderer):
+    """An NVIDIA driver mixes the samples of an id's edge into ids that no object has."""
+    assert {segment: context.offSamples for segment, context in renderer._contexts.items()} == {False: 4, True: 0}
+    for seed in range(3):
+        scene = random_scene(seed)
+        known = {0, *(placed.number for placed in scene.objects)}
+        assert all(set(np.unique(view.owners)) <= known for view in renderer.views(scene))
+
+
 def test_sizes_and_modes(renderer):
     for picture in renderer.render(random_scene(0)):
         assert picture.size == (2 * SIZE, 2 * SIZE)

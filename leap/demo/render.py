@@ -18,6 +18,7 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -79,7 +80,7 @@ class SceneRenderer:
             self._gl.make_current()
         except (ImportError, AttributeError, OSError, RuntimeError) as error:
             raise LeapError(_NO_OFFSCREEN.format(reason=error)) from error
-        self._context = None
+        self._contexts: dict[bool, Any] = {}  # of colours (False), and of the ids of geoms (True)
         self._load(dict.fromkeys(KINDS, 1))
 
     def __enter__(self) -> "SceneRenderer":
@@ -90,10 +91,14 @@ class SceneRenderer:
 
     def close(self) -> None:
         """Give back the graphics memory; the renderer cannot be used afterwards."""
-        if self._context is not None:
-            self._context.free()
-            self._context = None
+        if self._contexts:
+            self._free_contexts()
             self._gl.free()
+
+    def _free_contexts(self) -> None:
+        for context in self._contexts.values():
+            context.free()
+        self._contexts = {}
 
     def _load(self, copies: dict[str, int]) -> None:
         """Compile the model with `copies[kind]` objects of each kind and bring it to the graphics memory."""
@@ -102,13 +107,16 @@ class SceneRenderer:
         self._world: World = make_world(copies, self.view_size)
         self._model = mj.MjModel.from_xml_string(self._world.xml, self._world.files)
         self._data = mj.MjData(self._model)
-        if self._context is not None:
-            self._context.free()
+        self._free_contexts()
+        samples = int(self._model.vis.quality.offsamples)
         try:
-            self._context = mj.MjrContext(self._model, mj.mjtFontScale.mjFONTSCALE_100)
+            for segment in (False, True):
+                # Colours are antialiased, ids never: some drivers (NVIDIA's through EGL) blend the samples of an edge
+                # into the id of a third object, or of none.
+                self._model.vis.quality.offsamples = 0 if segment else samples
+                self._contexts[segment] = mj.MjrContext(self._model, mj.mjtFontScale.mjFONTSCALE_100)
         except mj.FatalError as error:
             raise LeapError(_NO_OFFSCREEN.format(reason=error)) from error
-        mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._drawn = mj.MjvScene(self._model, _MOST_GEOMS)
         self._option = mj.MjvOption()
         self._option.geomgroup[_HIDDEN_GROUP] = 0
@@ -189,9 +197,10 @@ class SceneRenderer:
         for flag in (mj.mjtRndFlag.mjRND_SEGMENT, mj.mjtRndFlag.mjRND_IDCOLOR):
             self._drawn.flags[flag] = segment
         pixels = np.empty((self.view_size, self.view_size, 3), np.uint8)
-        area = mj.MjrRect(0, 0, self.view_size, self.view_size)
-        mj.mjr_render(area, self._drawn, self._context)
-        mj.mjr_readPixels(pixels, None, area, self._context)
+        area, context = mj.MjrRect(0, 0, self.view_size, self.view_size), self._contexts[segment]
+        mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN, context)
+        mj.mjr_render(area, self._drawn, context)
+        mj.mjr_readPixels(pixels, None, area, context)
         return pixels[::-1]
 
     def _colours(self, camera: int) -> np.ndarray:
