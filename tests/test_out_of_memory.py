@@ -125,6 +125,37 @@ def test_what_ran_out_of_memory_is_divided_further_until_nothing_is_left(tmp_pat
         recall(tmp_path)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_that_runs_out_of_memory(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something else takes the GPU after the first step: from then on it has too little for any step's one batch."""
+    original, needed, taken, calls = packed._forward, 0, [], 0
+    step = [*STEPS, "--per_device_train_batch_size", "8"]
+
+    def measured(self: Any, **pack: Any) -> torch.Tensor:
+        nonlocal needed
+        needed = max(needed, torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated())
+        torch.cuda.reset_peak_memory_stats()
+        return original(self, **pack)
+
+    def crowded(self: Any, **pack: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # after the trial and the first step, which makes the optimiser's state
+            torch.cuda.empty_cache()
+            free, _ = torch.cuda.mem_get_info()
+            taken.append(torch.empty(int(free - 0.6 * needed), dtype=torch.uint8, device="cuda"))
+        return original(self, **pack)
+
+    monkeypatch.setattr(packed, "_forward", measured)
+    enough = run_script(FINETUNE, *step, "--output_dir", "output/gpu-enough", root=workspace)
+    assert enough.returncode == 0, enough.stderr
+    monkeypatch.setattr(packed, "_forward", crowded)
+    done = run_script(FINETUNE, *step, "--output_dir", "output/gpu-crowded", root=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "out of memory in step" in done.stderr
+    assert losses(done.stderr) == pytest.approx(losses(enough.stderr), abs=2e-3)
+
+
 @pytest.mark.slow
 def test_a_rank_that_runs_out_of_memory_keeps_step_with_the_other(
     workspace: Path, undisturbed: tuple[dict[str, torch.Tensor], list[float], list[int]], tmp_path: Path
