@@ -23,6 +23,7 @@ from leap.data.picture_audit import Listing
 from leap.data.wording import plain_request, plain_row
 from leap.errors import LeapError
 from leap.records.files import first_problem, read_json
+from leap.records.litter import listed
 
 SOURCE = "love-agibot"
 _TASK_FILE = re.compile(r"task_(\d+)")
@@ -86,7 +87,7 @@ class Annotations(NamedTuple):
 
 def read_annotations(place: Path) -> Annotations:
     """The episodes of a task_info file, or of all in a folder. Raises LeapError for no file and for what is no list."""
-    files = sorted(place.glob("*.json")) if place.is_dir() else [place]
+    files = listed(place, "*.json") if place.is_dir() else [place]
     if not files:
         raise LeapError(f"{place}: no task_<id>.json there; give AgiBot World's task_info folder with --annotations")
     problems: list[str] = []

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from leap.data.archives import ArchiveError, GzipStream, read_members
 from leap.errors import LeapError
+from leap.records.litter import is_data
 
 MAX_FRAME = 1 << 25  # bytes of a frame's file
 _MAX_PIXELS = 50_000_000
 _MAX_NAME, _MAX_FOLDER = 255, 1024  # letters of a frame's name and of what stands before it
 _MAX_EPISODES = 100_000
 _OPEN_EPISODES, _OPEN_BYTES = 8, 1 << 26  # whose best frames are held in memory at most
-_FRAME = re.compile(r"[^.].*\.(?:jpg|jpeg|png)", re.IGNORECASE | re.DOTALL)
+_FRAME = re.compile(r".*\.(?:jpg|jpeg|png)", re.IGNORECASE | re.DOTALL)
 _EPISODE = re.compile(r"[0-9]{1,20}")
 _TASK = re.compile(r"(?:task_)?([0-9]+)")
 _NUMBER = re.compile(r"([0-9]+)")
@@ -63,7 +64,7 @@ class FirstFrames:
         """Go through an archive to its end. Raises ArchiveError; what was settled before is then worth nothing."""
         for member in read_members(stream):
             folder, _, name = member.name.rpartition("/")
-            if not _FRAME.fullmatch(name):
+            if not _FRAME.fullmatch(name) or not is_data(member.name):
                 continue
             if len(name) > _MAX_NAME or len(folder) > _MAX_FOLDER:
                 raise stream.broken(f"a name of {len(member.name):,} letters")

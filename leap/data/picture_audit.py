@@ -15,6 +15,7 @@ from leap.data.pictures import resolve_picture
 from leap.errors import LeapError
 from leap.progress import track
 from leap.records.files import first_problem, read_lines
+from leap.records.litter import is_data, walk
 from leap.records.training import TrainingRow
 
 PICTURE_NAMES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
@@ -81,7 +82,9 @@ class Listing:
             found: dict[str, bool] = {}
             self._folders[folder] = found
             with suppress(OSError, ValueError), os.scandir(folder) as entries:
-                found.update((entry.name, entry.is_symlink()) for entry in entries if entry.is_file())
+                found.update(
+                    (entry.name, entry.is_symlink()) for entry in entries if is_data(entry.name) and entry.is_file()
+                )
         return self._folders[folder]
 
     def find(self, picture: str, roots: Sequence[str]) -> str | None:
@@ -168,8 +171,7 @@ def find_named(named: dict[str, Named], roots: Sequence[Path], listing: Listing,
 
 
 def _pictures_under(folder: Path, listing: Listing) -> Iterator[str]:
-    for place, folders, _ in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))  # others' unfinished work
-        for name in sorted(listing.names(place)):
+    for place, _ in walk(folder):
+        for name in sorted(listing.names(str(place))):
             if os.path.splitext(name)[1].casefold() in PICTURE_NAMES:
                 yield f"{place}/{name}"

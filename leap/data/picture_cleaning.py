@@ -7,6 +7,7 @@ from pathlib import Path
 from leap.data.picture_audit import Audit, audit_pictures
 from leap.data.picture_facts import PictureStore
 from leap.records.files import write_atomic, write_json
+from leap.records.litter import listed
 from leap.records.set_aside import set_aside
 
 MISSING_TASKS = "missing_task_ids.txt"
@@ -31,7 +32,7 @@ def clean_pictures(work: Cleaning) -> bool:
 
     A picture is an orphan only if no JSONL file of the folder names it, whichever files are checked.
     """
-    own = sorted(work.data.glob("*.jsonl"))
+    own = listed(work.data, "*.jsonl")
     store = PictureStore(work.cache) if work.decode else None
     others = [file for file in own if file not in work.files] if work.files else []
     audit = audit_pictures(work.data, work.files or own, work.roots, store, others)

@@ -21,6 +21,7 @@ from leap.demo.tasks import TASKS, Episode, make_episode
 from leap.errors import LeapError, UsageError
 from leap.progress import track
 from leap.records.files import read_object, write_atomic, write_json
+from leap.records.litter import is_bare
 from leap.records.training import TextPart, TrainingRow
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.prompts import leap_instructions
@@ -201,7 +202,7 @@ def _already_made(root: Path, values: dict[str, Any]) -> bool:
     """Whether the very same workspace is there. Another one, or somebody's folder, raises LeapError."""
     marker = root / MARKER
     if not marker.is_file():
-        if root.is_dir() and any(root.iterdir()):
+        if root.is_dir() and not is_bare(root):
             raise LeapError(f"{root}: not empty and no demo workspace; give another folder (--root)")
         return False
     found = read_object(marker)

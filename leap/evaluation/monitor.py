@@ -16,6 +16,7 @@ from leap.errors import LeapError
 from leap.evaluation.result_folder import MANIFEST, PREDICTIONS
 from leap.records.benchmark import Prediction
 from leap.records.files import LOCK, first_problem, read_object
+from leap.records.litter import listed
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.parsing import parse_plan
 
@@ -122,7 +123,7 @@ class Monitor:
             raise LeapError(f"{self.results}: there is no such results folder; run an evaluation or set --results")
         found = []
         for dimension in DIMENSIONS:
-            for path in sorted((self.results / dimension.name).glob("*/")):
+            for path in listed(self.results / dimension.name, "*/"):
                 if any((path / name).exists() for name in (MANIFEST, PREDICTIONS, LOCK)):
                     folder = self._folders.setdefault((dimension.name, path.name), _Folder(path))
                     found.append(self._progress(dimension.name, folder))

@@ -13,6 +13,7 @@ from leap.evaluation.result_folder import MANIFEST, PREDICTIONS, SCORES
 from leap.evaluation.score import Counts, Scores, score_predictions
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.records.files import FolderLock, read_json, read_object, write_json
+from leap.records.litter import listed
 from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import Dimension, find_dimension
 from leap.vlabench.parsing import Mode
@@ -40,7 +41,7 @@ class Rescored:
 def find_stored(paths: list[Path]) -> list[Path]:
     """The folders with stored answers in and under `paths`. Raises LeapError where there are none."""
     names = (PREDICTIONS, OLD_OUTPUT)
-    found = {file.parent for path in paths for name in names for file in path.rglob(name)}
+    found = {file.parent for path in paths for name in names for file in listed(path, f"**/{name}")}
     if not found:
         raise LeapError(f"{', '.join(map(str, paths))}: no {' or '.join(names)} there; give a folder of eva_results")
     return sorted(found)

@@ -21,6 +21,7 @@ from leap.inference.protocol import Answer, Engine, Request, request_hash
 from leap.models.checkpoints import MARKER
 from leap.records.benchmark import BenchmarkExample
 from leap.records.files import LOCK, FolderLock, JsonlAppender, move_folder, read_object, write_json
+from leap.records.litter import listed
 from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 
@@ -66,7 +67,7 @@ class ResultFolder:
 
     def move_away(self, archive: Path) -> None:
         """Old results, if any, to a place of their own: `archive`/<dimension>/<model>/. We hold the new folder."""
-        if not any(self.path.glob("*.json*")):
+        if not listed(self.path, "*.json*"):
             return
         place = move_folder(self.path, archive / self.dimension.name / self._model.name)
         self._held.enter_context(FolderLock(self.path))

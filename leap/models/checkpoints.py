@@ -10,6 +10,7 @@ from pathlib import Path
 
 from leap.errors import LeapError
 from leap.records.files import read_object
+from leap.records.litter import listed
 
 MARKER = "leap_run.json"  # written last: a checkpoint without it was cut short
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -27,7 +28,7 @@ def find_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint-N folders in `folder`, by step."""
     if not folder.is_dir():
         return []
-    steps = {entry: checkpoint_step(entry) for entry in folder.iterdir() if entry.is_dir()}
+    steps = {entry: checkpoint_step(entry) for entry in listed(folder) if entry.is_dir()}
     return sorted((entry for entry, step in steps.items() if step is not None), key=lambda entry: steps[entry] or 0)
 
 
@@ -42,7 +43,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise LeapError(f"{folder}: there is no such model folder; download or train the model first")
     if not (folder / "config.json").is_file() and not (folder / ADAPTER).is_file():
         raise LeapError(f"{folder}: neither config.json nor {ADAPTER} is there, so this is no model folder")
-    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern) if file.stat().st_size > 0})
+    files = sorted({file for pattern in _WEIGHTS for file in listed(folder, pattern) if file.stat().st_size > 0})
     if not files:
         raise LeapError(f"{folder}: it holds no weights (*.safetensors); download it again or use another checkpoint")
     return files

@@ -1,5 +1,6 @@
 """A checkpoint as a model folder of its own: adapter merged, one number format, a model card; on a hub if asked for."""
 
+import glob
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, weights_hash
 from leap.models.loading import load_model, load_processor
 from leap.records.files import read_object, write_atomic
+from leap.records.litter import is_litter
 
 Format = Literal["bfloat16", "float16", "float32"]
 
@@ -87,7 +89,13 @@ def push_model(folder: Path, name: str, private: bool) -> str:
         repository = hub.create_repo(name, private=private or None, exist_ok=True)
         if private and not hub.model_info(repository.repo_id).private:  # one that was there keeps its own setting
             raise ValueError("this repository exists and is public; nothing was sent")
-        hub.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message="Exported by LEAP")
+        litter = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_litter(path.name)]
+        hub.upload_folder(
+            repo_id=repository.repo_id,
+            folder_path=folder,
+            commit_message="Exported by LEAP",
+            ignore_patterns=[glob.escape(name) + end for name in litter for end in ("", "/*")],
+        )
     except problems as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise LeapError(

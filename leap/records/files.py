@@ -224,12 +224,24 @@ def read_lines(path: Path, appended: bool = False) -> Iterator[tuple[int, bytes]
     found = False
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            line = line.removeprefix(codecs.BOM_UTF8)  # of any line: files with one may have been joined
             if line.strip() and not (appended and _is_torn(line)):
+                if not found:
+                    _refuse_no_lines(path, number, line)
                 found = True
                 yield number, line
     if not found and not appended:
         raise LeapError(f"{path}: the file is empty; it should hold one JSON record a line")
+
+
+def _refuse_no_lines(path: Path, number: int, first: bytes) -> None:
+    """What is most often given for JSONL, told as such: any line of it would only be called invalid."""
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise LeapError(f"{path}: UTF-16 text; save it as UTF-8")
+    if first.lstrip().startswith(b"["):
+        raise LeapError(
+            f"{path}:{number}: a JSON array; one record a line is needed (jq -c '.[]' {path.name} > NAME.jsonl)"
+        )
 
 
 def jsonl_line(record: BaseModel) -> bytes:

@@ -15,7 +15,15 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from leap.errors import LeapError
-from leap.records.files import first_problem, free_place, move_folder, replacing, sync_folder, write_json
+from leap.records.files import (
+    first_problem,
+    free_place,
+    move_folder,
+    read_text,
+    replacing,
+    sync_folder,
+    write_json,
+)
 
 _RESTORE, _FILES = "restore.json", "files"
 
@@ -83,7 +91,7 @@ def _read(file: Path) -> _RestoreFile:
     if not file.is_file():
         raise LeapError(f"{file}: there is no such restore file")
     try:
-        return _RestoreFile.model_validate_json(file.read_bytes())
+        return _RestoreFile.model_validate_json(read_text(file))
     except ValidationError as error:
         raise LeapError(f"{file}: no restore file of LEAP ({first_problem(error)})") from error
 

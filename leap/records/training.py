@@ -9,7 +9,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -18,6 +27,11 @@ def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("the answer is empty")
     return text
+
+
+def _as_text(name: Any) -> Any:
+    """Other tools number their rows: 327 is the name "327"."""
+    return str(name) if isinstance(name, int | float) and not isinstance(name, bool) else name
 
 
 class TextPart(BaseModel):
@@ -66,7 +80,7 @@ class TrainingRow(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    id: str | None = None
+    id: Annotated[str | None, BeforeValidator(_as_text)] = None
     messages: Annotated[list[Message], Field(min_length=1)]
     target: Target
 

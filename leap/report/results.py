@@ -12,6 +12,7 @@ from leap.errors import LeapError, UsageError
 from leap.evaluation.models import BASELINE
 from leap.evaluation.result_folder import MANIFEST, SCORES
 from leap.records.files import first_problem, read_json, read_object
+from leap.records.litter import listed
 from leap.statistics.summary import MEAN
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
@@ -176,7 +177,6 @@ def _result_folders(results: Path, models: Iterable[str] | None) -> list[tuple[s
     return [
         (dimension.name, folder.name, folder)
         for dimension in DIMENSIONS
-        if (results / dimension.name).is_dir()
-        for folder in sorted((results / dimension.name).iterdir())
+        for folder in listed(results / dimension.name)
         if (folder / SCORES).is_file() and (wanted is None or folder.name in wanted)
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, checkpoint_step, find_checkpoints, is_resumable
 from leap.records.files import FolderLock, read_object, sync_folder, sync_tree, write_json
+from leap.records.litter import listed
 
 RESUMABLE_KEPT = 2  # the newest checkpoints that keep their optimiser state
 _SMALL_FILES = 32 << 20  # bytes: processor, settings, logs
@@ -140,9 +141,9 @@ def _slim(folder: Path) -> None:
         shutil.rmtree(state) if state.is_dir() else state.unlink()
     if marker.get("weights") != "float32" or (folder / ADAPTER).is_file():
         return
-    for file in folder.glob("*.safetensors"):
+    for file in listed(folder, "*.safetensors"):
         _to_bf16(file)
-    for file in (folder / "config.json", *folder.glob("*.safetensors.index.json")):
+    for file in (folder / "config.json", *listed(folder, "*.safetensors.index.json")):
         _describe_bf16(file)
     write_json(folder / MARKER, {**marker, "weights": "bfloat16"})  # last: until then the next call goes on
 
@@ -175,7 +176,7 @@ def _describe_bf16(file: Path) -> None:
         },
     )
     if "weight_map" in settings:
-        settings["metadata"]["total_size"] = sum(path.stat().st_size for path in file.parent.glob("*.safetensors"))
+        settings["metadata"]["total_size"] = sum(path.stat().st_size for path in listed(file.parent, "*.safetensors"))
     write_json(file, settings)
 
 

@@ -20,6 +20,7 @@ from pydantic import (
 
 from leap.errors import LeapError
 from leap.records.files import first_problem, read_text
+from leap.records.litter import listed
 
 # These change nothing in what the model learns, so a run may be resumed under other values.
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
@@ -285,7 +286,7 @@ class _OnceLoader(yaml.SafeLoader):
 
 def _read_values(path: Path, named_by: str = "") -> dict[str, Any]:
     if not path.is_file():
-        known = ", ".join(sorted(recipe.stem for recipe in path.parent.glob("*.yaml"))) or "none"
+        known = ", ".join(recipe.stem for recipe in listed(path.parent, "*.yaml")) or "none"
         raise LeapError(f"{named_by}{path}: there is no such recipe; there are: {known}")
     try:
         values = yaml.load(read_text(path), _OnceLoader)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, OperationSequence
 from leap.records.files import first_problem, read_text
+from leap.records.litter import listed
 from leap.vlabench.dimensions import DIMENSIONS, Dimension, find_dimension
 
 _EXAMPLE = re.compile(r"example(\d+)")
@@ -23,7 +24,7 @@ def dimension_folders(root: Path, dimension: Dimension) -> list[Path]:
             f"{root}: the benchmark is not there; download it (scripts/download/download_vlabench_with_retry.py), "
             "or make the demo (scripts/utils/make_demo_workspace.py)"
         )
-    return [folder for folder in sorted(root.iterdir()) if folder.is_dir() and _is(folder.name, dimension)]
+    return [folder for folder in listed(root) if folder.is_dir() and _is(folder.name, dimension)]
 
 
 def dimension_folder(root: Path, dimension: Dimension) -> Path:
@@ -56,7 +57,7 @@ def find_examples(
     `max_tasks` keeps the first tasks, `num_episodes` the first examples of each. Raises LeapError for a broken example.
     """
     folder = dimension_folder(root, dimension)
-    tasks = [task for task in sorted(folder.iterdir()) if task.is_dir() and example_folders(task)]
+    tasks = [task for task in listed(folder) if task.is_dir() and example_folders(task)]
     examples = [
         _read_example(dimension, task.name, number, example)
         for task in tasks[:max_tasks]
@@ -69,7 +70,7 @@ def find_examples(
 
 def example_folders(task: Path) -> list[tuple[int, Path]]:
     """(number, folder) of a task's examples, by number; whatever else lies there is passed over."""
-    numbered = ((_EXAMPLE.fullmatch(entry.name), entry) for entry in task.iterdir() if entry.is_dir())
+    numbered = ((_EXAMPLE.fullmatch(entry.name), entry) for entry in listed(task) if entry.is_dir())
     return sorted((int(match[1]), entry) for match, entry in numbered if match)
 
 
@@ -80,14 +81,15 @@ def _read_example(dimension: Dimension, task: str, number: int, folder: Path) ->
     for path in needed:
         if not path.is_file():
             raise LeapError(f"{path}: missing; this example is incomplete, download the benchmark again")
+    plan = read_text(expert)
     try:
-        OperationSequence.model_validate_json(expert.read_bytes())
+        OperationSequence.model_validate_json(plan)
     except ValidationError as error:
         raise LeapError(f"{expert}: {first_problem(error)}; download this example again") from error
     text = read_text(instruction).strip()
     if not text:
         raise LeapError(f"{instruction}: empty; download this example again")
-    return BenchmarkExample(dimension.name, task, number, folder, text, json.loads(expert.read_bytes()))
+    return BenchmarkExample(dimension.name, task, number, folder, text, json.loads(plan))
 
 
 def fingerprint(examples: Iterable[BenchmarkExample]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from leap.data.candidates import Candidate, make_candidate, row_path
 from leap.errors import LeapError
+from leap.records.litter import listed
 from leap.records.training import Message, Target, TrainingRow
 from leap.vlabench.dataset import dimension_folders, find_examples
 from leap.vlabench.dimensions import DIMENSIONS
@@ -45,4 +46,4 @@ def evaluation_pictures(root: Path) -> list[str] | None:
     if not root.is_dir():
         return None
     folders = [folder for dimension in DIMENSIONS for folder in dimension_folders(root, dimension)]
-    return sorted(str(path) for folder in folders for path in folder.glob("*/example*/input/input.png"))
+    return sorted(str(path) for folder in folders for path in listed(folder, "*/example*/input/input.png"))

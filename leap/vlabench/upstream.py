@@ -14,6 +14,7 @@ from typing import Any
 
 from leap import provenance
 from leap.errors import LeapError
+from leap.records.litter import is_bare
 from leap.vlabench.prompts import Instructions, Language
 from leap.vlabench.scoring import OFFICIAL_KEYS, ZERO_SCORES
 
@@ -31,7 +32,7 @@ def find_upstream(checkout: Path) -> "Upstream | None":
 
     Raises LeapError where it is there in part: numbers must not depend on which half was found.
     """
-    if not checkout.is_dir() or not any(checkout.iterdir()):
+    if not checkout.is_dir() or is_bare(checkout):
         return None
     for needed in (_SCORING, _REQUEST):
         if not (checkout / needed).is_file():

@@ -1,6 +1,5 @@
 """Is the benchmark on disk whole and usable? Every example is looked at, and all that is wrong is told at once."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from pydantic import ValidationError
 from leap.data.picture_facts import PictureStore
 from leap.errors import LeapError
 from leap.records.benchmark import OperationSequence
-from leap.records.files import first_problem, read_text
+from leap.records.files import first_problem, read_json, read_text
+from leap.records.litter import listed
 from leap.records.set_aside import set_aside
 from leap.vlabench.dataset import dimension_folders, example_folders
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
@@ -136,7 +136,7 @@ def quarantine(found: Verification) -> Path | None:
 
 
 def _walk(found: Verification, dimension: Dimension, folder: Path) -> None:
-    for task in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+    for task in (entry for entry in listed(folder) if entry.is_dir()):
         examples = example_folders(task)
         found.examples[dimension.name, task.name] = len(examples)
         for number, example in examples:
@@ -171,16 +171,17 @@ def check_example(folder: Path) -> Iterator[tuple[str, str, bool]]:
 
 def _check_json(path: Path) -> Iterator[tuple[str, str, bool]]:
     try:
-        json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        yield "env_config", f"{path}: no valid JSON ({error})", True
+        read_json(path)
+    except LeapError as error:
+        yield "env_config", str(error), True
 
 
 def _check_plan(path: Path) -> Iterator[tuple[str, str, bool]]:
     try:
-        steps = OperationSequence.model_validate_json(path.read_bytes()).skill_sequence
-    except ValidationError as error:
-        yield "plan", f"{path}: {first_problem(error)}", False
+        steps = OperationSequence.model_validate_json(read_text(path)).skill_sequence
+    except (LeapError, ValidationError) as error:
+        reason = f"{path}: {first_problem(error)}" if isinstance(error, ValidationError) else str(error)
+        yield "plan", reason, False
         return
     shapes = [why for number, step in enumerate(steps) if (why := _misshapen(step, f"skill_sequence.{number}"))]
     for why in shapes:
