@@ -11,6 +11,8 @@ import pytest
 from conftest import REPOSITORY, Finished, Parsed, run_script
 from test_jobs import needs_ray
 
+from leap.vlabench.dimensions import NAMES
+
 PARALLEL = "scripts/evaluation/run_parallel_evaluation.py"
 SMALL = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 12".split()
 KEYS = {
@@ -84,14 +86,16 @@ def planned(*arguments: str, root: Path) -> list[list[str]]:
     return [shlex.split(line)[2:] for line in done.stdout.splitlines()]
 
 
-def test_the_split_keeps_every_slot_busy(tmp_path: Path) -> None:
+def test_a_model_is_loaded_once_however_many_jobs_there_may_be(tmp_path: Path) -> None:
     models = ["--gpus", "0,1", "--checkpoint", "models/a", "output/checkpoint-3"]
     by_model = planned(*models, "--dimension", "complex", "m&t", root=tmp_path)
     assert [words[words.index("--dimension") + 1 :] for words in by_model] == [["M&T", "Complex"]] * 2
     by_dimension = planned(*models, "--split", "dimensions", root=tmp_path)
     assert len({tuple(words) for words in by_dimension}) == 12
-    assert planned("--gpus", "0,1", root=tmp_path)[5][-1] == "Complex"  # one model, two GPUs
-    assert len(planned("--gpus", "none", "--dimension", "baseline", root=tmp_path)) == 1
+    one_model = ("--gpus 0,1,2", "--gpus none --jobs 4", "--gpus none --dimension baseline", "--gpus 0,1 --split auto")
+    for places in one_model:
+        (words,) = planned(*places.split(), root=tmp_path)
+        assert words[words.index("--dimension") + 1 :] == list(NAMES)
 
 
 def test_checkpoints_come_in_the_order_of_their_steps(tmp_path: Path) -> None:

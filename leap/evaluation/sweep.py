@@ -26,7 +26,7 @@ def evaluation_jobs(
     split: Split,
     options: Sequence[str] = (),
 ) -> list[Job]:
-    """A job a model (its weights are loaded once), or a job a model and dimension (more jobs than models).
+    """A job a model: its weights are loaded, and its server is started, once. Or a job a model and dimension.
 
     `models` are folders by their result names; `options` go to each call of the script. Raises UsageError for options
     that are not one job's to set.
@@ -42,11 +42,6 @@ def evaluation_jobs(
         for name, folder in models.items()
         for part in parts
     ]
-
-
-def choose_split(models: int, slots: int) -> Split:
-    """One job a model while that keeps every slot busy: then nothing is loaded twice."""
-    return "models" if models >= slots else "dimensions"
 
 
 def named_models(folders: Sequence[Path], baseline: Path, output: Path) -> dict[str, Path]:

@@ -17,6 +17,8 @@ from configs.config import WorkspaceConfig
 from leap.cli import FAILED, count, count_or_all, run
 from leap.errors import UsageError
 
+_SPLITS = ("models", "dimensions", "auto")  # auto: older commands have it, and mean the default
+
 
 def parse_arguments(workspace: WorkspaceConfig, words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,9 +30,7 @@ def parse_arguments(workspace: WorkspaceConfig, words: list[str]) -> argparse.Na
     add("--checkpoints_dir", default=workspace.output, help="for --batch_mode")
     add("--max_checkpoints", type=count_or_all, help="only the newest N checkpoints, or None")
     add("--skip-baseline", action="store_true", help="for --batch_mode")
-    add(
-        "--split", choices=("auto", "models", "dimensions"), default="auto", help="what one job does (default: a model)"
-    )
+    add("--split", choices=_SPLITS, default="models", help="one job a model (default), or a model and dimension")
     add("--jobs", type=count, help="jobs at once (default: one a GPU, one without a GPU)")
     add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
     add("--dry-run", action="store_true", help="print the commands and stop")
@@ -56,7 +56,7 @@ def main() -> int | None:
     _refuse_contradictions(arguments)
 
     from leap.evaluation.models import chosen_models
-    from leap.evaluation.sweep import choose_split, evaluation_jobs, named_models
+    from leap.evaluation.sweep import evaluation_jobs, named_models
     from leap.hardware import chosen_gpus
     from leap.jobs.run import run_jobs, slots_for
     from leap.jobs.show import print_outcome
@@ -71,12 +71,14 @@ def main() -> int | None:
     models = named_models(folders, baseline, workspace.output)
     dimensions = find_dimensions(["all"] if arguments.dimension == ["baseline"] else arguments.dimension)
     gpus = chosen_gpus(arguments.gpus)
-    split = choose_split(len(models), slots_for(gpus, arguments.jobs)) if arguments.split == "auto" else arguments.split
+    slots = slots_for(gpus, arguments.jobs)
     script = workspace.repository / "scripts" / "evaluation" / "run_vlm_evaluation.py"
-    jobs = evaluation_jobs(script, models, dimensions, baseline, split, options)
+    jobs = evaluation_jobs(script, models, dimensions, baseline, arguments.split, options)
     if arguments.dry_run:
         print("\n".join(shlex.join(job.command) for job in jobs))
         return None
+    if len(jobs) < slots:
+        print(f"{len(jobs)} job(s) for {slots} places: a model is loaded once (--split dimensions: once a dimension)")
     print("how far it is: python scripts/utils/monitor_evaluation.py")
     return None if print_outcome(run_jobs(jobs, workspace.logs, gpus, arguments.jobs)) else FAILED
 
