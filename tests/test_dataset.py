@@ -45,6 +45,22 @@ def test_gaps_stray_files_and_other_spellings_are_passed_over(benchmark: Path) -
     assert [example.number for example in find_examples(benchmark, complex_, num_episodes=1)] == [0]
 
 
+@pytest.mark.parametrize("twin", ["example01", "example001"])
+def test_two_folders_of_one_number_are_refused(benchmark: Path, twin: str) -> None:
+    """Results are kept by number: of two, one would be asked and not scored, and the table and the file disagree."""
+    spatial = find_dimension("Spatial")
+    first = find_examples(benchmark, spatial)[1].folder
+    copied = first.with_name(twin)
+    shutil.copytree(first, copied)
+    for part in ({}, {"num_episodes": 1}):
+        with pytest.raises(LeapError, match="are both example 1") as error:
+            find_examples(benchmark, spatial, **part)
+        assert first.name in str(error.value)
+        assert twin in str(error.value)
+    shutil.rmtree(first)
+    assert [example.number for example in find_examples(benchmark, spatial)] == [0, 1]
+
+
 def test_every_dimension_of_the_demo_is_found(benchmark: Path) -> None:
     for dimension in DIMENSIONS:
         for example in find_examples(benchmark, dimension):

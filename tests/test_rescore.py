@@ -65,6 +65,19 @@ def test_the_script_scores_old_files_in_any_spelling_of_the_dimension(
     assert "Complex/old" in done.stdout
 
 
+def test_a_number_with_zeros_before_it_is_the_same_example(stored: tuple[Path, Path]) -> None:
+    data, folder = stored
+    example = find_examples(data, find_dimension("Complex"))[1]
+    answer = {"origin_output": fenced_plan(example.skill_sequence)}
+    (folder / "output.json").write_text(json.dumps({example.task: {"01": answer}}))
+    found = rescore(folder, data, LEAP_SCORER)
+    assert json.loads((folder / "final_score.json").read_text())[example.task]["1"]["total_score"] == 80.0
+    assert (found.counts.scored, found.counts.missing) == (1, 1)
+    (folder / "output.json").write_text(json.dumps({example.task: {"1": answer, "01": answer}}))
+    with pytest.raises(LeapError, match=r"output\.json: .*both example 1"):
+        rescore(folder, data, LEAP_SCORER)
+
+
 def test_lenient_scores_stay_apart(stored: tuple[Path, Path]) -> None:
     data, folder = stored
     example = find_examples(data, find_dimension("Complex"))[0]

@@ -14,7 +14,7 @@ from leap.evaluation.score import Counts, Scores, score_predictions
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.records.files import FolderLock, read_json, read_object, write_json
 from leap.records.litter import listed
-from leap.vlabench.dataset import find_examples, fingerprint
+from leap.vlabench.dataset import by_example, find_examples, fingerprint
 from leap.vlabench.dimensions import Dimension, find_dimension
 from leap.vlabench.parsing import Mode
 from leap.vlabench.prompts import fenced_plan
@@ -80,10 +80,10 @@ def read_old_output(path: Path) -> dict[tuple[str, str], Prediction]:
     if not isinstance(content, dict):
         raise LeapError(f"{path}: task -> example -> answer is expected, found {type(content).__name__}")
     return {
-        (task, str(number)): _old_prediction(path, task, str(number), answer)
+        (task, number): _old_prediction(path, task, number, answer)
         for task, answers in content.items()
         if task != _NOTES
-        for number, answer in answers.items()
+        for number, answer in by_example(answers, f"{path}: {task}").items()
         if answer  # upstream leaves an empty object where it stopped
     }
 

@@ -14,6 +14,7 @@ from leap.evaluation.result_folder import MANIFEST, SCORES
 from leap.records.files import first_problem, read_json, read_object
 from leap.records.litter import listed
 from leap.statistics.summary import MEAN
+from leap.vlabench.dataset import by_example
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 
@@ -167,9 +168,10 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 def _read_score_file(path: Path) -> dict[str, dict[str, dict[str, float]]]:
     try:
-        return _SCORE_FILE.validate_python(read_json(path))
+        scores = _SCORE_FILE.validate_python(read_json(path))
     except ValidationError as error:
         raise LeapError(f"{path}: {first_problem(error)}; it should be task -> example -> scores") from error
+    return {task: by_example(examples, f"{path}: {task}") for task, examples in scores.items()}
 
 
 def _result_folders(results: Path, models: Iterable[str] | None) -> list[tuple[str, str, Path]]:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -14,6 +16,7 @@ from leap.records.files import first_problem, read_text
 from leap.records.litter import listed
 from leap.vlabench.dimensions import DIMENSIONS, Dimension, find_dimension
 
+Value = TypeVar("Value")
 _EXAMPLE = re.compile(r"example(\d+)")
 
 
@@ -54,14 +57,15 @@ def find_examples(
 ) -> list[BenchmarkExample]:
     """A dimension's examples, tasks by name and examples by number; gaps and stray files are passed over.
 
-    `max_tasks` keeps the first tasks, `num_episodes` the first examples of each. Raises LeapError for a broken example.
+    `max_tasks` keeps the first tasks, `num_episodes` the first examples of each. Raises LeapError for a broken example,
+    and for two folders of one number: results are kept by it, so one of the two would be lost.
     """
     folder = dimension_folder(root, dimension)
     tasks = [task for task in listed(folder) if task.is_dir() and example_folders(task)]
     examples = [
         _read_example(dimension, task.name, number, example)
         for task in tasks[:max_tasks]
-        for number, example in example_folders(task)[:num_episodes]
+        for number, example in _numbered_once(task)[:num_episodes]
     ]
     if not examples:
         raise LeapError(f"{folder}: no <task>/exampleN folder there; download the benchmark again")
@@ -72,6 +76,28 @@ def example_folders(task: Path) -> list[tuple[int, Path]]:
     """(number, folder) of a task's examples, by number; whatever else lies there is passed over."""
     numbered = ((_EXAMPLE.fullmatch(entry.name), entry) for entry in listed(task) if entry.is_dir())
     return sorted((int(match[1]), entry) for match, entry in numbered if match)
+
+
+def _numbered_once(task: Path) -> list[tuple[int, Path]]:
+    found = example_folders(task)
+    for (number, one), (next_number, other) in pairwise(found):
+        if number == next_number:
+            raise LeapError(f"{one} and {other.name} are both example {number}; rename or remove one of them")
+    return found
+
+
+def by_example(found: Mapping[str, Value], place: str) -> dict[str, Value]:
+    """What stored results hold by examples' names, under the names that `BenchmarkExample.key` has: "02" is "2".
+
+    Raises LeapError, saying `place`, where two names mean one example.
+    """
+    named: dict[str, Value] = {}
+    for name, value in found.items():
+        key = str(int(name)) if re.fullmatch(r"[0-9]{1,18}", name) else name
+        if key in named:
+            raise LeapError(f"{place}: two entries are both example {key} (one of them {name}); remove one of them")
+        named[key] = value
+    return named
 
 
 def _read_example(dimension: Dimension, task: str, number: int, folder: Path) -> BenchmarkExample:

@@ -4,12 +4,15 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice, product
 from typing import Any, Literal, NamedTuple
+
+from leap.vlabench import typography
 
 Mode = Literal["official", "lenient"]
 
 REPAIRS = (
-    "thinking_removed",  # <think> blocks, or all before a lone </think>, left out
+    "thinking_removed",  # <think> blocks and the like, or all before a lone </think>, left out
     "untagged_fence",  # ``` without a tag
     "fence_tag",  # a tag other than json: another language, capitals, a blank before it
     "later_fence",  # not the first ```json fence
@@ -18,18 +21,26 @@ REPAIRS = (
     "surrounding_text",  # words before or after the plan left out
     "wrapper_removed",  # {"skill_sequence": [...]} instead of the list
     "trailing_commas",  # a comma before a closing bracket
+    "typographic_signs",  # Chinese quotes, full-width colons, commas, brackets or digits around the values
     "truncated_list",  # the answer was cut off: the complete steps before the cut are kept
     "json_repair",  # guessed by the json-repair library: the last resort
 )
 """Every name that `ParsedPlan.repairs` can hold."""
 
-_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+# The tags of the models that show their thoughts: most <think>, Kimi ◁think▷, Mistral [THINK], Seed <seed:think>.
+_NAMES = r"(?:(?:seed:)?think(?:ing)?|thoughts?|reasoning|reflection)"
+_THOUGHT_END = rf"<\s*/\s*{_NAMES}\s*>|◁\s*/\s*{_NAMES}\s*▷|\[\s*/\s*THINK\s*\]"
+_THOUGHTS = re.compile(
+    rf"(?:<\s*{_NAMES}\s*>|◁\s*{_NAMES}\s*▷|\[\s*THINK\s*\]).*?(?:{_THOUGHT_END}|\Z)|(?P<lone_end>{_THOUGHT_END})",
+    re.DOTALL | re.IGNORECASE,
+)
 _FENCE = re.compile(r"`{3,}(?P<tag>[ \t]*[\w.+-]*)(?P<body>.*?)(?P<close>`{3,}|\Z)", re.DOTALL)
 _PLAN_START = re.compile(r"""\[\s*\{|\{\s*["']skill_sequence["']""")
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)'  # an unclosed string reaches to the end, which keeps matching linear
 _STRINGS = re.compile(_STRING, re.DOTALL)
 _STRING_OR_TRAILING_COMMA = re.compile(rf"({_STRING})|,(?=\s*[\]}}])", re.DOTALL)
 _BETWEEN_STEPS = re.compile(r"\s*,?\s*")
+_FOLDED_STARTS = 4  # places that may begin a plan: between them stands prose, whose quotes need not be paired
 _DECODER = json.JSONDecoder()
 _NOT_JSON = (ValueError, RecursionError)  # malformed or a number of too many digits; nested too deep
 
@@ -71,16 +82,37 @@ def parse_plan(text: Any, mode: Mode = "official") -> ParsedPlan:
 
     official: the JSON between the first "```json" and the next "```", whatever value it is
     (OpenMOSS/VLABench 47b04bf, evaluation/model/vlm/gpt4.py; its Claude and Gemini adapters do the same).
-    lenient: the same where that succeeds; else the first list of steps that can be made out, fences before loose text.
+    lenient: the same where that succeeds, unless this fence stands among the model's thoughts: a draft is no answer.
+    Else the first list of steps that can be made out of what is no thought, fences before loose text.
     """
     if mode not in ("official", "lenient"):
         raise ValueError(f'unknown mode {mode!r}: use "official" or "lenient"')
     if not isinstance(text, str):
         return ParsedPlan(None, f"the answer is not text but {type(text).__name__}")
     official = _parse_official(text)
-    if official.ok or mode == "official":
+    if mode == "official":
         return official
-    return _parse_lenient(text) or official
+    thoughts = _thoughts(text)
+    fence = text.find("```json")
+    if official.ok and not any(start <= fence < end for start, end in thoughts):
+        return official
+    unread = ParsedPlan(None, "no plan after the thoughts") if official.ok else official
+    return _parse_lenient(_without(text, thoughts), ("thinking_removed",) if thoughts else ()) or unread
+
+
+def _thoughts(text: str) -> list[tuple[int, int]]:
+    """(start, end) of a response's thoughts. Some chat templates open them, so that only their end is in the text."""
+    spans: list[tuple[int, int]] = []
+    for match in _THOUGHTS.finditer(text):
+        if match["lone_end"]:
+            spans.clear()
+        spans.append((0, match.end()) if match["lone_end"] else match.span())
+    return spans
+
+
+def _without(text: str, spans: list[tuple[int, int]]) -> str:
+    starts, ends = [0, *(end for _, end in spans)], [*(start for start, _ in spans), len(text)]
+    return "".join(text[start:end] for start, end in zip(starts, ends, strict=True))
 
 
 def _parse_official(text: str) -> ParsedPlan:
@@ -96,9 +128,7 @@ def _parse_official(text: str) -> ParsedPlan:
         return ParsedPlan(None, f"no valid JSON in the ```json fence: {error}")
 
 
-def _parse_lenient(text: str) -> ParsedPlan | None:
-    answer = _THINKING.sub("", text).rpartition("</think>")[2]
-    removed = ("thinking_removed",) if answer != text else ()
+def _parse_lenient(answer: str, removed: tuple[str, ...]) -> ParsedPlan | None:
     if removed and (official := _parse_official(answer)).ok:
         return ParsedPlan(official.plan, repairs=removed)
     for blocks in (list(_fenced(answer)), [_Block(answer, ("bare_json",))]):
@@ -106,6 +136,7 @@ def _parse_lenient(text: str) -> ParsedPlan | None:
             for block in blocks:
                 steps = read(block.text)
                 if steps is not None:
+                    steps = _with_ascii_ids(steps)
                     repairs = removed + block.repairs + steps.repairs
                     # Nothing named yet: only a backtick or a blank unknown to JSON at the plan's end was in the way.
                     return ParsedPlan(steps.plan, repairs=repairs or ("surrounding_text",))
@@ -132,6 +163,17 @@ def _steps(value: Any, *repairs: str) -> _Steps | None:
     if isinstance(value, list) and all(isinstance(step, dict) and step.get("name") for step in value):
         return _Steps(value, repairs)
     return None
+
+
+def _with_ascii_ids(steps: _Steps) -> _Steps:
+    """Ids in full-width digits as the numbered image has them."""
+    plan = [
+        step | {"params": {key: typography.fold_number(value) for key, value in step["params"].items()}}
+        if isinstance(step.get("params"), dict)
+        else step
+        for step in steps.plan
+    ]
+    return steps if plan == steps.plan else _Steps(plan, tuple(dict.fromkeys((*steps.repairs, "typographic_signs"))))
 
 
 def _read_whole(text: str) -> _Steps | None:
@@ -194,26 +236,43 @@ def _is_cut_off(rest: str) -> bool:
     return True
 
 
+def _read_folded(text: str) -> _Steps | None:
+    if not typography.SIGNS.search(text):
+        return None
+    for start in islice(typography.PLAN_START.finditer(text), _FOLDED_STARTS):
+        written = text[start.start() :]
+        foldings = dict.fromkeys(typography.fold_json(written, mixed) for mixed in (False, True))
+        tried = product([folded for folded in foldings if folded != written], _READERS_OF_JSON)
+        if steps := next((steps for folded, read in tried if (steps := read(folded))), None):
+            before = ["surrounding_text"] if text[: start.start()].strip() else []
+            return _Steps(steps.plan, tuple(dict.fromkeys([*before, *steps.repairs, "typographic_signs"])))
+    return None
+
+
 def _read_with_json_repair(text: str) -> _Steps | None:
-    start = _PLAN_START.search(text)
+    start = typography.PLAN_START.search(text)
     if not start:
         return None
     import json_repair
 
+    written = text[start.start() :]
+    folded = typography.fold_json(written)
     try:
-        value = json_repair.loads(text[start.start() :], skip_json_loads=True)
+        value = json_repair.loads(folded, skip_json_loads=True)
     except _NOT_JSON:
         return None
-    steps = _steps(value, *(["surrounding_text"] if text[: start.start()].strip() else []), "json_repair")
+    repairs = ["surrounding_text"] if text[: start.start()].strip() else []
+    repairs += ["typographic_signs"] if folded != written else []
+    steps = _steps(value, *repairs, "json_repair")
     return steps if steps and steps.plan else None
 
 
 # From certain to guessed. Every block is read in one way before any is read in the next: a block that is whole goes
 # before an earlier one that needs mending.
-_READERS: tuple[Callable[[str], _Steps | None], ...] = (
+_READERS_OF_JSON: tuple[Callable[[str], _Steps | None], ...] = (
     _read_whole,
     _read_embedded,
     _read_without_trailing_commas,
     _read_truncated,
-    _read_with_json_repair,
 )
+_READERS = (*_READERS_OF_JSON, _read_folded, _read_with_json_repair)
