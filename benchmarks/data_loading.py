@@ -126,14 +126,16 @@ def start(folder: Path, chat: Any, encoder: Any) -> tuple[int, int]:
 
 def seed_start(folder: Path, chat: Any, encoder: Any) -> tuple[int, int]:
     """(rows, tokens) row by row; every row stays in memory, as it did."""
-    from leap.data.pictures import picture_dimensions, resolve_picture
+    from PIL import Image
+
+    from leap.data.pictures import resolve_picture
     from leap.records.files import read_jsonl
     from leap.records.training import TrainingRow
 
     rows = []
     for _, row in read_jsonl(folder / "rows.jsonl", TrainingRow):
         pictures = [resolve_picture(image, [folder]) for image in row.images()]
-        tokens = [encoder.tokens(*picture_dimensions(picture)) for picture in pictures]
+        tokens = [encoder.tokens(*reversed(Image.open(picture).size)) for picture in pictures]
         rows.append((row, pictures, len(chat.encode(row.messages, row.target.steps, tokens).input_ids)))
     return len(rows), sum(tokens for *_, tokens in rows)
 

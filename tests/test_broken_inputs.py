@@ -64,7 +64,7 @@ def test_a_truncated_training_picture(root: Path, workers: str) -> None:
         picture.write_bytes(picture.read_bytes()[:3000])
     done = run_script(FINETUNE, *TINY, "--dataloader_num_workers", workers, root=root)
     assert done.returncode == 1
-    assert "cannot be decoded as a picture" in one_line(done.stderr)
+    assert "cannot be decoded as an image" in one_line(done.stderr)
     assert "train_demo.jsonl:" in one_line(done.stderr)
 
 

@@ -127,7 +127,7 @@ def test_a_cmyk_frame_becomes_rgb() -> None:
 def test_what_is_no_whole_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = picture(1, size=(64, 64))
     for broken in (frame[:-400], b"", b"GIF89a", picture(1, "BMP"), picture(1, "PNG", (64, 64))[:-400]):
-        with pytest.raises(LeapError, match="cannot be decoded as a picture"):
+        with pytest.raises(LeapError, match="cannot be decoded as an image"):
             as_png(broken)
     monkeypatch.setattr(first_frames, "_MAX_PIXELS", 64 * 64 - 1)
     with pytest.raises(LeapError, match="64x64 pixels are too many"):

@@ -22,7 +22,7 @@ import numpy as np
 
 from leap.data.chat import ChatFormat
 from leap.data.picture_check import FoundPictures, PictureTable, find_pictures
-from leap.data.pictures import PictureEncoder
+from leap.data.pictures import LOADING, PictureEncoder
 from leap.data.row_check import check_rows
 from leap.data.row_table import Measured, Problem, RowTable
 from leap.errors import LeapError
@@ -165,7 +165,7 @@ def _measure(
 def _check_pictures(
     pictures: list[str], roots: Sequence[Path], folder: Path, name: str
 ) -> tuple[FoundPictures, PictureTable]:
-    under = hashlib.sha256(json.dumps([str(root) for root in roots]).encode()).hexdigest()[:16]
+    under = hashlib.sha256(json.dumps([LOADING, *map(str, roots)]).encode()).hexdigest()[:16]
     store = folder / f"pictures-{under}.arrow"
     found, known = find_pictures(pictures, roots), PictureTable(store, len(pictures))
     if not len(known.stale(found)):

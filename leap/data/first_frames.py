@@ -129,21 +129,17 @@ class FirstFrames:
 
 
 def as_png(data: bytes) -> bytes:
-    """A frame as a PNG file with the same pixels: a PNG is left as it is. Raises LeapError for what does not decode."""
+    """A frame as a PNG file that shows the same: a PNG is left as it is. Raises LeapError for what does not decode."""
     import numpy as np
-    from PIL import Image
 
-    from leap.data.pictures import BROKEN
+    from leap.data.pictures import as_rgb, open_image
     from leap.data.png import encode_png
 
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
-            if picture.width * picture.height > _MAX_PIXELS:
-                raise LeapError(f"{picture.width}x{picture.height} pixels are too many for a frame")
-            picture.load()
-            if picture.format == "PNG":
-                return data
-            pixels = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")  # PNG has no CMYK
-            return encode_png(np.asarray(pixels))
-    except BROKEN as error:
-        raise LeapError(f"cannot be decoded as a picture ({error})") from error
+    with open_image(io.BytesIO(data), ("JPEG", "PNG")) as image:
+        if image.width * image.height > _MAX_PIXELS:
+            raise LeapError(f"{image.width}x{image.height} pixels are too many for a frame")
+        grey = image.mode == "L"
+        shown = as_rgb(image)
+        if image.format == "PNG":
+            return data
+        return encode_png(np.asarray(shown.getchannel(0) if grey else shown))

@@ -15,7 +15,7 @@ import imagehash
 import numpy as np
 import pyarrow as pa
 
-from leap.data.pictures import open_picture, refuse_stripes
+from leap.data.pictures import LOADING, open_picture, refuse_stripes
 from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.progress import track
@@ -66,7 +66,7 @@ class PictureStore:
 
     def __init__(self, cache: Path) -> None:
         self._folder = cache / "pictures"
-        self._file = self._folder / f"facts-{_FORMAT}.arrow"
+        self._file = self._folder / f"facts-{_FORMAT}-{LOADING}.arrow"
 
     def look(self, files: Sequence[str], what: str = "decoding pictures") -> Looked:
         """The facts of every file, decoding those that are new or changed by all cores.

@@ -12,9 +12,12 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from leap.data.pictures import BlankPicture, PictureSize, open_picture, refuse_stripes
+from leap.data.pictures import BlankPicture, PictureSize, open_image, open_picture, refuse_stripes
+from leap.errors import LeapError
 
 TOKEN_SIDE = 32  # pixels: Qwen3-VL merges 2x2 patches of 16 into one token
+# Chunks of a PNG after which readers differ; EXIF may stand behind the pixels, or in a text.
+_NOT_PLAIN = (b"eXIf", b"tRNS", b"acTL", b"iTXt", b"zTXt", b"Raw profile type")
 
 
 def picture_url(source: Path | BlankPicture, size: PictureSize, readable: Path | None = None) -> str:
@@ -23,26 +26,35 @@ def picture_url(source: Path | BlankPicture, size: PictureSize, readable: Path |
     The server reads files under `readable`. Raises LeapError where the picture is broken or too narrow; a file that is
     passed on as it is was not decoded, so that the server may still find it broken.
     """
-    if isinstance(source, Path) and _is_ready(source, size):
+    content = _content(source)
+    if isinstance(source, Path) and _is_ready(content, size):
         if readable is not None and source.resolve().is_relative_to(readable.resolve()):
             return source.resolve().as_uri()
-        content = source.read_bytes()
     else:
         content = _packed(open_picture(source), size)
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def _is_ready(path: Path, size: PictureSize) -> bool:
-    """Whether a file is a PNG of the right size in which every reader sees the same pixels, by its header alone.
-
-    That is: no palette, no transparency, no turning by EXIF.
-    """
+def _content(source: Path | BlankPicture) -> bytes:
+    """What the file holds; nothing where it is none or cannot be read, and open_picture says so."""
     try:
-        with Image.open(path) as picture:
-            plain = picture.format == "PNG" and picture.mode == "RGB"
-            plain = plain and not picture.info.keys() & {"exif", "transparency"}
-            return plain and (picture.height, picture.width) == _target(picture, size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return source.read_bytes() if isinstance(source, Path) and source.is_file() else b""
+    except OSError:
+        return b""
+
+
+def _is_ready(content: bytes, size: PictureSize) -> bool:
+    """Whether a file is a PNG of the right size in which every reader sees the same pixels; they are not decoded.
+
+    That is: eight bits, no palette, no transparency, one frame, no turning by EXIF or XMP.
+    """
+    if any(chunk in content for chunk in _NOT_PLAIN):
+        return False
+    try:
+        with open_image(io.BytesIO(content), ("PNG",)) as image:
+            plain = image.mode == "RGB" and [tile.args for tile in image.tile] == ["RGB"]
+            return plain and (image.height, image.width) == _target(image, size)
+    except LeapError:
         return False  # open_picture says what is wrong
 
 

@@ -3,17 +3,28 @@
 The size is always the caller's, never what a checkpoint's processor happens to hold.
 """
 
-from collections.abc import Sequence
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 
 from leap.errors import LeapError
 
-# PIL's ways to say that a picture is broken, or too large to be a picture
-BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+LOADING = 2  # the version of `as_rgb`: to be raised when it makes other pixels of a file, since caches keep their facts
+
+# PIL's ways to say that a file is broken, or too large to be an image
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, EOFError,
+           struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
+
+# PIL's modes in which black and white are known. The others ("I;16", "I", "F": 16 and 32 bits a grey pixel, and floats)
+# hold photographs and depth in millimetres alike; PIL would clip them, nearly all pixels to white or to black.
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 
 
 @dataclass(frozen=True)
@@ -49,28 +60,64 @@ class BlankPicture:
 
 
 def open_picture(source: Path | BlankPicture) -> Image.Image:
-    """A whole picture in RGB; LeapError where the file is missing, truncated or no picture."""
+    """A whole picture in RGB; LeapError where the file is missing, truncated or no picture. See `as_rgb`."""
     if isinstance(source, BlankPicture):
-        height, width = picture_dimensions(source.like)
-        return Image.new("RGB", (width, height), (128, 128, 128))
-    path = source
+        return Image.new("RGB", open_picture(source.like).size, (128, 128, 128))
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except FileNotFoundError as error:
-        raise LeapError(f"{path}: the picture is missing; restore the file") from error
-    except BROKEN as error:
-        raise LeapError(f"{path}: cannot be decoded as a picture ({error}); restore or remove it") from error
+        if not source.is_file():  # a pipe would be waited for
+            raise LeapError("the image is missing; restore the file")
+        with source.open("rb") as file, open_image(file) as image:
+            return as_rgb(image)
+    except OSError as error:
+        raise LeapError(f"{source}: the image cannot be read ({error.strerror})") from error
+    except LeapError as error:
+        raise LeapError(f"{source}: {error}") from error
 
 
-def picture_dimensions(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels from the file's header alone."""
+@contextmanager
+def open_image(file: IO[bytes], formats: tuple[str, ...] | None = None) -> Iterator[ImageFile]:
+    """An image file of one of PIL's `formats` (any); its pixels are not decoded yet. The one place that opens images.
+
+    Whatever PIL finds broken, then or inside of the block, becomes a LeapError without the file's name. It takes an
+    open file, since PIL maps what it opens itself into memory, and then scrambles a TIFF that lies on its side.
+    """
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            return height, width
-    except BROKEN as error:
-        raise LeapError(f"{path}: cannot be read as a picture ({error}); restore or remove it") from error
+        with Image.open(file, formats=formats) as image:
+            yield image
+    except _BROKEN as error:
+        if isinstance(error, OSError) and error.strerror:  # the disk's or the network's word, not PIL's
+            raise LeapError(f"cannot be read ({error.strerror})") from error
+        raise LeapError(f"cannot be decoded as an image ({error}); restore or remove it") from error
+
+
+def as_rgb(image: ImageFile) -> Image.Image:
+    """The first frame of an opened image as a viewer shows it: upright by EXIF, on white where it is transparent.
+
+    Raises LeapError for an image of which that cannot be told.
+    """
+    of_16_bits = any(";16" in str(tile.args) for tile in image.tile)
+    image.load()
+    if image.mode not in _MODES:
+        raise LeapError(
+            f"pixels of 16 bits or more, or floats (mode {image.mode}), which do not say what is black and what is "
+            "white; save it with 8 bits a channel"
+        )
+    if of_16_bits and isinstance(image.info.get("transparency"), tuple):  # PIL has lost half of each pixel's bits
+        raise LeapError("16-bit colours, one of which means transparent; save it with 8 bits a channel")
+    _turn_upright(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    # A transparent pixel has a colour too, which nobody was to see.
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _turn_upright(image: ImageFile) -> None:
+    """Turn the pixels as EXIF says. EXIF that cannot be read is refused: the image may lie on its side."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except _BROKEN as error:
+        raise LeapError(f"its EXIF data cannot be read ({error}); remove them, or save the image anew") from error
 
 
 def refuse_stripes(height: int, width: int) -> None:
