@@ -9,6 +9,17 @@ class UsageError(LeapError):
     """A wrong command line. Scripts print its text in one line and exit with 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """An error's text as far as its first line end, or its kind where it has no text."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, PyTorch's on a GPU, or on a CPU, where that is a plain RuntimeError."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+
+
 class Stopped(Exception):
     """Work that was told to end by a signal and has put everything away. Scripts exit with 128 + the signal."""
 

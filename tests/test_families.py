@@ -17,7 +17,7 @@ from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.inference import attention
 from leap.inference.hf import HfEngine
-from leap.inference.prepare import PatchPreparer, ProcessorPreparer, find_preparer
+from leap.inference.prepare import PatchPreparer, ProcessorPreparer, Unprepared, find_preparer, prepare_ahead
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.inference.vllm_server import VllmSettings, _picture_pixels
 from leap.models.loading import load_model, load_processor
@@ -197,6 +197,18 @@ def test_names_of_qwens_settings_do_not_make_it_qwens(tmp_path: Path, requests: 
     processor.image_processor = Reversed(**processor.image_processor.to_dict())
     assert PictureEncoder.encodes(processor)
     assert isinstance(find_preparer(processor, SIZE), ProcessorPreparer)
+
+
+def test_a_size_that_memory_does_not_hold_makes_no_other_family(tmp_path: Path, requests: list[Request]) -> None:
+    """Such images are failures, in one line each; at another size than asked for they would be silently wrong."""
+    processor = load_processor(save_tiny_model("qwen2_vl", tmp_path / "model", TEXTS))
+    preparer = find_preparer(processor, PictureSize(10**9, 10**9))
+    assert isinstance(preparer, PatchPreparer)
+    assert preparer.describe() == {"picture_size": "the evaluation's"}
+    (found,) = prepare_ahead(preparer, [next(request for request in requests if request.pictures)], 0)
+    assert isinstance(found, Unprepared)
+    assert found.reason.startswith("out of memory while its images were prepared (")
+    assert len(found.reason.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

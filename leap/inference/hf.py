@@ -13,6 +13,7 @@ import torch
 
 from leap import provenance
 from leap.data.pictures import PictureSize
+from leap.errors import first_line, is_out_of_memory
 from leap.inference import attention
 from leap.inference.generation import Generation
 from leap.inference.prepare import Prepared, Unprepared, default_workers, find_preparer, prepare_ahead
@@ -116,8 +117,10 @@ class HfEngine:
                 generated = self._generation.compiled(batch, decoding, tried)
             else:
                 generated = self._generation.plain(batch, decoding)
-        except torch.OutOfMemoryError as error:
-            generated, reason = None, str(error)  # and not the error itself, which holds this try's tensors
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            generated, reason = None, first_line(error)  # and not the error itself, which holds this try's tensors
         if generated is not None:
             for prepared, tokens in zip(batch, generated, strict=True):
                 yield self._answer(prepared, tokens)

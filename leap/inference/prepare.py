@@ -13,12 +13,13 @@ from PIL import Image
 from leap.data.chat import ChatFormat
 from leap.data.collate import pad_ids
 from leap.data.pictures import PictureEncoder, PictureSize, open_picture
-from leap.errors import LeapError
+from leap.errors import LeapError, first_line, is_out_of_memory
 from leap.hardware import usable_cores
 from leap.inference.protocol import Request
 from leap.records.training import ImagePart, Message, TextPart
 from leap.workers import end_with_parent
 
+_TRIAL = PictureSize(16, 64)
 _AHEAD = 8  # requests that each worker may have ready
 
 
@@ -141,20 +142,21 @@ class ProcessorPreparer:
 
 def find_preparer(processor: Any, pictures: PictureSize) -> Preparer:
     """The one that fits the model's family."""
-    if PictureEncoder.encodes(processor) and _reads_as_its_processor(processor, pictures):
+    if PictureEncoder.encodes(processor) and _reads_as_its_processor(processor):
         return PatchPreparer(processor, pictures)
     name = type(processor).__name__
     print(f"{name}: pictures at its own size; the evaluation's bounds on their tokens do not apply", file=sys.stderr)
     return ProcessorPreparer(processor)
 
 
-def _reads_as_its_processor(processor: Any, pictures: PictureSize) -> bool:
+def _reads_as_its_processor(processor: Any) -> bool:
     """Whether PatchPreparer makes of a picture and a text what the processor itself does.
 
-    Some families have Qwen's names for their settings, and another order of patches or more arguments.
+    Some families have Qwen's names for their settings, and another order of patches or more arguments. The size is
+    small and always the same: the evaluation's own may need more memory than there is, which says nothing of a family.
     """
-    ours = PatchPreparer(processor, pictures)
-    theirs = ProcessorPreparer(processor, {"images_kwargs": {"size": PictureEncoder(processor, pictures).size}})
+    ours = PatchPreparer(processor, _TRIAL)
+    theirs = ProcessorPreparer(processor, {"images_kwargs": {"size": PictureEncoder(processor, _TRIAL).size}})
     slope = np.add.outer(np.arange(96), np.arange(64))[..., None] + np.arange(3) * 30
     seen = [Image.fromarray(slope.astype(np.uint8))]
     parts: list[Any] = [TextPart(type="text", text="Look: "), ImagePart(type="image", image="trial")]
@@ -163,7 +165,9 @@ def _reads_as_its_processor(processor: Any, pictures: PictureSize) -> bool:
         tried = [
             preparer.batch([preparer.read((), asked, seen)], 0, "cpu", torch.float32) for preparer in (ours, theirs)
         ]
-    except (LeapError, RuntimeError):  # patches of another shape
+    except (LeapError, RuntimeError) as error:  # patches of another shape
+        if is_out_of_memory(error):
+            raise
         return False
     return tried[0].keys() == tried[1].keys() and all(
         tensor.shape == tried[1][name].shape and torch.allclose(tensor.float(), tried[1][name].float(), atol=1e-4)
@@ -202,6 +206,10 @@ class _Preparing(torch.utils.data.Dataset):
             return self.preparer.prepare(request)
         except LeapError as error:  # this request's alone: the others go on
             return Unprepared(request.key, str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return Unprepared(request.key, f"out of memory while its images were prepared ({first_line(error)})")
 
 
 def _as_it_is(prepared: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from leap.errors import LeapError
+from leap.errors import LeapError, first_line
 from leap.models.checkpoints import MARKER, weights_hash
 from leap.models.loading import load_model, load_processor
 from leap.records.files import read_object, write_atomic
@@ -97,9 +97,8 @@ def push_model(folder: Path, name: str, private: bool) -> str:
             ignore_patterns=[glob.escape(name) + end for name in litter for end in ("", "/*")],
         )
     except problems as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise LeapError(
-            f"--push_to_hub {name}: {why}. The model lies in {folder}: "
+            f"--push_to_hub {name}: {first_line(error)}. The model lies in {folder}: "
             f"hf upload {name} {folder} sends it later (hf auth login first)"
         ) from error
     return str(repository)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from leap.errors import LeapError, UsageError
+from leap.errors import LeapError, UsageError, first_line
 from leap.models.checkpoints import ADAPTER, refuse_another_base, weight_files
 from leap.progress import quiet_libraries
 from leap.records.files import read_object
@@ -24,7 +24,7 @@ def load_processor(folder: Path, base: Path | None = None, trust_remote_code: bo
         processor = AutoProcessor.from_pretrained(source, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         _refuse_untrusted(source, error)
-        raise LeapError(f"{source}: its processor cannot be loaded ({_first_line(error)})") from error
+        raise LeapError(f"{source}: its processor cannot be loaded ({first_line(error)})") from error
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
         raise LeapError(
             f"{source}: its processor lacks a picture processor or a chat template; copy them from the base"
@@ -68,7 +68,7 @@ def load_model(
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         _refuse_untrusted(base or folder, error)
-        raise LeapError(f"{base or folder}: the model cannot be loaded ({_first_line(error)})") from error
+        raise LeapError(f"{base or folder}: the model cannot be loaded ({first_line(error)})") from error
     if missing := sorted(loaded["missing_keys"]):  # the library would go on with random numbers in their place
         raise LeapError(
             f"{base or folder}: {len(missing)} weights are missing ({missing[0]}, …); download the model again"
@@ -133,7 +133,7 @@ def _with_adapter(model: Any, folder: Path, merge: bool) -> Any:
             adapted = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
         saved = load_peft_weights(str(folder), device="cpu")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise LeapError(f"{folder}: the adapter does not fit its base model ({_first_line(error)})") from error
+        raise LeapError(f"{folder}: the adapter does not fit its base model ({first_line(error)})") from error
     wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
     # The library goes on without weights that are missing, or that have no place in the base.
     if odd := sorted({*(wanted - saved.keys()), *(name for name in saved.keys() - wanted if "lora_" in name)}):
@@ -168,7 +168,3 @@ def pick_device(wanted: str | None = None) -> str:
 def default_dtype(device: str) -> str:
     """The number format of an evaluation where none is asked for."""
     return "bfloat16" if device.startswith("cuda") else "float32"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from leap.errors import LeapError
+from leap.errors import LeapError, first_line
 from leap.models.checkpoints import ADAPTER
 from leap.models.loading import load_model, pick_device
 from leap.training.lora import add_adapters, check_start, count_targets, describe_adapters, describe_start
@@ -92,7 +92,7 @@ def _skeleton(folder: Path) -> Any:
         with torch.device("meta"):
             return AutoModelForImageTextToText.from_config(config)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise LeapError(f"{folder}: the model cannot be built ({(str(error).splitlines() or [''])[0]})") from error
+        raise LeapError(f"{folder}: the model cannot be built ({first_line(error)})") from error
 
 
 def _counts(model: nn.Module) -> str:

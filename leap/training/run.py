@@ -14,7 +14,7 @@ from leap import provenance
 from leap.data.chat import ChatFormat
 from leap.data.checked_file import CheckedFile, check_training_file
 from leap.data.pictures import PictureEncoder, PictureSize
-from leap.errors import LeapError
+from leap.errors import LeapError, first_line
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, weights_hash
 from leap.models.loading import load_processor
 from leap.progress import is_main_process, processes
@@ -267,7 +267,7 @@ def _arguments(run: Run) -> Any:
             use_cpu=not torch.cuda.is_available(),  # without it, processes on CPUs would each train alone
         )
     except (ValueError, ImportError, RuntimeError, FileNotFoundError) as error:
-        raise LeapError(f"the Trainer refuses this recipe here: {str(error).splitlines()[0]}") from error
+        raise LeapError(f"the Trainer refuses this recipe here: {first_line(error)}") from error
     if arguments.n_gpu > 1:
         raise LeapError(
             f"{arguments.n_gpu} GPUs are visible to one process: start one process a GPU "
