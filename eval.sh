@@ -6,6 +6,7 @@
 #   bash eval.sh monitor --once
 # The models lie in models/ of the workspace (LEAP_ROOT, or else this repository).
 set -euo pipefail
+trap 'exit 130' INT
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
@@ -58,7 +59,7 @@ esac
 
 if [ -n "$model" ]; then
     folder="${LEAP_ROOT:-$repository}/models/${model##*/}"
-    if [ ! -d "$folder" ]; then
+    if [ ! -d "$folder" ] && [[ " $* " != *" --help "* && " $* " != *" -h "* ]]; then
         echo "error: $folder: there is no such model; hf download $model --local-dir $folder" >&2
         exit 1
     fi

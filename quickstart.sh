@@ -3,6 +3,12 @@
 # No GPU needed. A second run continues where the first one stopped and repeats nothing that is done.
 #   bash quickstart.sh
 set -euo pipefail
+trap 'exit 130' INT
+case "${1:-}" in
+    '') ;;
+    -h | --help) sed -n '2,4s/^# \?//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+    *) echo "error: quickstart.sh takes no arguments, found '$1'" >&2 && exit 2 ;;
+esac
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$repository"
 source scripts/utils/environment.sh

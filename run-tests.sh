@@ -5,6 +5,8 @@
 #                                     those of the vllm engine where LEAP_VLLM_PYTHON names its Python
 #   bash run-tests.sh tests/test_scoring.py -k golden       anything else goes to pytest
 set -euo pipefail
+trap 'exit 130' INT
+case "${1:-}" in -h | --help) sed -n '2,6s/^# \?//p' "${BASH_SOURCE[0]}" && exit 0 ;; esac
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$repository"
 source scripts/utils/environment.sh

@@ -5,8 +5,10 @@ import contextlib
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,14 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _kept_interrupts() -> Iterator[None]:
+    """A script that ends lets Ctrl-C end its process at once, which here is that of all tests."""
+    kept = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, kept)
 
 
 @pytest.fixture(scope="session")

@@ -5,5 +5,6 @@
 #   LORA_STEPS="1000 7000" bash scripts/ablation/run-ablation-experiments.sh       evaluates these checkpoints
 #   bash scripts/ablation/run-ablation-experiments.sh --demo
 set -euo pipefail
+trap 'exit 130' INT
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 exec python "$repository/scripts/ablation/run-ablation-experiments.py" "$@"

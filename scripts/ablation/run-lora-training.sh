@@ -6,9 +6,7 @@
 #   LORA_PRESET=light bash scripts/ablation/run-lora-training.sh --max-steps 100 --output-dir output/try
 # NUM_GPUS=4 trains on four GPUs of this machine.
 set -euo pipefail
+trap 'exit 130' INT
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 script="$repository/scripts/ablation/run-lora-finetuning.py"
-if [ "${NUM_GPUS:-1}" -gt 1 ]; then
-    exec torchrun --standalone --nproc_per_node "$NUM_GPUS" "$script" "$@"
-fi
-exec python "$script" "$@"
+exec python -P -m leap.launch "$script" "$@"

@@ -4,9 +4,7 @@
 #   bash scripts/training/run-training.sh --dry-run
 # NUM_GPUS=4 trains on four GPUs of this machine.
 set -euo pipefail
+trap 'exit 130' INT
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 script="$repository/scripts/training/run-finetuning.py"
-if [ "${NUM_GPUS:-1}" -gt 1 ]; then
-    exec torchrun --standalone --nproc_per_node "$NUM_GPUS" "$script" "$@"
-fi
-exec python "$script" "$@"
+exec python -P -m leap.launch "$script" "$@"

