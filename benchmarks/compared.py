@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from leap.cli import count, image_tokens
 from leap.data.pictures import PictureSize
 from leap.inference.protocol import Decoding, Engine, Request
 from leap.provenance import command, device_name, git_state, versions
@@ -16,11 +17,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--engines", nargs="+", choices=("hf", "vllm"), default=["hf"])
-    add("--device", default="cuda")
+    add("--engines", nargs="+", choices=("hf", "vllm"), default=["hf"], help="which are measured")
+    add("--device", default="cuda", help="cuda or cpu")
     add("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
-    add("--picture_tokens", type=int, nargs=2, default=(256, 1024), metavar=("MIN", "MAX"))
-    add("--batch_size", type=int, help="a cap for hf")
+    add("--picture_tokens", type=image_tokens, nargs=2, default=(256, 1024), metavar=("MIN", "MAX"), help="of an image")
+    add("--batch_size", type=count, help="a cap for hf")
     add("--vllm_python", help="the interpreter of vLLM's environment")
     add("--vllm_args", type=shlex.split, default=[], help="vLLM's own flags")
     add("--workdir", type=Path, default=Path("/tmp/leap-speed"), help="what is made for the benchmark lies here")

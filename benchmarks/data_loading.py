@@ -10,7 +10,6 @@ row, PyTorch and the tokenizer included. The figure is the median of the later s
 data_loading-<device>.json.
 """
 
-import argparse
 import json
 import os
 import random
@@ -24,7 +23,9 @@ from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
-from leap.cli import count, run
+import installed  # noqa: F401
+
+from leap.cli import Parser, count, run
 from leap.hardware import usable_cores
 from leap.records.files import write_atomic, write_json
 
@@ -35,8 +36,8 @@ OBJECTS = "cup bowl plate towel drawer apple bottle spoon basket book lamp spong
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=count, default=150_000)
+    parser = Parser(__doc__)
+    parser.add_argument("--rows", type=count, default=150_000, help="of the training file")
     parser.add_argument("--starts", type=count, default=5, help="later starts that are timed (default %(default)s)")
     parser.add_argument("--workdir", type=Path, default=Path("/tmp/leap-data"), help="what is made lies here")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import installed  # noqa: F401
 from compared import REPOSITORY, add_arguments, dtype_of, open_engine, origin, plain_generation, result_path
 
-from leap.cli import run
+from leap.cli import Parser, count, run
 from leap.data.pictures import PictureSize
 from leap.evaluation.requests import build_requests
 from leap.evaluation.score import score_answer
@@ -58,12 +59,12 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add_arguments(parser)
     add = parser.add_argument
     add("--model", type=Path, required=True, help="a model folder; a trained one has scores to compare")
     add("--data", type=Path, default=DATA, help="a benchmark (default: the demo's)")
-    add("--max_new_tokens", type=int, default=256)
+    add("--max_new_tokens", type=count, default=256, help="longer answers are cut")
     return parser.parse_args()
 
 

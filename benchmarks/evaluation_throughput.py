@@ -21,11 +21,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import installed  # noqa: F401
 from compared import add_arguments, open_engine, origin, plain_generation, result_path
 from full_size import make_model, make_requests
 from limits import examples_per_second
 
-from leap.cli import run
+from leap.cli import Parser, count, run, whole
 from leap.data.pictures import PictureEncoder, PictureSize, open_picture
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
@@ -59,15 +60,15 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add_arguments(parser)
     add = parser.add_argument
     add("--model", type=Path, help="model folder (default: the full size, random weights)")
     add("--data", type=Path, help="a benchmark's folder to take examples from")
-    add("--examples", type=int, default=256, help="timed examples of each engine (default %(default)s)")
-    add("--warm_up", type=int, default=64, help="examples before them (default %(default)s)")
-    add("--seed_examples", type=int, default=12, help="timed examples of the seed's setting (default %(default)s)")
-    add("--new_tokens", type=int, default=128, help="of every answer (default %(default)s)")
+    add("--examples", type=count, default=256, help="timed examples of each engine (default %(default)s)")
+    add("--warm_up", type=whole, default=64, help="examples before them (default %(default)s)")
+    add("--seed_examples", type=count, default=12, help="timed examples of the seed's setting (default %(default)s)")
+    add("--new_tokens", type=count, default=128, help="of every answer (default %(default)s)")
     add("--natural_end", action="store_true", help="answers end where the model ends them, --new_tokens at the latest")
     return parser.parse_args()
 

@@ -11,7 +11,6 @@ process's resident memory. The shorter the episodes, the smaller the gain in dis
 Writes first_frames-<device>.json.
 """
 
-import argparse
 import gzip
 import io
 import json
@@ -30,10 +29,11 @@ from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
+import installed  # noqa: F401
 from compared import REPOSITORY, origin, result_path
 from data_loading import peak_mb
 
-from leap.cli import count, run
+from leap.cli import Parser, count, gigabytes, run, some_workers
 from leap.hardware import usable_cores
 from leap.records.files import replacing, write_json
 
@@ -42,10 +42,12 @@ GZIP_LEVEL = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="of an archive (default %(default)s)")
+    parser = Parser(__doc__)
+    parser.add_argument("--gigabytes", type=gigabytes, default=2.0, help="of an archive (default %(default)s)")
     parser.add_argument("--archives", type=count, default=1, help="how many (default %(default)s)")
-    parser.add_argument("--num-workers", type=count, default=1, help="processes of both sides (default %(default)s)")
+    parser.add_argument(
+        "--num-workers", type=some_workers, default=1, help="processes of both sides (default %(default)s)"
+    )
     parser.add_argument("--rounds", type=count, default=5, help="timed rounds (default %(default)s)")
     parser.add_argument("--workdir", type=Path, default=Path("/tmp/leap-frames"), help="what is made lies here")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import installed  # noqa: F401
 from step_profile import as_markdown
 
 from configs.config import REPOSITORY

@@ -8,7 +8,6 @@ figure is the median of the later ones. CPU time (of all processes) stands besid
 on the machine lengthens these only. The files may be in the disk's cache. Writes picture_check-<device>.json.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -20,9 +19,10 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import installed  # noqa: F401
 from data_loading import CONTENTS, HEIGHT, REPOSITORY, WIDTH, make_rows, origin
 
-from leap.cli import count, run
+from leap.cli import Parser, count, run
 from leap.hardware import usable_cores
 from leap.records.files import write_json
 
@@ -30,8 +30,8 @@ SCRIPT = REPOSITORY / "scripts" / "utils" / "check_and_clean_images.py"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=count, default=150_000)
+    parser = Parser(__doc__)
+    parser.add_argument("--rows", type=count, default=150_000, help="of the training file")
     parser.add_argument("--again", type=count, default=5, help="later checks that are timed (default %(default)s)")
     parser.add_argument("--workdir", type=Path, default=Path("/tmp/leap-data"), help="what is made lies here")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")

@@ -7,7 +7,6 @@ Scoring: plans a second on the golden vectors through `plan_scores`, and through
 the median of the timed windows, which follow one that is not timed. Writes statistics-cpu.json and scoring-cpu.json.
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -16,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import installed  # noqa: F401
 import numpy as np
 import pandas as pd
 
-from leap.cli import run
+from leap.cli import Parser, count, run
 from leap.provenance import command, device_name, git_state, versions
 from leap.records.files import write_json
 from leap.statistics.comparison import PERMUTATIONS, compare_all
@@ -35,8 +35,8 @@ MODELS, TASKS, EXAMPLES, PASSES = 50, 8, 50, 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--windows", type=int, default=5, help="timed windows of each figure (default %(default)s)")
+    parser = Parser(__doc__)
+    parser.add_argument("--windows", type=count, default=5, help="timed windows of each figure (default %(default)s)")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
     arguments = parser.parse_args()
     where = origin()  # before a result is written, which would make the checkout differ from its commit

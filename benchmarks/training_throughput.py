@@ -25,13 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import installed  # noqa: F401
 import yaml
 from compared import REPOSITORY, free_memory, origin, result_path
 from full_size import make_model, make_rows
 from step_profile import as_markdown
 
 from configs.config import WorkspaceConfig
-from leap.cli import count, run, whole
+from leap.cli import Parser, count, gigabytes, image_tokens, run, whole
 from leap.data.chat import ChatFormat
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.demo.model import save_demo_model
@@ -119,9 +120,9 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--modes", nargs="+", choices=tuple(MODES), default=list(MODES))
+    add("--modes", nargs="+", choices=tuple(MODES), default=list(MODES), help="what is trained")
     add("--device", default="cuda", help="cuda (each process its own) or cpu")
     add("--steps", type=count, default=24, help="timed steps of ours (default %(default)s)")
     add("--window", type=count, default=4, help="steps of ours in a window (default %(default)s)")
@@ -130,14 +131,18 @@ def parse_arguments() -> argparse.Namespace:
     add("--parity_steps", type=whole, default=3, help="compared steps on the same rows; 0: none (default %(default)s)")
     add("--skip_seed", dest="skip", action="append_const", const="seed", default=[], help="measure ours alone")
     add("--skip_ours", dest="skip", action="append_const", const="ours", help="measure the seed's setting alone")
-    add("--memory_limit_gb", type=float, help="let PyTorch take so many gigabytes (10^9 bytes) of the GPU at the most")
+    add(
+        "--memory_limit_gb",
+        type=gigabytes,
+        help="let PyTorch take so many gigabytes (10^9 bytes) of the GPU at the most",
+    )
     add("--profile", action="store_true", help=f"trace {PROFILED_STEPS} more steps of ours")
     add("--one_gpu", type=Path, metavar="RESULT", help="one process's result from this machine, to say how ours scales")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe values of ours")
     add("--rows", type=count, help="rows of the training file (default: 1500, or more where the steps need them)")
     add("--batch", type=count, nargs=2, metavar=("ROWS", "ACCUMULATED"), help="on both sides, in place of the modes'")
     add("--picture", type=count, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"), help="in pixels")
-    add("--image_tokens", type=count, nargs=2, default=(256, 768), metavar=("MIN", "MAX"))
+    add("--image_tokens", type=image_tokens, nargs=2, default=(256, 768), metavar=("MIN", "MAX"), help="of an image")
     add("--tiny", action="store_true", help="the demo's small model, to try the benchmark itself")
     add("--workdir", type=Path, default=Path("/tmp/leap-speed"), help="what is made for the benchmark lies here")
     add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")

@@ -1,15 +1,43 @@
-"""What every script shares: exit codes, errors told in one line, and how numbers on a command line are read."""
+"""What every script shares: its parser, the numbers on a command line, errors in one line, and exit codes."""
 
 import argparse
 import logging
+import math
 import os
+import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-from leap.errors import LeapError, Stopped, UsageError
+from leap.errors import LeapError, Stopped, UsageError, is_out_of_memory
+from leap.interrupt import INTERRUPTED, interrupts_end, interrupts_raise
 from leap.terminal import guard, in_one_line
 
-DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+MOST_IMAGE_TOKENS = 16_384  # of an image: Qwen3-VL's processors take no more
+_LARGEST = 2**31 - 1  # what arrays, libraries and servers take as a count
+_MOST_WORKERS = 1024
+_LONGEST = 1e8  # seconds, three years: what the system's clocks and sleeps take
+_SHOWN = 40  # characters of a value that is refused
+
+
+class Parser(argparse.ArgumentParser):
+    """A script's parser: its docstring as the description, every default in --help, and refusals in one line."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=_Help)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USAGE, in_one_line(f"error: {message}; --help lists the flags") + "\n")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        takes_no_value = action.nargs == 0 or action.default is argparse.SUPPRESS
+        if takes_no_value or action.required or "default" in text:
+            return text
+        return f"{text} (default: {'%(default)s' if action.default not in (None, [], ()) else 'none'})"
 
 
 def _told(error: LeapError) -> str:
@@ -23,6 +51,7 @@ def run(main: Callable[[], int | None]) -> None:
 
     A LeapError is the user's to mend, so its text is enough; any other exception keeps its traceback.
     """
+    interrupts_raise()
     # Where it is installed, it says at every start, of a GPU machine too, which kernels for CPUs it could have.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     guard()
@@ -35,43 +64,131 @@ def run(main: Callable[[], int | None]) -> None:
         print(stopped, file=sys.stderr)
         code = 128 + stopped.signal
     except KeyboardInterrupt:
+        interrupts_end()  # before a second one
         again = "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
         print(f"interrupted; {again} continues from here", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output (head, say) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(in_one_line(f"error: out of memory ({error}); ask less at once, or free memory"), file=sys.stderr)
+        code = FAILED
     except OSError as error:  # a full disk, a folder that may not be written
         print(in_one_line(f"error: {error.filename or 'a file'}: {error.strerror or error}"), file=sys.stderr)
         code = FAILED
+    interrupts_end()
     sys.exit(code)
+
+
+def _whole(text: str, least: int, largest: int = _LARGEST) -> int:
+    """Digits of ASCII alone: what else Python takes for a number, a typing error put there."""
+    if not re.fullmatch(r"\+?[0-9]{1,18}", text) or not least <= int(text) <= largest:
+        raise argparse.ArgumentTypeError(f"{_shown(text)}: a whole number from {least} to {largest:,} is needed")
+    return int(text)
+
+
+def _real(text: str, what: str, allowed: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and allowed(value)):
+        raise argparse.ArgumentTypeError(f"{_shown(text)}: {what} is needed")
+    return value
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def whole(text: str) -> int:
     """For argparse: a whole number, 0 included."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)
+    return _whole(text, 0)
 
 
 def count(text: str) -> int:
     """For argparse: a whole number of at least 1."""
-    if not whole(text):
-        raise argparse.ArgumentTypeError("at least 1 is needed")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """For argparse: seconds, 0 included."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return value
+    return _whole(text, 1)
 
 
 def count_or_all(text: str) -> int | None:
     """For argparse: at least 1, or None for all."""
     return None if text in ("None", "all") else count(text)
+
+
+def seed(text: str) -> int:
+    """For argparse: a seed as NumPy's generators take it."""
+    return _whole(text, 0, 2**32 - 1)
+
+
+def image_tokens(text: str) -> int:
+    """For argparse: tokens of an image, 32x32 pixels each; the most are those of 4096x4096 pixels."""
+    return _whole(text, 1, MOST_IMAGE_TOKENS)
+
+
+def seconds(text: str) -> float:
+    """For argparse: seconds, 0 included."""
+    return _real(text, f"a number of seconds from 0 to {_LONGEST:,.0f}", lambda value: 0 <= value <= _LONGEST)
+
+
+def some_seconds(text: str) -> float:
+    """For argparse: seconds, at least a thousandth of one."""
+    return _real(text, f"a number of seconds from 0.001 to {_LONGEST:,.0f}", lambda value: 1e-3 <= value <= _LONGEST)
+
+
+def temperature(text: str) -> float:
+    """For argparse: 0 is greedy; so near to it that logits overflow when they are divided by it is refused."""
+    return _real(text, "0 (greedy) or a number from 0.001 to 100", lambda value: value == 0 or 1e-3 <= value <= 100)
+
+
+def share(text: str) -> float:
+    """For argparse: a share of a whole, above 0 and up to 1."""
+    return _real(text, "a number above 0 and up to 1", lambda value: 0 < value <= 1)
+
+
+def usd(text: str) -> float:
+    """For argparse: an amount in USD, 0 included."""
+    return _real(text, "an amount in USD from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)
+
+
+def gigabytes(text: str) -> float:
+    """For argparse: gigabytes, above 0."""
+    return _real(text, "a number of gigabytes above 0, up to 1,000,000", lambda value: 0 < value <= 1e6)
+
+
+def some_workers(text: str) -> int:
+    """For argparse: processes, or requests at a time, at least one."""
+    return _whole(text, 1, _MOST_WORKERS)
+
+
+def any_workers(text: str) -> int:
+    """For argparse: processes beside this one; with 0 it does all itself."""
+    return _whole(text, 0, _MOST_WORKERS)
+
+
+def names(text: str) -> list[str]:
+    """For argparse: one name or several, a,b."""
+    found = [name for part in text.split(",") if (name := part.strip())]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{_shown(text)}: it names nothing; give one or several, a,b")
+    return found
+
+
+def words(text: str) -> list[str]:
+    """For argparse: one word or several, a,b or "a b"."""
+    return names(",".join(text.split()))
+
+
+def counts(text: str) -> list[int]:
+    """For argparse: one whole number or several, 1,2 or "1 2"."""
+    return [count(word) for word in words(text)]
+
+
+def refuse_reversed(arguments: argparse.Namespace, low: str, high: str) -> None:
+    """Raise UsageError where the first of two flags that bound a number is above the second."""
+    least, most = (getattr(arguments, flag.replace("-", "_")) for flag in (low, high))
+    if least is not None and most is not None and least > most:
+        raise UsageError(f"--{low} {least} is above --{high} {most}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from leap.cli import count, seconds
+from leap.cli import count, refuse_reversed, seconds, some_workers
 from leap.data.fetch import Fetch, Manners, Patience
 from leap.data.hub import Hub
 from leap.data.hub_files import HubFile, Repository
@@ -138,7 +138,9 @@ def _listed(paths: Sequence[str]) -> str:
 def add_manners(parser: argparse.ArgumentParser) -> None:
     """The flags that every download has."""
     standard = Manners()
-    parser.add_argument("--max-workers", type=count, default=standard.max_workers, help="files at once (default: 2)")
+    parser.add_argument(
+        "--max-workers", type=some_workers, default=standard.max_workers, help="files at once (default: 2)"
+    )
     parser.add_argument(
         "--initial-sleep",
         type=seconds,
@@ -160,5 +162,6 @@ def add_manners(parser: argparse.ArgumentParser) -> None:
 
 
 def manners_of(arguments: argparse.Namespace) -> Manners:
-    """What these flags say."""
+    """What these flags say. Raises UsageError where the first wait is longer than the longest."""
+    refuse_reversed(arguments, "initial-sleep", "max-sleep")
     return Manners(arguments.max_workers, arguments.initial_sleep, arguments.max_sleep, arguments.max_tries)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leap.cli import count, whole
+from leap.cli import any_workers, count, some_seconds, some_workers, usd, whole
 from leap.errors import UsageError
 from leap.inference.protocol import Engine
 
@@ -42,7 +42,11 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cuda, cuda:1, cpu (default: the first GPU, or else the CPU)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on a CPU")
     add("--batch_size", type=count, help="a cap (default: as many as the memory holds; 32 on a CPU)")
-    add("--workers", type=whole, help="processes that prepare pictures (default: from the CPU cores; hf: 0 is none)")
+    add(
+        "--workers",
+        type=any_workers,
+        help="processes that prepare pictures (default: from the CPU cores; hf: 0 is none)",
+    )
     add("--base_model_path", help="the base of a LoRA adapter (default: the one that it names)")
     add("--lora_adapter_path", help="a LoRA adapter's folder; --checkpoint takes it too")
     add("--quantization", choices=("4bit", "8bit"), help="hf: load the weights quantized, with bitsandbytes")
@@ -51,11 +55,11 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add("--vllm_args", type=shlex.split, help='vllm: its own flags, "--max-num-seqs 64 --seed 1", say')
     add("--base_url", help="openai: the server's address, up to /v1 (default: $OPENAI_BASE_URL; key: $OPENAI_API_KEY)")
     add("--model", help="openai: the model's name there (default: the only one)")
-    add("--concurrency", type=count, help="openai: requests at once, at most (default: 32)")
-    add("--timeout", type=float, help="openai: seconds a request may take (default: 600)")
-    add("--retries", type=count, help="openai: tries after a failed one (default: 8)")
-    add("--input_price", type=float, help="openai: USD per million tokens of prompts, for the manifest's cost")
-    add("--output_price", type=float, help="openai: USD per million tokens of answers")
+    add("--concurrency", type=some_workers, help="openai: requests at once, at most (default: 32)")
+    add("--timeout", type=some_seconds, help="openai: seconds a request may take (default: 600)")
+    add("--retries", type=whole, help="openai: tries after a failed one (default: 8)")
+    add("--input_price", type=usd, help="openai: USD per million tokens of prompts, for the manifest's cost")
+    add("--output_price", type=usd, help="openai: USD per million tokens of answers")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Who judges: models at OpenAI-compatible servers, and the deterministic rubric."""
 
+import argparse
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from leap.cli import usd
 from leap.data.pictures import PictureSize
 from leap.errors import UsageError
 from leap.inference.openai import NO_KEY, Endpoint, find_endpoint
@@ -130,9 +132,9 @@ def _variable(name: str) -> str:
 
 def _price(wish: str, text: str) -> float:
     try:
-        return float(text)
-    except ValueError as error:
-        raise UsageError(f"--judge {wish}: {text!r} is no price in USD per million tokens") from error
+        return usd(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--judge {wish}: {error}, per million tokens") from error
 
 
 def _long_name(judge: Judge) -> str:

@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
+from pydantic.fields import FieldInfo
 
 from leap.training.recipe import Recipe
 
@@ -21,16 +22,39 @@ def add_recipe_flags(
     others: dict[str, list[str]] = {}
     for flag, name in (short or {}).items():
         others.setdefault(name, []).append(flag)
-    group = parser.add_argument_group("recipe values (each overrides the recipe's)")
+    group = parser.add_argument_group(
+        "recipe values (each overrides the recipe's; a default is for recipes without it)"
+    )
     for name, field in Recipe.model_fields.items():
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": "VALUE", "help": field.description}
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": _metavar(field), "help": _help(field)}
         if field.annotation in (bool, bool | None):
-            options |= {"nargs": "?", "const": True, "metavar": "true|false"}
+            options |= {"nargs": "?", "const": True}
         if field.annotation not in (str, str | None):
             options["type"] = _yaml_value
         if name in refused:
             options["help"] = argparse.SUPPRESS
         group.add_argument(f"--{name}", *others.get(name, []), **options)
+
+
+def _metavar(field: FieldInfo) -> str:
+    """What may stand behind a flag."""
+    if field.annotation in (bool, bool | None):
+        return "true|false"
+    choices = _choices(field.annotation)
+    listed = f"{{{','.join(choices)}}}" if choices else "VALUE"
+    return f"{listed},…" if get_origin(field.annotation) is list else listed
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The values of a Literal, also of one that stands in a list or beside None."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for part in get_args(annotation) for choice in _choices(part)]
+
+
+def _help(field: FieldInfo) -> str:
+    text = f"{field.description or ''} (default: {'the recipe has it' if field.is_required() else field.default})"
+    return text.strip().replace("%", "%%")
 
 
 def recipe_overrides(arguments: argparse.Namespace) -> dict[str, Any]:

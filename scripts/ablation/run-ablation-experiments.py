@@ -15,9 +15,11 @@ import argparse
 import os
 import sys
 
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import REPOSITORY, WorkspaceConfig
 from leap.ablation.runs import OWN
-from leap.cli import FAILED, count, run
+from leap.cli import FAILED, Parser, count, counts, run, words
+from leap.errors import UsageError
 from leap.training.overrides import add_recipe_flags, recipe_overrides
 
 _DEMO_EVALUATION = (
@@ -25,23 +27,15 @@ _DEMO_EVALUATION = (
 )
 
 
-def _words(text: str) -> list[str]:
-    return text.replace(",", " ").split()
-
-
-def _steps(text: str) -> list[int]:
-    return [count(step) for step in _words(text)]
-
-
-def parse_arguments(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(line: list[str]) -> argparse.Namespace:
+    parser = Parser(__doc__)
     add, environment = parser.add_argument, os.environ
-    presets, steps = environment.get("LORA_PRESETS"), environment.get("LORA_STEPS", "")
+    presets, steps = environment.get("LORA_PRESETS") or None, environment.get("LORA_STEPS") or []
     add("batch", nargs="?", choices=("batch",), help="may be left out")
-    add("--presets", type=_words, default=presets, help="a,b (default: LORA_PRESETS or all)")
+    add("--presets", type=words, default=presets, help="a,b (default: LORA_PRESETS or all)")
     add("--include-full-finetuning", action="store_true", help="train every weight too, for as many steps")
     add("--seeds", type=count, default=1, help="runs of each method, from the recipe's seed on (default 1)")
-    add("--steps", type=_steps, default=steps, help="a,b: checkpoints to evaluate (default: LORA_STEPS or the last)")
+    add("--steps", type=counts, default=steps, help="a,b: checkpoints to evaluate (default: LORA_STEPS or the last)")
     add("--name", help="of the experiment: its runs lie in output/NAME_..., its report in ablation_NAME")
     add("--demo", action="store_true", help="all presets and full fine-tuning in the demo workspace, made if missing")
     add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
@@ -51,7 +45,7 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
     add_recipe_flags(parser, {"--max-steps": "max_steps"}, refused=(*OWN, "early_stopping_patience"))
     if environment.get("MAX_STEPS"):
         parser.set_defaults(max_steps=environment["MAX_STEPS"])
-    return parser.parse_args(words)
+    return parser.parse_args(line)
 
 
 def _demo_workspace(own_base: bool) -> WorkspaceConfig:
@@ -73,6 +67,8 @@ def _demo_workspace(own_base: bool) -> WorkspaceConfig:
 def main() -> int | None:
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     arguments, options = parse_arguments(sys.argv[1:end]), sys.argv[end + 1 :]
+    if arguments.dry_run and arguments.report_only:
+        raise UsageError("--dry-run writes nothing, --report-only writes the report: give one of them")
 
     from leap.ablation.experiment import Experiment
     from leap.ablation.plan import plan_runs

@@ -14,13 +14,14 @@ weights, which go on learning; with the newest checkpoint of the run's own folde
 import argparse
 import os
 
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import run
+from leap.cli import Parser, run
 from leap.training.overrides import add_recipe_flags, recipe_overrides
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     preset = os.environ.get("LORA_PRESET") or "standard"
     add("--lora_preset", "--preset", default=preset, help="default: LORA_PRESET, else standard (here: %(default)s)")

@@ -9,16 +9,15 @@ Without --checkpoints and --love-agibot it is the training data; --data brings t
 and a second run brings only what is missing.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import run
+from leap.cli import Parser, run
 
 
 def main() -> None:
     from leap.data.downloads import add_manners, download, everything, manners_of, named, numbered, tell
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data", action="store_true", help="the training data, beside what else is named")
     parser.add_argument("--checkpoints", nargs="+", metavar="STEP", help="published checkpoints: steps, or all")
     parser.add_argument("--love-agibot", action="store_true", help="archives of pictures; --tasks says which")
@@ -32,7 +31,7 @@ def main() -> None:
 
     if arguments.love_agibot != bool(arguments.tasks):
         raise UsageError("--love-agibot and --tasks go together: --love-agibot --tasks 327 352, or --tasks all")
-    workspace, hub, manners = WorkspaceConfig.find(), find_hub(tell), manners_of(arguments)
+    manners, workspace, hub = manners_of(arguments), WorkspaceConfig.find(), find_hub(tell)
     if arguments.data or not (arguments.checkpoints or arguments.love_agibot):
         data = Repository(workspace.data_repository, "dataset")
         download(hub, data, workspace.data, everything, manners, arguments.dry_run)

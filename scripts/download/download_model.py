@@ -7,17 +7,16 @@
 HF_ENDPOINT chooses the hub, HF_TOKEN opens private and gated models.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import run
+from leap.cli import Parser, run
 
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
     from leap.data.downloads import add_manners, download, everything, manners_of, tell
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("repository", nargs="?", default=workspace.base_model_repository, help="OWNER/NAME")
     parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
     parser.add_argument("--local-dir", help="the folder (default: models/NAME)")
@@ -29,7 +28,8 @@ def main() -> None:
 
     folder = workspace.resolve(arguments.local_dir or workspace.models / arguments.repository.rpartition("/")[2])
     wanted = Repository(arguments.repository, "model", arguments.revision)
-    download(find_hub(tell), wanted, folder, everything, manners_of(arguments), arguments.dry_run)
+    manners = manners_of(arguments)
+    download(find_hub(tell), wanted, folder, everything, manners, arguments.dry_run)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@ Stop it whenever you like: the same command goes on from there. HF_ENDPOINT choo
 hf auth login) the hub allows more requests.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import run
+from leap.cli import Parser, run
 
 
 def main() -> None:
     from leap.data.downloads import add_manners, download, manners_of, named, tell
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--dimensions", nargs="+", default=["all"], help="any spelling, or all (default)")
     parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
     parser.add_argument("--local-dir", help="the folder (default: dataset/vlm_evaluation_v1.0)")
@@ -34,7 +33,8 @@ def main() -> None:
     repository = Repository(workspace.benchmark_repository, "dataset", arguments.revision)
     folder = workspace.resolve(arguments.local_dir or workspace.vlm_evaluation)
     choice = named("dimension", dimension_of, wanted)
-    download(find_hub(tell), repository, folder, choice, manners_of(arguments), arguments.dry_run)
+    manners = manners_of(arguments)
+    download(find_hub(tell), repository, folder, choice, manners, arguments.dry_run)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,29 @@ come: the same command goes on where it was interrupted and pays for nothing twi
 
 import argparse
 
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, count, count_or_all, run, whole
+from leap.cli import (
+    FAILED,
+    Parser,
+    count,
+    count_or_all,
+    image_tokens,
+    names,
+    refuse_reversed,
+    run,
+    seconds,
+    seed,
+    some_seconds,
+    some_workers,
+    temperature,
+    usd,
+    whole,
+)
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--input-csv", help="a table of outputs (default: the newest in --save_dir)")
     add("--save_dir", default=workspace.blind_10, help="where tables lie and go")
@@ -29,27 +46,32 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--repeats", type=count, default=3, help="verdicts of a judge on each plan (default %(default)s)")
     add("--pairwise", action="store_true", help="compare each two plans for a sample as well, in both orders")
     add("--max-samples", type=count_or_all, help="only the first N samples")
-    add("--only-models", type=lambda names: names.split(","), default=[], help="a,b: only these models' plans")
-    add("--seed", type=int, default=0, help="of the order of the requests (default %(default)s)")
-    add("--temperature", type=float, default=0.0, help="of the judge (default %(default)s: greedy)")
-    add(
-        "--omit-fields",
-        type=lambda names: tuple(names.split(",")),
-        default=(),
-        help="temperature,seed: what it refuses",
-    )
+    add("--only-models", type=names, default=[], help="a,b: only these models' plans")
+    add("--seed", type=seed, default=0, help="of the order of the requests (default %(default)s)")
+    add("--temperature", type=temperature, default=0.0, help="of the judge (default %(default)s: greedy)")
+    add("--omit-fields", type=names, default=[], help="temperature,seed: what it refuses")
     add("--max_new_tokens", type=count, default=1024, help="of a verdict (default %(default)s)")
-    add("--image_tokens_min", type=count, default=workspace.image_tokens_min, help="picture size, in 32x32 pixels")
-    add("--image_tokens_max", type=count, default=workspace.image_tokens_max, help="picture size, in 32x32 pixels")
-    add("--max-cost", type=float, help="USD: ask nothing that could pass it (needs prices)")
-    add("--input-price", type=float, help="USD per million tokens of prompts")
-    add("--output-price", type=float, help="USD per million tokens of answers")
-    add("--concurrency", type=count, default=8, help="requests at once, at most (default %(default)s)")
-    add("--timeout", type=float, default=300.0, help="seconds a request may take (default %(default)s)")
-    add("--sleep", type=float, default=0.0, help="seconds between the starts of two requests")
-    add("--max-retries", type=count, default=10, help="of a request that failed (default %(default)s)")
+    add(
+        "--image_tokens_min",
+        type=image_tokens,
+        default=workspace.image_tokens_min,
+        help="picture size, in 32x32 pixels",
+    )
+    add(
+        "--image_tokens_max",
+        type=image_tokens,
+        default=workspace.image_tokens_max,
+        help="picture size, in 32x32 pixels",
+    )
+    add("--max-cost", type=usd, help="USD: ask nothing that could pass it (needs prices)")
+    add("--input-price", type=usd, help="USD per million tokens of prompts")
+    add("--output-price", type=usd, help="USD per million tokens of answers")
+    add("--concurrency", type=some_workers, default=8, help="requests at once, at most (default %(default)s)")
+    add("--timeout", type=some_seconds, default=300.0, help="seconds a request may take (default %(default)s)")
+    add("--sleep", type=seconds, default=0.0, help="seconds between the starts of two requests")
+    add("--max-retries", type=whole, default=10, help="of a request that failed (default %(default)s)")
     add("--retry-forever", action="store_true", help="never give a failed request up")
-    add("--retry-sleep", type=float, default=1.0, help="seconds before the first retry, doubled for each, up to 60")
+    add("--retry-sleep", type=seconds, default=1.0, help="seconds before the first retry, doubled for each, up to 60")
     add("--verdict-retries", type=whole, default=2, help="of an answer that is no verdict (default %(default)s)")
     add("--continue-on-error", action="store_true", help="exit with 0 though verdicts are missing")
     add("--no-resume", action="store_true", help="ask everything anew")
@@ -61,6 +83,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
     arguments = parse_arguments(workspace)
+    refuse_reversed(arguments, "image_tokens_min", "image_tokens_max")
 
     from leap.judge.judges import find_judges
     from leap.judge.run import run_review
@@ -91,7 +114,7 @@ def _judge_options(arguments: argparse.Namespace):
         "concurrency": arguments.concurrency,
         "timeout": arguments.timeout,
         "interval": arguments.sleep,
-        "omit": arguments.omit_fields,
+        "omit": tuple(arguments.omit_fields),
         "retries": 10**9 if arguments.retry_forever else arguments.max_retries,
         "backoff": arguments.retry_sleep,
         "input_price": arguments.input_price,

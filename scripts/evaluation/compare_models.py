@@ -7,21 +7,23 @@ Prints and writes <results>/comparisons/A_vs_B.{json,csv,md}: for each dimension
 95 % interval, a permutation p-value with Holm's correction over the dimensions, Cohen's d_z and the number of pairs.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import run
+from leap.cli import Parser, run, seed
+from leap.errors import UsageError
 
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("model", help="A: a model's name in the results")
     parser.add_argument("baseline", help="B: the model that it is compared with")
     parser.add_argument("--results_dir", default=workspace.eva_results, help="the folder of results")
     parser.add_argument("--score", default="total_score", help="which score (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling and the permutations")
+    parser.add_argument("--seed", type=seed, default=0, help="of the resampling and the permutations")
     arguments = parser.parse_args()
+    if arguments.model == arguments.baseline:
+        raise UsageError(f"{arguments.model} is to be compared with itself: name two models")
 
     from leap.report.comparison import print_comparison, write_comparison
     from leap.report.results import read_scores

@@ -9,13 +9,14 @@ Takes the newest blind10_score_<time>.csv. The baseline is chosen by its name. W
 
 import argparse
 
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import run
+from leap.cli import Parser, run
 from leap.errors import LeapError
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--scores", help="a table of scores (default: the newest in --save_dir)")
     add("--save_dir", default=workspace.blind_10, help="where the tables lie")

@@ -9,13 +9,14 @@ No model is needed. What was not evaluated stays empty; it is never counted as 0
 
 import argparse
 
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import run
+from leap.cli import Parser, run
 from leap.errors import UsageError
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--results_dir", default=workspace.eva_results, help="<dimension>/<model>/final_score.json lie here")
     add("--output_dir", help="where tables and figures go (default: figures/ in the results)")

@@ -4,26 +4,30 @@
         --image scene.png --numbered-image scene_numbered.png --instruction "Put the pear into the basket."
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, run
+from leap.cli import FAILED, Parser, count, image_tokens, refuse_reversed, run
 from leap.vlabench.sources import SOURCES
 
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--checkpoint", "--model_path", dest="model", default=workspace.base_model, help="model folder")
     parser.add_argument("--image", required=True, help="the scene")
     parser.add_argument("--numbered-image", help="the scene with a number on every object (default: --image)")
     parser.add_argument("--instruction", required=True, help="what the robot should do")
     parser.add_argument("--prompt", choices=SOURCES, default="auto", help="whose instructions open the request")
     parser.add_argument("--device", help="cuda, cpu (default: the first GPU, or else the CPU)")
-    parser.add_argument("--max_new_tokens", type=int, default=workspace.max_new_tokens)
-    parser.add_argument("--image_tokens_min", type=int, default=workspace.image_tokens_min)
-    parser.add_argument("--image_tokens_max", type=int, default=workspace.image_tokens_max)
+    parser.add_argument("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="a longer answer is cut")
+    parser.add_argument(
+        "--image_tokens_min", type=image_tokens, default=workspace.image_tokens_min, help="image size, in 32x32 pixels"
+    )
+    parser.add_argument(
+        "--image_tokens_max", type=image_tokens, default=workspace.image_tokens_max, help="image size, in 32x32 pixels"
+    )
     arguments = parser.parse_args()
+    refuse_reversed(arguments, "image_tokens_min", "image_tokens_max")
 
     from leap.data.pictures import PictureSize
     from leap.errors import LeapError

@@ -13,15 +13,16 @@ import argparse
 import shlex
 import sys
 
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, count, count_or_all, run
+from leap.cli import FAILED, Parser, count, count_or_all, run
 from leap.errors import UsageError
 
 _SPLITS = ("models", "dimensions", "auto")  # auto: older commands have it, and mean the default
 
 
 def parse_arguments(workspace: WorkspaceConfig, words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--checkpoint", "--model_path", dest="models", nargs="+", help="model folders (default: the baseline)")
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")

@@ -15,15 +15,16 @@ Answers are kept as they come: the same command continues an interrupted evaluat
 import argparse
 from pathlib import Path
 
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, count, count_or_all, run, whole
+from leap.cli import FAILED, Parser, count, count_or_all, image_tokens, refuse_reversed, run, seed, whole
 from leap.errors import UsageError
 from leap.inference.engines import EngineOptions, add_engine_arguments
 from leap.vlabench.sources import SOURCES
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--checkpoint", "--model_path", dest="checkpoint", help="model folder (default: the baseline)")
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
@@ -43,20 +44,31 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     )
     add("--few-shot-num", type=whole, default=0, help="solved examples of the same dimension in each request")
     add("--few-shot-format", choices=("fenced", "upstream"), default="fenced", help="how their answers are written")
-    add("--few-shot-seed", type=int, default=0, help="draws them")
+    add("--few-shot-seed", type=seed, default=0, help="draws them")
     add("--with-cot", action="store_true", help="ask for step-by-step reasoning before the plan")
     add("--language", choices=("en", "zh"), default="en", help="of the prompt")
     add("--scorer", choices=SOURCES, default="auto", help="auto: the VLABench submodule's if checked out, else LEAP's")
     add("--prompt", choices=SOURCES, default="auto", help="the same for the instructions that open every request")
     add("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="longer answers are cut and counted")
-    add("--image_tokens_min", type=count, default=workspace.image_tokens_min, help="picture size, in 32x32 pixels")
-    add("--image_tokens_max", type=count, default=workspace.image_tokens_max, help="picture size, in 32x32 pixels")
+    add(
+        "--image_tokens_min",
+        type=image_tokens,
+        default=workspace.image_tokens_min,
+        help="picture size, in 32x32 pixels",
+    )
+    add(
+        "--image_tokens_max",
+        type=image_tokens,
+        default=workspace.image_tokens_max,
+        help="picture size, in 32x32 pixels",
+    )
     add_engine_arguments(parser)
     return parser.parse_args()
 
 
 def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
     """Flags that contradict each other are wrong usage, not silence."""
+    refuse_reversed(arguments, "image_tokens_min", "image_tokens_max")
     baseline = "baseline" in arguments.dimension
     one = arguments.checkpoint or arguments.lora_adapter_path or arguments.engine == "openai"
     if baseline and (arguments.dimension != ["baseline"] or one or arguments.batch_mode):
@@ -65,6 +77,8 @@ def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
         raise UsageError("--batch_mode takes the baseline and all checkpoints; give it no --checkpoint or --model_name")
     if not arguments.batch_mode and (arguments.skip_baseline or arguments.max_checkpoints):
         raise UsageError("--skip-baseline and --max_checkpoints go with --batch_mode")
+    if not arguments.few_shot_num and (arguments.few_shot_seed or arguments.few_shot_format != "fenced"):
+        raise UsageError("--few-shot-seed and --few-shot-format do nothing without --few-shot-num")
     if arguments.checkpoint and (arguments.lora_adapter_path or arguments.engine == "openai"):
         raise UsageError(
             "--checkpoint is a model of its own: give no --lora_adapter_path and no --engine openai with it"

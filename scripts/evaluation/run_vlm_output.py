@@ -12,13 +12,15 @@ where it was interrupted, and asks again what failed.
 import argparse
 from pathlib import Path
 
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, count, count_or_all, run
+from leap.cli import FAILED, Parser, count, count_or_all, image_tokens, refuse_reversed, run, seed, share, temperature
+from leap.errors import UsageError
 from leap.inference.engines import EngineOptions, add_engine_arguments
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--data_file", default=workspace.data / "blind_10.jsonl", help="training rows: picture, question, reference")
     add("--max_samples", type=count_or_all, help="only the first N rows")
@@ -29,11 +31,21 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--max_models", type=count_or_all, help="only the first N models, the baseline included")
     add("--save_dir", default=workspace.blind_10, help="where the table goes")
     add("--max_new_tokens", type=count, default=256, help="longer plans are cut and marked (default %(default)s)")
-    add("--temperature", type=float, default=0.7, help="0 is greedy (default %(default)s)")
-    add("--top_p", type=float, default=0.9, help="(default %(default)s)")
-    add("--seed", type=int, default=42, help="of the sampling (default %(default)s)")
-    add("--image_tokens_min", type=count, default=workspace.image_tokens_min, help="picture size, in 32x32 pixels")
-    add("--image_tokens_max", type=count, default=workspace.image_tokens_max, help="picture size, in 32x32 pixels")
+    add("--temperature", type=temperature, default=0.7, help="0 is greedy (default %(default)s)")
+    add("--top_p", type=share, default=0.9, help="(default %(default)s)")
+    add("--seed", type=seed, default=42, help="of the sampling (default %(default)s)")
+    add(
+        "--image_tokens_min",
+        type=image_tokens,
+        default=workspace.image_tokens_min,
+        help="picture size, in 32x32 pixels",
+    )
+    add(
+        "--image_tokens_max",
+        type=image_tokens,
+        default=workspace.image_tokens_max,
+        help="picture size, in 32x32 pixels",
+    )
     add("--no-resume", action="store_true", help="ask everything anew")
     add_engine_arguments(parser)
     return parser.parse_args()
@@ -42,6 +54,9 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
     arguments = parse_arguments(workspace)
+    refuse_reversed(arguments, "image_tokens_min", "image_tokens_max")
+    if arguments.engine == "openai" and (arguments.max_checkpoints or arguments.max_models):
+        raise UsageError("--max_checkpoints and --max_models do nothing with --engine openai: it asks one model")
     options = EngineOptions.of(arguments)
 
     from leap.judge.outputs import write_outputs

@@ -8,16 +8,15 @@ Reads predictions.jsonl, and the first implementation's output.json too. Lenient
 final_score_lenient.json and never replace the official ones.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import run
+from leap.cli import Parser, run
 from leap.vlabench.sources import SOURCES
 
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folders", nargs="+", help="result folders, or folders above them")
     parser.add_argument("--data_path", default=workspace.vlm_evaluation, help="the benchmark's folder")
     parser.add_argument("--scorer", choices=SOURCES, default="auto", help="auto: the submodule's if checked out")

@@ -7,18 +7,19 @@
 Nothing is uploaded without --push_to_hub.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import run
+from leap.cli import Parser, run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="a checkpoint's folder: a whole model or a LoRA adapter")
     parser.add_argument("--output", required=True, help="the new folder; it must not exist")
     parser.add_argument("--base_model_path", help="the base of an adapter (default: the one that it names)")
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="of the weights"
+    )
     parser.add_argument("--push_to_hub", metavar="NAME", help="upload it as this repository too, OWNER/NAME")
     parser.add_argument("--private", action="store_true", help="make a new repository a private one")
     arguments = parser.parse_args()

@@ -10,15 +10,14 @@ The same command continues a run that was killed, or that SIGTERM (Slurm) or Ctr
 checkpoint. On several GPUs: torchrun --standalone --nproc_per_node 4 scripts/training/run-finetuning.py [--fsdp]
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import run
+from leap.cli import Parser, run
 from leap.training.overrides import add_recipe_flags, recipe_overrides
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--recipe", default=WorkspaceConfig.full_recipe_name, help="name in configs/recipes/ or a file")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan, train nothing")
     add_recipe_flags(parser)

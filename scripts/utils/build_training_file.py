@@ -10,15 +10,14 @@ prepare_love_agibot.py makes them. No episode is on both sides. Writes train_<ro
 data_card.md, .json and .png: counts, lengths, copies of pictures, overlap with the evaluation, what was left out.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import REPOSITORY, WorkspaceConfig
-from leap.cli import count, run, whole
+from leap.cli import Parser, count, run, seed, whole
 
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--annotations", help="a task_info file or folder (default: data/task_info where it is there)")
     parser.add_argument("--images", default=workspace.images, help="its pictures (default %(default)s)")
     parser.add_argument("--vlabench", help="a folder of examples in the benchmark's format, not the evaluation's own")
@@ -26,7 +25,7 @@ def main() -> None:
     parser.add_argument("--output-dir", default=workspace.data, help="where the files go (default %(default)s)")
     parser.add_argument("--train-rows", type=count, help="exactly so many (default: all that the test leaves)")
     parser.add_argument("--test-rows", type=whole, help="exactly so many (default: 10.005 %% of all)")
-    parser.add_argument("--seed", type=whole, default=42, help="of split and wording (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=42, help="of split and wording (default %(default)s)")
     parser.add_argument("--near-bits", type=whole, default=4, help="hashes this near look alike (default %(default)s)")
     kinds = ("duplicates", "near-duplicates", "overlap", "near-overlap")
     parser.add_argument("--exclude", nargs="+", choices=kinds, default=[], help="copies that are left out")

@@ -12,15 +12,15 @@ Every picture is decoded once; a later check decodes only those whose size or ti
 Exit code 0: every row can be trained on. 1: not so, or broken off.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, run
+from leap.cli import FAILED, Parser, run
+from leap.errors import UsageError
 
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data-dir", default=workspace.data, help="the folder of images/ (default %(default)s)")
     parser.add_argument("--file", nargs="+", default=[], help="the training files (default: each JSONL file in it)")
     parser.add_argument("--image_root", help="where relative paths start (default: the workspace, then --data-dir)")
@@ -29,9 +29,10 @@ def main() -> int | None:
     parser.add_argument("--keep-orphans", action="store_true", help="leave those alone that no row names")
     parser.add_argument("--restore", metavar="FILE", help="put back what a restore file names, and do nothing else")
     arguments = parser.parse_args()
+    if arguments.restore and arguments.delete:
+        raise UsageError("--restore puts back what --delete moved away: give one of them")
 
     from leap.data.picture_cleaning import Cleaning, clean_pictures
-    from leap.errors import UsageError
     from leap.records.set_aside import restore
 
     if arguments.restore:

@@ -6,16 +6,16 @@
 Exit code 0: there and in agreement. 1: not there, not whole, another version, or a difference.
 """
 
-import argparse
 from pathlib import Path
 
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, run
+from leap.cli import FAILED, Parser, run
 
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--vlabench", type=Path, default=workspace.vlabench, help="the checkout (default %(default)s)")
     golden = workspace.repository / "tests" / "data" / "golden" / "scoring_public.jsonl"
     parser.add_argument("--golden", type=Path, default=golden, help="golden vectors to compare the scorers on")

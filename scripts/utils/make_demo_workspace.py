@@ -7,13 +7,13 @@
 The folder is a LEAP_ROOT of its own: nothing of the demo touches the real data, models and results.
 """
 
-import argparse
 import time
 from dataclasses import fields
 from pathlib import Path
 
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import REPOSITORY
-from leap.cli import run
+from leap.cli import Parser, count, run, seed
 
 _HELP = {
     "seed": "the same seed gives the same texts and scenes",
@@ -28,11 +28,16 @@ def main() -> None:
     from leap.demo.workspace import DemoSize, make_workspace
     from leap.progress import duration
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--root", type=Path, default=REPOSITORY / "demo", help="the workspace's folder")
     for field in fields(DemoSize):
         flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(flag, type=int, default=field.default, help=f"{_HELP[field.name]} (default %(default)s)")
+        parser.add_argument(
+            flag,
+            type=seed if field.name == "seed" else count,
+            default=field.default,
+            help=f"{_HELP[field.name]} (default %(default)s)",
+        )
     arguments = parser.parse_args()
     started = time.monotonic()
     size = DemoSize(**{field.name: getattr(arguments, field.name) for field in fields(DemoSize)})

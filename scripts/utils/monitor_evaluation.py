@@ -8,22 +8,22 @@ Live until Ctrl-C, from any shell of the machine; reads only. "failed" are examp
 next run tries again; "format errors" are answers without a plan.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, run
+from leap.cli import FAILED, Parser, run, some_seconds
+from leap.errors import UsageError
 
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--results", default=workspace.eva_results, help="the folder of results")
     parser.add_argument("--once", action="store_true", help="show the state of now and stop")
     parser.add_argument("--json", action="store_true", help="one JSON object a time instead of a table")
-    parser.add_argument(
-        "--interval", type=_seconds, default=2.0, help="seconds between two looks (default %(default)s)"
-    )
+    parser.add_argument("--interval", type=some_seconds, help="seconds between two looks (default 2)")
     arguments = parser.parse_args()
+    if arguments.once and arguments.interval:
+        raise UsageError("--once looks a single time: --interval does nothing with it")
 
     from leap.report.monitor import print_once, watch
 
@@ -31,20 +31,10 @@ def main() -> int | None:
     if arguments.once:
         return None if print_once(results, arguments.json) else FAILED
     try:
-        watch(results, arguments.interval, arguments.json)
+        watch(results, arguments.interval or 2.0, arguments.json)
     except KeyboardInterrupt:  # the way to leave it
         print()
     return None
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: a number of seconds above 0 is needed")
-    return seconds
 
 
 if __name__ == "__main__":

@@ -14,16 +14,17 @@ Stop it at any time: what is ready is set aside in data/images/.first_frames, an
 archive is not read again as long as it and its pictures are as they were.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, count, run
+from leap.cli import FAILED, Parser, run, some_workers
 
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-workers", type=count, default=4, help="processes, an archive each (default %(default)s)")
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--num-workers", type=some_workers, default=4, help="processes, an archive each (default %(default)s)"
+    )
     parser.add_argument("--archives", default=workspace.love_agibot / "image", help="folder (default %(default)s)")
     parser.add_argument("--output", default=workspace.images, help="folder of the pictures (default %(default)s)")
     parser.add_argument("--tasks", nargs="+", metavar="ID", help="only these (default: every archive in the folder)")

@@ -11,21 +11,23 @@ the score recognises, and plausible object numbers. Notes are oddities that the 
 Exit code 0: no problem. 1: problems, also where their examples have just been moved away.
 """
 
-import argparse
-
+import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, run
+from leap.cli import FAILED, Parser, run
+from leap.errors import UsageError
 
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data_path", default=workspace.vlm_evaluation, help="its folder (default %(default)s)")
     parser.add_argument("--partial", action="store_true", help="published tasks and dimensions may be missing")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     parser.add_argument("--quarantine", action="store_true", help="move broken examples out of the data set")
     parser.add_argument("--restore", metavar="FILE", help="put back what a restore file names, and do nothing else")
     arguments = parser.parse_args()
+    if arguments.restore and arguments.quarantine:
+        raise UsageError("--restore puts back what --quarantine moved away: give one of them")
 
     from leap.data.picture_facts import PictureStore
     from leap.records.set_aside import restore
