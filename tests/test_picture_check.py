@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leap.data.picture_audit import Listing
+from leap.data.listing import Listing
 from leap.data.picture_facts import PictureStore
 from leap.data.pictures import resolve_picture
 from leap.errors import LeapError
@@ -38,15 +38,19 @@ def row(*pictures: str) -> str:
     return json.dumps({"messages": [{"role": "user", "content": content}], "target": {"steps": "1) Go."}})
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def make_root(folder: Path) -> Path:
     """A LEAP_ROOT with three good rows of tasks 7 and 12, and two files of rows."""
-    images = tmp_path / "data" / "images"
+    images = folder / "data" / "images"
     for number, name in enumerate(("7-1", "7-2", "12-1")):
         draw(images / f"{name}.png", number)
-    (tmp_path / "data" / "train.jsonl").write_text(row("images/7-1.png") + "\n" + row("images/7-2.png") + "\n")
-    (tmp_path / "data" / "test.jsonl").write_text(row("images/12-1.png", "images/7-1.png") + "\n")
-    return tmp_path
+    (folder / "data" / "train.jsonl").write_text(row("images/7-1.png") + "\n" + row("images/7-2.png") + "\n")
+    (folder / "data" / "test.jsonl").write_text(row("images/12-1.png", "images/7-1.png") + "\n")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_root(tmp_path)
 
 
 def check(root: Path, *flags: str) -> tuple[Finished, dict[str, Any]]:

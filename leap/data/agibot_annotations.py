@@ -19,7 +19,7 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from leap.data.candidates import Candidate, LeftOut, make_candidate, row_path
-from leap.data.picture_audit import Listing
+from leap.data.listing import Listing
 from leap.data.wording import plain_request, plain_row
 from leap.errors import LeapError
 from leap.records.files import first_problem, read_json

@@ -2,23 +2,22 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from leap.data.listing import Listing
+from leap.data.orphans import KnownImages, Places, images_under, named_in
 from leap.data.picture_facts import PictureStore
 from leap.data.pictures import resolve_picture
 from leap.errors import LeapError
 from leap.progress import track
 from leap.records.files import first_problem, read_lines
-from leap.records.litter import is_data, walk
 from leap.records.training import TrainingRow
 
-PICTURE_NAMES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 _EPISODE = re.compile(r"(\d+)-(\d+)")  # <task>-<episode>, the name of a LOVE-Agibot picture
 
 
@@ -41,14 +40,15 @@ class Audit:
     pictures: int = 0  # that the rows name
     missing: dict[str, str] = field(default_factory=dict)  # by the name in the rows: where, and why
     corrupt: dict[str, str] = field(default_factory=dict)  # by the file's path, why
-    orphans: list[str] = field(default_factory=list)  # files in images/ that no row names
+    orphans: list[str] = field(default_factory=list)  # images that no known file names
+    vanished: list[str] = field(default_factory=list)  # images that went away while they were checked
     invalid: dict[str, str] = field(default_factory=dict)  # by file:line, why a row cannot be read
     decoded: int = 0  # pictures that were decoded now and not known already
 
     @property
     def problems(self) -> int:
         """What keeps the rows from being trained on; orphans do not."""
-        return len(self.missing) + len(self.corrupt) + len(self.invalid)
+        return len(self.missing) + len(self.corrupt) + len(self.invalid) + len(self.vanished)
 
     def incomplete_tasks(self) -> list[int]:
         """Tasks of which a picture named <task>-<episode> is missing or corrupt."""
@@ -64,66 +64,31 @@ class Audit:
             "missing": self.missing,
             "corrupt": self.corrupt,
             "orphans": self.orphans,
+            "vanished": self.vanished,
             "invalid_rows": self.invalid,
             "incomplete_tasks": self.incomplete_tasks(),
         }
 
 
-class Listing:
-    """Which files folders hold, each folder listed once: 150,000 looks at single files take long on a network disk."""
+def audit_pictures(files: Sequence[Path], roots: Sequence[Path], places: Places, store: PictureStore | None) -> Audit:
+    """Check the images that `files` name, and those that `places` tell to search. Without a store none is decoded.
 
-    def __init__(self) -> None:
-        self._folders: dict[str, dict[str, bool]] = {}  # by path: the names in it, and whether each is a link
-        self._real: dict[str, str] = {}  # by path of a folder: the same without links
-
-    def names(self, folder: str) -> dict[str, bool]:
-        """The files of a folder, each with whether it is a link; none where there is no such folder."""
-        if folder not in self._folders:
-            found: dict[str, bool] = {}
-            self._folders[folder] = found
-            with suppress(OSError, ValueError), os.scandir(folder) as entries:
-                found.update(
-                    (entry.name, entry.is_symlink()) for entry in entries if is_data(entry.name) and entry.is_file()
-                )
-        return self._folders[folder]
-
-    def find(self, picture: str, roots: Sequence[str]) -> str | None:
-        """The one file that a row's picture means, as `resolve_picture` finds it, which raises for none and several."""
-        head, _, name = picture.rpartition("/")
-        folders = [head or "/"] if picture.startswith("/") else [f"{root}/{head}" if head else root for root in roots]
-        found = [folder for folder in folders if name in self.names(folder)]
-        return f"{found[0]}/{name}" if len(found) == 1 else None
-
-    def real_names(self, path: str) -> list[str]:
-        """What a file is called without links in its folder's path, and what it points to if it is a link itself."""
-        folder, _, name = path.rpartition("/")
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder)
-        names = [f"{self._real[folder]}/{name}"]
-        return [*names, os.path.realpath(path)] if self.names(folder).get(name) else names
-
-
-def audit_pictures(
-    data: Path,
-    files: Sequence[Path],
-    roots: Sequence[Path],
-    store: PictureStore | None,
-    others: Sequence[Path] = (),
-) -> Audit:
-    """Check the pictures that `files` name, and those in images/ of the data folder. Without a store none is decoded.
-
-    What `others` name is no orphan; nothing else is asked of those files. Without any file nothing can be missing or
-    left over: then the pictures are decoded, and that is all.
+    What any known file names is no orphan; nothing else is asked of files that are not checked. Without any file
+    nothing can be missing or left over: then the images are decoded, and that is all.
     """
     audit = Audit(list(files))
     named, listing = read_names(files, audit), Listing()
     found = find_named(named, roots, listing, audit)
-    images = list(_pictures_under(data / "images", listing))
+    searched = places.searched(found if files else None)
+    images = [path for folder in searched for path in images_under(folder, listing)]
     if files:
-        ignored = Audit([])
-        kept = find_named(read_names(others, ignored), roots, listing, ignored)
-        used = {real for path in (*found, *kept) for real in listing.real_names(path)}
-        audit.orphans = [path for path in images if used.isdisjoint(listing.real_names(path))]
+        known = KnownImages(listing)
+        for name in named:
+            known.add(name, roots)
+        for file in places.known_files(files, searched):
+            for name in set(named_in(file)):
+                known.add(name, dict.fromkeys((*roots, places.workspace, places.data, file.parent)))
+        audit.orphans = [path for path in images if not known.has(path)]
     if store:
         _note_corrupt(store, found, images, audit)
     return audit
@@ -133,7 +98,10 @@ def _note_corrupt(store: PictureStore, found: dict[str, Named], images: Sequence
     looked = store.look([*found, *images])
     audit.decoded = looked.decoded
     for path, why in looked.broken.items():
-        audit.corrupt[path] = f"{why} ({found[path]})" if path in found else why
+        if not os.path.exists(path):  # it was there when the check began
+            audit.vanished.append(path)
+        else:
+            audit.corrupt[path] = f"{why} ({found[path]})" if path in found else why
 
 
 def read_names(files: Sequence[Path], audit: Audit) -> dict[str, Named]:
@@ -164,14 +132,8 @@ def find_named(named: dict[str, Named], roots: Sequence[Path], listing: Listing,
             try:
                 path = str(resolve_picture(picture, roots))
             except (LeapError, OSError, ValueError) as error:  # the latter: a name that no file can have
-                audit.missing[picture] = f"{where}: {error}"
+                alike = listing.alike(picture, folders)
+                audit.missing[picture] = f"{where}: {error}" + (f"; {alike} is named almost so" if alike else "")
                 continue
         found[path] = where
     return found
-
-
-def _pictures_under(folder: Path, listing: Listing) -> Iterator[str]:
-    for place, _ in walk(folder):
-        for name in sorted(listing.names(str(place))):
-            if os.path.splitext(name)[1].casefold() in PICTURE_NAMES:
-                yield f"{place}/{name}"

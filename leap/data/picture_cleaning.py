@@ -1,14 +1,17 @@
 """What is done with the outcome of a picture check: told, written down, and, if wanted, the bad pictures set aside."""
 
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from leap.data.orphans import Places
 from leap.data.picture_audit import Audit, audit_pictures
 from leap.data.picture_facts import PictureStore
 from leap.records.files import write_atomic, write_json
 from leap.records.litter import listed
-from leap.records.set_aside import set_aside
+from leap.records.set_aside import alone_in, set_aside
 
 MISSING_TASKS = "missing_task_ids.txt"
 _SHOWN = 3  # examples of each kind on the screen
@@ -16,36 +19,42 @@ _SHOWN = 3  # examples of each kind on the screen
 
 @dataclass(frozen=True)
 class Cleaning:
-    """Which folder is checked, and what is done with what is found."""
+    """What is checked, and what is done with what is found."""
 
-    data: Path
-    files: tuple[Path, ...]  # none: every JSONL file of the folder
-    roots: tuple[Path, ...]  # where a row's relative picture paths start
+    places: Places
+    files: tuple[Path, ...]  # none: every JSONL file of the data folder
+    roots: tuple[Path, ...]  # where a sample's relative image paths start
     cache: Path
     decode: bool = True
     delete: bool = False
     keep_orphans: bool = False
 
+    @property
+    def quarantine(self) -> Path:
+        return self.places.home / "trash"
+
 
 def clean_pictures(work: Cleaning) -> bool:
     """Check, tell and write down, and with `delete` move away; whether all rows can be trained on.
 
-    A picture is an orphan only if no JSONL file of the folder names it, whichever files are checked.
+    Raises LeapError where another process moves images away.
     """
-    own = listed(work.data, "*.jsonl")
-    store = PictureStore(work.cache) if work.decode else None
-    others = [file for file in own if file not in work.files] if work.files else []
-    audit = audit_pictures(work.data, work.files or own, work.roots, store, others)
-    report = work.cache / "pictures" / "report.json"
-    write_json(report, audit.to_dict())
-    tasks = audit.incomplete_tasks()
-    write_atomic(work.data / MISSING_TASKS, "".join(f"{task}\n" for task in tasks))
-    _tell(audit, tasks, work, report)
-    _set_aside(audit, work)
+    with alone_in(work.quarantine) if work.delete else nullcontext():
+        files = work.files or listed(work.places.data, "*.jsonl")
+        store = PictureStore(work.cache) if work.decode else None
+        audit = audit_pictures(files, work.roots, work.places, store)
+        report = work.cache / "pictures" / "report.json"
+        write_json(report, audit.to_dict())
+        tasks = audit.incomplete_tasks()
+        _tell(audit, tasks, report)
+        if work.places.home == work.places.data:
+            write_atomic(work.places.data / MISSING_TASKS, "".join(f"{task}\n" for task in tasks))
+            print(f"task ids in {work.places.data / MISSING_TASKS}")
+        _set_aside(audit, work)
     return not audit.problems
 
 
-def _tell(audit: Audit, tasks: Sequence[int], work: Cleaning, report: Path) -> None:
+def _tell(audit: Audit, tasks: Sequence[int], report: Path) -> None:
     names = ", ".join(file.name for file in audit.files) or "no JSONL file, so that nothing can be missing or orphaned"
     print(f"rows               {audit.rows:>9,}  ({names})")
     print(f"pictures named     {audit.pictures:>9,}")
@@ -62,22 +71,28 @@ def _tell(audit: Audit, tasks: Sequence[int], work: Cleaning, report: Path) -> N
             print(f"    {example}")
         if len(found) > _SHOWN:
             print(f"    and {len(found) - _SHOWN:,} more")
-    print(f"task ids in {work.data / MISSING_TASKS}, everything in {report}")
+    if audit.vanished:
+        print(f"images that went away meanwhile (does another command move them? check again): {len(audit.vanished):,}")
+    print(f"everything in {report}")
 
 
 def _set_aside(audit: Audit, work: Cleaning) -> None:
-    reasons = {Path(path): why for path, why in audit.corrupt.items() if Path(path).is_relative_to(work.data)}
-    elsewhere = len(audit.corrupt) - len(reasons)
-    if not work.keep_orphans:
-        reasons = {**{Path(path): "no row names it" for path in audit.orphans}, **reasons}
-    reasons = {path: why for path, why in reasons.items() if path.is_file()}
-    if elsewhere:
-        print(f"corrupt pictures outside {work.data}, which are never moved: {elsewhere:,}")
+    home = work.places.home
+    corrupt = {path: why for name, why in audit.corrupt.items() if (path := _inside(home, name))}
+    orphans = {path: "no row names it" for name in audit.orphans if (path := _inside(home, name))}
+    reasons = corrupt if work.keep_orphans else {**orphans, **corrupt}
+    if elsewhere := len(audit.corrupt) - len(corrupt):
+        print(f"corrupt pictures outside {home}, which are never moved: {elsewhere:,}")
     if not reasons:
         return
-    trash = work.data / "trash"
     if not work.delete:
-        print(f"dry run: --delete would move {len(reasons):,} pictures to {trash}")
+        print(f"dry run: --delete would move {len(reasons):,} pictures to {work.quarantine}")
         return
-    restore_file = set_aside(reasons, work.data, trash)
+    restore_file = set_aside(reasons, home, work.quarantine)
     print(f"moved {len(reasons):,} pictures; --restore {restore_file} puts them back")
+
+
+def _inside(home: Path, name: str) -> Path | None:
+    """A file that is still there by its plain path in a folder, whatever `..` it was named with; None outside."""
+    path = Path(os.path.normpath(name))
+    return path if path.is_relative_to(home) and path.is_file() and path.samefile(name) else None

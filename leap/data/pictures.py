@@ -16,6 +16,8 @@ from PIL.ImageFile import ImageFile
 
 from leap.errors import LeapError
 
+IMAGES_ARCHIVE = "images.tar.gz"  # which the published rows come with
+_FIRST_FOLDER = "demo-data/images/"
 LOADING = 2  # the version of `as_rgb`: to be raised when it makes other pixels of a file, since caches keep their facts
 
 # PIL's ways to say that a file is broken, or too large to be an image
@@ -43,13 +45,31 @@ def resolve_picture(path: str, roots: Sequence[Path]) -> Path:
     """The one file that a row's picture path means. None or several matches raise LeapError."""
     given = Path(path)
     candidates = [given] if given.is_absolute() else [root / given for root in roots]
-    found = list(dict.fromkeys(candidate.resolve() for candidate in candidates if candidate.is_file()))
+    found = _files(candidates) or _files(_in_renamed_folder(path, roots))
     if len(found) == 1:
         return found[0]
-    tried = ", ".join(str(candidate) for candidate in candidates)
+    tried = ", ".join(str(candidate) for candidate in found or candidates)
     if not found:
-        raise LeapError(f"picture {path}: missing (looked for {tried}); restore it or set --image_root")
+        raise LeapError(f"picture {path}: missing (looked for {tried}); {_way_out(roots)}")
     raise LeapError(f"picture {path}: two different files match ({tried}); set --image_root to the right folder")
+
+
+def _files(candidates: Sequence[Path]) -> list[Path]:
+    return list(dict.fromkeys(candidate.resolve() for candidate in candidates if candidate.is_file()))
+
+
+def _in_renamed_folder(path: str, roots: Sequence[Path]) -> list[Path]:
+    """Where the images of the first rows may be: these name the folder in which their authors had them."""
+    _, found, name = path.partition(_FIRST_FOLDER)
+    return [root / folder / name.lstrip("/") for root in roots for folder in ("images", "") if found]
+
+
+def _way_out(roots: Sequence[Path]) -> str:
+    """What to do about a missing image."""
+    for folder in (place for root in roots for place in (root, root.parent)):
+        if (folder / IMAGES_ARCHIVE).is_file():
+            return f"unpack it first: python scripts/utils/unpack_images.py --archive {folder / IMAGES_ARCHIVE}"
+    return "restore it or set --image_root"
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,14 @@ def is_bare(folder: Path) -> bool:
     return all(is_litter(entry.name) for entry in folder.iterdir())
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """(folder, names of the files in it that may be data), for it and all below; links to folders are not followed."""
+def walk(folder: Path, without: str = "") -> Iterator[tuple[Path, list[str]]]:
+    """(folder, names of the files in it that may be data), for it and all below; links to folders are not followed.
+
+    A folder that holds a file named `without` is left out, with all below it.
+    """
     for place, folders, names in os.walk(folder):
+        if without in names:
+            folders.clear()
+            continue
         folders[:] = sorted(filter(is_data, folders))
         yield Path(place), sorted(filter(is_data, names))

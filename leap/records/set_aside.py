@@ -7,7 +7,8 @@
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +17,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from leap.errors import LeapError
 from leap.records.files import (
+    FolderLock,
     first_problem,
     free_place,
+    is_file,
     move_folder,
     read_text,
     replacing,
@@ -25,7 +28,7 @@ from leap.records.files import (
     write_json,
 )
 
-_RESTORE, _FILES = "restore.json", "files"
+RESTORE, _FILES = "restore.json", "files"
 
 
 def _inside(path: str) -> str:
@@ -48,6 +51,16 @@ class _RestoreFile(BaseModel):
     moved: Annotated[list[_Moved], Field(min_length=1)]
 
 
+@contextmanager
+def alone_in(trash: Path) -> Iterator[None]:
+    """Hold this while files are chosen and moved to `trash`: two that choose the same ones would lose some midway.
+
+    Raises LeapError where another process does.
+    """
+    with FolderLock(trash):
+        yield
+
+
 def set_aside(reasons: Mapping[Path, str], folder: Path, trash: Path) -> Path:
     """Move files or folders of `folder`, each for its reason, into a new folder under `trash`; the restore file.
 
@@ -56,9 +69,9 @@ def set_aside(reasons: Mapping[Path, str], folder: Path, trash: Path) -> Path:
     moved = [_Moved(path=os.path.relpath(path, folder), why=why) for path, why in reasons.items()]
     place = free_place(trash / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
     record = _RestoreFile(folder=os.path.relpath(folder, place), moved=moved)
-    write_json(place / _RESTORE, record.model_dump())
+    write_json(place / RESTORE, record.model_dump())
     _move_all({folder / entry.path: place / _FILES / entry.path for entry in moved})
-    return place / _RESTORE
+    return place / RESTORE
 
 
 def restore(file: Path) -> int:
@@ -66,9 +79,15 @@ def restore(file: Path) -> int:
 
     What is back already is passed over, so a broken-off restoring is simply repeated; the restore file goes when all
     is done. Raises LeapError where a file is neither here nor there, before anything is moved, and where another one
-    has taken a place, after all the others are back.
+    has taken a place, after all the others are back, and where another process restores the same.
     """
-    record = _read(file)
+    if not is_file(file):
+        raise LeapError(f"{file}: there is no such restore file")
+    with FolderLock(file.parent):
+        return _restore(file, _read(file))
+
+
+def _restore(file: Path, record: _RestoreFile) -> int:
     folder = Path(os.path.abspath(file.parent / record.folder))  # as it was named: pictures may lie behind a link
     files = file.parent / _FILES
     waiting = {entry.path for entry in record.moved if os.path.lexists(files / entry.path)}
@@ -83,13 +102,11 @@ def restore(file: Path) -> int:
             f"restored: {len(waiting - there)}); remove it and restore {file} again, or keep it"
         )
     file.unlink()
-    _remove_empty(file.parent)
+    _remove_empty(files)
     return len(waiting)
 
 
 def _read(file: Path) -> _RestoreFile:
-    if not file.is_file():
-        raise LeapError(f"{file}: there is no such restore file")
     try:
         return _RestoreFile.model_validate_json(read_text(file))
     except ValidationError as error:

@@ -5,9 +5,12 @@
     python scripts/utils/check_and_clean_images.py --delete
     python scripts/utils/check_and_clean_images.py --restore data/trash/20260131T120000Z/restore.json
 
-Looks for missing and corrupt pictures, for rows that cannot be read, for pictures in images/ that no row names
-(orphans), and writes the tasks that lack a picture named <task>-<episode> to missing_task_ids.txt in the data folder.
---delete deletes nothing: corrupt pictures and orphans go to trash/ in the data folder, and --restore brings them back.
+Looks for missing and corrupt pictures, for rows that cannot be read, for pictures that no file of samples names (in
+images/, or with --image_root in its folders that hold the rows' pictures), and writes the tasks that lack a picture
+named <task>-<episode> to missing_task_ids.txt in the data folder. What any JSONL or JSON file of the data folder names,
+or one beside the checked files, is no such orphan.
+--delete deletes nothing: corrupt pictures and orphans go to trash/ in the data folder, or in an image root outside of
+it, and --restore brings them back.
 Every picture is decoded once; a later check decodes only those whose size or time of change differs.
 Exit code 0: every row can be trained on. 1: not so, or broken off.
 """
@@ -32,6 +35,7 @@ def main() -> int | None:
     if arguments.restore and arguments.delete:
         raise UsageError("--restore puts back what --delete moved away: give one of them")
 
+    from leap.data.orphans import Places
     from leap.data.picture_cleaning import Cleaning, clean_pictures
     from leap.records.set_aside import restore
 
@@ -41,12 +45,13 @@ def main() -> int | None:
     data = workspace.resolve(arguments.data_dir)
     if not data.is_dir():
         raise UsageError(f"--data-dir {data}: there is no such folder")
-    roots = [workspace.resolve(arguments.image_root)] if arguments.image_root else [workspace.root, data]
-    files = tuple(workspace.resolve(file) for file in arguments.file)
+    root = workspace.resolve(arguments.image_root) if arguments.image_root else None
+    if root and not root.is_dir():
+        raise UsageError(f"--image_root {root}: there is no such folder")
     work = Cleaning(
-        data,
-        files,
-        tuple(roots),
+        Places(workspace.root, data, root),
+        tuple(workspace.resolve(file) for file in arguments.file),
+        (root,) if root else (workspace.root, data),
         workspace.cache,
         decode=not arguments.no_decode,
         delete=arguments.delete,

@@ -1,0 +1,61 @@
+"""Folders of images, each listed once and remembered."""
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
+
+from leap.records.litter import is_data
+
+
+def folded(name: str) -> str:
+    """The same for names that a Mac or Windows does not tell apart."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class Listing:
+    """Which files folders hold, each folder listed once: 150,000 looks at single files take long on a network disk."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, dict[str, bool]] = {}  # by path: the names in it, and whether each is a link
+        self._folded: dict[str, dict[str, str]] = {}  # by path: the names in it by how they are folded
+        self._real: dict[str, str] = {}  # by path of a folder: the same without links
+
+    def names(self, folder: str) -> dict[str, bool]:
+        """The files of a folder, each with whether it is a link; none where there is no such folder."""
+        if folder not in self._folders:
+            found: dict[str, bool] = {}
+            self._folders[folder] = found
+            with suppress(OSError, ValueError), os.scandir(folder) as entries:
+                found.update(
+                    (entry.name, entry.is_symlink()) for entry in entries if is_data(entry.name) and entry.is_file()
+                )
+        return self._folders[folder]
+
+    def folders(self, image: str, roots: Sequence[str]) -> list[str]:
+        """Where an image may lie that is named so: under each of the roots, or where its absolute path says."""
+        head = image.rpartition("/")[0]
+        return [head or "/"] if image.startswith("/") else [f"{root}/{head}" if head else root for root in roots]
+
+    def find(self, picture: str, roots: Sequence[str]) -> str | None:
+        """The one file that a row's picture means, as `resolve_picture` finds it, which raises for none and several."""
+        name = picture.rpartition("/")[2]
+        found = [folder for folder in self.folders(picture, roots) if name in self.names(folder)]
+        return f"{found[0]}/{name}" if len(found) == 1 else None
+
+    def alike(self, image: str, roots: Sequence[str]) -> str | None:
+        """A file that is there under the same name but for case, or for how its accents are written (NFC, NFD)."""
+        for folder in self.folders(image, roots):
+            if folder not in self._folded:
+                self._folded[folder] = {folded(name): name for name in self.names(folder)}
+            if name := self._folded[folder].get(folded(image.rpartition("/")[2])):
+                return f"{folder}/{name}"
+        return None
+
+    def real_names(self, path: str) -> list[str]:
+        """What a file is called without links in its folder's path, and what it points to if it is a link itself."""
+        folder, _, name = path.rpartition("/")
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        names = [f"{self._real[folder]}/{name}"]
+        return [*names, os.path.realpath(path)] if self.names(folder).get(name) else names

@@ -1,0 +1,267 @@
+"""check_and_clean_images.py --delete takes nobody's images: an orphan lies under the checked root, named by no file."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY, run_script
+from test_picture_check import SCRIPT, check, draw, make_root, row
+
+from leap.data.orphans import Places, named_in
+from leap.data.picture_audit import audit_pictures
+from leap.data.picture_facts import PictureStore
+from leap.data.pictures import resolve_picture
+from leap.errors import LeapError
+from leap.records.files import FolderLock
+from leap.records.set_aside import restore, set_aside
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_root(tmp_path)
+
+
+def images(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+@pytest.fixture
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of one's own with two samples, their images, and an image that neither names."""
+    folder = tmp_path_factory.mktemp("mine")
+    for number, name in enumerate("abc"):
+        draw(folder / "images" / f"{name}.png", number)
+    (folder / "mine.jsonl").write_text(row("images/a.png") + "\n" + row("images/b.png") + "\n")
+    return folder
+
+
+def test_a_folder_of_ones_own_is_cleaned_and_the_workspace_is_left_alone(root: Path, mine: Path) -> None:
+    draw(root / "data" / "images" / "9-9.png", 9)
+    (root / "data" / "missing_task_ids.txt").write_text("7\n")
+    before, own = images(root), images(mine)
+    done, report = check(root, "--file", str(mine / "mine.jsonl"), "--image_root", str(mine), "--delete")
+    assert done.returncode == 0, done.stderr
+    assert report["orphans"] == [str(mine / "images" / "c.png")]
+    assert images(root) == before
+    assert (root / "data" / "missing_task_ids.txt").read_text() == "7\n"
+    (file,) = (mine / "trash").glob("*/restore.json")
+    again, report = check(root, "--file", str(mine / "mine.jsonl"), "--image_root", str(mine), "--delete")
+    assert (again.returncode, report["orphans"], report["decoded"]) == (0, [], 0)
+    assert restore(file) == 1
+    assert images(mine) == own
+
+
+def test_a_demo_workspace_has_no_orphans(workspace: Path, tmp_path: Path) -> None:
+    """It has a numbered image of every scene, also where no sample names it."""
+    for name in ("data", "dataset"):
+        shutil.copytree(workspace / name, tmp_path / name)
+    names = {path.name for path in (tmp_path / "data" / "images").iterdir()}
+    unnamed = names - {Path(name).name for file in (tmp_path / "data").glob("*.jsonl") for name in named_in(file)}
+    assert any(name.endswith("_numbered.png") for name in unnamed)
+    done, report = check(tmp_path, "--no-decode")
+    assert (done.returncode, report["orphans"]) == (0, [])
+    draw(tmp_path / "data" / "images" / "other_numbered.png")
+    assert len(check(tmp_path, "--no-decode")[1]["orphans"]) == 1
+
+
+@pytest.mark.parametrize("given", ["data", "data/images", "link", "link/images", ".", "data/../data"])
+def test_roots_that_overlap_keep_what_others_name(root: Path, given: str) -> None:
+    """MINE names one image; train.jsonl and test.jsonl name the others, from other roots."""
+    images_of = root / "data" / "images"
+    (root / "link").symlink_to("data")
+    name = os.path.relpath(images_of / "7-1.png", (root / given).resolve())
+    (root / "mine").mkdir()
+    (root / "mine" / "mine.jsonl").write_text(row(name) + "\n")
+    draw(images_of / "9-9.png", 9)
+    draw(root / "docs" / "figure.png", 10)
+    draw(root / "eva_results" / "plot.png", 11)
+    before = images(root)
+    done, report = check(root, "--file", "mine/mine.jsonl", "--image_root", given, "--delete")
+    assert (done.returncode, len(report["orphans"])) == (0, 1), report
+    moved = {Path(path).name for path in before.keys() - images(root).keys()}
+    assert moved == {"9-9.png"}
+    (file,) = root.glob("**/trash/*/restore.json")
+    assert check(root, "--no-decode")[1]["orphans"] == []
+    assert restore(file) == 1
+    assert images(root) == before
+
+
+def test_a_root_that_holds_the_workspace_is_searched_only_where_samples_have_images(root: Path) -> None:
+    (root / "data" / "top.jsonl").write_text(row("top.png") + "\n")
+    for name in ("top.png", "figure.png", "output/curve.png"):
+        draw(root / name)
+    _, report = check(root, "--file", "data/top.jsonl", "--image_root", ".", "--no-decode")
+    assert report["orphans"] == []
+
+
+NFD = unicodedata.normalize("NFD", "é.png")
+SPELLINGS: dict[str, tuple[str, str]] = {
+    "plain": ("9-9.png", "images/9-9.png"),
+    "from the data folder's parent": ("9-9.png", "data/images/9-9.png"),
+    "through ..": ("9-9.png", "images/../images/9-9.png"),
+    "from beside": ("9-9.png", "../images/9-9.png"),
+    "absolute": ("9-9.png", "{root}/data/images/9-9.png"),
+    "another case": ("9-9.PNG", "images/9-9.png"),
+    "another Unicode form": (NFD, "images/é.png"),
+    "the first rows' folder": ("9-9.png", "demo-data/images/9-9.png"),
+    "another machine's folder": ("9-9.png", "/home/someone/leap/data/images/9-9.png"),
+    "Windows": ("9-9.png", "images\\9-9.png"),
+}
+FORMS = {
+    "a sample": lambda name: row(name),
+    "an array": lambda name: json.dumps([json.loads(row(name))] * 2, indent=1),
+    "ShareGPT": lambda name: json.dumps({"images": [name], "conversations": []}),
+    "a cut line": lambda name: row(name)[:-20],
+    "a sample within a text": lambda name: json.dumps({"raw": row(name)}),
+    "escaped": lambda name: row(name).replace("/", "\\/"),
+}
+FILES = ("val.jsonl", "blind_10.jsonl", "rows.json", "set/train_9.jsonl", "a/b/c/TEST.JSONL")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "form", "file"),
+    [
+        *((spelling, "a sample", FILES[0]) for spelling in SPELLINGS),
+        *(("plain", form, FILES[0]) for form in FORMS),
+        *(("plain", "a sample", file) for file in FILES),
+        *(("absolute", form, "rows.json") for form in FORMS),
+    ],
+)
+def test_what_any_known_file_names_is_no_orphan(root: Path, spelling: str, form: str, file: str) -> None:
+    on_disk, name = SPELLINGS[spelling]
+    draw(root / "data" / "images" / on_disk, 9)
+    path = root / "data" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for flags in (("--file", "data/train.jsonl"), ("--file", "data/train.jsonl", "--image_root", "data")):
+        path.unlink(missing_ok=True)
+        before = check(root, *flags, "--no-decode")[1]["orphans"]
+        assert [Path(orphan).name for orphan in before] == [on_disk]
+        path.write_text(FORMS[form](name.format(root=root)))
+        assert check(root, *flags, "--no-decode", "--delete")[1]["orphans"] == []
+
+
+def test_images_of_benchmark_examples_belong_together(workspace: Path, root: Path) -> None:
+    """Samples that name an example's first image alone leave it its second one."""
+    shutil.copytree(workspace / "dataset", root / "dataset")
+    first = sorted((root / "dataset").rglob("input.png"))[0]
+    (root / "data" / "mine.jsonl").write_text(row(str(first.relative_to(root / "dataset"))) + "\n")
+    before = images(root)
+    for given in ("dataset", str(first.parent), str(first.parents[3])):
+        name = os.path.relpath(first, root / given)
+        (root / "data" / "mine.jsonl").write_text(row(name) + "\n")
+        done, report = check(root, "--file", "data/mine.jsonl", "--image_root", given, "--delete")
+        assert (done.returncode, report["orphans"]) == (0, [])
+    assert images(root) == before
+
+
+def test_an_image_of_another_case_is_told(root: Path) -> None:
+    (root / "data" / "images" / "7-2.png").rename(root / "data" / "images" / "7-2.PNG")
+    _, report = check(root)
+    assert f"{root}/data/images/7-2.PNG is named almost so" in report["missing"]["images/7-2.png"]
+
+
+def test_a_corrupt_image_outside_is_never_moved_whatever_it_is_called(root: Path) -> None:
+    (root / "shared").mkdir()
+    (root / "shared" / "x.png").write_text("broken")
+    with (root / "data" / "train.jsonl").open("a") as file:
+        file.write(row("images/../../shared/x.png") + "\n")
+    done, report = check(root, "--delete")
+    assert len(report["corrupt"]) == 1
+    assert "which are never moved: 1" in done.stdout
+    assert done.stderr == "" or "Traceback" not in done.stderr
+    assert (root / "shared" / "x.png").is_file()
+
+
+def test_a_root_that_is_not_there_is_wrong_usage(root: Path) -> None:
+    done = run_script(SCRIPT, "--image_root", "nowhere", root=root)
+    assert done.returncode == 2
+    assert "nowhere: there is no such folder" in done.stderr
+
+
+# --- several at once
+
+
+def test_two_that_move_images_at_once_are_refused(root: Path) -> None:
+    draw(root / "data" / "images" / "9-9.png", 9)
+    with FolderLock(root / "data" / "trash"):
+        done = run_script(SCRIPT, "--delete", "--no-decode", root=root)
+        assert check(root, "--no-decode")[1]["orphans"]  # who only looks may
+    assert done.returncode == 1
+    assert "another process" in done.stderr.splitlines()[-1]
+    assert not list((root / "data" / "trash").glob("*/restore.json"))
+    assert (root / "data" / "images" / "9-9.png").is_file()
+
+
+def test_images_that_go_away_meanwhile_are_not_called_corrupt(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    look, data = PictureStore.look, root / "data"
+
+    def late(self: PictureStore, files: Any) -> Any:
+        set_aside({data / "images" / "7-1.png": "by another"}, data, data / "trash")
+        return look(self, files)
+
+    monkeypatch.setattr(PictureStore, "look", late)
+    done, report = check(root)
+    assert done.returncode == 1
+    assert (report["corrupt"], report["vanished"]) == ({}, [str(data / "images" / "7-1.png")])
+    assert "images that went away meanwhile" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_real_ones_at_once_lose_nothing(root: Path) -> None:
+    for number in range(300):
+        draw(root / "data" / "images" / f"9-{number}.png", number)
+    before = images(root / "data" / "images")
+    command = [sys.executable, str(REPOSITORY / SCRIPT), "--delete"]
+    environment = {**os.environ, "LEAP_ROOT": str(root), "PYTHONPATH": str(REPOSITORY)}
+    both = [
+        subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    ended = [(*process.communicate(), process.returncode) for process in both]
+    for out, err, code in ended:
+        assert "Traceback" not in err
+        assert (code == 0 and "corrupt                    0" in out) or (code == 1 and "another process" in err)
+    assert 0 in [code for *_, code in ended]
+    for file in (root / "data" / "trash").glob("*/restore.json"):
+        restore(file)
+    assert images(root / "data" / "images") == before
+
+
+def test_two_that_restore_at_once_lose_nothing(root: Path) -> None:
+    draw(root / "data" / "images" / "9-9.png", 9)
+    check(root, "--delete", "--no-decode")
+    (file,) = (root / "data" / "trash").glob("*/restore.json")
+    with FolderLock(file.parent), pytest.raises(LeapError, match="another process"):
+        restore(file)
+    assert restore(file) == 1
+    assert not (root / "data" / "trash").exists() or not list((root / "data" / "trash").iterdir())
+    with pytest.raises(LeapError, match="no such restore file"):
+        restore(file)
+
+
+# --- where the first rows say that their images are
+
+
+@pytest.mark.parametrize("roots", [("data",), ("data/images",), ("", "data")])
+@pytest.mark.parametrize("name", ["demo-data/images/7-1.png", "/somewhere/demo-data/images/7-1.png"])
+def test_the_first_rows_images_are_found(root: Path, roots: tuple[str, ...], name: str) -> None:
+    places = [root / place for place in roots]
+    assert resolve_picture(name, places) == root / "data" / "images" / "7-1.png"
+    (root / "data" / "train.jsonl").write_text(row(name) + "\n")
+    audit = audit_pictures([root / "data" / "train.jsonl"], places, Places(root, root / "data"), None)
+    assert not audit.missing
+    assert not [path for path in audit.orphans if "7-1" in path]
+
+
+def test_a_name_that_is_there_as_it_stands_comes_first(root: Path) -> None:
+    plain = draw(root / "demo-data" / "images" / "7-1.png", 3)
+    assert resolve_picture("demo-data/images/7-1.png", [root, root / "data"]) == plain
