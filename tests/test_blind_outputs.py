@@ -92,7 +92,7 @@ def test_baseline_and_checkpoints_are_asked_the_same(workspace: Path, checkpoint
 
 def test_a_failure_is_no_answer_and_is_asked_again(workspace: Path, tmp_path: Path) -> None:
     def refusing(seen: Seen) -> faulty.Fault | None:
-        return faulty.REFUSAL if seen.number == 1 else None
+        return faulty.BAD_REQUEST if seen.number == 1 else None
 
     save = tmp_path / "blind"
     with FaultyServer(refusing) as server:
@@ -102,7 +102,7 @@ def test_a_failure_is_no_answer_and_is_asked_again(workspace: Path, tmp_path: Pa
         rows = read_outputs(find_newest(save, "blind10_outputs") or save)
         assert [bool(row.error) for row in rows] == [False, True, False]
         assert rows[1].model_output == ""
-        assert "refused" in rows[1].error
+        assert "400" in rows[1].error
         assert server.seen[0].body["top_p"] == 0.9
         before = len(server.seen)
         assert outputs(workspace, save, *options, "--timeout", "99").returncode == 0
@@ -121,6 +121,21 @@ def test_a_failure_is_no_answer_and_is_asked_again(workspace: Path, tmp_path: Pa
         store.write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert outputs(workspace, save, *options, "--max_samples", "2").returncode == 0
         assert len(server.seen) == before + 4
+
+
+def test_a_refusal_is_what_the_model_answered(workspace: Path, tmp_path: Path) -> None:
+    save = tmp_path / "blind"
+    with FaultyServer(lambda seen: [faulty.REFUSAL, faulty.FILTERED, faulty.BLANK][seen.number]) as server:
+        options = ["--engine", "openai", "--base_url", server.url, "--concurrency", "1", *SMALL[:-2]]
+        for _ in range(2):  # the second run asks nothing
+            assert outputs(workspace, save, *options).returncode == 0
+            table = find_newest(save, "blind10_outputs")
+            assert table is not None
+            rows = read_outputs(table)
+            assert [row.model_output.strip() for row in rows] == ["I would rather not.", "Well", ""]
+            assert [row.finish for row in rows] == ["refused", "filtered", "stop"]
+        counts = json.loads(table.with_suffix(".json").read_text())["counts"]
+    assert counts == {"answered": 3, "failed": 0, "truncated": 0, "refused": 1, "filtered": 1, "empty": 1}
 
 
 def test_a_missing_picture_is_told_by_line_before_any_model_is_loaded(workspace: Path, tmp_path: Path) -> None:

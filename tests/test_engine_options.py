@@ -75,6 +75,49 @@ def test_a_servers_failure_is_no_score_and_the_next_run_repairs_it(
         assert faulty.KEY not in path.read_text()
 
 
+def test_a_refusal_a_filter_and_an_empty_answer_score_zero_and_are_counted_apart(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """As upstream has it: they stay in the mean, and no run asks them again."""
+    endings = [faulty.REFUSAL, faulty.FILTER_ERRORS[0], faulty.BLANK, faulty.FILTERED]
+    command = ["--engine", "openai", "--dimension", "semantic", "spatial", "--output_dir", str(tmp_path)]
+    with FaultyServer(lambda seen: endings[seen.number] if seen.number < 4 else None) as server:
+        command += ["--base_url", server.url, "--concurrency", "1"]
+        done = run_script(EVALUATE, *command, root=workspace)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(server.seen) == 4
+        for kind in ("refused", "filtered", "empty"):
+            assert kind in done.stdout
+        assert run_script(EVALUATE, *command, root=workspace).returncode == 0
+        assert len(server.seen) == 4
+    folders = sorted(tmp_path.glob("*/tiny"))
+    totals = [
+        scores["total_score"]
+        for folder in folders
+        for task in json.loads((folder / "final_score.json").read_text()).values()
+        for scores in task.values()
+    ]
+    assert totals == [0, 0, 0, 0]
+    counts = [json.loads((folder / "manifest.json").read_text())["counts"] for folder in folders]
+    apart = [(found["refused"], found["filtered"], found["empty"], found["format_error"]) for found in counts]
+    assert apart == [(1, 1, 0, 0), (0, 1, 1, 0)]
+    assert [found["scored"] for found in counts] == [2, 2]
+    assert (
+        "- tiny: 1 refused, 2 filtered, 1 empty answers, which hold no plan and score 0."
+        in (tmp_path / "summary.md").read_text()
+    )
+    monitored = run_script("scripts/utils/monitor_evaluation.py", "--once", "--json", "--results", str(tmp_path))
+    seen = json.loads(monitored.stdout)["evaluations"]
+    assert [(one["done"], one["refused"], one["filtered"], one["empty"]) for one in seen] == [
+        (2, 1, 1, 0),
+        (2, 0, 1, 1),
+    ]
+    rescored = run_script(
+        "scripts/evaluation/score_predictions.py", str(tmp_path), "--parse", "lenient", root=workspace
+    )
+    assert rescored.returncode == 0, rescored.stderr
+
+
 def test_another_engines_answers_are_not_mixed_in(workspace: Path, tmp_path: Path) -> None:
     options = (
         f"--checkpoint models/leap-demo --model_name m --dimension semantic --output_dir {tmp_path} --num_episodes 1"

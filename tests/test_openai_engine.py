@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from leap.backoff import retry_after
 from leap.data import picture_urls
 from leap.data.pictures import BlankPicture, PictureSize
 from leap.errors import LeapError, UsageError
+from leap.evaluation.predictions import as_prediction
 from leap.evaluation.requests import build_requests
+from leap.evaluation.score import without_plan
 from leap.evaluation.settings import EvaluationSettings
 from leap.evaluation.usage import usage_and_cost
 from leap.inference.chat_protocol import chat_messages
@@ -110,6 +113,23 @@ def test_a_final_fault_stays_with_its_request(fault: Fault) -> None:
     assert failed.error
     assert failed.text is None
     assert_right(found, requests[:2] + requests[3:])
+
+
+@pytest.mark.parametrize("fault", [*faulty.REFUSALS, *faulty.EMPTY], ids=lambda fault: fault.name)
+def test_refusals_filtered_and_empty_texts_are_answers(fault: Fault) -> None:
+    """Upstream scores them zero. An error would leave the mean, and be asked again by every run."""
+    requests = asked(3)
+    with FaultyServer(by_text({"ask 1": [fault]})) as server:
+        found = answers(server, requests)
+        assert server.attempts["ask 1"] == 1
+    answer = found.pop(("task", "1"))
+    assert answer.error is None
+    stored = as_prediction(replace(answer, key=("Complex", *answer.key)), "sha256")
+    kind = "empty" if fault in faulty.EMPTY else "refused" if fault is faulty.REFUSAL else "filtered"
+    assert without_plan(Prediction.model_validate_json(stored.model_dump_json())) == kind
+    words = {"refusal": "I would rather not.", "content filter": "Well"}
+    assert (answer.text or "").strip() == words.get(fault.name, "")
+    assert_right(found, [requests[0], requests[2]])
 
 
 @pytest.mark.parametrize("fault", faulty.BAD_BODIES, ids=lambda fault: fault.name)

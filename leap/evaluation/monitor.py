@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from leap.errors import LeapError
 from leap.evaluation.result_folder import MANIFEST, PREDICTIONS
+from leap.evaluation.score import without_plan
 from leap.records.benchmark import Prediction
 from leap.records.files import LOCK, first_problem, read_object
 from leap.records.litter import listed
@@ -29,8 +30,9 @@ class Progress:
     """One model on one dimension.
 
     `done` counts answers; examples whose inference failed are apart, and tried again by the next run. `format_errors`
-    are answers without a plan. `rate` is in examples a second: what a live reader saw of late, or else the mean since
-    the evaluation's first start, pauses included. `left` is in seconds. None: unknown.
+    are answers without a plan; `refused`, `filtered` and `empty` ones are counted apart. `rate` is in examples a
+    second: what a live reader saw of late, or else the mean since the evaluation's first start, pauses included. `left`
+    is in seconds. None: unknown.
     """
 
     model: str
@@ -42,6 +44,9 @@ class Progress:
     left: float | None
     format_errors: int
     inference_errors: int
+    refused: int = 0
+    filtered: int = 0
+    empty: int = 0
     process: str | None = None  # "PID host" of the one that runs it
     problem: str | None = None
 
@@ -57,7 +62,7 @@ class _Folder:
     offset: int = 0
     lines: int = 0
     inode: int = 0
-    answered: dict[tuple[str, str], bool] = field(default_factory=dict)  # whether the answer is no plan
+    answered: dict[tuple[str, str], str] = field(default_factory=dict)  # "plan", or why the answer is none
     failed: set[tuple[str, str]] = field(default_factory=set)
     seen: deque[tuple[float, int]] = field(default_factory=deque)  # (clock, lines): how the file grew
 
@@ -94,7 +99,8 @@ class _Folder:
         if record.error is not None:
             self.failed.add(key)
         else:
-            self.answered[key] = parse_plan(record.text or "", "official").error is not None
+            parsed = parse_plan(record.text or "", "official").error is None
+            self.answered[key] = without_plan(record) or ("plan" if parsed else "format_error")
 
     def _forget(self, inode: int) -> None:
         self.offset = self.lines = 0
@@ -139,6 +145,7 @@ class Monitor:
             problem = str(error)
         status: Status = "unreadable" if problem else _status(manifest, holder)
         recent = folder.recent_rate(self._clock())
+        kinds = Counter(folder.answered.values())
         done, total = len(folder.answered), manifest.get("data", {}).get("examples")
         rate = None if problem else _mean_rate(folder.path, manifest, status, done)
         if status == "running" and recent is not None:
@@ -151,8 +158,11 @@ class Monitor:
             total=total,
             rate=rate,
             left=(total - done) / rate if status == "running" and rate and total is not None else None,
-            format_errors=sum(folder.answered.values()),
+            format_errors=kinds["format_error"],
             inference_errors=len(folder.failed),
+            refused=kinds["refused"],
+            filtered=kinds["filtered"],
+            empty=kinds["empty"],
             process=holder,
             problem=problem,
         )

@@ -94,9 +94,9 @@ def _old_prediction(path: Path, task: str, number: str, answer: Any) -> Predicti
     if answer.get("format_error") == "inference_error":
         return Prediction(task=task, example=number, error="inference error of the run that wrote output.json")
     text = answer.get("origin_output")
-    if text is None:  # only the parsed plan was kept
-        text = fenced_plan(answer["skill_sequence"]) if "skill_sequence" in answer else ""
-    return Prediction(task=task, example=number, text=str(text))
+    if text is None and "skill_sequence" in answer:  # only the parsed plan was kept
+        text = fenced_plan(answer["skill_sequence"])
+    return Prediction(task=task, example=number, text=None if text is None else str(text))
 
 
 def _stored(

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.vlabench.parsing import Mode, parse_plan
 from leap.vlabench.scoring import LEAP_KEYS, ZERO_SCORES, dependency_of, plan_scores
 from leap.vlabench.sources import LEAP_SCORER, Scorer
 
+NoPlan = Literal["refused", "filtered", "empty"]
 Scores = dict[str, dict[str, dict[str, float]]]  # task -> example number -> score name -> score
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of a dimension's examples. `scored` includes the format errors, which score zero."""
+    """What became of a dimension's examples. `scored` includes all that scores zero: format errors, refusals, what a
+    content filter withheld, empty answers. An example is counted as one of these; `truncated` goes beside them."""
 
     examples: int
     scored: int
@@ -22,6 +24,9 @@ class Counts:
     truncated: int
     inference_error: int
     missing: int
+    refused: int = 0
+    filtered: int = 0
+    empty: int = 0
 
     @property
     def complete(self) -> bool:
@@ -49,14 +54,22 @@ def score_predictions(
         elif prediction.error is not None:
             count["inference_error"] += 1
         else:
+            text, no_plan = prediction.text or "", without_plan(prediction)
             found, format_error = score_answer(
-                example.task, example.skill_sequence, prediction.text or "", scorer, mode
+                example.task, example.skill_sequence, "" if no_plan else text, scorer, mode
             )
             scores.setdefault(example.task, {})[str(example.number)] = found
             count["scored"] += 1
-            count["format_error"] += format_error
+            count[no_plan or "format_error"] += format_error
             count["truncated"] += prediction.finish == "length"
     return scores, Counts(**count)
+
+
+def without_plan(prediction: Prediction) -> NoPlan | None:
+    """Why an answer can hold no plan, before anything is read of it; None for a text that the parser decides about."""
+    if prediction.finish == "refused" or prediction.finish == "filtered":
+        return prediction.finish
+    return None if prediction.text is None or prediction.text.strip() else "empty"
 
 
 def score_answer(

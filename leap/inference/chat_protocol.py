@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from leap.data.pictures import PictureSize
 from leap.inference.protocol import Decoding, Request
+from leap.records.benchmark import Finish
 from leap.records.training import ImagePart, TextPart
 
 if TYPE_CHECKING:
@@ -72,18 +73,35 @@ class Fields:
         return Fields(limit, tuple(name for name in self.neutral if name not in refusal), structured)
 
 
+# finish_reason of OpenAI, vLLM and most others; a call of a tool that nobody offered is the model's own ending.
+_ENDINGS: Mapping[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "stop", "function_call": "stop"}
+_FILTERED = ("content_filter", "sensitive", "safety")  # OpenAI's and Azure's, Zhipu's, Gemini's
+# Codes of an HTTP error that says the same of the request: Azure's (and its inner one), OpenAI's, DashScope's.
+_FILTER_CODES = ("contentfilter", "responsibleaipolicyviolation", "contentpolicyviolation", "datainspectionfailed")
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _Message(_Strict):
+class Message(_Strict):
+    """A response: its text, or a refusal in its place."""
+
     content: str | None = None
     refusal: str | None = None
 
 
 class _Choice(_Strict):
-    message: _Message
+    message: Message | None = None
     finish_reason: str | None = None
+
+    def ending(self) -> Finish | None:
+        """How the response ended; None for an ending that is a failure of the server, not the model's doing."""
+        if (self.finish_reason or "").casefold() in _FILTERED:
+            return "filtered"
+        if (self.message is not None and self.message.refusal) or self.finish_reason == "refusal":
+            return "refused"
+        return _ENDINGS.get(self.finish_reason or "")
 
 
 class Usage(_Strict):
@@ -99,6 +117,14 @@ class Completion(_Strict):
     model: str | None = None
     choices: Annotated[list[_Choice], Field(min_length=1, max_length=1)]
     usage: Usage | None = None
+
+
+def is_content_filter(error: "APIStatusError") -> bool:
+    """Whether an HTTP error is the verdict of the API's content filter on this request, by its code."""
+    said = error.body if isinstance(error.body, dict) else {}
+    inner = said.get("innererror")
+    codes = [said.get("code"), said.get("type"), inner.get("code") if isinstance(inner, dict) else None]
+    return any(re.sub(r"[\W_]", "", code).casefold() in _FILTER_CODES for code in codes if isinstance(code, str))
 
 
 def words(error: "APIStatusError") -> str:

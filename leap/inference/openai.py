@@ -21,7 +21,16 @@ from pydantic import BaseModel, ValidationError
 from leap.backoff import LONGEST_PAUSE, backoff, retry_after
 from leap.data.pictures import PictureSize
 from leap.errors import LeapError, UsageError
-from leap.inference.chat_protocol import Completion, Fields, Usage, cause, chat_messages, words
+from leap.inference.chat_protocol import (
+    Completion,
+    Fields,
+    Message,
+    Usage,
+    cause,
+    chat_messages,
+    is_content_filter,
+    words,
+)
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.inference.throttle import Throttle
 from leap.records.files import first_problem
@@ -304,6 +313,8 @@ class _Run:
                 raise _Again(f"no whole answer within {timeout:g} s") from error
             except openai.APIStatusError as error:
                 self._unreachable = 0
+                if is_content_filter(error):
+                    return Answer(key, "", "filtered")
                 self._refusal(error, sent_under)
         self._unreachable = 0
         self._throttle.speed_up()
@@ -324,7 +335,7 @@ class _Run:
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 others = fields.without(words(error))
-                if others == fields:
+                if others == fields or is_content_filter(error):
                     raise
                 fields = others
             else:
@@ -368,17 +379,18 @@ class _Run:
         if completion.model:
             self._server.models.add(completion.model)
         (choice,), usage = completion.choices, completion.usage or Usage()
-        text, finish = choice.message.content, choice.finish_reason
-        if choice.message.refusal:
-            raise _Refused(f"the model refused ({self._endpoint.hidden(choice.message.refusal)})", usage)
-        if finish not in ("stop", "length"):
-            ending = self._endpoint.hidden(str(finish))
-            reason = f"the answer ended with {ending}, which is neither its end nor the limit of new tokens"
+        ending, message = choice.ending(), choice.message or Message()
+        if choice.message is None and ending != "filtered":
+            raise _BadBody("the server's answer is no chat completion (a choice without a message)")
+        if ending is None:
+            said = self._endpoint.hidden(str(choice.finish_reason))
+            reason = f"the answer ended with {said}, which is neither its end nor the limit of new tokens"
             raise _Refused(reason, usage)
-        if text is None:
-            raise _Refused("the answer has no text", usage)
-        self._check_length(usage)
-        return Answer(key, text, "stop" if finish == "stop" else "length", usage.prompt_tokens, usage.completion_tokens)
+        if ending in ("stop", "length"):
+            self._check_length(usage)
+        return Answer(
+            key, message.refusal or message.content or "", ending, usage.prompt_tokens, usage.completion_tokens
+        )
 
     def _check_length(self, usage: Usage) -> None:
         """An answer of another length than all others could have is no answer to the same question."""

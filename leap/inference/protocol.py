@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from leap.data.pictures import BlankPicture
+from leap.records.benchmark import Finish
 from leap.records.training import ImagePart, Message
 
 
@@ -48,11 +49,11 @@ def request_hash(request: Request) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer, or the reason why there is none; never both."""
+    """A model's answer, or the reason why there is none; never both. A refusal and an empty text are answers."""
 
     key: tuple[str, ...]  # the dimension, task and example number, say
     text: str | None = None
-    finish: Literal["stop", "length"] | None = None
+    finish: Finish | None = None
     prompt_tokens: int | None = None
     new_tokens: int | None = None
     error: str | None = None

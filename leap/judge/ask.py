@@ -128,10 +128,18 @@ class Interview:
                 yield from (Answer(request.key, error=NOT_ASKED) for request in left)
                 return
             wave, left = left[:number], left[number:]
-            for answer in engine.answers(wave, decoding):
+            for answer in map(self._usable, engine.answers(wave, decoding)):
                 self.budget.note(answer, self.judge.prices)
                 self.made.append(self.store.add(answer.key[0], answer, engine))
                 yield answer
+
+    def _usable(self, answer: Answer) -> Answer:
+        """A refusal is an answer of a model, and no verdict of a judge: a failure, which is not kept."""
+        if answer.finish not in ("refused", "filtered"):
+            return answer
+        said = self.judge.endpoint.hidden(answer.text or "")
+        why = "the model refused" if answer.finish == "refused" else "a content filter withheld the answer"
+        return replace(answer, text=None, finish=None, error=f"{why} ({said})")
 
 
 def _again(reply: Reply) -> bool:

@@ -103,6 +103,8 @@ def write_outputs(
         failed = sum(bool(row["error"]) for row in rows)
         found = Outputs(table, len(rows) - failed, failed, sum(row["finish"] == "length" for row in rows))
         counts = {"answered": found.answered, "failed": found.failed, "truncated": found.truncated}
+        counts |= {kind: sum(row["finish"] == kind for row in rows) for kind in ("refused", "filtered")}
+        counts["empty"] = sum(not (row["error"] or row["model_output"].strip()) for row in rows)
         place = table.with_suffix(".json")
         if asked or not place.is_file():
             write_json(place, {**manifest, "counts": counts, "end": provenance.now()})

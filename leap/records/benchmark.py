@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# How a response ended: by itself, cut at max_new_tokens, as the model's refusal, or withheld by a content filter.
+Finish = Literal["stop", "length", "refused", "filtered"]
+
 
 class OperationSequence(BaseModel):
     """`output/operation_sequence.json`: the expert's plan. Its skills are kept as they stand: scoring judges them."""
@@ -49,6 +52,7 @@ class Prediction(BaseModel):
     """One line of `predictions.jsonl`: what a model answered, before any parsing or scoring.
 
     `error` is set when inference failed: then there is no answer, and the example is asked again on the next run.
+    A refusal, what a content filter left and an empty text are answers: they score zero, and are not asked again.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -57,7 +61,7 @@ class Prediction(BaseModel):
     example: str
     request: str | None = None  # sha256 of what the model was shown; None in answers of other programs
     text: str | None = None
-    finish: Literal["stop", "length"] | None = None  # "length": cut at max_new_tokens
+    finish: Finish | None = None
     prompt_tokens: int | None = None
     new_tokens: int | None = None
     error: str | None = None

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from leap.records.benchmark import Finish
+
 CRITERIA = ("completeness", "logical_sequence", "hallucination_redundancy", "granularity")
 
 Score = Annotated[int, Field(strict=True, ge=1, le=5)]
@@ -58,7 +60,7 @@ class StoredAnswer(BaseModel):
 
     key: str
     text: str
-    finish: Literal["stop", "length"] | None = None
+    finish: Finish | None = None
     prompt_tokens: int | None = None
     new_tokens: int | None = None
     made: dict[str, Any] | None = None  # the engine, and the run that asked

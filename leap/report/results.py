@@ -18,7 +18,8 @@ from leap.vlabench.dataset import by_example
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 
-COUNTS = ("examples", "scored", "format_error", "truncated", "inference_error", "missing")
+NO_PLAN = ("refused", "filtered", "empty")  # answers that can hold no plan; manifests of older results lack them
+COUNTS = ("examples", "scored", "format_error", *NO_PLAN, "truncated", "inference_error", "missing")
 
 _ASKED_WITH = ("decoding", "picture_tokens", "dtype", "engine_arguments")
 _SCORE_FILE = TypeAdapter(dict[str, dict[str, dict[str, float]]])  # task -> example -> scores

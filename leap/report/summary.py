@@ -11,7 +11,7 @@ import pandas as pd
 
 from leap.records.files import write_atomic
 from leap.records.tables import csv_text, markdown_lines, markdown_text
-from leap.report.results import COUNTS, model_order, read_counts, read_scores
+from leap.report.results import COUNTS, NO_PLAN, model_order, read_counts, read_scores
 from leap.statistics.comparison import compare_all
 from leap.statistics.summary import MEAN, summarise, summarise_between_tasks
 from leap.vlabench.dimensions import NAMES
@@ -46,7 +46,7 @@ def write_summary(results: Path, score: str = "total_score", baseline: str = "Ba
     }
     write_atomic(results / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_atomic(results / "summary.csv", csv_text(means))
-    write_atomic(results / "summary.md", _markdown(table, score, between, baseline if compared else None))
+    write_atomic(results / "summary.md", _markdown(table, score, between, baseline if compared else None, counts))
     return table
 
 
@@ -84,7 +84,9 @@ def _cell(row: dict[str, Any], significant: bool) -> str:
     return f"{row['mean']:.1f}{interval}{marks}"
 
 
-def _markdown(table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: str | None) -> str:
+def _markdown(
+    table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: str | None, counts: pd.DataFrame
+) -> str:
     rows = [[model, *cells] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
     lines = markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows)
     notes = [f"[low, high]: {METHOD['interval']}."]
@@ -94,6 +96,10 @@ def _markdown(table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: 
         f"{INCOMPLETE} incomplete: some examples have no score, see {' and '.join(COUNTS[-2:])} in summary.csv "
         "(empty there: nothing says whether all have one)."
     )
+    for model, found in counts.groupby("model")[list(NO_PLAN)].sum().iterrows():
+        if found.any():
+            kinds = ", ".join(f"{number} {name}" for name, number in found.items() if number)
+            notes.append(f"{model}: {kinds} answers, which hold no plan and score 0.")
     for row in between.dropna(subset=["low"]).to_dict("records"):
         notes.append(
             f"{markdown_text(row['model'])}: mean with whole tasks resampled [{row['low']:.1f}, {row['high']:.1f}]."

@@ -13,7 +13,7 @@ from leap.console import new_console
 from leap.errors import LeapError
 from leap.records.files import write_atomic
 from leap.records.tables import csv_text, markdown_lines
-from leap.report.results import dimension_means, unscored_examples
+from leap.report.results import NO_PLAN, dimension_means, unscored_examples
 from leap.statistics.summary import MEAN
 from leap.vlabench.dimensions import NAMES
 
@@ -55,11 +55,12 @@ def improvement(means: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, pd.Da
 
 def metric_table(scores: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
     """Model x metric, the mean of the dimensions that were run (how many stands in the column "dimensions"), with what
-    became of the examples of all of them."""
+    became of the examples of all of them. Refusals, filtered and empty answers have columns where there are any."""
     by_metric = {name: dimension_means(scores, score, counts["model"]) for name, score in _METRICS.items()}
     table = pd.DataFrame({name: means[list(NAMES)].mean(axis=1) for name, means in by_metric.items()})
     table["dimensions"] = by_metric["total"][list(NAMES)].notna().sum(axis=1)
-    return table.join(counts.groupby("model")[list(_FAILURES)].sum(min_count=1))
+    failures = counts.groupby("model")[[*_FAILURES, *NO_PLAN]].sum(min_count=1)
+    return table.join(failures.drop(columns=[name for name in NO_PLAN if not failures[name].fillna(0).any()]))
 
 
 def print_table(table: pd.DataFrame, title: str, console: Console | None = None) -> None:

@@ -55,18 +55,40 @@ BROKEN_JSON = Fault("broken JSON", body=completion()[:-9])
 NO_JSON = Fault("no JSON", body=b"<html>It works!</html>")
 WRONG_TYPE = Fault("wrong type", body=completion(text=["a list"]))
 NO_CHOICE = Fault("no choice", body=json.dumps({"model": MODEL, "choices": []}).encode())
-NULL_CONTENT = Fault("null content", body=completion(text=None), final=True)
-REFUSAL = Fault("refusal", body=completion(text=None, refusal="I would rather not."), final=True)
-FILTERED = Fault("content filter", body=completion(text="Well", finish="content_filter"), final=True)
+NULL_CONTENT = Fault("null content", body=completion(text=None))
+BLANK = Fault("blank", body=completion(text=" \n"))
+TOOL_CALL = Fault("tool call", body=completion(text=None, finish="tool_calls", tool_calls=[]))
+REFUSAL = Fault("refusal", body=completion(text=None, refusal="I would rather not."))
+FILTERED = Fault("content filter", body=completion(text="Well", finish="content_filter"))
+WITHHELD = Fault("withheld", body=json.dumps({"choices": [{"finish_reason": "content_filter"}]}).encode())
 PROSE = Fault("prose around JSON")  # of the right answer: see FaultyServer
 OUT_OF_RANGE = Fault("score out of range", body=completion('{"completeness": 9, "logical_sequence": 3}'))
 BAD_REQUEST = Fault("400", 400, final=True)
 UNPROCESSABLE = Fault("422", 422, final=True)
 
+
+def refused_by_code(status: int = 400, final: bool = False, **error: Any) -> Fault:
+    body = json.dumps({"error": {"message": "The prompt was filtered; max_tokens, seed.", **error}})
+    return Fault(f"{status} {error}", status, body.encode(), final=final)
+
+
+FILTER_ERRORS = (
+    refused_by_code(code="content_filter", innererror={"code": "ResponsibleAIPolicyViolation"}),
+    refused_by_code(code="BadRequest", innererror={"code": "ResponsibleAIPolicyViolation"}),
+    refused_by_code(code="content_policy_violation", type="invalid_request_error"),
+    refused_by_code(code=None, type="content_filter"),
+    refused_by_code(code="data_inspection_failed"),
+    refused_by_code(403, code="content_filter"),
+)
+ENDED = Fault("aborted", body=completion(text="[", finish="abort"), final=True)
+OTHER_CODE = refused_by_code(final=True, code="context_length_exceeded", innererror=["content_filter"])
+
 PASSING = (RATE_LIMITED, ERROR_500, ERROR_502, ERROR_503, CUT, CUT_WITHIN)
 SLOW = (STALLING, DRIPPING)
 BAD_BODIES = (BROKEN_JSON, NO_JSON, WRONG_TYPE, NO_CHOICE)
-FINAL = (NULL_CONTENT, REFUSAL, FILTERED, BAD_REQUEST, UNPROCESSABLE)
+FINAL = (BAD_REQUEST, UNPROCESSABLE, OTHER_CODE, ENDED)
+REFUSALS = (REFUSAL, FILTERED, WITHHELD, *FILTER_ERRORS)  # by the model, or by its server: answers without a plan
+EMPTY = (NULL_CONTENT, BLANK, TOOL_CALL)
 
 
 @dataclass
