@@ -49,7 +49,8 @@ def _told(error: LeapError) -> str:
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 ended in good order by SIGTERM.
 
-    A LeapError is the user's to mend, so its text is enough; any other exception keeps its traceback.
+    A LeapError is the user's to mend, so its text is enough; any other exception keeps its traceback. Neither shows
+    a key, a token or a password.
     """
     interrupts_raise()
     # Where it is installed, it says at every start, of a GPU machine too, which kernels for CPUs it could have.

@@ -1,8 +1,13 @@
 """The errors that a user can mend: each says what is wrong, where, and what to do."""
 
+from leap.redaction import hide
+
 
 class LeapError(Exception):
     """Bad input or a failed stage. Scripts print its text in one line and exit with 1."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(hide(text))
 
 
 class UsageError(LeapError):

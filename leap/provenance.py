@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from leap.redaction import hide
+
 _LIBRARIES = ("leap-planning", "torch", "torchvision", "transformers", "accelerate", "peft", "pillow", "numpy")
 
 
@@ -59,8 +61,8 @@ def origin(repository: Path) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line that is running."""
-    return shlex.join([Path(sys.executable).name, *sys.argv])
+    """The command line that is running, without secrets."""
+    return hide(shlex.join([Path(sys.executable).name, *sys.argv]))
 
 
 def now() -> str:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
+from leap.redaction import hiding
+
 # C0 without tab and line feed, DEL and C1, what turns the direction of writing or ends a line, and lone surrogates,
 # which stand for the bytes of file names that are not UTF-8.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -47,8 +49,8 @@ class _Guarded:
 
 
 def guard() -> None:
-    """From here on, whatever this process prints is shown: its own lines, warnings, tracebacks."""
-    sys.stdout, sys.stderr = (cast(TextIO, _Guarded(unguarded(stream))) for stream in (sys.stdout, sys.stderr))
+    """From here on, whatever this process prints is shown, without secrets: its own lines, warnings, tracebacks."""
+    sys.stdout, sys.stderr = (cast(TextIO, _Guarded(hiding(unguarded(stream)))) for stream in (sys.stdout, sys.stderr))
 
 
 def unguarded(stream: TextIO) -> TextIO:

@@ -22,6 +22,7 @@ from leap.models.checkpoints import MARKER
 from leap.records.benchmark import BenchmarkExample
 from leap.records.files import LOCK, FolderLock, JsonlAppender, move_folder, read_object, write_json
 from leap.records.litter import listed
+from leap.redaction import hide_all
 from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 
@@ -200,8 +201,8 @@ def _different(now: dict[str, dict[str, Any]], found: dict[str, Any]) -> list[st
     """Each value of these parts of a manifest that is another there, or that only one of the two has."""
     return [
         f"{key} ({there.get(key)} there, {values.get(key)} now)"
-        for part, values in now.items()
-        for there in [found.get(part) or {}]
+        for part, values in hide_all(now).items()  # as they are stored
+        for there in [hide_all(found.get(part) or {})]
         for key in dict.fromkeys([*values, *there])
         if there.get(key) != values.get(key)
     ]

@@ -14,6 +14,7 @@ from typing import Literal
 
 from leap import provenance
 from leap.errors import LeapError
+from leap.redaction import hide
 from leap.workers import end_with_parent
 
 _POLL = 0.1  # seconds between two looks at a running process
@@ -113,7 +114,7 @@ def run_job(job: Job, logs: Path, environment: Mapping[str, str], stop: StopRequ
 
 def _start(job: Job, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
-        output.write(f"{HEADER}{provenance.now()} {shlex.join(job.command)}\n".encode())
+        output.write(hide(f"{HEADER}{provenance.now()} {shlex.join(job.command)}\n").encode())
         output.flush()
         return subprocess.Popen(
             job.command,

@@ -20,6 +20,7 @@ from typing import IO, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from leap.errors import LeapError
+from leap.redaction import hide
 
 Record = TypeVar("Record", bound=BaseModel)
 LOCK = ".lock"
@@ -37,8 +38,8 @@ _LOCK_PATIENCE = 0.5  # seconds: one who only looks whether a lock is held holds
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file at once: a reader sees the old content or the new, never half of it."""
-    data = encoded(content) if isinstance(content, str) else content
+    """Replace a file at once: a reader sees the old content or the new, never half of it. Text loses its secrets."""
+    data = encoded(hide(content)) if isinstance(content, str) else content
     with replacing(path) as temporary, _naming(path):
         temporary.write_bytes(data)
 
@@ -245,8 +246,8 @@ def _refuse_no_lines(path: Path, number: int, first: bytes) -> None:
 
 
 def jsonl_line(record: BaseModel) -> bytes:
-    """A record as a line of a JSONL file."""
-    return record.model_dump_json().encode() + b"\n"
+    """A record as a line of a JSONL file, without secrets."""
+    return hide(record.model_dump_json()).encode() + b"\n"
 
 
 class JsonlAppender:
