@@ -30,6 +30,6 @@ def retry_after(headers: Mapping[str, str]) -> float:
 def _date(text: str) -> datetime | None:
     try:
         found = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or one with more digits than a date can have
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -8,13 +8,16 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
+from importlib import import_module
 from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from leap.data.hub_errors import Again, in_a_line, transport_errors, understood
 from leap.data.hub_files import ENTRIES, HUB, Entry, HubFile, Repository, Snapshot, snapshot_of
 from leap.errors import LeapError, UsageError
+from leap.network import http_client, is_address, never_proxied, origin, without_user
+from leap.redaction import hide, keep_hidden
 
 MIRROR = "https://hf-mirror.com"
 _PATIENCE = 10.0  # seconds in which the hub must answer, or the mirror is asked
@@ -30,11 +33,11 @@ def find_hub(tell: Callable[[str], None], hub: str = HUB, mirror: str = MIRROR, 
     if is_offline_mode():
         raise LeapError("HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set: unset it to download")
     if named := os.environ.get("HF_ENDPOINT", "").strip().rstrip("/"):
-        if urlsplit(named).scheme not in ("http", "https"):
+        if not is_address(named):
             raise UsageError(f"HF_ENDPOINT={named}: an address is needed, such as {MIRROR}")
         if not _answers(named, patience):
             raise LeapError(f"HF_ENDPOINT={named} does not answer; check it and the network, or unset it")
-        tell(f"hub: {named} (HF_ENDPOINT)")
+        tell(hide(f"hub: {named} (HF_ENDPOINT)"))
         return Hub(named)
     if _answers(hub, patience):
         return Hub(hub)
@@ -44,15 +47,33 @@ def find_hub(tell: Callable[[str], None], hub: str = HUB, mirror: str = MIRROR, 
     raise LeapError(f"neither {hub} nor {mirror} answers; check the network or proxy, or set HF_ENDPOINT")
 
 
+def use_client(address: str) -> None:
+    """Let huggingface_hub ask the hub at `address` with a client of ours. Raises LeapError where none can be made."""
+    from huggingface_hub import get_token, set_client_factory
+
+    keep_hidden(get_token())  # it may come from a file
+    _client(address).close()
+    set_client_factory(lambda: _client(address))  # it makes a new one after a fork
+
+
+def _client(address: str) -> Any:
+    """What huggingface_hub makes for itself, but for the way to this machine."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils._http import hf_request_event_hook  # its client's own; it has no public name
+
+    library = import_module(HfHubHTTPError.__bases__[0].__module__)  # it differs from release to release
+    hooks = {"request": [hf_request_event_hook]}
+    return http_client(library.Client, address, event_hooks=hooks, follow_redirects=True, timeout=None)
+
+
 def _answers(address: str, patience: float) -> bool:
     """Whether there is an HTTP answer, whatever it says. In a thread: finding a name has no time limit of its own."""
-    from huggingface_hub import get_session
-
-    answered: SimpleQueue[bool] = SimpleQueue()
+    client, answered = _client(address), SimpleQueue[bool]()
 
     def ask() -> None:
         try:
-            get_session().head(address, timeout=patience)
+            with client:
+                client.head(address, timeout=patience)
             answered.put(True)
         except transport_errors():
             answered.put(False)
@@ -69,6 +90,7 @@ class Hub:
 
     def __init__(self, endpoint: str, token: bool | None = None, xet: bool = True) -> None:
         """`token`: False sends none; None the user's, if there is one."""
+        use_client(endpoint)
         self.endpoint = endpoint
         self._token, self._xet = token, xet
         self._lock = threading.Lock()
@@ -110,9 +132,20 @@ class Hub:
             answer = get_session().get(page, headers=self._headers, timeout=self._timeout)
             hf_raise_for_status(answer)
             yield from ENTRIES.validate_json(answer.content)
-            page = answer.links.get("next", {}).get("url")
-            if page and page.startswith(HUB):  # a mirror may hand on the hub's own address
-                page = self.endpoint + page.removeprefix(HUB)
+            found = answer.links.get("next", {}).get("url")
+            page = self._own(found) if found else None
+
+    def _own(self, page: str) -> str:
+        """The next page's address. Raises LeapError where it leads to another host: our headers hold the token."""
+        page = urljoin(f"{self.endpoint}/", page)
+        if origin(page) == origin(HUB):  # a mirror may hand on the hub's own address
+            return self.endpoint + urlunsplit(("", "", *urlsplit(page)[2:]))
+        if origin(page) != origin(self.endpoint):
+            raise LeapError(
+                f"{self.endpoint}: its listing goes on at {without_user(page)}, another host, where nothing is asked; "
+                "set HF_ENDPOINT to a hub that lists its own files"
+            )
+        return page
 
     def content(self, snapshot: Snapshot, file: HubFile, start: int) -> Generator[bytes, None, None]:
         """The file's bytes from `start` on, piece by piece: from Xet's storage until that fails once, else by HTTP."""
@@ -157,6 +190,7 @@ class Hub:
             from hf_xet import XetSession
         except ImportError:  # a platform or an older release without it
             return None
+        never_proxied(self.endpoint)
         return XetSession()
 
     def _by_xet(self, session: Any, snapshot: Snapshot, file: HubFile, start: int) -> Generator[bytes, None, None]:

@@ -1,16 +1,18 @@
 """What a hub's answers mean: asked again it may help, or it is the user's to mend."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from leap.backoff import retry_after
 from leap.data.hub_files import Repository
 from leap.errors import LeapError, UsageError
+from leap.redaction import hide
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
+_LONGEST = 10**9  # seconds: more are no number to wait for
 _PASSING = (408, 425, 429)  # statuses beside 5xx that another try may not meet
 
 
@@ -64,19 +66,24 @@ def understood(endpoint: str, repository: Repository) -> Iterator[None]:
 
 
 def _refusal(error: "HfHubHTTPError", endpoint: str, name: str) -> Exception:
-    from huggingface_hub.utils import parse_ratelimit_headers
-
     status, headers = error.response.status_code, error.response.headers
     said = f"{endpoint} answered {status} for {name} ({in_a_line(error.server_message or error)})"
     if status in _PASSING or status >= 500:
-        limit = parse_ratelimit_headers(headers)
-        window = limit.reset_in_seconds if limit and limit.remaining == 0 and status == 429 else 0
-        return Again(said, max(window, retry_after(headers)), limited=status == 429)
+        asked = max(_window(headers) if status == 429 else 0.0, retry_after(headers))
+        return Again(said, asked, limited=status == 429)
     if status in (401, 403):
         return LeapError(f"{said}: the token is wrong, or may not read it; hf auth login, or set HF_TOKEN")
     return LeapError(said)
 
 
+def _window(headers: Mapping[str, str]) -> float:
+    """Seconds until the hub counts requests anew, where none is left until then."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    limit = parse_ratelimit_headers(headers)
+    return float(min(limit.reset_in_seconds, _LONGEST)) if limit and limit.remaining == 0 else 0.0
+
+
 def in_a_line(error: object) -> str:
-    """An error's text in one short line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """An error's text in one short line, without secrets: a hub may quote what it was sent."""
+    return " ".join(hide(str(error)).split())[:200] or type(error).__name__

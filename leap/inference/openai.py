@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import anyio
 from anyio import to_thread
@@ -33,7 +33,9 @@ from leap.inference.chat_protocol import (
 )
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.inference.throttle import Throttle
+from leap.network import http_client, is_address, is_loopback, proxy_names, refuse_redirect, without_user
 from leap.records.files import first_problem
+from leap.redaction import hide, keep_hidden
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI
@@ -64,9 +66,11 @@ class Endpoint:
     readable: Path | None = None  # a folder whose files a server on this machine may read itself
 
     def __post_init__(self) -> None:
-        if not _is_address(self.base_url):
+        keep_hidden(self.api_key)
+        if not is_address(self.base_url):
             shown = self.base_url.rpartition("@")[2]
             raise UsageError(f"{shown}: no server's address; one looks like http://localhost:8000/v1")
+        keep_hidden(urlsplit(self.base_url).password)
         if not re.fullmatch(r"[!-~]+", self.api_key):
             raise UsageError("the API key holds blanks or other characters that no key has; copy it again")
         if not 1 <= self.concurrency <= _CONNECTIONS:
@@ -79,25 +83,19 @@ class Endpoint:
     @property
     def shown_url(self) -> str:
         """The address without a user and a password in it."""
-        parts = urlsplit(self.base_url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return hide(without_user(self.base_url))
+
+    @property
+    def shown_model(self) -> str:
+        """The model's name; a server may name it like the key."""
+        return hide(self.model)
 
     def hidden(self, text: str) -> str:
-        """What a server said, in one short line, without the key and without pictures."""
-        for secret in (self.api_key, urlsplit(self.base_url).password):
-            if secret and secret != NO_KEY:
-                text = text.replace(secret, "[key]")
+        """What a server said, in one short line, without secrets and without pictures."""
+        text = hide(text)
         text = re.sub(r"(data:[\w/+.-]*;base64,)?[A-Za-z0-9+/=_-]{200,}|data:[\w/+.-]*;base64,\S*", "[picture]", text)
         text = " ".join(text.split())
         return text if len(text) <= 300 else f"{text[:300]} …"
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets or a port that are none
-        return False
 
 
 class _Named(BaseModel):
@@ -133,30 +131,61 @@ def find_endpoint(
 def _listed(models: list[str] | None) -> str:
     if models is None:
         return "it does not list them"
-    return "it has " + (", ".join(sorted(models)) or "none")
+    return "it has " + (", ".join(sorted(map(hide, models))) or "none")
 
 
 def _models(endpoint: Endpoint) -> list[str] | None:
     """Names of the server's models; None where it does not list any."""
     import openai
 
-    limit = min(30.0, endpoint.timeout)
-    with openai.OpenAI(
-        base_url=endpoint.base_url, api_key=endpoint.api_key, timeout=openai.Timeout(limit), max_retries=1
-    ) as client:
+    timeout = openai.Timeout(min(30.0, endpoint.timeout))
+    client = _client(endpoint, openai.OpenAI, openai.DefaultHttpxClient, refuse_redirect, timeout, max_retries=1)
+    with client:
         try:
             body = client.models.with_raw_response.list().content
             return [model.id for model in _ModelList.model_validate_json(body).data]
         except openai.APIConnectionError as error:
-            raise LeapError(
-                f"no server at {endpoint.shown_url} ({cause(error)}); start it or correct the address"
-            ) from error
+            _refuse_misled(error)
+            raise _no_server(endpoint, cause(error)) from error
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
                 _refuse_run(endpoint, error)
             return None
         except ValidationError:
             return None
+
+
+def _client(
+    endpoint: Endpoint, protocol: type, http: type, redirects: Callable[..., Any], timeout: Any, max_retries: int
+) -> Any:
+    """The library's client, with the endpoint's address and key. Raises LeapError where none can be made."""
+    sent = http_client(http, endpoint.base_url, timeout=timeout, event_hooks={"response": [redirects]})
+    return protocol(
+        base_url=endpoint.base_url,
+        api_key=endpoint.api_key,
+        timeout=timeout,
+        max_retries=max_retries,
+        http_client=sent,
+    )
+
+
+async def _refuse_redirect(response: Any) -> None:
+    refuse_redirect(response)
+
+
+def _refuse_misled(error: "APIConnectionError") -> None:
+    """Raises LeapError for a redirect that is not followed, or one of too many: no request would fare better."""
+    reason = error.__cause__
+    if isinstance(reason, LeapError):
+        raise reason
+    if type(reason).__name__ == "TooManyRedirects":
+        raise LeapError(f"{without_user(str(error.request.url))} redirects in a circle; correct the address") from error
+
+
+def _no_server(endpoint: Endpoint, why: str) -> LeapError:
+    proxies = "" if is_loopback(endpoint.base_url) else proxy_names()
+    through = f", or {proxies}, through which it is asked" if proxies else ""
+    return LeapError(f"no server at {endpoint.shown_url} ({why}); start it or correct the address{through}")
 
 
 @dataclass
@@ -183,7 +212,7 @@ class OpenAiEngine:
         return {
             "engine": "openai",
             "base_url": self._endpoint.shown_url,
-            "model": self._endpoint.model,
+            "model": self._endpoint.shown_model,
             "server_model": ", ".join(sorted(self._server.models)) or None,
             "concurrency": self._endpoint.concurrency,
             **({"takes_json_schema": self._server.fields.structured} if self._schema else {}),
@@ -209,9 +238,8 @@ class OpenAiEngine:
 
         endpoint, waiting = self._endpoint, iter(requests)
         timeout = openai.Timeout(endpoint.timeout, connect=min(_CONNECT, endpoint.timeout))
-        async with openai.AsyncOpenAI(
-            base_url=endpoint.base_url, api_key=endpoint.api_key, timeout=timeout, max_retries=0
-        ) as client:
+        http = openai.DefaultAsyncHttpxClient
+        async with _client(endpoint, openai.AsyncOpenAI, http, _refuse_redirect, timeout, max_retries=0) as client:
             run = _Run(endpoint, client, self._server, self._pictures, decoding, len(requests), self._schema)
 
             async def work() -> None:
@@ -295,7 +323,7 @@ class _Run:
         if isinstance(failure, _Unreachable):
             self._unreachable += 1
             if self._unreachable >= self._patience:
-                raise LeapError(f"no server at {self._endpoint.shown_url} ({failure}); start it or correct the address")
+                raise _no_server(self._endpoint, str(failure))
 
     async def _ask(self, key: tuple[str, ...], messages: list[dict[str, Any]]) -> Answer:
         import openai
@@ -345,6 +373,7 @@ class _Run:
     def _lost(self, error: "APIConnectionError") -> NoReturn:
         import openai
 
+        _refuse_misled(error)
         if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
             raise _Unreachable(self._endpoint.hidden(cause(error))) from error
         self._unreachable = 0
@@ -377,7 +406,7 @@ class _Run:
             problem = self._endpoint.hidden(first_problem(error))
             raise _BadBody(f"the server's answer is no chat completion ({problem})") from error
         if completion.model:
-            self._server.models.add(completion.model)
+            self._server.models.add(hide(completion.model))
         (choice,), usage = completion.choices, completion.usage or Usage()
         ending, message = choice.ending(), choice.message or Message()
         if choice.message is None and ending != "filtered":
@@ -388,9 +417,8 @@ class _Run:
             raise _Refused(reason, usage)
         if ending in ("stop", "length"):
             self._check_length(usage)
-        return Answer(
-            key, message.refusal or message.content or "", ending, usage.prompt_tokens, usage.completion_tokens
-        )
+        text = hide(message.refusal or message.content or "")
+        return Answer(key, text, ending, usage.prompt_tokens, usage.completion_tokens)
 
     def _check_length(self, usage: Usage) -> None:
         """An answer of another length than all others could have is no answer to the same question."""
@@ -406,7 +434,7 @@ def _refuse_run(endpoint: Endpoint, error: "APIStatusError") -> NoReturn:
         401: "it refuses the key; set OPENAI_API_KEY",
         402: "the account has no money left",
         403: "this key may not do that",
-        404: f"is the model {endpoint.model!r} served there, and does the address end as the server's does (/v1)?",
+        404: f"is {endpoint.shown_model!r} served there, and does the address end as the server's does (/v1)?",
         429: "the account's quota is used up",
     }[error.status_code]
     raise LeapError(

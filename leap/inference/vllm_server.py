@@ -27,6 +27,8 @@ from leap import supervise
 from leap.data.pictures import PictureSize
 from leap.errors import LeapError
 from leap.hardware import usable_cores
+from leap.records.files import write_atomic
+from leap.redaction import hide, keep_hidden
 
 MODEL_NAME = "leap"  # what requests call the served model, an adapter on its base included
 INTERPRETER = "LEAP_VLLM_PYTHON"
@@ -178,6 +180,7 @@ class VllmServer:
         self.log = log
         # vLLM shares its port with whoever binds it likewise: the key keeps two servers' requests apart all the same.
         self.api_key = secrets.token_hex(16)
+        keep_hidden(self.api_key)
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         pixels = _picture_pixels(settings)
@@ -218,6 +221,7 @@ class VllmServer:
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()  # tells the supervisor, which ends the group
         self._process.wait()
+        _hide_secrets(self.log)
 
     def _check_device(self, settings: VllmSettings) -> None:
         kind = settings.device.partition(":")[0]
@@ -262,7 +266,7 @@ def _start(command: list[str], environment: Mapping[str, str], log: Path) -> sub
     log.parent.mkdir(parents=True, exist_ok=True)
     supervised = [sys.executable, "-I", supervise.__file__, str(os.getpid()), *command]
     with log.open("wb") as file:
-        file.write(f"{shlex.join(command)}\n".encode())
+        file.write(hide(f"{shlex.join(command)}\n").encode())
         file.flush()
         return subprocess.Popen(
             supervised,
@@ -272,6 +276,13 @@ def _start(command: list[str], environment: Mapping[str, str], log: Path) -> sub
             env=environment,
             start_new_session=True,  # Ctrl-C is this process's to handle
         )
+
+
+def _hide_secrets(log: Path) -> None:
+    """vLLM writes into its log what flags it was given, a token among them."""
+    text = log.read_text(errors="surrogateescape")
+    if (hidden := hide(text)) != text:
+        write_atomic(log, hidden.encode(errors="surrogateescape"))
 
 
 def _healthy(port: int) -> bool:

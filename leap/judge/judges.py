@@ -40,7 +40,7 @@ class Judge:
     def to_dict(self) -> dict[str, Any]:
         """What decides its verdicts, beside what it is shown."""
         return {
-            "model": self.endpoint.model,
+            "model": self.endpoint.shown_model,
             "base_url": self.endpoint.shown_url,
             "decoding": self.decoding.to_dict(),
             "fields_left_out": list(self.endpoint.omit),
@@ -96,7 +96,7 @@ def _find(wish: str, options: JudgeOptions) -> Judge:
         key = key if "key" in given else own
     prices = {f"{name}_price": _price(wish, given[name]) for name in ("input", "output") if name in given}
     endpoint = _endpoint(url, model, key, {**options.limits, **prices})
-    return Judge(endpoint.model, endpoint, options.decoding, options.pictures)
+    return Judge(endpoint.shown_model, endpoint, options.decoding, options.pictures)
 
 
 def _endpoint(url: str, model: str, key: str, limits: Mapping[str, Any]) -> Endpoint:
@@ -138,4 +138,4 @@ def _price(wish: str, text: str) -> float:
 
 
 def _long_name(judge: Judge) -> str:
-    return f"{judge.endpoint.model}@{judge.endpoint.shown_url}"
+    return f"{judge.endpoint.shown_model}@{judge.endpoint.shown_url}"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
+from leap.data.hub import use_client
 from leap.errors import LeapError, first_line
 from leap.models.checkpoints import MARKER, weights_hash
 from leap.models.loading import load_model, load_processor
@@ -79,11 +80,12 @@ def _portable(value: Any) -> Any:
 
 def push_model(folder: Path, name: str, private: bool) -> str:
     """Upload an exported folder as the model repository `name` and return its address. Raises LeapError."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 
     # Its first base is HTTPError of the HTTP library, which differs from release to release; a lost connection is one.
     problems: tuple[Any, ...] = (HfHubHTTPError.__bases__[0], OSError, ValueError)
+    use_client(constants.ENDPOINT)
     hub = HfApi()
     try:
         repository = hub.create_repo(name, private=private or None, exist_ok=True)

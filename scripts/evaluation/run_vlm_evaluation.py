@@ -137,7 +137,7 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
 
     settings = _settings(workspace, arguments, options, None)
     endpoint = options.endpoint()
-    model = served_model(endpoint.shown_url, endpoint.model, settings, arguments.model_name)
+    model = served_model(endpoint.shown_url, endpoint.shown_model, settings, arguments.model_name)
     return [model], settings, lambda _: OpenAiEngine(endpoint, settings.pictures)
 
 

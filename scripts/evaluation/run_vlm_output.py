@@ -97,7 +97,7 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
     from leap.inference.openai import OpenAiEngine
 
     settings, endpoint = _settings(workspace, arguments, options, None), options.endpoint()
-    model = EvaluatedModel(served_name(endpoint.model), endpoint=f"{endpoint.shown_url} {endpoint.model}")
+    model = EvaluatedModel(served_name(endpoint.shown_model), endpoint=f"{endpoint.shown_url} {endpoint.shown_model}")
     return [model], settings, lambda _: OpenAiEngine(endpoint, settings.pictures)
 
 

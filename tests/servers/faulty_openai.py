@@ -149,16 +149,17 @@ class FaultyServer(LocalServer):
         models: Sequence[str] = (MODEL,),
         key: str | None = None,
         answer: Answer = answer_to,
+        host: str = "127.0.0.1",
     ) -> None:
         """`hold`: seconds that each request takes. `key`: the only key that is let in. `answer`: the right answers."""
-        super().__init__(_Handler)
-        self.answer = answer
+        super().__init__(_Handler, host)
+        self.answer, self.moved_to = answer, ""  # the list of models may be elsewhere
         self.plan, self.hold, self.models, self.key = plan, hold, models, key
         self.together, self.seen, self.attempts = 0, list[Seen](), Counter[str]()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{self.address}/v1"
 
     def reset(self, plan: Plan) -> None:
         """Forget everything, and follow another plan."""
@@ -194,7 +195,9 @@ class _Handler(Handler):
     owner: FaultyServer
 
     def do_GET(self) -> None:
-        if self._let_in():
+        if self.owner.moved_to:
+            self._send(307, b"", {"Location": self.owner.moved_to})
+        elif self._let_in():
             models = [{"id": name} for name in self.owner.models]
             self._send(200, json.dumps({"object": "list", "data": models}).encode())
 

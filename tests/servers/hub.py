@@ -36,7 +36,7 @@ class HubServer(LocalServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return self.address
 
     def reset(self, plan: Plan = faultless) -> None:
         """Forget what was seen and sent, and follow another plan."""
