@@ -14,7 +14,9 @@ def test_a_delay_is_random_below_a_limit_that_doubles(tries: int, first: float, 
     assert len(drawn) > 1 or limit < 1e-300
 
 
-WORDS = "Mon, 1 31 Jan Dec 0001 9999 99999 999999999999999999999 00:00:00 24:60:61 GMT EST +2359 -9999 +999999999999 - :"
+WORDS = (
+    "Mon, 1 31 Jan Dec 0001 9999 99999 999999999999999999999 00:00:00 24:60:61 GMT EST +2359 -9999 +999999999999 - :"
+)
 DATES = st.lists(st.sampled_from(WORDS.split()), max_size=8).map(" ".join)
 
 
