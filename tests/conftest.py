@@ -23,10 +23,10 @@ GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 
 @pytest.fixture(autouse=True)
 def _kept_interrupts() -> Iterator[None]:
-    """A script that ends lets Ctrl-C end its process at once, which here is that of all tests."""
-    kept = signal.getsignal(signal.SIGINT)
+    """A script that begins or ends lets Ctrl-C end its process at once, which here is that of all tests."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, kept)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
