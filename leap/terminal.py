@@ -6,7 +6,7 @@ a script prints goes through `guard`, and tables and bars through leap.console, 
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO, cast
 
 from leap.redaction import hiding
@@ -24,6 +24,12 @@ def shown(text: str) -> str:
 def in_one_line(text: str) -> str:
     """The same, with a space where a line ends: a name or a server's words could else forge a line of ours."""
     return re.sub(r"\s*\n\s*", " ", shown(text.strip()))
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """Names in a line, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class _Guarded:

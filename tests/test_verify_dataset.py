@@ -1,5 +1,7 @@
 """The check of the benchmark's files: what is broken is found and named, what is whole is left alone."""
 
+import io
+import itertools
 import json
 import re
 import shutil
@@ -8,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_script
+from conftest import GOLDEN, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from servers.hub import HubServer
+from servers.hub_store import Stored
 
 from leap.data.picture_facts import PictureStore
 from leap.vlabench.dataset import find_examples
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.scoring import official_scores
-from leap.vlabench.verify import PUBLISHED_TASKS, Verification, check_example, verify_benchmark
+from leap.vlabench.verify import Verification, check_example, verify_benchmark
 
 SCRIPT = "scripts/utils/verify_dataset.py"
 
@@ -47,16 +51,95 @@ def test_a_whole_data_set_has_no_problem(root: Path) -> None:
     assert {(row["dimension"], row["examples"], row["broken"]) for row in found.counts()} == {(n, 2, 0) for n in NAMES}
 
 
-def test_missing_tasks_and_dimensions_are_problems_unless_allowed(root: Path) -> None:
+def test_without_the_hubs_listing_nobody_knows_whether_all_is_there(root: Path) -> None:
+    """A copy, or a machine that was never online."""
     shutil.rmtree(root / "dataset" / "vlm_evaluation_v1.0" / "Complex")
     done = run_script(SCRIPT, "--json", root=root)
-    assert done.returncode == 1
-    problems = {problem["dimension"]: problem for problem in json.loads(done.stdout)["problems"]}
-    assert set(problems) == set(NAMES)
-    assert problems["Complex"]["kind"] == "missing dimension"
-    task = example(root).parent.name
-    assert task not in problems["Spatial"]["reason"]
-    assert all(name in problems["Spatial"]["reason"] for name in PUBLISHED_TASKS["Spatial"] if name != task)
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    assert (told["completeness"], told["problems"]) == ("unknown", [])
+    assert [note["kind"] for note in told["notes"]] == ["missing dimension"]
+    assert "completeness: unknown" in run_script(SCRIPT, root=root).stdout
+
+
+LAYOUT = json.loads((GOLDEN.parent / "hub" / "vlm_evaluation_v1.0.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LEAP_ROOT with the published folders and tasks, one small example each, as the download script brings them."""
+    root, image = tmp_path_factory.mktemp("published"), io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "png")
+    contents = {"png": image.getvalue(), "txt": b"Lift the cup.", "json": json.dumps({"skill_sequence": [PICK, LIFT]})}
+    files = dict.fromkeys(LAYOUT["other_files"], b"x")
+    for folder, tasks in LAYOUT["tasks"].items():
+        for task, name in itertools.product(tasks, LAYOUT["files_of_an_example"]):
+            content = contents[name.rpartition(".")[2]]
+            files[f"{folder}/{task}/example7/{name}"] = content if isinstance(content, bytes) else content.encode()
+    with HubServer([Stored(LAYOUT["repository"], "dataset", files)]) as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        patch.setenv("HF_ENDPOINT", hub.url)
+        done = run_script("scripts/download/download_vlabench_with_retry.py", root=root)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture
+def download(published: Path, tmp_path: Path) -> Path:
+    """A copy of it, with the listing."""
+    return shutil.copytree(published, tmp_path / "downloaded")
+
+
+def test_a_complete_download_is_complete(download: Path) -> None:
+    done = run_script(SCRIPT, "--json", root=download)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["completeness"], told["problems"], told["examples"]) == (0, "complete", [], 45)
+    assert {row["task"] for row in told["tasks"]} == {task for tasks in LAYOUT["tasks"].values() for task in tasks}
+
+
+def test_what_is_missing_of_a_download_is_named(download: Path) -> None:
+    data = download / "dataset" / "vlm_evaluation_v1.0"
+    shutil.rmtree(data / "Complex")
+    shutil.rmtree(data / "PhysicsLaw" / "reflection_qa")
+    (data / "Spatial" / "select_toy_spatial" / "example7" / "input" / "instruction.txt").write_text("Lift")
+    (data / "M&T" / "select_toy" / "example7" / "env_config" / "env_config.json").unlink()
+    (data / "Semantic" / "select_toy_semantic" / "example7" / "input" / "input.png").unlink()
+    task = data / "CommenSence" / "select_nth_largest_poker"
+    (task / "example7").rename(task / "example8")
+    found = verify_benchmark(data, PictureStore(download / ".cache"))
+    assert found.completeness == "incomplete"
+    kinds = {(problem.dimension, problem.kind): problem.reason for problem in found.problems}
+    assert set(kinds) == {
+        ("Complex", "missing tasks"), ("PhysicsLaw", "missing tasks"), ("Spatial", "other than the hub's"),
+        ("M&T", "other than the hub's"), ("Semantic", "missing file"), ("CommonSense", "missing examples"),
+    }  # fmt: skip
+    assert kinds["Complex", "missing tasks"].startswith("book_rearrange, cook_dishes, hammer_nail_and_hang_picture, ")
+    assert "instruction.txt has 4 bytes where the hub has 13" in kinds["Spatial", "other than the hub's"]
+    assert "env_config.json is missing" in kinds["M&T", "other than the hub's"]
+    assert kinds["CommonSense", "missing examples"].startswith("7; download the benchmark again")
+    partial = verify_benchmark(data, PictureStore(download / ".cache"), partial=True)
+    assert {problem.kind for problem in partial.problems} == {"other than the hub's", "missing file"}
+    assert partial.completeness == "incomplete"
+
+
+def test_a_listing_that_is_none_is_one_line(download: Path) -> None:
+    (listing,) = download.rglob("listing.json")
+    for content in ("{", "[]", '{"repository": "a", "commit": "b", "files": {"x": -1}}', '{"files": []}'):
+        listing.write_text(content)
+        done = run_script(SCRIPT, root=download)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "listing.json" in done.stderr
+
+
+def test_a_dry_run_keeps_no_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with HubServer([Stored(LAYOUT["repository"], "dataset", {"M&T/a/example0/b.txt": b"x"})]) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        done = run_script(
+            "scripts/download/download_vlabench_with_retry.py", "--dry-run", "--dimensions", "mt", root=tmp_path
+        )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def _write(name: str, content: str | bytes) -> Callable[[Path], object]:

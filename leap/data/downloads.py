@@ -19,9 +19,11 @@ from leap.cli import count, refuse_reversed, seconds, some_workers
 from leap.data.fetch import Fetch, Manners, Patience
 from leap.data.hub import Hub
 from leap.data.hub_files import HubFile, Repository
+from leap.data.hub_listing import keep_listing
 from leap.errors import LeapError
 from leap.progress import track_bytes
 from leap.records.files import FolderLock
+from leap.terminal import first_few
 
 Choice = Callable[[Sequence[str]], set[str]]  # which of a repository's paths are wanted
 
@@ -82,6 +84,7 @@ def download(
         tell(f"to fetch: {_amount(missing)}, {decimal(sum(map(fetch.left, missing)))} of them still to come")
         return
     with FolderLock(parts):
+        keep_listing(folder, snapshot)
         known = {fetch.part(file) for file in snapshot.files}
         for old in set(parts.glob("*.part")) - known:  # of another commit
             old.unlink()
@@ -110,7 +113,7 @@ def _missing(files: Sequence[HubFile], folder: Path) -> list[HubFile]:
     if there:
         sum(track_bytes(checked(), "checking what is there", sum(file.size for file in there)))
     if damaged:
-        tell(f"not as the hub has them, to be replaced: {_listed([file.path for file in damaged])}")
+        tell(f"not as the hub has them, to be replaced: {first_few([file.path for file in damaged])}")
     there_and_right = {file.path for file in there} - {file.path for file in damaged}
     return [file for file in files if file.path not in there_and_right]
 
@@ -126,13 +129,8 @@ def _fetch(fetch: Fetch, missing: Sequence[HubFile], folder: Path) -> None:
     if fetch.wrong:
         raise LeapError(
             f"{folder}: twice they came with another hash than the hub lists, and were left out: "
-            f"{_listed(sorted(fetch.wrong))}; the same command tries them again"
+            f"{first_few(sorted(fetch.wrong))}; the same command tries them again"
         )
-
-
-def _listed(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    return ", ".join(paths[:5]) + more
 
 
 def add_manners(parser: argparse.ArgumentParser) -> None:

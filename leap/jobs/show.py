@@ -14,7 +14,7 @@ from rich.text import Text
 from leap.console import new_console
 from leap.jobs.process import HEADER, Job, JobResult, pid_file
 from leap.progress import duration
-from leap.terminal import in_one_line
+from leap.terminal import first_few, in_one_line
 
 
 class _Running(ProgressColumn):
@@ -26,8 +26,7 @@ class _Running(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         running = [name for name in self._names if pid_file(self._logs, name).exists()]
-        more = f" and {len(running) - 3} more" if len(running) > 3 else ""
-        return Text(f"running: {', '.join(running[:3])}{more}" if running else "", "cyan")
+        return Text(f"running: {first_few(running, 3)}" if running else "", "cyan")
 
 
 def show_progress(results: Iterable[JobResult], jobs: Sequence[Job], logs: Path) -> Iterator[JobResult]:

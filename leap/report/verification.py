@@ -26,7 +26,13 @@ def print_verification(found: Verification, restore_file: Path | None, as_json: 
     _list("note", notes)
     if restore_file:
         print(f"moved {len(found.broken())} examples; --restore {restore_file} puts them back")
-    print(f"{len(found.problems)} problems, {len(notes)} notes in {found.root}")
+    print(f"{len(found.problems)} problems, {len(notes)} notes in {found.root}; completeness: {_completeness(found)}")
+
+
+def _completeness(found: Verification) -> str:
+    if found.completeness == "unknown":
+        return "unknown (scripts/download/download_vlabench_with_retry.py keeps the listing to compare with)"
+    return found.completeness
 
 
 def _table(found: Verification) -> Table:

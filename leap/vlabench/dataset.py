@@ -74,8 +74,14 @@ def find_examples(
 
 def example_folders(task: Path) -> list[tuple[int, Path]]:
     """(number, folder) of a task's examples, by number; whatever else lies there is passed over."""
-    numbered = ((_EXAMPLE.fullmatch(entry.name), entry) for entry in listed(task) if entry.is_dir())
-    return sorted((int(match[1]), entry) for match, entry in numbered if match)
+    numbered = ((example_number(entry.name), entry) for entry in listed(task) if entry.is_dir())
+    return sorted((number, entry) for number, entry in numbered if number is not None)
+
+
+def example_number(name: str) -> int | None:
+    """The number in an example folder's name; None for any other name."""
+    match = _EXAMPLE.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def _numbered_once(task: Path) -> list[tuple[int, Path]]:

@@ -4,53 +4,28 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from leap.data.hub_listing import HubListing, read_listing
 from leap.data.picture_facts import PictureStore
 from leap.errors import LeapError
 from leap.records.benchmark import OperationSequence
 from leap.records.files import first_problem, read_json, read_text
 from leap.records.litter import listed
 from leap.records.set_aside import set_aside
-from leap.vlabench.dataset import dimension_folders, example_folders
+from leap.terminal import first_few
+from leap.vlabench.dataset import dimension_folders, dimension_of, example_folders, example_number
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 from leap.vlabench.scoring import normalise_id
 from leap.vlabench.skills import CONTAINER, ENTITY, SKILL_PARAMETER, find_subtasks
 
-# The tasks of the data set VLABench/vlm_evaluation_v1.0, for completeness alone: a task's dimension is its folder's.
-PUBLISHED_TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "M&T": tuple(
-            "select_poker select_drink select_book select_toy select_fruit select_toy_spatial add_condiment "
-            "insert_flower select_chemistry_tube".split()
-        ),
-        "CommonSense": tuple(
-            "select_drink_common_sense select_chemistry_tube_common_sense add_condiment_common_sense "
-            "insert_flower_common_sense select_nth_largest_poker select_fruit_common_sense select_specific_type_book "
-            "select_toy_common_sense".split()
-        ),
-        "Semantic": tuple(
-            "select_book_semantic add_condiment_semantic select_chemistry_tube_semantic select_toy_semantic "
-            "select_poker_semantic select_fruit_semantic insert_flower_semantic select_drink_semantic".split()
-        ),
-        "Spatial": tuple(
-            "select_fruit_spatial select_chemistry_tube_spatial select_poker_spatial select_book_spatial "
-            "add_condiment_spatial insert_bloom_flower select_drink_spatial".split()
-        ),
-        "PhysicsLaw": ("friction_qa", "density_qa"),
-        "Complex": tuple(
-            "cook_dishes book_rearrange texas_holdem cool_drink make_juice hammer_nail_and_hang_picture "
-            "take_chemistry_experiment".split()
-        ),
-    }
-)
 _LARGEST_ID = 999  # the numbers are drawn upon the objects of one picture
 _PICTURES = ("input/input.png", "input/input_mask.png")
 _FILES = (*_PICTURES, "input/instruction.txt", "output/operation_sequence.json")
 _UNREAD = "env_config/env_config.json"  # part of the published layout, which the evaluation does not read
+_MISSING_FILE = "missing file"
 
 
 class Finding(NamedTuple):
@@ -72,6 +47,8 @@ class Verification:
     examples: dict[tuple[str, str], int] = field(default_factory=dict)  # how many, by (dimension, task)
     findings: list[Finding] = field(default_factory=list)
     folders: dict[tuple[str, str, int], Path] = field(default_factory=dict)  # by (dimension, task, example)
+    # Whether all is there that the hub listed at the download; nobody knows where no listing was kept.
+    completeness: Literal["complete", "incomplete", "unknown"] = "unknown"
 
     @property
     def problems(self) -> list[Finding]:
@@ -99,6 +76,7 @@ class Verification:
             "root": str(self.root),
             "examples": sum(self.examples.values()),
             "broken": len(self.broken()),
+            "completeness": self.completeness,
             "tasks": self.counts(),
             "problems": [found._asdict() for found in self.problems],
             "notes": [found._asdict() for found in self.findings if found.note],
@@ -106,26 +84,30 @@ class Verification:
 
 
 def verify_benchmark(root: Path, store: PictureStore, partial: bool = False) -> Verification:
-    """Look at every example of every dimension; with `partial`, published tasks may be missing.
+    """Look at every example of every dimension, and compare them with the hub's listing where one was kept.
 
-    Raises LeapError only where `root` is no folder.
+    With `partial`, what it lists may be missing. Raises LeapError where `root` is no folder, or the listing is broken.
     """
-    found = Verification(root)
+    found, listing = Verification(root), read_listing(root)
     for dimension in DIMENSIONS:
         folders = dimension_folders(root, dimension)
         if len(folders) > 1:
             names = ", ".join(folder.name for folder in folders)
             found.findings.append(Finding(dimension.name, None, None, "folders", f"more than one: {names}"))
-        if not folders and not partial:
-            found.findings.append(Finding(dimension.name, None, None, "missing dimension", "there is no such folder"))
+        if not folders and not partial and listing is None:
+            reason = "there is no such folder"
+            found.findings.append(Finding(dimension.name, None, None, "missing dimension", reason, note=True))
         for folder in folders:
             _walk(found, dimension, folder)
-        if folders and not partial:
-            _miss_tasks(found, dimension)
     for (name, task, number), folder in found.folders.items():
         found.findings += [Finding(name, task, number, *told) for told in check_example(folder)]
     _check_pictures(found, store)
     found.findings += _uneven(found.examples)
+    if listing is not None:
+        differing = list(_differences(found, listing))
+        gone = any(finding.kind == _MISSING_FILE for finding in found.problems)
+        found.completeness = "incomplete" if differing or gone else "complete"
+        found.findings += [finding for finding in differing if not (partial and finding.example is None)]
     return found
 
 
@@ -146,18 +128,50 @@ def _walk(found: Verification, dimension: Dimension, folder: Path) -> None:
                 found.findings.append(Finding(dimension.name, task.name, None, "folders", reason))
 
 
-def _miss_tasks(found: Verification, dimension: Dimension) -> None:
-    missing = [task for task in PUBLISHED_TASKS[dimension.name] if not found.examples.get((dimension.name, task))]
-    if missing:
-        reason = f"{', '.join(missing)}; download the benchmark again, or say --partial"
-        found.findings.append(Finding(dimension.name, None, None, "missing tasks", reason))
+def _differences(found: Verification, listing: HubListing) -> Iterator[Finding]:
+    """What the hub listed and is not there, or not as it was listed."""
+    missing: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for (dimension, task, number), files in _listed_examples(listing).items():
+        folder = found.folders.get((dimension, task, number))
+        if folder is None:
+            missing[dimension][task].append(number)
+        elif wrong := [told for name, size in files.items() if (told := _unlike(folder, name, size))]:
+            reason = f"{first_few(wrong)} at commit {listing.commit[:12]}; download the benchmark again"
+            yield Finding(dimension, task, number, "other than the hub's", reason)
+    again = "download the benchmark again, or say --partial"
+    for dimension, tasks in missing.items():
+        gone = [task for task in tasks if not found.examples.get((dimension, task))]
+        if gone:
+            yield Finding(dimension, None, None, "missing tasks", f"{first_few(gone)}; {again}")
+        for task in (task for task in tasks if task not in gone):
+            numbers = [str(number) for number in sorted(tasks[task])]
+            yield Finding(dimension, task, None, "missing examples", f"{first_few(numbers)}; {again}")
+
+
+def _listed_examples(listing: HubListing) -> dict[tuple[str, str, int], dict[str, int]]:
+    """Each example's files (path in its folder -> bytes) among all that the hub listed."""
+    examples: dict[tuple[str, str, int], dict[str, int]] = defaultdict(dict)
+    for path, size in listing.files.items():
+        dimension, (_, task, example, name) = dimension_of(path), (*path.split("/", 3), "", "", "")[:4]
+        number = example_number(example)
+        if dimension is not None and number is not None and name:
+            examples[dimension, task, number][name] = size
+    return examples
+
+
+def _unlike(folder: Path, name: str, size: int) -> str | None:
+    file = folder / name
+    if not file.is_file():
+        return f"{file} is missing" if name not in _FILES else None  # of these `check_example` tells
+    there = file.stat().st_size
+    return None if there == size else f"{file} has {there} bytes where the hub has {size}"
 
 
 def check_example(folder: Path) -> Iterator[tuple[str, str, bool]]:
     """(kind, reason, whether it is a mere note) for all that is wrong with an example's files, but its pixels."""
     missing = [name for name in (*_FILES, _UNREAD) if not (folder / name).is_file()]
     for name in missing:
-        yield "missing file", f"{folder / name}", name == _UNREAD
+        yield _MISSING_FILE, f"{folder / name}", name == _UNREAD
     try:
         if _FILES[2] not in missing and not read_text(folder / _FILES[2]).strip():
             yield "instruction", f"{folder / _FILES[2]}: empty", False

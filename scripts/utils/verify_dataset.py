@@ -6,7 +6,8 @@
     python scripts/utils/verify_dataset.py --quarantine
 
 Of each example: its files are there, its pictures decode, its plan has the benchmark's form, at least one subtask that
-the score recognises, and plausible object numbers. Notes are oddities that the evaluation can live with.
+the score recognises, and plausible object numbers. Notes are oddities that the evaluation can live with. What should
+be there is what the hub listed at the download; where no listing was kept, completeness is unknown.
 --quarantine moves broken examples to a folder beside the data set, from which --restore FILE brings them back.
 Exit code 0: no problem. 1: problems, also where their examples have just been moved away.
 """
@@ -21,7 +22,7 @@ def main() -> int | None:
     workspace = WorkspaceConfig.find()
     parser = Parser(__doc__)
     parser.add_argument("--data_path", default=workspace.vlm_evaluation, help="its folder (default %(default)s)")
-    parser.add_argument("--partial", action="store_true", help="published tasks and dimensions may be missing")
+    parser.add_argument("--partial", action="store_true", help="some of what the hub listed may be missing")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     parser.add_argument("--quarantine", action="store_true", help="move broken examples out of the data set")
     parser.add_argument("--restore", metavar="FILE", help="put back what a restore file names, and do nothing else")
