@@ -34,7 +34,7 @@ from leap.ablation.results import BASE, Findings, Outcome, collect, dimension_ta
 from leap.ablation.runs import FULL, Scripts, label, make_runs, refuse_unlike
 from leap.ablation.stages import Places
 from leap.errors import LeapError, UsageError
-from leap.models.checkpoints import ADAPTER, weights_hash
+from leap.models.checkpoints import ADAPTER, small_files, weights_hash
 from leap.report import style
 from leap.report.curves import Loss
 from leap.report.results import dimension_means
@@ -458,17 +458,23 @@ def test_a_report_of_nothing_says_so(findings: Findings) -> None:
     score_by_cost(nothing, dimensions).draw_without_rendering()
 
 
-def test_results_of_other_weights_are_left_out(workspace: Path, model: Path, tmp_path: Path) -> None:
+def test_results_of_another_model_are_left_out(workspace: Path, model: Path, tmp_path: Path) -> None:
     """Of a model that had the same name: the evaluation refuses to mix them, and the report must not show them."""
     values = {"max_steps": 2, "max_train_samples": 8, "warmup_steps": 0, "model_name_or_path": "models/leap-demo"}
     planned = plan_runs(make_runs(scripts(True), ["light"], False, 1, values, "left_out"), workspace,
                         workspace / ".cache")  # fmt: skip
-    for weights, state in (("0" * 64, "not evaluated"), (weights_hash(model), "complete")):
+    weights, files = weights_hash(model), small_files(model)
+    for of_model, state in (
+        ({"weights": "0" * 64}, "not evaluated"),
+        ({"weights": weights}, "complete"),
+        ({"weights": weights, "files": {**files, "chat_template.jinja": "0" * 64}}, "not evaluated"),
+        ({"weights": weights, "files": files}, "complete"),
+    ):
         for name in NAMES:
             folder = tmp_path / name / "Baseline"
             folder.mkdir(parents=True, exist_ok=True)
             counts = {"examples": 1, "scored": 1}
-            (folder / "manifest.json").write_text(json.dumps({"model": {"weights": weights}, "counts": counts}))
+            (folder / "manifest.json").write_text(json.dumps({"model": of_model, "counts": counts}))
             (folder / "final_score.json").write_text(json.dumps({"task": {"0": {"total_score": 40.0}}}))
         found = collect(planned, Places(workspace / "output", tmp_path, model))
         assert found.base_state == state

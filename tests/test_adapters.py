@@ -95,6 +95,19 @@ def test_an_adapter_on_a_quantized_base(root: Path) -> None:
     assert adapted != plain
 
 
+@pytest.mark.parametrize(
+    "whose", ["models/base/chat_template.jinja", f"output/{RUN}/checkpoint-20/tokenizer_config.json"]
+)
+def test_an_adapter_is_its_own_small_files_and_its_bases(root: Path, whose: str) -> None:
+    assert evaluate(root, "--checkpoint", str(adapter(root))).returncode == 0
+    path = root / whose
+    path.write_text((path.read_text() if path.is_file() else "{}") + "\n")
+    refused = evaluate(root, "--checkpoint", str(adapter(root)))
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert f"{'base/' * whose.startswith('models')}{path.name} of the model has changed" in line
+
+
 def test_a_moved_base_is_told_and_given(root: Path) -> None:
     (root / "models" / "base").rename(root / "models" / "moved")
     refused = evaluate(root, "--checkpoint", str(adapter(root)))

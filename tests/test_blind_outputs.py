@@ -3,20 +3,24 @@
 import json
 import os
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Finished, run_script
+from conftest import REPOSITORY, Finished, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import faulty_openai as faulty
 from servers.faulty_openai import FaultyServer, Seen
 
 from leap.data.pictures import PictureSize
-from leap.inference.protocol import Decoding
+from leap.evaluation.settings import EvaluatedModel
+from leap.inference.protocol import Answer, Decoding, Request
 from leap.judge.files import OUTPUT_COLUMNS, find_newest, read_outputs, read_table, write_table
-from leap.judge.outputs import OutputSettings
+from leap.judge.outputs import OutputSettings, write_outputs
+from leap.models.checkpoints import UNKNOWN_FILES
 
 SCRIPT = "scripts/evaluation/run_vlm_output.py"
 SMALL = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 8 --max_samples 3 --device cpu".split()
@@ -185,6 +189,47 @@ def test_an_equal_table_is_not_written_again(tmp_path: Path) -> None:
     (tmp_path / "blind10_outputs_mine.csv").write_text("a note of somebody's\n")
     assert find_newest(tmp_path, "blind10_outputs") == second
     assert find_newest(tmp_path, "blind10_score") is None
+
+
+@dataclass
+class Echo:
+    """An engine that counts what it is asked."""
+
+    asked: int = 0
+
+    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
+        for request in requests:
+            self.asked += 1
+            yield Answer(request.key, text="1) Wait.", finish="stop", prompt_tokens=7, new_tokens=3)
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": "echo"}
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_changed_chat_template_asks_anew_and_answers_of_an_older_leap_are_kept(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots = (workspace, workspace / "data")
+    rows = workspace / "data" / "blind_10.jsonl"
+    chosen = OutputSettings(rows, workspace, roots, PictureSize(4, 4), Decoding(8), max_samples=2)
+    engine = Echo()
+
+    def ask(files: dict[str, str] | None) -> int:
+        """How many samples were asked now; an older LEAP did not know the files."""
+        before = engine.asked
+        model = EvaluatedModel("m", weights="0", files=files)
+        write_outputs([model], chosen, lambda _: engine, tmp_path, REPOSITORY)
+        return engine.asked - before
+
+    one, other = {"chat_template.jinja": "1"}, {"chat_template.jinja": "2"}
+    assert (ask(one), ask(one), ask(other)) == (2, 0, 2)
+    assert UNKNOWN_FILES not in capsys.readouterr().out
+    (tmp_path / "answers.jsonl").unlink()
+    assert (ask(None), ask(one)) == (2, 0)
+    assert f"m: 2 stored answers are {UNKNOWN_FILES}" in capsys.readouterr().out
 
 
 def test_an_engines_own_flags_are_part_of_how_a_plan_is_made(tmp_path: Path) -> None:

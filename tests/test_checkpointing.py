@@ -29,7 +29,7 @@ from leap.data.packing import Cost, PackPlan, Packs
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.data.training_set import TrainingSet
 from leap.errors import LeapError
-from leap.models.checkpoints import ADAPTER, MARKER, find_checkpoints, is_resumable
+from leap.models.checkpoints import ADAPTER, MARKER, UNKNOWN_FILES, find_checkpoints, is_resumable
 from leap.models.loading import load_model, load_processor
 from leap.records.files import FolderLock, read_object, write_json
 from leap.training.checkpoint_folder import (
@@ -42,7 +42,7 @@ from leap.training.checkpoint_folder import (
     training_in,
 )
 from leap.training.optimizer_state import gather_optimizer_state, restore_optimizer_state
-from leap.training.resume import find_resume
+from leap.training.resume import find_resume, note_unknown_files
 from leap.training.trainer import LeapTrainer
 
 FINETUNE = "scripts/training/run-finetuning.py"
@@ -178,6 +178,30 @@ def test_rows_of_a_step_count_however_they_are_divided(
     else:
         with pytest.raises(LeapError, match=r"rows of an optimiser step \(16 there, 8 now\)"):
             find_resume(tmp_path, now)
+
+
+def test_a_run_goes_on_with_the_base_that_it_began_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its small files too. A run of an older LEAP, which did not keep their hashes, goes on and says so."""
+    identity = {
+        "base_model": "m",
+        "data": "d",
+        "recipe": {},
+        "base_files": {"chat_template.jinja": "1", "config.json": "2"},
+    }
+    place = made(tmp_path, 1, **identity)
+    note_unknown_files(find_resume(tmp_path, identity))
+    assert capsys.readouterr().out == ""
+    for files, named in (
+        ({"config.json": "2"}, "chat_template"),
+        ({**identity["base_files"], "vocab.json": "3"}, "vocab"),
+    ):
+        with pytest.raises(LeapError, match=rf"{named}\.\w+ of the base model differ"):
+            find_resume(tmp_path, {**identity, "base_files": files})
+    made(tmp_path, 2, base_model="m", data="d", recipe={})
+    newest = find_resume(tmp_path, identity)
+    assert newest == place.with_name("checkpoint-2")
+    note_unknown_files(newest)
+    assert capsys.readouterr().out == f"{newest}: {UNKNOWN_FILES}\n"
 
 
 def steps(model: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:

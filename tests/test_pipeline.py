@@ -82,6 +82,20 @@ def test_another_runs_checkpoint_is_refused(
     assert "--output_dir" in refused.stderr
 
 
+def test_another_chat_template_of_the_base_is_another_run(
+    workspace: Path, runs: tuple[Path, Path], model: Path
+) -> None:
+    path = model / "chat_template.jinja"
+    before = path.read_bytes()
+    try:
+        path.write_bytes(before + b"{# another #}")
+        refused = run_script(FINETUNE, *TINY, root=workspace)
+    finally:
+        path.write_bytes(before)
+    assert refused.returncode == 1
+    assert "chat_template.jinja of the base model" in refused.stderr
+
+
 def test_a_checkpoint_loads_anywhere_with_its_processor(runs: tuple[Path, Path], model: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from leap.ablation.plan import PlannedRun
 from leap.ablation.runs import FULL, label
-from leap.ablation.stages import Places, base_name, evaluated_models, has_weights, read_manifest, weights_of
+from leap.ablation.stages import ModelIdentity, Places, base_name, evaluated_models, identity_of, is_of, read_manifest
 from leap.models.checkpoints import MARKER, result_name, weight_files
 from leap.records.files import read_object
 from leap.report.curves import Loss, read_loss
@@ -84,12 +84,12 @@ class Findings:
 
 
 def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
-    """Read what training and evaluation left; nothing is computed anew. Results of other weights are left out."""
+    """Read what training and evaluation left; nothing is computed anew. Results of other models are left out."""
     root, base, results = planned[0].run.root, base_name(planned, places), places.results
     models = [
         name
         for name, folder in evaluated_models(planned, places).items()
-        if _is_of(results, name, weights_of(folder, root))
+        if _are_of(results, name, identity_of(folder, root))
     ]
     counts, scores = read_counts(results, models), read_scores(results, models) if models else pd.DataFrame()
     if scores.empty:
@@ -104,10 +104,10 @@ def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
     return Findings(outcomes, scores, means, base, _evaluated(base, counts), [note for note in notes if note])
 
 
-def _is_of(results: Path, name: str, weights: str | None) -> bool:
-    """Whether there are results, all of them of these weights."""
+def _are_of(results: Path, name: str, model: ModelIdentity | None) -> bool:
+    """Whether there are results, all of them of this model."""
     found = [read_manifest(results, name, dimension) for dimension in DIMENSIONS]
-    return any(found) and all(has_weights(manifest, weights) for manifest in found if manifest)
+    return any(found) and all(is_of(manifest, model) for manifest in found if manifest)
 
 
 def _outcome(one: PlannedRun, step: int, model: str, counts: pd.DataFrame) -> Outcome:

@@ -17,7 +17,7 @@ from leap.evaluation.sweep import evaluation_jobs, named_models
 from leap.jobs.process import Job
 from leap.jobs.run import ray_installed, run_jobs, slots_for
 from leap.jobs.show import print_outcome
-from leap.models.checkpoints import MARKER, adapter_base, weights_hash
+from leap.models.checkpoints import MARKER, adapter_base, is_same_model, small_files, weights_hash
 from leap.records.files import read_object
 from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
@@ -89,17 +89,21 @@ def evaluate(
         job
         for job, (name, folder) in zip(jobs, models.items(), strict=True)
         if not is_evaluated(
-            places.results, name, weights_of(folder, root), shlex.join([*told, *job.command[1:]]), contents
+            places.results, name, identity_of(folder, root), shlex.join([*told, *job.command[1:]]), contents
         )
     ]
     print(f"\n== evaluate: {len(jobs) - len(waiting)} of {len(jobs)} models are evaluated already", flush=True)
     return machine.run(waiting, grace=30)
 
 
-def weights_of(folder: Path, root: Path) -> str | None:
-    """The hash of a model's weights, an adapter's with its base's; None where the evaluation will say what is wrong."""
+ModelIdentity = tuple[str, Mapping[str, str]]  # the hash of the weights, and those of the small files by name
+
+
+def identity_of(folder: Path, root: Path) -> ModelIdentity | None:
+    """What tells a model from others, an adapter with its base; None where the evaluation will say what is wrong."""
     try:
-        return weights_hash(folder, adapter_base(folder, root))
+        base = adapter_base(folder, root)
+        return weights_hash(folder, base), small_files(folder, base)
     except LeapError:
         return None
 
@@ -119,15 +123,17 @@ def _contents(root: Path, data: Path, options: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def is_evaluated(results: Path, name: str, weights: str | None, command: str, contents: Mapping[str, str]) -> bool:
-    """Whether this very command has answered all six dimensions with these weights, and of data as they are now.
+def is_evaluated(
+    results: Path, name: str, model: ModelIdentity | None, command: str, contents: Mapping[str, str]
+) -> bool:
+    """Whether this very command has answered all six dimensions with this model, and of data as they are now.
 
     `contents` has each dimension's fingerprint. Anything else is left to the evaluation script: it knows what its
     stored answers are worth, and refuses to mix.
     """
     for dimension in DIMENSIONS:
         found = read_manifest(results, name, dimension)
-        if (found.get("status"), found.get("command")) != ("complete", command) or not has_weights(found, weights):
+        if (found.get("status"), found.get("command")) != ("complete", command) or not is_of(found, model):
             return False
         if found["data"]["fingerprint"] != contents.get(dimension.name):
             return False
@@ -140,6 +146,6 @@ def read_manifest(results: Path, name: str, dimension: Dimension) -> dict[str, A
     return read_object(path) if path.is_file() else {}
 
 
-def has_weights(manifest: dict[str, Any], weights: str | None) -> bool:
-    """Whether results are of these weights, and not of others that once had their name."""
-    return weights is not None and manifest.get("model", {}).get("weights") == weights
+def is_of(manifest: dict[str, Any], model: ModelIdentity | None) -> bool:
+    """Whether results are of this model, and not of another that once had its name."""
+    return model is not None and is_same_model(manifest.get("model", {}), *model)

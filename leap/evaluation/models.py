@@ -6,7 +6,15 @@ from pathlib import Path
 
 from leap.errors import LeapError, UsageError
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, variant_name
-from leap.models.checkpoints import ADAPTER, MARKER, adapter_base, find_checkpoints, result_name, weights_hash
+from leap.models.checkpoints import (
+    ADAPTER,
+    MARKER,
+    adapter_base,
+    find_checkpoints,
+    result_name,
+    small_files,
+    weights_hash,
+)
 
 BASELINE = "Baseline"
 
@@ -42,7 +50,7 @@ def identify(
 def plain_model(
     folder: Path, baseline: Path, output: Path, root: Path, name: str | None = None, base: Path | None = None
 ) -> EvaluatedModel:
-    """The model in `folder` with its result name and weight hash; `base` is where an adapter's base lies.
+    """The model in `folder` with its result name and the hashes of its files; `base` is where an adapter's base lies.
 
     Adapters that name their base by a relative path mean a folder under `root`. Raises LeapError where `folder` holds
     no weights or the base is not there.
@@ -51,7 +59,7 @@ def plain_model(
     weights = weights_hash(folder, base)
     if name is None:
         name = BASELINE if folder.resolve() == baseline.resolve() else result_name(folder, output)
-    return EvaluatedModel(name, folder, base, weights)
+    return EvaluatedModel(name, folder, base, weights, files=small_files(folder, base))
 
 
 def refuse_no_adapter(folder: Path) -> None:

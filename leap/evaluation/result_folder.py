@@ -18,7 +18,7 @@ from leap.evaluation.score import Counts, score_predictions
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.evaluation.usage import usage_and_cost
 from leap.inference.protocol import Answer, Engine, Request, request_hash
-from leap.models.checkpoints import MARKER
+from leap.models.checkpoints import MARKER, changed_files
 from leap.records.benchmark import BenchmarkExample
 from leap.records.files import LOCK, FolderLock, JsonlAppender, move_folder, read_object, write_json
 from leap.records.litter import listed
@@ -27,6 +27,7 @@ from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 
 PREDICTIONS, SCORES, MANIFEST = "predictions.jsonl", "final_score.json", "manifest.json"
+_UNKNOWN_FILES = "answers_of_unknown_files"  # in a manifest: how many were made before it had `model.files`
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class ResultFolder:
     ) -> None:
         self.dimension, self.path = dimension, results / dimension.name / model.name
         self.waiting: list[Request] = []  # what has no answer yet
+        self.of_unknown_files = 0  # stored answers of an older LEAP, which kept no hash of the model's small files
         self._results, self._model, self._settings, self._repository = results, model, settings, repository
         self._held = ExitStack()
 
@@ -89,7 +91,9 @@ class ResultFolder:
         before = read_object(self.path / MANIFEST) if (self.path / MANIFEST).is_file() else {}
         self._manifest = self._new_manifest() | {"inference": list(before.get("inference") or [])}
         # The counts are those of the score file that is there, until `finish` replaces both.
-        self._manifest |= {name: before[name] for name in ("start", "counts") if name in before}
+        self._manifest |= {name: before[name] for name in ("start", "counts", _UNKNOWN_FILES) if name in before}
+        if self._predictions and "files" in self._fixed["model"] and "files" not in before.get("model", {}):
+            self.of_unknown_files = self._manifest[_UNKNOWN_FILES] = len(self._predictions)
 
     def open(self) -> None:
         """Make ready for answers, before the first: their settings must be known, and the folder not look complete."""
@@ -165,7 +169,7 @@ class ResultFolder:
 
     def _refuse_manifest(self, folder: Path, found: dict[str, Any]) -> None:
         scored = _different({"scorer": self._settings.scorer.to_dict()}, found)
-        if made := _different(self._fixed, found):
+        if made := _different(self._fixed, found) + _other_files(self._fixed["model"], found.get("model") or {}):
             raise LeapError(
                 f"{folder}: its answers were made otherwise: {'; '.join(made + scored)}. Give this evaluation a name "
                 "(--model_name) or a folder (--output_dir) of its own, or move the old results of all dimensions "
@@ -204,8 +208,15 @@ def _different(now: dict[str, dict[str, Any]], found: dict[str, Any]) -> list[st
         for part, values in hide_all(now).items()  # as they are stored
         for there in [hide_all(found.get(part) or {})]
         for key in dict.fromkeys([*values, *there])
+        if key != "files"  # told by name
         if there.get(key) != values.get(key)
     ]
+
+
+def _other_files(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    """The small files of a model that are others now; none where one of the two does not say."""
+    files = changed_files(then["files"], now["files"]) if "files" in now and "files" in then else []
+    return [f"{name} of the model has changed" for name in files]
 
 
 def _recipe_of(model: Path | None) -> Any:

@@ -8,6 +8,7 @@ from leap import provenance
 from leap.evaluation.result_folder import DimensionResult, ResultFolder
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Engine
+from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
 from leap.vlabench.dimensions import Dimension
 
@@ -39,9 +40,16 @@ def evaluate_models(
                     folder.move_away(place)
             for folder in folders:
                 folder.begin()
+            _note_unknown_files(model, folders)
             _ask(model, folders, settings, load)
             finished += [folder.finish() for folder in folders]
     return finished
+
+
+def _note_unknown_files(model: EvaluatedModel, folders: Sequence[ResultFolder]) -> None:
+    older = [folder.dimension.name for folder in folders if folder.of_unknown_files]
+    if older:
+        print(f"{model.name}: its stored answers ({', '.join(older)}) are {UNKNOWN_FILES}")
 
 
 def _ask(

@@ -1,6 +1,6 @@
 """What an evaluation runs with: everything that decides its numbers, in one value that the manifest keeps."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,10 +72,13 @@ class EvaluatedModel:
     base: Path | None = None  # of an adapter
     weights: str | None = None  # sha256; None where a server keeps them
     endpoint: str | None = None  # the server's address and its name for the model
+    # sha256 of the configs, tokenizer, chat template and processor, by name; None where a server keeps them
+    files: dict[str, str] | None = field(default=None, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """What must be equal for stored answers to be used again."""
-        return {"name": self.name, "weights": self.weights, "endpoint": self.endpoint}
+        """What must be equal for stored answers to be used again. Older results lack `files`."""
+        files = {} if self.files is None else {"files": self.files}
+        return {"name": self.name, "weights": self.weights, **files, "endpoint": self.endpoint}
 
 
 def variant_name(name: str, settings: EvaluationSettings) -> str:

@@ -5,7 +5,7 @@ stands in a column of its own and is never taken for an answer.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from leap.errors import LeapError
 from leap.inference.protocol import Answer, Decoding, Engine, Request, request_hash
 from leap.judge.files import OUTPUT_COLUMNS, OUTPUTS, write_table
 from leap.judge.store import AnswerStore, content_key, distinct
+from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
 from leap.records.files import FolderLock, read_jsonl, write_json
 from leap.records.review import StoredAnswer
@@ -157,6 +158,7 @@ def _answers(
         for sample in samples
     }
     before = {key: stored for key, content in keys.items() if (stored := store.get(content))}
+    before |= _older_answers(model, samples, settings, store, before)
     found: dict[tuple[str, ...], Answer | StoredAnswer] = {**before}
     waiting = [sample.request for sample in samples if sample.request.key not in found]
     made = [stored.made for stored in before.values()]
@@ -166,6 +168,26 @@ def _answers(
                 found[answer.key] = answer
                 made.append(store.add(keys[answer.key], answer, engine))
     return found, {"answers_from_before": len(before), "inference": distinct(made)}
+
+
+def _older_answers(
+    model: Model,
+    samples: Sequence[Sample],
+    settings: OutputSettings,
+    store: AnswerStore,
+    known: Mapping[tuple[str, ...], StoredAnswer],
+) -> dict[tuple[str, ...], StoredAnswer]:
+    """Answers that an older LEAP stored, which knew a model by its weights alone; said in one line."""
+    older = {name: value for name, value in model.to_dict().items() if name != "files"}
+    found = {
+        sample.request.key: stored
+        for sample in samples
+        if sample.request.key not in known
+        if (stored := store.get(content_key(older, settings.to_dict(), request_hash(sample.request))))
+    }
+    if found:
+        print(f"{model.name}: {len(found)} stored answers are {UNKNOWN_FILES}")
+    return found
 
 
 def _row(name: str, sample: Sample, answer: Answer | StoredAnswer) -> dict[str, Any]:

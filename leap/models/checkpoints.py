@@ -5,8 +5,10 @@ A folder holds a whole model, or an adapter (LoRA) that changes a base model.
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from leap.errors import LeapError
 from leap.records.files import read_object
@@ -16,6 +18,18 @@ MARKER = "leap_run.json"  # written last: a checkpoint without it was cut short
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 ADAPTER = "adapter_config.json"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
+# What decides a model's answers beside its weights, under the names that transformers, vLLM and tokenizers read:
+# configs, tokenizer, chat templates, processor, and the code of models that bring their own.
+_SMALL_FILES = (
+    *("config.json", "generation_config.json", "*processor_config.json", "*.py"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken"),
+    *("chat_template*", "additional_chat_templates/*"),
+)
+# Said where results or runs of an older LEAP are continued.
+UNKNOWN_FILES = (
+    "from before LEAP kept hashes of chat template, tokenizer, processor and configs; "
+    "that these have not changed since is taken for granted"
+)
 
 
 def checkpoint_step(folder: Path) -> int | None:
@@ -87,6 +101,30 @@ def weights_hash(folder: Path, base: Path | None = None) -> str:
         digest.update(path.name.encode() + b"\0")
         digest.update(_file_digest(path.resolve(), found.st_size, found.st_mtime_ns))
     return digest.hexdigest()
+
+
+def small_files(folder: Path, base: Path | None = None) -> dict[str, str]:
+    """sha256 of each small file that decides answers (`_SMALL_FILES`), by its name; an adapter's with its base's."""
+    found = {
+        file.relative_to(place).as_posix() if place == folder else f"base/{file.relative_to(place).as_posix()}": file
+        for place in (folder, base)
+        if place is not None
+        for pattern in _SMALL_FILES
+        for file in listed(place, pattern)
+        if file.is_file()
+    }
+    sizes = {name: (file.resolve(), file.stat()) for name, file in found.items()}
+    return {name: _file_digest(path, of.st_size, of.st_mtime_ns).hex() for name, (path, of) in sorted(sizes.items())}
+
+
+def changed_files(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of small files that are others now, new, or gone."""
+    return [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+
+
+def is_same_model(stored: Mapping[str, Any], weights: str, files: Mapping[str, str]) -> bool:
+    """Whether what results say of their model ("weights", "files") is this one. Older results do not say the files."""
+    return stored.get("weights") == weights and stored.get("files", files) == files
 
 
 @cache

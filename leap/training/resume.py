@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from leap.errors import LeapError
-from leap.models.checkpoints import MARKER, find_checkpoints
+from leap.models.checkpoints import MARKER, UNKNOWN_FILES, changed_files, find_checkpoints
+from leap.progress import is_main_process
 from leap.records.files import read_object
 from leap.training.checkpoint_folder import resume_point
 from leap.training.recipe import Recipe
@@ -35,6 +36,9 @@ def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
 def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
     found = read_object(marker)
     different = [part for part in ("base_model", "data") if found.get(part) != identity[part]]
+    if "base_files" in found and "base_files" in identity:  # older runs do not say them
+        changed = changed_files(found["base_files"], identity["base_files"])
+        different += [f"{name} of the base model" for name in changed]
     wanted, had = _compared(identity["recipe"]), _compared(found.get("recipe", {}))
     different += [
         f"{key} ({had.get(key)} there, {wanted.get(key)} now)"
@@ -46,6 +50,12 @@ def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
             f"{marker.parent}: it belongs to another run: {', '.join(different)} differ. "
             "Give this run a folder of its own (--output_dir output/NAME), or move the old checkpoints away"
         )
+
+
+def note_unknown_files(resume: Path | None) -> None:
+    """One line where a run goes on that an older LEAP began: it kept hashes of the base's weights alone."""
+    if resume and is_main_process() and "base_files" not in read_object(resume / MARKER):
+        print(f"{resume}: {UNKNOWN_FILES}")
 
 
 def _compared(recipe: dict[str, Any]) -> dict[str, Any]:

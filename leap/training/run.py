@@ -15,7 +15,7 @@ from leap.data.chat import ChatFormat
 from leap.data.checked_file import CheckedFile, check_training_file
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError, first_line
-from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, weights_hash
+from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, small_files, weights_hash
 from leap.models.loading import load_processor
 from leap.progress import is_main_process, processes
 from leap.records.files import read_object, write_json
@@ -26,7 +26,7 @@ from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.processes import Processes, join
 from leap.training.recipe import Recipe
-from leap.training.resume import find_resume
+from leap.training.resume import find_resume, note_unknown_files
 from leap.training.schedule import check_reports, check_schedule, warmup_steps
 from leap.training.sharding import check_sharding
 from leap.training.stopping import EarlyStopping, best_step, has_stopped, held_out_losses
@@ -104,9 +104,11 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     identity = {
         "recipe": {**recipe.identity(), "processes": processes()},
         "base_model": weights_hash(model),
+        "base_files": small_files(model),
         "data": train.fingerprint,
     }
     resume = find_resume(output, identity)
+    note_unknown_files(resume)
     ranks.same("recipe, base model and data of this run", identity)
     ranks.same("validation samples", held_out.fingerprint if held_out else None)
     ranks.same("samples that are used", [(len(rows), int(rows.tokens.sum())) for rows in (train, held_out) if rows])
