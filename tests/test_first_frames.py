@@ -73,11 +73,24 @@ def test_other_files_are_passed_over_and_of_two_with_one_name_the_later_counts()
     assert take([*files, ("./1/10.PNG", b"f"), ("1/camera/about.txt", b"g")]) == {"1": ("2.jpg", b"e")}
 
 
+@pytest.mark.parametrize("above", ["", "frames/", "327/", "task_327/"])
+def test_an_episode_may_have_the_tasks_number(above: str) -> None:
+    """Where it is told from the task's own folder: episodes lie beside it, or it lies in the task's folder."""
+    files = [(f"{above}{episode}/0.jpg", str(episode).encode()) for episode in (327, 328)]
+    assert take(files) == {"327": ("0.jpg", b"327"), "328": ("0.jpg", b"328")}
+    if "327" in above:
+        assert take(files[:1]) == {"327": ("0.jpg", b"327")}
+
+
 @pytest.mark.parametrize(
     ("files", "told"),
     [
         (["327/1/head/0.jpg"], r"'327/1/head/0.jpg' is not named <episode>/<frame>.* it is 'head'"),
         (["0.jpg"], "it is ''"),
+        (["327/0.jpg", "327/1.jpg"], "images lie directly in '327', which is the task's folder"),
+        (["./image/327/648642-0.jpg"], "images lie directly in 'image/327'"),
+        (["327/0.jpg", "327/648642/0.jpg"], "images lie directly in '327'"),
+        (["327/648642/0.jpg", "327/cover.png"], "images lie directly in '327'"),
         (["328/1/0.jpg"], "belongs to task 328, and the file's name says task 327"),
         (["left/1/0.jpg", "right/1/0.jpg"], "episode 1 has two folders of frames, 'left/1' and 'right/1'"),
         (["1/about.txt"], "no frames"),

@@ -14,7 +14,8 @@ from conftest import REPOSITORY, run_script
 from frame_archives import frames, picture, tar_gz
 from hypothesis import given
 from hypothesis import strategies as st
-from servers.hub import HubServer, Stored
+from servers.hub import HubServer
+from servers.hub_store import Stored
 from test_picture_check import draw, row
 
 from leap.data.agibot import find_archives, prepare

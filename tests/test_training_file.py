@@ -183,6 +183,82 @@ def test_steps_are_in_the_order_in_which_they_begin_and_a_missing_task_is_the_fi
     assert row.images() == ["images/7-1.png"]
 
 
+ALPHA: dict[str, Any] = {  # with a key_frame, and the key's name as it is spelled there
+    "episode_id": 649078,
+    "task_id": 7,
+    "task_name": "Tidying the shelf",
+    "init_scene_text": "The robot is before a shelf.",
+    "lable_info": {
+        "action_config": [{"start_frame": 0, "end_frame": 435, "action_text": "Take the cup.", "skill": "Pick"}],
+        "key_frame": [{"start": 0, "end": 435, "comment": "Failure recovery"}],
+    },
+}
+BETA = {"label_info" if key == "lable_info" else key: value for key, value in ALPHA.items() if key != "task_id"}
+
+
+@pytest.mark.parametrize(
+    ("file", "written"),
+    [
+        ("task_info/task_7.json", ALPHA),
+        ("task_info/task_7.json", BETA),
+        ("love_agibot/json/output_7.json", {**BETA, "task_id": "7"}),
+        ("love_agibot/json/output_7.json", {key: value for key, value in ALPHA.items() if key != "task_id"}),
+    ],
+)
+def test_annotations_of_each_release_are_read(tmp_path: Path, file: str, written: dict[str, Any]) -> None:
+    path = tmp_path / "data" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps([written]))
+    (tmp_path / "data" / "images").mkdir()
+    picture(1).save(tmp_path / "data" / "images" / "7-649078.png")
+    build(tmp_path, "--test-rows", "0")
+    (row,) = rows(tmp_path, "train")
+    assert (row.id, row.images(), row.target.steps) == (
+        "love-agibot/7-649078",
+        ["images/7-649078.png"],
+        "1) Take the cup.",
+    )
+
+
+@pytest.mark.parametrize("key", ["label_info", "lable_info"])
+def test_a_fault_within_either_spelling_is_named(tmp_path: Path, key: str) -> None:
+    (tmp_path / "task_7.json").write_text(json.dumps([{**BETA, "label_info": {}, key: {"action_config": [{}]}}]))
+    (problem,) = read_annotations(tmp_path).problems
+    assert "label_info" in problem or "lable_info" in problem
+
+
+def test_other_files_beside_annotations_are_left_out_and_told(root: Path) -> None:
+    for name, content in (("notes.json", {"by": "me"}), ("dataset_info.json", [1]), ("task_x.json", "text")):
+        (root / "data" / "task_info" / name).write_text(json.dumps(content))
+    card = build(root)
+    others = card["left_out_names"]["a file not named as annotations are"]
+    assert [Path(other).name for other in others] == ["dataset_info.json", "notes.json", "task_x.json"]
+    assert len(ids(root, "train")) + len(ids(root, "test")) == 40
+
+
+def test_annotations_of_any_name_are_read_where_there_are_no_others(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps([ALPHA]))
+    assert [found.key for found in read_annotations(tmp_path).episodes] == ["7-649078"]
+
+
+def test_a_data_card_of_other_files_is_not_replaced(root: Path) -> None:
+    build(root)
+    before = (root / "data" / "data_card.json").read_bytes()
+    done = run_script(SCRIPT, "--train-rows", "20", "--test-rows", "10", root=root)
+    assert done.returncode == 1
+    assert "data_card.json: it describes train_36.jsonl, test_4.jsonl, which would be left without" in done.stderr
+    assert (root / "data" / "data_card.json").read_bytes() == before
+    assert not (root / "data" / "train_20.jsonl").exists()
+    build(root, "--train-rows", "20", "--test-rows", "10", "--overwrite")
+    for path in (root / "data").glob("t*_[0-9]*.jsonl"):
+        path.unlink()
+    build(root)
+    (root / "data" / "data_card.json").write_text("{}")
+    assert "no data card of LEAP's" in run_script(SCRIPT, root=root).stderr
+    (root / "data" / "data_card.json").unlink()
+    assert "no data card of LEAP's" in run_script(SCRIPT, root=root).stderr
+
+
 def test_marks_and_line_ends_in_a_name_are_text(root: Path) -> None:
     write_annotations(root, 7, [episode(7, 1, task_name="Put {it} [here|there]\n now %s")])
     build(root, "--annotations", "data/task_info/task_7.json", "--output-dir", "one", "--test-rows", "0")

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import sharedctypes
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from leap.data.archives import ArchiveError, GzipStream
 from leap.data.first_frames import FirstFrames
-from leap.data.frame_store import STATE_FOLDER, FrameStore
+from leap.data.frame_store import STATE_FOLDER, FrameStore, ImageStore
 from leap.data.hub_hash import hub_sha256
 from leap.errors import LeapError, Stopped
 from leap.progress import show_bytes
@@ -24,6 +24,14 @@ _NAME = re.compile(r"task_([0-9]{1,20})\.tar\.gz")
 _BROKEN_SHOWN = 3  # episodes of an archive that are named
 
 
+class Reader(Protocol):
+    """Goes through an archive, handing what it takes to a store; its length counts what was found so far."""
+
+    def take_all(self, stream: GzipStream) -> None: ...
+
+    def __len__(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Archive:
     """A task's archive. `size` in bytes."""
@@ -31,6 +39,15 @@ class Archive:
     task: str
     path: Path
     size: int
+
+    lost: ClassVar = "episodes without a picture", "episode"  # how failed parts are called, several and one
+
+    def store(self, images: Path) -> ImageStore:
+        """Where its images go."""
+        return FrameStore(images, self.task)
+
+    def reader(self, store: ImageStore) -> Reader:
+        return FirstFrames(self.task, store.settle)
 
 
 @dataclass
@@ -54,6 +71,7 @@ class Watch:
     """What parent and workers tell each other, in shared memory: a counter per archive has one writer."""
 
     archives: int
+    counted: str = "episodes"
     read: Any = field(init=False)  # bytes read of each archive
     episodes: Any = field(init=False)
     signal: Any = field(init=False)  # that asks for the end
@@ -65,7 +83,7 @@ class Watch:
 
     def state(self) -> tuple[int, str]:
         """(bytes read, how many episodes were seen)."""
-        return sum(self.read), f"{sum(self.episodes):,} episodes"
+        return sum(self.read), f"{sum(self.episodes):,} {self.counted}"
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -107,7 +125,7 @@ def survey(archives: Sequence[Archive], images: Path) -> list[Outcome]:
     """What there is to do, without doing it."""
     outcomes = []
     for archive in archives:
-        store = FrameStore(images, archive.task)
+        store = archive.store(images)
         if store.is_done(archive.path, hub_sha256(archive.path)):
             assert store.record is not None
             outcomes.append(Outcome(archive, "unchanged", episodes=len(store.record.pictures)))
@@ -116,23 +134,29 @@ def survey(archives: Sequence[Archive], images: Path) -> list[Outcome]:
     return outcomes
 
 
-def prepare(archives: Sequence[Archive], images: Path, processes: int, outcomes: list[Outcome]) -> None:
+def prepare(
+    archives: Sequence[Archive],
+    images: Path,
+    processes: int,
+    outcomes: list[Outcome],
+    what: tuple[str, str] = ("first frames", "episodes"),
+) -> None:
     """Write the first frame of every episode, `<images>/<task>-<episode>.png`; `outcomes` grows by what became of each.
 
-    One archive's failure does not stop the others. Raises Stopped and KeyboardInterrupt after SIGTERM and Ctrl-C; the
-    same call goes on from there.
+    `what` names the work on the screen, and what is counted. One archive's failure does not stop the others. Raises
+    Stopped and KeyboardInterrupt after SIGTERM and Ctrl-C; the same call goes on from there.
     """
     images.mkdir(parents=True, exist_ok=True)
     with FolderLock(images / STATE_FOLDER):
         for archive in archives:
-            FrameStore(images, archive.task).go_on()
+            archive.store(images).go_on()
         outcomes += [found for found in survey(archives, images) if found.state == "unchanged"]
         for found in outcomes:
-            FrameStore(images, found.archive.task).discard()
+            found.archive.store(images).discard()
         done = {found.archive.task for found in outcomes}
         waiting = sorted((a for a in archives if a.task not in done), key=lambda archive: -archive.size)
-        watch = Watch(len(waiting))
-        with watch.on_signals(), show_bytes("first frames", sum(a.size for a in waiting), watch.state):
+        watch = Watch(len(waiting), what[1])
+        with watch.on_signals(), show_bytes(what[0], sum(a.size for a in waiting), watch.state):
             work = _Work(images, watch)
             outcomes += map_in_order(work, enumerate(waiting), min(processes, len(waiting)))
     if watch.signal.value == signal.SIGINT:
@@ -150,7 +174,7 @@ class _Work:
 
     def __call__(self, task: tuple[int, Archive]) -> Outcome:
         place, archive = task
-        started, store = time.monotonic(), FrameStore(self.images, archive.task)
+        started, store = time.monotonic(), archive.store(self.images)
         outcome = Outcome(archive, "stopped")
         try:
             self._read(place, archive, store, outcome)
@@ -166,8 +190,8 @@ class _Work:
         outcome.made, outcome.seconds = len(store.made), time.monotonic() - started
         return outcome
 
-    def _read(self, place: int, archive: Archive, store: FrameStore, outcome: Outcome) -> None:
-        frames = FirstFrames(archive.task, store.settle)
+    def _read(self, place: int, archive: Archive, store: ImageStore, outcome: Outcome) -> None:
+        frames = archive.reader(store)
 
         def on_read(size: int) -> None:
             self.watch.read[place] += size
@@ -190,6 +214,7 @@ class _Work:
 
 
 def _told(archive: Archive, problems: dict[str, str]) -> str:
-    some = "; ".join(f"episode {episode}, {why}" for episode, why in list(problems.items())[:_BROKEN_SHOWN])
+    several, one = archive.lost
+    some = "; ".join(f"{one} {name}, {why}" for name, why in list(problems.items())[:_BROKEN_SHOWN])
     more = f"; and {len(problems) - _BROKEN_SHOWN} more" if len(problems) > _BROKEN_SHOWN else ""
-    return f"{archive.path}: {len(problems)} episodes without a picture ({some}{more}); the others have theirs"
+    return f"{archive.path}: {len(problems)} {several} ({some}{more}); the others are in place"

@@ -1,13 +1,14 @@
 """LOVE-Agibot annotations as training rows: one for each episode, its first frame as the picture.
 
-Expected are AgiBot World's task_info files, task_<id>.json, each a list of episodes:
+Expected are AgiBot World's task_info files, task_<id>.json, or LOVE-Agibot's output_<id>.json, each a list of episodes:
 
     [{"episode_id": 648642, "task_id": 327, "task_name": "Picking items in Supermarket",
       "init_scene_text": "The robot is in front of the fruit shelf.",
       "label_info": {"action_config": [{"start_frame": 0, "end_frame": 435,
                                         "action_text": "Pick up the onion from the shelf.", "skill": "Pick"}]}}]
 
-and pictures named <task>-<episode>.png. Other keys are passed over; a missing task_id is taken from the file's name.
+and pictures named <task>-<episode>.png. AgiBot World's Alpha release writes lable_info. Other keys (key_frame) are
+passed over; a missing task_id, as in its Beta release, is taken from the file's name.
 """
 
 import random
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, ValidationError, model_validator
 
 from leap.data.candidates import Candidate, LeftOut, make_candidate, row_path
 from leap.data.listing import Listing
@@ -26,7 +27,7 @@ from leap.records.files import first_problem, read_json
 from leap.records.litter import listed
 
 SOURCE = "love-agibot"
-_TASK_FILE = re.compile(r"task_(\d+)")
+_TASK_FILE = re.compile(r"(?:task|output)_(\d+)")
 
 
 def _said(text: str) -> str:
@@ -65,7 +66,7 @@ class Episode(BaseModel):
     task_id: Number | None = None
     task_name: Said
     init_scene_text: str = ""
-    label_info: LabelInfo
+    label_info: LabelInfo = Field(validation_alias=AliasChoices("label_info", "lable_info"))
 
     @property
     def key(self) -> str:
@@ -78,18 +79,29 @@ class Episode(BaseModel):
 
 
 class Annotations(NamedTuple):
-    """What task_info files hold: the episodes, by task and number, and why entries of them are none."""
+    """What annotation files hold: the episodes, by task and number, and why entries of them are none.
+
+    `others` are JSON files of the folder that were not read, since theirs is no annotation file's name.
+    """
 
     episodes: list[Episode]
     problems: list[str]
     files: list[Path]
+    others: list[Path]
 
 
 def read_annotations(place: Path) -> Annotations:
-    """The episodes of a task_info file, or of all in a folder. Raises LeapError for no file and for what is no list."""
-    files = listed(place, "*.json") if place.is_dir() else [place]
-    if not files:
-        raise LeapError(f"{place}: no task_<id>.json there; give AgiBot World's task_info folder with --annotations")
+    """The episodes of an annotation file, or of all in a folder. Raises LeapError for no file and for what is no list.
+
+    Any other JSON file of a folder is read only where none has an annotation file's name.
+    """
+    there = listed(place, "*.json") if place.is_dir() else [place]
+    if not there:
+        raise LeapError(
+            f"{place}: no task_<id>.json or output_<id>.json there; give AgiBot World's task_info folder, or "
+            "LOVE-Agibot's json folder, with --annotations"
+        )
+    files = [file for file in there if _TASK_FILE.fullmatch(file.stem)] or there
     problems: list[str] = []
     found: dict[str, tuple[Episode, Path]] = {}
     for file in files:
@@ -98,7 +110,7 @@ def read_annotations(place: Path) -> Annotations:
             if first[0] is not episode:
                 problems.append(f"{file}: episode {episode.episode_id}: it is in {first[1]} already")
     episodes = sorted((episode for episode, _ in found.values()), key=lambda one: (one.task_id or 0, one.episode_id))
-    return Annotations(episodes, problems, files)
+    return Annotations(episodes, problems, files, [file for file in there if file not in files])
 
 
 def _read_file(file: Path, problems: list[str]) -> Iterator[Episode]:
@@ -117,7 +129,9 @@ def _read_file(file: Path, problems: list[str]) -> Iterator[Episode]:
         if episode.task_id is None:
             episode = episode.model_copy(update={"task_id": named})
         if episode.task_id is None:
-            problems.append(f"{file}: episode {number}: task_id: missing, and the file is not named task_<id>.json")
+            problems.append(
+                f"{file}: episode {number}: task_id: missing, and the file is not named task_<id> or output_<id>"
+            )
         elif named is not None and episode.task_id != named:
             problems.append(f"{file}: episode {number}: task_id: {episode.task_id}, in the file of task {named}")
         else:

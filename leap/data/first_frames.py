@@ -79,6 +79,7 @@ class FirstFrames:
         self._close(0, 0)
         if not self._episodes:
             raise ArchiveError(f"{stream.path}: no frames (<episode>/<frame>.jpg or .png) in it; download it again")
+        self._refuse_tasks_folder(stream)
 
     def _is_first(self, episode: str, name: str) -> bool:
         """Whether it comes before every frame of the episode so far; of two with the same name the later counts."""
@@ -113,6 +114,21 @@ class FirstFrames:
         if len(self._folders) > _MAX_EPISODES:
             raise stream.broken(f"more than {_MAX_EPISODES:,} folders of frames")
         return episode
+
+    def _refuse_tasks_folder(self, stream: GzipStream) -> None:
+        """The task's own folder looks like that of an episode of this number, where it is no folder of the task's.
+
+        It is one where episodes lie beside it. Else many episodes would become one image.
+        """
+        found = self._episodes.get(self._task)
+        if found is None or found.folder.split("/")[-2:-1] in ([self._task], [f"task_{self._task}"]):
+            return
+        others = [episode.folder for episode in self._episodes.values() if episode is not found]
+        if not others or any(other.startswith(f"{found.folder}/") for other in others):
+            raise ArchiveError(
+                f"{stream.path}: images lie directly in {found.folder!r}, which is the task's folder; each episode "
+                f"needs one of its own, {found.folder}/<episode>/<frame>, for its first frame to be known"
+            )
 
     def _keep(self, episode: str, data: bytes) -> None:
         self._open[episode] = data

@@ -1,5 +1,7 @@
 """Where first frames are kept: set aside while their archive is read, put in place when it has proved whole.
 
+Images that come whole out of one archive are kept in the same way, under the names that they have there.
+
     <images>/<task>-<episode>.png                         finished pictures, and nothing else
     <images>/.first_frames/<task>.json                    what is known of a finished archive and its pictures
     <images>/.first_frames/<task>/<episode>-<hash>.png    a picture whose archive is not finished yet
@@ -57,20 +59,36 @@ class ArchiveRecord(_Record):
     problems: dict[str, str]
 
 
-class FrameStore:
-    """The pictures of one task. One process at a time works on it."""
+class ImageStore:
+    """The images of one archive, by name; `key` names the archive. One process at a time works on it.
 
-    def __init__(self, images: Path, task: str) -> None:
-        self._images, self._task = images, task
-        self._record_file = images / STATE_FOLDER / f"{task}.json"
-        self._aside = images / STATE_FOLDER / task
+    This one puts images under the names and with the bytes that they have in the archive.
+    """
+
+    def __init__(self, images: Path, key: str) -> None:
+        self._images, self._key = images, key
+        self._record_file = images / STATE_FOLDER / f"{key}.json"
+        self._aside = images / STATE_FOLDER / key
         self._pictures: dict[str, PictureRecord] = {}
         self._problems: dict[str, str] = {}
         self.record = self._read_record(self._record_file)
         self.made: set[str] = set()  # episodes whose pictures were written, not kept from before
 
-    def picture(self, episode: str) -> Path:
-        return self._images / f"{self._task}-{episode}.png"
+    def picture(self, name: str) -> Path:
+        """Where an image has its place."""
+        return self._images / name
+
+    def _as_stored(self, data: bytes) -> bytes:
+        return data
+
+    def _place_aside(self, name: str, digest: str) -> Path:
+        """Where it waits until the archive is read: names may have folders, and two of them the same content."""
+        return self._aside / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}-{digest[:32]}"
+
+    def _is_taken(self, name: str, known: PictureRecord | None) -> bool:
+        """Whether a file that is not ours, or not as we left it, lies in an image's place."""
+        place = self.picture(name)
+        return os.path.lexists(place) and not (known and known.describes(place))
 
     @property
     def begun(self) -> bool:
@@ -96,9 +114,14 @@ class FrameStore:
             self._pictures[episode] = known
             return
         aside = self._place_aside(episode, digest)
-        if not aside.exists():
+        if self._is_taken(episode, known):
+            aside = self.picture(episode)
+            if not aside.is_file() or aside.read_bytes() != data:
+                self._problems[episode] = "another image of this name is there: move it away to have the archive's"
+                return
+        elif not aside.exists():
             try:
-                write_atomic(aside, as_png(data))
+                write_atomic(aside, self._as_stored(data))
             except LeapError as error:
                 self._problems[episode] = f"{frame}: {error}"
                 return
@@ -133,8 +156,11 @@ class FrameStore:
         for episode, known in record.pictures.items():
             aside = self._place_aside(episode, known.frame_sha256)
             if aside.exists():
-                os.replace(aside, self.picture(episode))
-        sync_folder(self._images)
+                place = self.picture(episode)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(aside, place)
+        for folder in {self.picture(episode).parent for episode in record.pictures}:
+            sync_folder(folder)
         os.replace(verified, self._record_file)
         sync_folder(self._record_file.parent)
         self.discard()
@@ -144,9 +170,6 @@ class FrameStore:
         """Remove what is set aside."""
         if self._aside.is_dir():
             shutil.rmtree(self._aside)
-
-    def _place_aside(self, episode: str, digest: str) -> Path:
-        return self._aside / f"{episode}-{digest}.png"
 
     def _drop(self, episode: str) -> None:
         """Forget a frame of the episode that was not the first after all."""
@@ -165,3 +188,19 @@ class FrameStore:
             raise LeapError(
                 f"{path}: {first_problem(error)}; remove the file, and its archive is read again"
             ) from error
+
+
+class FrameStore(ImageStore):
+    """The pictures of one task's episodes, as PNG files; what has their names is ours."""
+
+    def picture(self, name: str) -> Path:
+        return self._images / f"{self._key}-{name}.png"
+
+    def _as_stored(self, data: bytes) -> bytes:
+        return as_png(data)
+
+    def _place_aside(self, name: str, digest: str) -> Path:
+        return self._aside / f"{name}-{digest}.png"
+
+    def _is_taken(self, name: str, known: PictureRecord | None) -> bool:
+        return False

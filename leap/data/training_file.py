@@ -15,7 +15,7 @@ from leap.data.near_duplicates import check_distance
 from leap.data.picture_facts import Facts, PictureStore
 from leap.data.split import split_episodes
 from leap.errors import LeapError
-from leap.records.files import write_atomic, write_json
+from leap.records.files import is_file, object_if_there, write_atomic, write_json
 
 CARD = "data_card"
 
@@ -153,6 +153,17 @@ def _refuse_others(settings: BuildSettings, files: dict[str, bytes]) -> None:
         path = settings.output / name
         if path.is_file() and path.read_bytes() != content and not settings.overwrite:
             raise LeapError(f"{path}: another file of this name is there; give --output-dir, or --overwrite")
+    card = settings.output / f"{CARD}.json"
+    if settings.overwrite or not (is_file(card) or is_file(card.with_suffix(".md"))):
+        return
+    described = object_if_there(card).get("files")
+    if not isinstance(described, dict):
+        raise LeapError(f"{card.with_suffix('.*')}: no data card of LEAP's; give --output-dir, or --overwrite")
+    if others := [name for name in described if name not in files and (settings.output / name).is_file()]:
+        raise LeapError(
+            f"{card}: it describes {', '.join(others)}, which would be left without a data card; give --output-dir, or "
+            "--overwrite"
+        )
 
 
 def _shown(built: Built) -> tuple[list[Candidate], list[Pair], list[Pair]]:

@@ -57,6 +57,8 @@ def _agibot(
             f"{found.problems[0]} (faulty entries in all: {len(found.problems)}); mend it, or leave such entries out "
             "with --skip-invalid"
         )
+    for file in found.others:
+        left_out.add("a file not named as annotations are", str(file))
     for problem in found.problems:
         left_out.add("faulty annotation", problem)
     digest = hashlib.sha256()

@@ -27,12 +27,14 @@ def main() -> None:
 
     from leap.data.hub import find_hub
     from leap.data.hub_files import Repository
+    from leap.data.pictures import IMAGES_ARCHIVE
     from leap.errors import UsageError
 
     if arguments.love_agibot != bool(arguments.tasks):
         raise UsageError("--love-agibot and --tasks go together: --love-agibot --tasks 327 352, or --tasks all")
     manners, workspace, hub = manners_of(arguments), WorkspaceConfig.find(), find_hub(tell)
-    if arguments.data or not (arguments.checkpoints or arguments.love_agibot):
+    with_data = arguments.data or not (arguments.checkpoints or arguments.love_agibot)
+    if with_data:
         data = Repository(workspace.data_repository, "dataset")
         download(hub, data, workspace.data, everything, manners, arguments.dry_run)
     if arguments.checkpoints:
@@ -41,8 +43,13 @@ def main() -> None:
         download(hub, checkpoints, workspace.output, choice, manners, arguments.dry_run)
     if arguments.love_agibot:
         archives = Repository(workspace.love_agibot_repository, "dataset")
-        choice = named("task", numbered(r"image/task_([0-9]+)\.tar\.gz$"), arguments.tasks)
+        choice = named("task", numbered(r"(?:image/task_|json/output_)([0-9]+)\.(?:tar\.gz|json)$"), arguments.tasks)
         download(hub, archives, workspace.love_agibot, choice, manners, arguments.dry_run)
+    packed = workspace.data / IMAGES_ARCHIVE
+    if with_data and packed.is_file() and not arguments.dry_run:
+        from leap.data.image_archive import unpack_images
+
+        unpack_images(packed, workspace.images)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     python scripts/utils/build_training_file.py --vlabench dataset/my_examples --exclude duplicates overlap
     python scripts/utils/build_training_file.py --annotations task_info/task_327.json --output-dir data/task_327
 
-Annotations are AgiBot World's task_info files (see leap/data/agibot_annotations.py), pictures <task>-<episode>.png as
+Annotations are AgiBot World's task_info files (data/task_info), or LOVE-Agibot's (data/love_agibot/json; both are
+described in leap/data/agibot_annotations.py), pictures <task>-<episode>.png as
 prepare_love_agibot.py makes them. No episode is on both sides. Writes train_<rows>.jsonl, test_<rows>.jsonl, and
 data_card.md, .json and .png: counts, lengths, copies of pictures, overlap with the evaluation, what was left out.
 """
@@ -18,7 +19,7 @@ from leap.cli import Parser, count, run, seed, whole
 def main() -> None:
     workspace = WorkspaceConfig.find()
     parser = Parser(__doc__)
-    parser.add_argument("--annotations", help="a task_info file or folder (default: data/task_info where it is there)")
+    parser.add_argument("--annotations", help="a file or folder (default: data/task_info, else data/love_agibot/json)")
     parser.add_argument("--images", default=workspace.images, help="its pictures (default %(default)s)")
     parser.add_argument("--vlabench", help="a folder of examples in the benchmark's format, not the evaluation's own")
     parser.add_argument("--evaluation", default=workspace.vlm_evaluation, help="pictures that training must not see")
@@ -38,8 +39,8 @@ def main() -> None:
     from leap.provenance import command, git_state
     from leap.training.build import Sources, build
 
-    default = workspace.data / "task_info"
-    annotations = arguments.annotations or (default if default.is_dir() else None)
+    usual = (workspace.data / "task_info", workspace.love_agibot / "json")
+    annotations = arguments.annotations or next((folder for folder in usual if folder.is_dir()), None)
     sources = Sources(
         annotations=workspace.resolve(annotations) if annotations else None,
         images=workspace.resolve(arguments.images),

@@ -1,0 +1,32 @@
+"""Unpack the images that LEAP's published samples come with, data/images.tar.gz, into data/images/.
+
+    python scripts/utils/unpack_images.py
+    python scripts/utils/unpack_images.py --archive /somewhere/images.tar.gz --output /elsewhere/images
+
+download_leap_data.py does so itself; this is for an archive that came another way. It is checked to its end (gzip's
+checksum and length, and the hub's SHA-256 where a download noted it) before any image appears; a broken or hostile one
+gives none. An image that is there with other content stays, is named, and the exit code is 1. Stop it at any time: the
+same command continues. The archive is kept, since the next download would fetch it again.
+"""
+
+import leap.interrupt  # noqa: F401  (before what takes time)
+from configs.config import WorkspaceConfig
+from leap.cli import Parser, run
+
+
+def main() -> None:
+    workspace = WorkspaceConfig.find()
+    parser = Parser(__doc__)
+    parser.add_argument("--archive", default=workspace.data / "images.tar.gz", help="(default %(default)s)")
+    parser.add_argument("--output", default=workspace.images, help="folder of the images (default %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
+    arguments = parser.parse_args()
+
+    from leap.data.image_archive import unpack_images
+
+    archive, output = workspace.resolve(arguments.archive), workspace.resolve(arguments.output)
+    unpack_images(archive, output, arguments.dry_run)
+
+
+if __name__ == "__main__":
+    run(main)
