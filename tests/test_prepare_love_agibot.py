@@ -182,7 +182,7 @@ def test_wrong_calls_are_told_in_one_line(root: Path) -> None:
     for arguments, code, told in (
         (("--tasks", "327", "9"), 1, "no archive of task 9"),
         (("--archives", "data"), 1, "no task_<number>.tar.gz here"),
-        (("--num-workers", "0"), 2, "at least 1 is needed"),
+        (("--num-workers", "0"), 2, "a whole number from 1 to"),
     ):
         done = script(root, *arguments)
         assert done.returncode == code
@@ -238,12 +238,12 @@ def test_a_signal_ends_in_good_order_and_the_same_command_continues(
 
     monkeypatch.setattr(FirstFrames, "_close", close)
     monkeypatch.setattr(archives, "_CHUNK", 64)
-    handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
     done = script(root, "--num-workers", "1")
     assert done.returncode == 128 + number
     assert "the same command continues from here" in done.stderr
     assert "3 stopped" in done.stdout
-    assert handlers == [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    assert not [handler for handler in handlers if "on_signals" in getattr(handler, "__qualname__", "")]
     assert not list(images_of(root).glob("*.png"))
     monkeypatch.undo()
     assert "begun before" in script(root, "--dry-run").stdout

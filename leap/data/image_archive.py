@@ -95,7 +95,7 @@ def unpack_images(path: Path, images: Path, dry_run: bool = False) -> None:
     (found,) = outcomes
     print(f"{images}: {found.episodes:,} images of {path}, {found.made:,} of them new")
     if found.state == "failed":
-        raise LeapError(found.problem)
+        raise LeapError(str(found.problem))
 
 
 def _refuse_small_disk(archive: ImagesArchive, images: Path) -> None:
