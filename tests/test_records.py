@@ -3,19 +3,27 @@
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from leap.errors import LeapError
+from leap.evaluation.predictions import read_predictions, write_predictions
 from leap.records.benchmark import Prediction
 from leap.records.files import (
     JsonlAppender,
+    jsonl_line,
     object_if_there,
     read_json,
     read_jsonl,
     read_object,
+    read_store,
     read_text,
+    whole_characters,
     write_atomic,
     write_json,
 )
@@ -165,3 +173,74 @@ def test_a_last_record_that_is_too_deep_is_no_torn_one(tmp_path: Path) -> None:
     with JsonlAppender(path):
         pass
     assert path.read_text() == '{"a": ' + DEEP + "}\n"
+
+
+# Stores: what LEAP appends to and reads back
+
+ODD = [
+    b'{"task": "t", "example": "9", "text": 5}',
+    b'{"task": "t", "example": "9", "more": 1}',
+    b'{"task": "t", "example": "9", "prompt_tokens": 1' + b"0" * 5000 + b"}",
+    b'{"task": ' + DEEP.encode() + b"}",
+    b'{"task": "t", "exam\x00',
+    b"\xff\xfe",
+    b"[1]",
+    b"null",
+    b"NaN",
+    b"\x00" * 9,
+]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_no_single_record_ends_the_reading_of_a_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: bool
+) -> None:
+    path = tmp_path / "predictions.jsonl"
+    good = [Prediction(task="t", example=str(number), text="a\u2028b\r\0") for number in (1, 2)]
+    for odd in ODD:
+        lines = [odd, *map(jsonl_line, good)] if first else [jsonl_line(good[0]), odd + b"\r", jsonl_line(good[1])]
+        path.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in lines))
+        assert read_store(path, Prediction) == good
+        (warning,) = capsys.readouterr().err.splitlines()
+        assert f"{path}: 1 unreadable records are passed over (line {1 if first else 2}: " in warning
+    assert read_store(tmp_path / "none.jsonl", Prediction) == []
+
+
+def test_halves_of_surrogate_pairs_are_no_end_of_a_store(tmp_path: Path) -> None:
+    """Python's own json writes them, as other programs do that use it; no strict reader takes them."""
+    path = tmp_path / "predictions.jsonl"
+    path.write_text('{"task": "t", "example": "1", "text": "a\\ud800b \\ud83d\\ude00"}\n')
+    (record,) = read_store(path, Prediction)
+    assert record.text == "a\ufffdb \U0001f600"
+    with JsonlAppender(path) as file:
+        file.append(Prediction(task="t", example="2", text="c\udcff"))
+    assert [found.text for found in read_store(path, Prediction)] == [record.text, "c\ufffd"]
+
+
+@given(st.text(st.characters() | st.characters(categories=["Cs"])))
+def test_what_is_appended_can_be_read_back(text: str) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.jsonl")
+        with JsonlAppender(path) as file:
+            file.append(Prediction(task="t", example="1", text=text))
+        (record,) = read_store(path, Prediction)
+    assert record.text == whole_characters(text)
+
+
+@pytest.mark.parametrize("count", [-1, -(10**30), 10**13, 10**400, 1.5, True, "12", None, [3], float("nan")])
+def test_a_count_of_tokens_that_cannot_be_is_none(count: Any) -> None:
+    assert Prediction.model_validate({"task": "t", "example": "1", "prompt_tokens": count}).prompt_tokens is None
+
+
+def test_a_line_of_predictions_that_cannot_be_read_is_kept_apart(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    good = Prediction(task="t", example="1", text="a")
+    path.write_bytes(ODD[0] + b"\n" + jsonl_line(good))
+    write_predictions(path, read_predictions(path).values())
+    assert path.read_bytes() == jsonl_line(good)
+    assert (tmp_path / "predictions.unreadable.jsonl").read_bytes() == ODD[0] + b"\n"
+    path.write_bytes(jsonl_line(good) + ODD[1] + b"\n")
+    write_predictions(path, [good])
+    assert (tmp_path / "predictions.unreadable.jsonl").read_bytes() == ODD[0] + b"\n" + ODD[1] + b"\n"
+    write_predictions(path, [good, good])
+    assert path.read_bytes() == jsonl_line(good) * 2

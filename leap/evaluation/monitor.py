@@ -16,7 +16,7 @@ from leap.errors import LeapError
 from leap.evaluation.result_folder import MANIFEST, PREDICTIONS
 from leap.evaluation.score import without_plan
 from leap.records.benchmark import Prediction
-from leap.records.files import LOCK, first_problem, read_object
+from leap.records.files import LOCK, first_problem, read_object, read_record
 from leap.records.litter import listed
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.parsing import parse_plan
@@ -79,7 +79,7 @@ class _Folder:
             file.seek(self.offset)
             added = file.read()
         whole = added[: added.rfind(b"\n") + 1]  # a line without its end is still being written
-        for line in whole.splitlines():
+        for line in whole.split(b"\n")[:-1]:
             self._take(line)
         self.offset += len(whole)
 
@@ -88,7 +88,7 @@ class _Folder:
         if not line.strip():
             return
         try:
-            record = Prediction.model_validate_json(line)
+            record = read_record(line, Prediction)
         except ValidationError as error:
             place = f"{self.path / PREDICTIONS}:{self.lines}"
             self._forget(0)  # somebody may mend it: read all of it the next time

@@ -5,22 +5,27 @@ from pathlib import Path
 
 from leap.inference.protocol import Answer
 from leap.records.benchmark import Prediction
-from leap.records.files import jsonl_line, read_jsonl, write_atomic
+from leap.records.files import jsonl_line, read_store, split_store, write_atomic
 
 Key = tuple[str, str]  # task, example number
 
 
 def read_predictions(path: Path) -> dict[Key, Prediction]:
     """The last prediction of each example in the file; none where there is no file yet."""
-    if not path.is_file():
-        return {}
-    return {(record.task, record.example): record for _, record in read_jsonl(path, Prediction, appended=True)}
+    return {(record.task, record.example): record for record in read_store(path, Prediction)}
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Replace the file where it does not hold just these lines in this order."""
+    """Replace the file where it does not hold just these lines in this order.
+
+    Lines of it that cannot be read are kept in predictions.unreadable.jsonl.
+    """
     content = b"".join(map(jsonl_line, predictions))
     if not path.is_file() or path.read_bytes() != content:
+        if unreadable := split_store(path, Prediction)[1]:
+            kept = path.with_name(f"{path.stem}.unreadable.jsonl")
+            before = kept.read_bytes() if kept.is_file() else b""
+            write_atomic(kept, before + b"".join(lost.line.rstrip() + b"\n" for lost in unreadable))
         write_atomic(path, content)
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from leap.data.pictures import PictureSize
 from leap.inference.protocol import Decoding, Request
 from leap.records.benchmark import Finish
+from leap.records.tokens import TokenCount
 from leap.records.training import ImagePart, TextPart
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ class _Choice(_Strict):
 class Usage(_Strict):
     """Tokens, where the server counts them."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: TokenCount = None
+    completion_tokens: TokenCount = None
 
 
 class Completion(_Strict):

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from leap.inference.protocol import Answer, Engine
-from leap.records.files import JsonlAppender, read_jsonl, remove_torn_line
+from leap.records.files import JsonlAppender, read_store
 from leap.records.review import StoredAnswer
 
 
@@ -24,9 +24,8 @@ class AnswerStore:
         self._found: dict[str, StoredAnswer] = {}
 
     def __enter__(self) -> "AnswerStore":
-        remove_torn_line(self._path)
-        if self._reuse and self._path.is_file() and self._path.stat().st_size > 0:
-            self._found = {record.key: record for _, record in read_jsonl(self._path, StoredAnswer)}
+        if self._reuse:
+            self._found = {record.key: record for record in read_store(self._path, StoredAnswer)}
         self._file = JsonlAppender(self._path)
         self._file.__enter__()
         return self

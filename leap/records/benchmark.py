@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from leap.records.tokens import TokenCount
+
 # How a response ended: by itself, cut at max_new_tokens, as the model's refusal, or withheld by a content filter.
 Finish = Literal["stop", "length", "refused", "filtered"]
 
@@ -62,6 +64,6 @@ class Prediction(BaseModel):
     request: str | None = None  # sha256 of what the model was shown; None in answers of other programs
     text: str | None = None
     finish: Finish | None = None
-    prompt_tokens: int | None = None
-    new_tokens: int | None = None
+    prompt_tokens: TokenCount = None
+    new_tokens: TokenCount = None
     error: str | None = None

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -15,9 +16,10 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from leap.errors import LeapError
 from leap.redaction import hide
@@ -202,13 +204,12 @@ def first_problem(error: ValidationError) -> str:
     return f"{place}: {problem['msg']}"
 
 
-def read_jsonl(path: Path, record: type[Record], appended: bool = False) -> Iterator[tuple[int, Record]]:
+def read_jsonl(path: Path, record: type[Record]) -> Iterator[tuple[int, Record]]:
     """Yield (line number from 1, record) for each line; blank lines are passed over.
 
     Raises LeapError naming file, line and field for a line that is not such a record, and for a file without any.
-    A file that is `appended` to may have none yet, and a last line that a kill cut short, which is passed over.
     """
-    for number, line in read_lines(path, appended):
+    for number, line in read_lines(path):
         try:
             yield number, record.model_validate_json(line)
         except ValidationError as error:
@@ -227,7 +228,7 @@ def read_lines(path: Path, appended: bool = False) -> Iterator[tuple[int, bytes]
         for number, line in enumerate(lines, start=1):
             line = line.removeprefix(codecs.BOM_UTF8)  # of any line: files with one may have been joined
             if line.strip() and not (appended and _is_torn(line)):
-                if not found:
+                if not (found or appended):  # one line of a store may be odd
                     _refuse_no_lines(path, number, line)
                 found = True
                 yield number, line
@@ -245,9 +246,70 @@ def _refuse_no_lines(path: Path, number: int, first: bytes) -> None:
         )
 
 
+def read_record(line: bytes, record: type[Record]) -> Record:
+    """One line of a JSONL file. Raises ValidationError for what is no such record.
+
+    Pydantic's own reader refuses half of a surrogate pair, which Python's json writes; here it becomes U+FFFD.
+    """
+    try:
+        return record.model_validate_json(line)
+    except ValidationError as error:
+        if error.errors()[0]["type"] != "json_invalid":
+            raise
+        try:
+            value = parse_json(line)
+        except ValueError:
+            raise error from None
+        return record.model_validate_json(whole_characters(json.dumps(value, ensure_ascii=False)))
+
+
+class Unreadable(NamedTuple):
+    """A line of a store that is no record of it."""
+
+    number: int  # from 1
+    line: bytes
+    problem: str
+
+
+def read_store(path: Path, record: type[Record]) -> list[Record]:
+    """The records of a file that LEAP appends to; none where there is no file yet.
+
+    One that cannot be read ends no run: it is passed over as if it had never come, with one warning for all of them.
+    """
+    found, unreadable = split_store(path, record)
+    if unreadable:
+        first = f"line {unreadable[0].number}: {unreadable[0].problem}"
+        print(
+            f"warning: {path}: {len(unreadable)} unreadable records are passed over ({first}); mend them to use them",
+            file=sys.stderr,
+        )
+    return found
+
+
+def split_store(path: Path, record: type[Record]) -> tuple[list[Record], list[Unreadable]]:
+    """(the records of a store, its lines that are none)."""
+    found: list[Record] = []
+    unreadable: list[Unreadable] = []
+    for number, line in read_lines(path, appended=True) if is_file(path) else ():
+        try:
+            found.append(read_record(line, record))
+        except ValidationError as error:
+            unreadable.append(Unreadable(number, line, first_problem(error)))
+    return found, unreadable
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair: no file in UTF-8 can hold one."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def jsonl_line(record: BaseModel) -> bytes:
     """A record as a line of a JSONL file, without secrets."""
-    return hide(record.model_dump_json()).encode() + b"\n"
+    try:
+        text = record.model_dump_json()
+    except PydanticSerializationError:  # half of a surrogate pair: in the name of a file that is not UTF-8, say
+        text = whole_characters(json.dumps(record.model_dump(), ensure_ascii=False))
+    return hide(text).encode() + b"\n"
 
 
 class JsonlAppender:
