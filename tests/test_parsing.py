@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leap.vlabench.golden import load_golden
-from leap.vlabench.parsing import REPAIRS, ParsedPlan, parse_plan
+from leap.vlabench.parsing import LONGEST_READ, REPAIRS, ParsedPlan, parse_plan
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=200)
 PLAN = [
@@ -275,3 +275,26 @@ def test_json_that_python_refuses_is_a_format_error(body: str) -> None:
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="lenient"):
         parse_plan("", "strict")  # type: ignore[arg-type]
+
+
+# Long responses
+
+
+def test_what_is_searched_of_a_long_response_is_bounded_and_named() -> None:
+    """Without a bound 5 MB of these take hours: from each bracket on, JSON is tried again."""
+    for unit in ("[{", '[{"a":', "[{]"):
+        parsed = parse_plan(unit * (5_000_000 // len(unit)), "lenient")
+        assert not parsed.ok
+        assert f"no plan in the first {LONGEST_READ} characters" in (parsed.error or "")
+    words = "word " * LONGEST_READ
+    assert parse_plan(TEXT + words, "lenient") == ParsedPlan(
+        PLAN, repairs=("end_unread", "bare_json", "surrounding_text")
+    )
+    assert not parse_plan(words + TEXT, "lenient").ok
+    thoughts = parse_plan(f"<think>{words}</think>{TEXT}", "lenient")
+    assert (thoughts.plan, thoughts.repairs) == (PLAN, ("thinking_removed", "bare_json"))  # they are not searched
+
+
+def test_the_official_reading_of_a_long_response_is_upstreams() -> None:
+    assert parse_plan(f"{'word ' * LONGEST_READ}{FENCE}json\n{TEXT}\n{FENCE}") == ParsedPlan(PLAN)
+    assert parse_plan(f"{'word ' * LONGEST_READ}{FENCE}json\n{TEXT}\n{FENCE}", "lenient") == ParsedPlan(PLAN)

@@ -14,6 +14,9 @@ The measures, each from 0 to 1, make scores of 1 + 4 x measure (1 to 5, not roun
 - hallucination_redundancy: the same similarities by the number of the plan's steps. Steps without a match are invented
   or repeated.
 - granularity: the mean of two ratios, the smaller by the larger: of the numbers of steps, and of words a step.
+
+Of a longer text the first 50,000 characters and 1,000 steps are read, and the rationale says so: comparing each step
+with each takes time by the square of their number.
 """
 
 import re
@@ -23,9 +26,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from leap.records.review import CRITERIA
-from leap.vlabench.parsing import parse_plan
+from leap.vlabench.parsing import LONGEST_READ, parse_plan
 
 MATCHED_FROM = 0.5
+_MOST_STEPS = 1000
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBERED = re.compile(r"(?:^|(?<=\s))(?:step\s*)?\(?\d{1,3}[.):、．）](?!\d)\s*", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*[-*•]\s*")
@@ -42,7 +46,8 @@ class RubricScores:
 
 def rubric_scores(answer: str, reference: str) -> RubricScores:
     """The rubric's scores of an answer. An answer without a step has 1 in everything."""
-    ours, theirs = steps_of(answer), steps_of(reference)
+    (ours, all_ours), (theirs, all_theirs) = _read(answer), _read(reference)
+    unread = [name for name, whole in (("plan", all_ours), ("reference", all_theirs)) if not whole]
     matches = match_steps(ours, theirs)
     alike = sum(_similarity(ours[place], theirs[other]) for place, other in matches.items())
     ordered = _longest_ascent([matches[place] for place in sorted(matches)])
@@ -58,7 +63,15 @@ def rubric_scores(answer: str, reference: str) -> RubricScores:
         f"{len(matches)} of {len(theirs)} reference steps matched (similarity {mean:.2f}), {ordered} in order; "
         f"{len(ours)} steps, of which {len(ours) - len(matches) - repeated} invented and {repeated} repeated"
     )
+    if unread:
+        explained += f"; {' and '.join(unread)} read up to {LONGEST_READ} characters and {_MOST_STEPS} steps only"
     return RubricScores({name: 1 + 4 * value for name, value in zip(CRITERIA, measures, strict=True)}, explained)
+
+
+def _read(text: str) -> tuple[list[Counter[str]], bool]:
+    """(the steps that are compared, whether they are all of the text)."""
+    steps = steps_of(text[:LONGEST_READ])
+    return steps[:_MOST_STEPS], len(text) <= LONGEST_READ and len(steps) <= _MOST_STEPS
 
 
 def steps_of(text: str) -> list[Counter[str]]:
@@ -96,10 +109,15 @@ def _split(text: str) -> list[str]:
 
 
 def _values(skill: Any) -> list[str]:
-    """A skill's name and ids, without the names of its fields, which all skills share."""
-    if isinstance(skill, dict):
-        skill = list(skill.values())
-    return [text for part in skill for text in _values(part)] if isinstance(skill, list) else [str(skill)]
+    """A skill's name and ids in any order, without the names of its fields, which all skills share."""
+    values, waiting = [], [skill]
+    while waiting:  # no recursion: a plan may be nested as deep as Python's own limit
+        part = waiting.pop()
+        if isinstance(part, dict | list):
+            waiting += part.values() if isinstance(part, dict) else part
+        else:
+            values.append(str(part))
+    return values
 
 
 def _words(step: str) -> Counter[str]:
@@ -121,7 +139,9 @@ def _longest_ascent(places: list[int]) -> int:
 
 def _repeated(steps: list[Counter[str]], matches: dict[int, int]) -> int:
     """Unmatched steps that say the same as another one before them."""
-    return sum(place not in matches and step in steps[:place] for place, step in enumerate(steps))
+    words = [frozenset(step.items()) for step in steps]
+    first = {step: place for place, step in reversed(list(enumerate(words)))}
+    return sum(place not in matches and first[step] < place for place, step in enumerate(words))
 
 
 def _mean_words(steps: list[Counter[str]]) -> float:

@@ -1,12 +1,12 @@
 """A judge's words to a verdict: the one JSON object in them, validated. Anything else is unusable, never a guess."""
 
 import json
-import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from leap.records.files import first_problem
+from leap.vlabench.parsing import LONGEST_READ
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -22,6 +22,8 @@ def read_verdict(text: str, record: type[Record]) -> Record:
     """
     wanted = {name for name, field in record.model_fields.items() if field.is_required()}
     said = text.rpartition("</think>")[2]  # drafts in a model's thoughts are no verdicts
+    if len(said) > LONGEST_READ:  # a search in nested braces takes time by the square of their number
+        raise Unusable(f"a response of {len(said)} characters, of which no more than {LONGEST_READ} are read")
     found = [value for value in _objects(said) if wanted & value.keys()]
     if len(found) != 1:
         raise Unusable(f"{len(found)} JSON objects with a verdict in it, where one was asked for")
@@ -35,11 +37,11 @@ def _objects(text: str) -> list[dict[str, Any]]:
     """The outermost JSON objects in a text, from left to right."""
     decoder = json.JSONDecoder(object_pairs_hook=_unique, strict=False)  # models write line ends into strings
     found, place = [], 0
-    while match := re.compile("{").search(text, place):
+    while (start := text.find("{", place)) >= 0:
         try:
-            value, place = decoder.raw_decode(text, match.start())
-        except (json.JSONDecodeError, RecursionError):
-            place = match.end()
+            value, place = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):  # no JSON, or a number of too many digits; nested too deep
+            place = start + 1
         else:
             found.append(value)
     return found

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 from leap.vlabench import typography
 
 Mode = Literal["official", "lenient"]
+LONGEST_READ = 50_000  # characters of a response in which a plan or a verdict is searched for, thoughts left out
+_LONGEST_GUESSED = 10_000  # characters that json-repair is given: brackets of four times as many take it minutes
 
 REPAIRS = (
     "thinking_removed",  # <think> blocks and the like, or all before a lone </think>, left out
@@ -23,7 +25,8 @@ REPAIRS = (
     "trailing_commas",  # a comma before a closing bracket
     "typographic_signs",  # Chinese quotes, full-width colons, commas, brackets or digits around the values
     "truncated_list",  # the answer was cut off: the complete steps before the cut are kept
-    "json_repair",  # guessed by the json-repair library: the last resort
+    "json_repair",  # guessed by the json-repair library: the last resort, for responses of up to 10,000 characters
+    "end_unread",  # what stands behind the first 50,000 characters is not looked at
 )
 """Every name that `ParsedPlan.repairs` can hold."""
 
@@ -83,7 +86,8 @@ def parse_plan(text: Any, mode: Mode = "official") -> ParsedPlan:
     official: the JSON between the first "```json" and the next "```", whatever value it is
     (OpenMOSS/VLABench 47b04bf, evaluation/model/vlm/gpt4.py; its Claude and Gemini adapters do the same).
     lenient: the same where that succeeds, unless this fence stands among the model's thoughts: a draft is no answer.
-    Else the first list of steps that can be made out of what is no thought, fences before loose text.
+    Else the first list of steps that can be made out of what is no thought, fences before loose text, in its first
+    LONGEST_READ characters: searching for JSON takes time by the square of what is searched.
     """
     if mode not in ("official", "lenient"):
         raise ValueError(f'unknown mode {mode!r}: use "official" or "lenient"')
@@ -96,8 +100,11 @@ def parse_plan(text: Any, mode: Mode = "official") -> ParsedPlan:
     fence = text.find("```json")
     if official.ok and not any(start <= fence < end for start, end in thoughts):
         return official
-    unread = ParsedPlan(None, "no plan after the thoughts") if official.ok else official
-    return _parse_lenient(_without(text, thoughts), ("thinking_removed",) if thoughts else ()) or unread
+    problem = "no plan after the thoughts" if official.ok else official.error
+    answer = _without(text, thoughts)
+    if len(answer) > LONGEST_READ:
+        problem = f"{problem}; no plan in the first {LONGEST_READ} characters, and more are not searched"
+    return _parse_lenient(answer, ("thinking_removed",) if thoughts else ()) or ParsedPlan(None, problem)
 
 
 def _thoughts(text: str) -> list[tuple[int, int]]:
@@ -131,13 +138,16 @@ def _parse_official(text: str) -> ParsedPlan:
 def _parse_lenient(answer: str, removed: tuple[str, ...]) -> ParsedPlan | None:
     if removed and (official := _parse_official(answer)).ok:
         return ParsedPlan(official.plan, repairs=removed)
+    unread = ("end_unread",) if len(answer) > LONGEST_READ else ()
+    answer = answer[:LONGEST_READ]
+    readers = _READERS if len(answer) <= _LONGEST_GUESSED else _READERS[:-1]
     for blocks in (list(_fenced(answer)), [_Block(answer, ("bare_json",))]):
-        for read in _READERS:
+        for read in readers:
             for block in blocks:
                 steps = read(block.text)
                 if steps is not None:
                     steps = _with_ascii_ids(steps)
-                    repairs = removed + block.repairs + steps.repairs
+                    repairs = removed + unread + block.repairs + steps.repairs
                     # Nothing named yet: only a backtick or a blank unknown to JSON at the plan's end was in the way.
                     return ParsedPlan(steps.plan, repairs=repairs or ("surrounding_text",))
     return None
