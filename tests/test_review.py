@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,19 +13,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import openai
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, Finished, run_script
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from servers import faulty_openai as faulty
 from servers.faulty_openai import Fault, FaultyServer, Seen
 
 from leap.data.pictures import PictureSize
-from leap.errors import UsageError
+from leap.errors import LeapError, UsageError
 from leap.inference.protocol import Decoding
-from leap.judge.files import OUTPUT_COLUMNS, read_scores, read_table
+from leap.judge.files import (
+    OUTPUT_COLUMNS,
+    PAIR_COLUMNS,
+    SCORE_COLUMNS,
+    read_pairs,
+    read_scores,
+    read_table,
+    write_table,
+)
 from leap.judge.judges import RUBRIC, JudgeOptions, find_judges
-from leap.records.review import CRITERIA
+from leap.records.review import CRITERIA, join_images, split_images
 
 ANALYZE, DRAW = "scripts/evaluation/analyze_output_results.py", "scripts/evaluation/draw_blind10_scores.py"
 QUICK = "--repeats 2 --retry-sleep 0.01 --max-retries 3 --timeout 20 --image_tokens_min 1 --image_tokens_max 4".split()
@@ -216,6 +228,66 @@ def test_fields_that_a_hosted_model_refuses_can_be_left_out(root: Path) -> None:
         assert "seed" not in server.seen[-1].body
 
 
+@pytest.mark.parametrize(
+    ("odd", "scored"),
+    [
+        ('{"rationale": "a \\ud800 b", %s}', True),
+        ('{"rationale": "a \\u0000 \\r \\u2028 =cmd|x", %s}', True),
+        ('{"rationale": "r", %s, "note": NaN}', True),
+        ('{"rationale": "r", %s, "note": 1' + "0" * 5000 + "}", False),
+        ('{"rationale": "r", %s, "note": ' + "[" * 5000 + "]" * 5000 + "}", False),
+    ],
+    ids=["surrogate", "control characters", "NaN", "long number", "deep"],
+)
+def test_one_odd_verdict_ends_no_review(root: Path, odd: str, scored: bool) -> None:
+    """It is read or it is unusable, now and at every later start, and the others have their scores."""
+
+    def answer(body: Mapping[str, Any]) -> str:
+        verdict = judge(body)
+        return odd % verdict.partition(", ")[2][:-1] if "Sample 1." in plans_of(body)[0] else verdict
+
+    options = ("--only-models", "Baseline", "--repeats", "1", "--verdict-retries", "0")
+    with FaultyServer(answer=answer) as server:
+        for _ in range(2):
+            done = analyze(root, server, *options)
+            assert "Traceback" not in done.stderr
+            assert done.returncode == (0 if scored else 1), done.stderr
+            assert scores_of(root).set_index("sample_idx")["final_score"].notna().to_list() == [
+                scored or sample != 1 for sample in range(SAMPLES)
+            ]
+        assert len(server.seen) == SAMPLES
+
+
+def test_a_store_is_read_beside_what_cannot_be(root: Path) -> None:
+    """Odd lines are passed over with one warning, and only what they held is asked again."""
+    store = root / "eva_results" / "blind_10" / "verdicts.jsonl"
+    options = ("--only-models", "Baseline", "--repeats", "1")
+    with FaultyServer(answer=judge) as server:
+        assert analyze(root, server, *options).returncode == 0
+        first, second, third, fourth = store.read_text().splitlines()
+        first = json.dumps({**json.loads(first), "prompt_tokens": -5, "made": {"run": 3}})
+        second = json.dumps({**json.loads(second), "text": 5})
+        store.write_text("\n".join(["[]", '{"key": "\\ud800"', first, second, third, fourth]) + "\n")
+        server.reset(faulty.faultless)
+        done = analyze(root, server, *options)
+        assert done.returncode == 0, done.stderr
+        assert len(server.seen) == 1
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning")]
+    assert f"{store}: 3 unreadable records are passed over (line 1: " in warning
+    assert scores_of(root)["final_score"].notna().all()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"tables": 3}', '{"spent": {"requests": "many"}, "outputs": 7}'])
+def test_a_broken_manifest_of_an_earlier_run_ends_no_review(root: Path, content: str) -> None:
+    options = ("--judge", "rubric", "--only-models", "Baseline")
+    assert analyze(root, None, *options).returncode == 0
+    newest(root, "blind10_manifest").write_text(content)
+    again = analyze(root, None, *options)
+    assert again.returncode == 0, again.stderr
+    assert "blind10_manifest" in again.stderr.splitlines()[0]
+    assert json.loads(newest(root, "blind10_manifest").read_text())["tables"] == [newest(root, "blind10_score").name]
+
+
 def test_nothing_is_paid_for_twice(root: Path) -> None:
     """Failed verdicts are asked again by the same command, others never; the table is that of an unbroken run."""
 
@@ -277,9 +349,16 @@ def test_equal_plans_are_judged_once(root: Path) -> None:
     with FaultyServer(answer=judge) as server:
         assert analyze(root, server, "--pairwise").returncode == 0
         assert len(server.seen) == 2 * SAMPLES
-    scores = scores_of(root).set_index(["model_name", "sample_idx", "repeat"])["final_score"]
-    assert scores["Baseline"].equals(scores["twin"])
-    assert set(read_table(newest(root, "blind10_pairs"))["outcome"]) == {"tie"}
+        spent = json.loads(newest(root, "blind10_manifest").read_text())["spent"]
+        columns = ["prompt_tokens", "new_tokens"]
+        for _ in range(2):  # the second time from the store
+            table = scores_of(root)
+            assert list(table[columns].astype(int).sum()) == [spent[name] for name in columns]  # what was billed
+            scores = table.set_index(["model_name", "sample_idx", "repeat"])["final_score"]
+            assert scores["Baseline"].equals(scores["twin"])
+            assert set(read_table(newest(root, "blind10_pairs"))["outcome"]) == {"tie"}
+            newest(root, "blind10_score").unlink()
+            assert analyze(root, server, "--pairwise").returncode == 0
 
 
 # Money
@@ -315,6 +394,45 @@ def test_the_limit_of_cost_is_kept_and_told(root: Path) -> None:
         blind = analyze(root, server, *prices, "--max-cost", "100", "--no-resume")
     assert blind.returncode == 1
     assert "how many tokens" in blind.stderr
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": -1_000_000, "completion_tokens": -1_000_000},
+        {"prompt_tokens": 1990, "completion_tokens": -10},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": 1990, "completion_tokens": 0},
+        {"prompt_tokens": 10**30, "completion_tokens": 10},
+        {"prompt_tokens": 1.5, "completion_tokens": "10"},
+        {},
+        None,
+    ],
+    ids=["negative", "negative-new", "none", "no-new", "beyond-all", "no-whole-numbers", "empty", "missing"],
+)
+def test_tokens_that_nobody_has_counted_keep_no_limit(root: Path, usage: dict[str, Any] | None) -> None:
+    """One answer shows it. It is paid for and kept; no other is asked for."""
+    prices = ("--input-price", "1000", "--output-price", "1000", "--max_new_tokens", "10", "--only-models", "Baseline")
+    with FaultyServer(lambda seen: Fault("odd", body=faulty.completion(judge(seen.body), usage=usage))) as server:
+        done = analyze(root, server, *prices, "--max-cost", "12")
+        assert done.returncode == 1
+        assert "does not say how many tokens" in done.stderr
+        assert len(server.seen) == 1
+        assert analyze(root, server, *prices).returncode == 0
+        assert len(server.seen) == 2 * SAMPLES
+    spent = json.loads(newest(root, "blind10_manifest").read_text())["spent"]
+    assert (spent["answers_without_usage"], spent["cost_usd"]) == (2 * SAMPLES - 1, 0)
+
+
+def test_requests_that_failed_count_against_the_limit(root: Path) -> None:
+    """A server may bill what it then refuses, and does not say: four of eight reserves are the limit here."""
+    refusing = Fault("an ending of its own", body=faulty.completion("Hm.", finish="error"))
+    prices = ("--input-price", "0", "--output-price", "1000000", "--max_new_tokens", "10", "--only-models", "Baseline")
+    with FaultyServer(lambda seen: refusing) as server:
+        done = analyze(root, server, *prices, "--max-cost", "40")
+        assert done.returncode == 1
+        assert len(server.seen) == 4
+    assert "stopped before USD 40" in done.stdout
 
 
 def test_answers_beyond_max_tokens_are_paid_for_and_counted(root: Path) -> None:
@@ -408,12 +526,88 @@ def test_a_missing_picture_stops_or_warns(root: Path) -> None:
     assert set(scores_of(root).groupby("sample_idx")["pictures"].first().loc[[1, 2]]) == {"1", "0"}
 
 
+def test_an_image_path_may_hold_a_semicolon(root: Path) -> None:
+    """LEAP writes a list where a path has one; a table by others is read by what is on the disk."""
+    folder = root / "data" / "images"
+    for name in ("a;b.png", "c; d.png"):
+        shutil.copy(folder / "0.png", folder / name)
+    path = newest(root, "blind10_outputs")
+    table = read_table(path).query("model_name == 'Baseline'").copy()
+    table["image_paths"] = [
+        "images/a;b.png",
+        join_images(["images/a;b.png", "images/1.png"]),
+        "images/2.png; images/3.png",
+        join_images(["images/c; d.png"]),
+    ]
+    table.to_csv(path, index=False)
+    with FaultyServer(answer=judge) as server:
+        done = analyze(root, server, "--repeats", "1")
+    assert done.returncode == 0, done.stderr
+    assert list(scores_of(root)["pictures"]) == ["1", "2", "2", "1"]
+
+
+@given(st.lists(st.text(min_size=1) | st.text('a;[]" ,', min_size=1), max_size=3))
+def test_any_image_paths_come_back_from_their_cell(paths: list[str]) -> None:
+    assert split_images(join_images(paths)) == paths
+    if not any(set(path) & set(';["') or path != path.strip() for path in paths):
+        assert join_images(paths) == ";".join(paths)  # as the seeds have it
+
+
+@pytest.mark.parametrize(
+    ("stem", "column", "value", "told"),
+    [
+        ("score", "final_score", "7", "row 1: final_score"),
+        ("score", "completeness", "nan", "row 1: completeness"),
+        ("score", "granularity", "inf", "row 1: granularity"),
+        ("score", "sample_idx", "9" * 5000, "row 1: sample_idx"),
+        ("score", "sample_idx", "1" + "0" * 30, "row 1: sample_idx"),
+        ("score", "repeat", "-1", "row 1: repeat"),
+        ("score", "unusable", "many", "row 1: unusable"),
+        ("score", "sample_idx", "1", "row 2: a second one of judge rubric (deterministic), model_name Baseline"),
+        ("pairs", "outcome", "A", "row 1: outcome"),
+        ("pairs", "shown_ab", "a", "row 1: shown_ab"),
+        ("pairs", "sample_idx", "", "row 1: sample_idx"),
+    ],
+)
+def test_a_changed_table_is_told_by_row(root: Path, stem: str, column: str, value: str, told: str) -> None:
+    save = root / "eva_results" / "blind_10"
+    if stem == "score":
+        path = write_table(save, "blind10_score", [score_row(sample) for sample in range(2)], SCORE_COLUMNS)
+    else:
+        path = write_table(save, "blind10_pairs", [pair_row()], PAIR_COLUMNS)
+    read = read_scores if stem == "score" else read_pairs
+    assert len(read(path)) == (2 if stem == "score" else 1)
+    table = read_table(path)
+    table.loc[0, column] = value
+    table.to_csv(path, index=False)
+    with pytest.raises(LeapError) as error:
+        read(path)
+    assert str(error.value).startswith(f"{path}: {told}")
+    table.drop(columns=column).to_csv(path, index=False)
+    with pytest.raises(LeapError, match=f"no column {column}"):
+        read(path)
+
+
+def score_row(sample: int) -> dict[str, Any]:
+    scores: dict[str, Any] = dict.fromkeys((*CRITERIA, "final_score"), 1 + sample)
+    return (
+        dict.fromkeys(SCORE_COLUMNS, "")
+        | scores
+        | {"model_name": "Baseline", "sample_idx": sample, "judge": RUBRIC, "repeat": 1}
+    )
+
+
+def pair_row() -> dict[str, Any]:
+    row = {"model_a": "a", "model_b": "b", "sample_idx": 0, "judge": "j", "repeat": 1, "outcome": "tie"}
+    return dict.fromkeys(PAIR_COLUMNS, "") | row
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (lambda table: table.drop(columns="model_output"), "no column model_output"),
         (lambda table: table.assign(sample_idx="first"), "row 1: sample_idx"),
-        (lambda table: pd.concat([table, table]), "a second answer of Baseline to sample 0"),
+        (lambda table: pd.concat([table, table]), "a second one of model_name Baseline, sample_idx 0"),
         (lambda table: table.head(0), "no rows"),
     ],
 )
@@ -480,7 +674,36 @@ def test_a_key_goes_to_its_own_server_only(monkeypatch: pytest.MonkeyPatch) -> N
     assert find_judges(["rubric"], options()) == [RUBRIC]
 
 
-@pytest.mark.parametrize("wish", ["m@http://a.test/v1,colour=red", "m@http://a.test/v1,input=cheap", "m,key=NOWHERE"])
+def test_openais_key_alone_means_openais_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does to the client library. Another family's key is not sent there, and no server is asked for names."""
+    monkeypatch.setenv("JENIYA_API_KEY", "jeniya-key")
+    with pytest.raises(UsageError, match="no judge"):
+        find_judges(["gpt-4o"], options())
+    monkeypatch.setenv("OPENAI_API_KEY", "openai-key")
+    (found,) = find_judges(["gpt-4o,input=2.5,output=10"], options())
+    assert not isinstance(found, str)
+    assert (found.endpoint.model, found.endpoint.api_key) == ("gpt-4o", "openai-key")
+    with openai.OpenAI(api_key="any") as client:
+        assert str(client.base_url) == f"{found.endpoint.base_url}/"
+    with pytest.raises(UsageError, match="no judge"):
+        find_judges([], options())
+    monkeypatch.setenv("JENIYA_API_BASE", "http://jeniya.test/v1")
+    (found,) = find_judges(["gpt-4o"], options())
+    assert not isinstance(found, str)
+    assert (found.endpoint.base_url, found.endpoint.api_key) == ("http://jeniya.test/v1", "jeniya-key")
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "m@http://a.test/v1,colour=red",
+        "m@http://a.test/v1,input=cheap",
+        "m@http://a.test/v1,input=nan,output=1",
+        "m@http://a.test/v1,input=-1,output=1",
+        "m@http://a.test/v1,input=1,output=inf",
+        "m,key=NOWHERE",
+    ],
+)
 def test_a_judge_that_cannot_be_understood(wish: str) -> None:
     with pytest.raises(UsageError, match="--judge"):
         find_judges([wish], options(base_url="http://b.test/v1"))

@@ -18,6 +18,7 @@ from leap.judge.verdicts import Unusable, read_verdict
 from leap.models.loading import load_processor
 from leap.records.review import CRITERIA, Output, Preference, Verdict
 from leap.records.training import TextPart
+from leap.vlabench.parsing import LONGEST_READ
 
 REFERENCE = "1) Pick up the cup. 2) Fill it with water. 3) Place it on the tray."
 RIGHT = {"rationale": "ok", **dict.fromkeys(CRITERIA, 3)}
@@ -151,7 +152,21 @@ def test_a_verdict_is_read_from_the_words_around_it(text: str) -> None:
         (json.dumps({**RIGHT, "completeness": 6}), "completeness"),
         (json.dumps({**RIGHT, "completeness": 0}), "completeness"),
         (json.dumps({**RIGHT, "completeness": 3.5}), "completeness"),
-        (json.dumps({**RIGHT, "completeness": "3"}), "completeness"),
+        (json.dumps({**RIGHT, "completeness": "3.5"}), "completeness"),
+        (json.dumps({**RIGHT, "completeness": "3/5"}), "completeness"),
+        (json.dumps({**RIGHT, "completeness": "three"}), "completeness"),
+        (json.dumps({**RIGHT, "completeness": "6"}), "completeness"),
+        (json.dumps({**RIGHT, "completeness": 0.0}), "completeness"),
+        (json.dumps({**RIGHT, "completeness": {"score": 3}}), "completeness"),
+        (json.dumps({**RIGHT, "completeness": [3]}), "completeness"),
+        (json.dumps({**RIGHT, "completeness": ""}), "completeness"),
+        (json.dumps({**RIGHT, "completeness": float("nan")}), "completeness"),
+        (json.dumps({**RIGHT, "completeness": float("inf")}), "completeness"),
+        (TEXT.replace("3", "1e999"), "completeness"),
+        (TEXT.replace("3", "3" * 5000), "0 JSON objects"),  # more digits than Python reads
+        (TEXT.replace('"ok"', "[" * 5000 + "]" * 5000), "0 JSON objects"),
+        (json.dumps({"scores": RIGHT}), "0 JSON objects"),
+        (TEXT[:-1] + ",}", "0 JSON objects"),
         (json.dumps({**RIGHT, "completeness": True}), "completeness"),
         (json.dumps({**RIGHT, "completeness": None}), "completeness"),
         (json.dumps({name: value for name, value in RIGHT.items() if name != "granularity"}), "granularity"),
@@ -161,6 +176,13 @@ def test_a_verdict_is_read_from_the_words_around_it(text: str) -> None:
 def test_anything_else_is_unusable(text: str, why: str) -> None:
     with pytest.raises(Unusable, match=why):
         read_verdict(text, Verdict)
+
+
+@pytest.mark.parametrize("written", ['"4"', '" 4 "', "4.0", "4e0"])
+def test_a_whole_score_in_another_form_is_a_score(written: str) -> None:
+    verdict = read_verdict(TEXT.replace("3", written), Verdict)
+    assert [getattr(verdict, name) for name in CRITERIA] == [4, 4, 4, 4]
+    assert all(type(getattr(verdict, name)) is int for name in CRITERIA)
 
 
 def test_line_ends_within_a_rationale_are_taken_as_they_are() -> None:
@@ -181,6 +203,23 @@ def test_a_verdict_is_found_in_any_prose_without_braces(before: str, after: str,
     assert final_score(verdict.model_dump()) == sum(scores.values()) / 4
 
 
+@given(st.text(st.characters() | st.characters(categories=["Cs"])))
+def test_any_rationale_can_be_written_to_a_file(rationale: str) -> None:
+    """Halves of surrogate pairs too, which JSON can spell and no file in UTF-8 can hold."""
+    read = read_verdict(json.dumps({**RIGHT, "rationale": rationale}), Verdict).rationale
+    assert read.encode().decode() == read
+    if not any("\ud800" <= sign <= "\udfff" for sign in rationale):
+        assert read == rationale
+
+
+def test_a_response_that_is_too_long_is_unusable() -> None:
+    """Without a bound a megabyte of braces takes minutes: from each one on, JSON is tried again."""
+    for text in ("{" * 5_000_000, '{"a":' * 1_000_000, TEXT + " " * LONGEST_READ):
+        with pytest.raises(Unusable, match=f"{len(text)} characters, of which no more than {LONGEST_READ} are read"):
+            read_verdict(text, Verdict)
+    assert read_verdict(f"<think>{'hm ' * LONGEST_READ}</think>{TEXT}", Verdict).granularity == 3
+
+
 @given(st.text())
 def test_any_text_is_a_verdict_or_unusable(text: str) -> None:
     for record in (Verdict, Preference):
@@ -189,9 +228,11 @@ def test_any_text_is_a_verdict_or_unusable(text: str) -> None:
 
 
 def test_a_preference() -> None:
-    assert read_verdict('{"better": "B"}', Preference).better == "B"
-    with pytest.raises(Unusable, match="better"):
-        read_verdict('{"better": "C"}', Preference)
+    for written, better in {"B": "B", "b": "B", " A ": "A", "Tie": "tie"}.items():
+        assert read_verdict(json.dumps({"better": written}), Preference).better == better
+    for written in ("C", "", "both", "A or B", "A, tie"):
+        with pytest.raises(Unusable, match="better"):
+            read_verdict(json.dumps({"better": written}), Preference)
 
 
 # The rubric
@@ -248,3 +289,22 @@ def test_the_rubric_stays_in_range_and_matches_one_to_one(ours: list[list[str]],
     assert all(1 <= score <= 5 for score in rubric_scores(answer, reference).scores.values())
     matches = match_steps(steps_of(answer), steps_of(reference))
     assert len(set(matches.values())) == len(matches)
+
+
+def test_what_is_read_of_a_long_plan_is_bounded_and_said() -> None:
+    """Every step is compared with every other: without a bound 100,000 lines take minutes."""
+    plan = "".join(f"{number}) Pick up cup {number}.\n" for number in range(100_000))
+    found = rubric_scores(plan, REFERENCE)
+    assert found.explained.endswith("; plan read up to 50000 characters and 1000 steps only")
+    assert " 1000 steps, " in found.explained
+    assert all(1 <= score <= 5 for score in found.scores.values())
+    assert "; reference read up to" in rubric_scores(REFERENCE, plan).explained
+    whole = rubric_scores("\n".join(["Pick up the cup."] * 1000), REFERENCE)
+    assert "999 repeated" in whole.explained
+    assert "read up to" not in whole.explained
+
+
+def test_a_plan_that_is_nested_as_deep_as_python_reads_has_scores() -> None:
+    for depth in range(1, 1000, 9):
+        plan = '[{"name": "pick", "params": ' + "[" * depth + "3" + "]" * depth + "}]"
+        assert all(1 <= score <= 5 for score in rubric_scores(f"```json\n{plan}\n```", REFERENCE).scores.values())

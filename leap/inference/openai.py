@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
 NO_KEY = "none"  # local servers want none, the client library wants one
+OPENAI_URL = "https://api.openai.com/v1"  # the client library's own default
 _CONNECTIONS = 1000  # the client library opens no more
 _CONNECT = 15.0  # seconds to open a connection
 _LONGEST_BACKOFF = 60.0  # seconds

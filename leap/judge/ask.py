@@ -34,7 +34,10 @@ class Question:
 
 @dataclass
 class Reply:
-    """What came of a question; without a `verdict` the `error` says why. Tokens and tries are those of all tries."""
+    """What came of a question; without a `verdict` the `error` says why. Tokens and tries are those of all tries.
+
+    Equal questions share an answer. Its tokens are the first one's, so that their sum over all is what was billed.
+    """
 
     verdict: BaseModel | None = None
     raw: str = ""
@@ -43,6 +46,10 @@ class Reply:
     prompt_tokens: int = 0
     new_tokens: int = 0
     unusable: int = 0  # answers that were no verdict
+
+    def add_tokens(self, answer: Answer | StoredAnswer) -> None:
+        self.prompt_tokens += answer.prompt_tokens or 0
+        self.new_tokens += answer.new_tokens or 0
 
 
 @dataclass
@@ -62,19 +69,18 @@ class Interview:
         """A reply to every question. They are asked in an order that the seed draws, so that it tells nothing."""
         found = {question.key: Reply() for question in questions}
         waiting = list(questions)
-        random.Random(self.seed).shuffle(waiting)
         for attempt in range(1 + self.retries):
             for repeat in sorted({question.repeat for question in waiting}):
                 part = [question for question in waiting if question.repeat == repeat]
-                for question, answer in self._answers(part, repeat, attempt):
-                    self._take(found[question.key], answer)
+                for equal, answer in self._answers(part, repeat, attempt):
+                    for question in equal:
+                        self._take(found[question.key], answer)
+                    found[equal[0].key].add_tokens(answer)
             waiting = [question for question in waiting if _again(found[question.key])]
         return found
 
     def _take(self, reply: Reply, answer: Answer | StoredAnswer) -> None:
         reply.tries += not (isinstance(answer, Answer) and answer.error == NOT_ASKED)
-        reply.prompt_tokens += answer.prompt_tokens or 0
-        reply.new_tokens += answer.new_tokens or 0
         if isinstance(answer, Answer) and answer.error is not None:
             reply.error, reply.raw = answer.error, ""
             return
@@ -89,8 +95,8 @@ class Interview:
 
     def _answers(
         self, questions: Sequence[Question], repeat: int, attempt: int
-    ) -> Iterator[tuple[Question, Answer | StoredAnswer]]:
-        """Stored answers, and then those of the server; equal questions share one."""
+    ) -> Iterator[tuple[list[Question], Answer | StoredAnswer]]:
+        """(equal questions, the one answer to them): stored answers, and then those of the server."""
         decoding = replace(self.judge.decoding, seed=self.judge.decoding.seed + repeat + _NEXT_TRY * attempt)
         equal: dict[str, list[Question]] = defaultdict(list)
         for question in questions:
@@ -99,12 +105,11 @@ class Interview:
             stored = self.store.get(content)
             assert stored is not None
             self.made.append(stored.made)
-            for question in equal.pop(content):
-                yield question, stored
+            yield equal.pop(content), stored
         requests = [replace(same[0].request, key=(content,)) for content, same in equal.items()]
+        random.Random(self.seed).shuffle(requests)
         for answer in self._asked(requests, decoding, questions[0].schema, f"{self.what}, repeat {repeat + 1}"):
-            for question in equal[answer.key[0]]:
-                yield question, answer
+            yield equal[answer.key[0]], answer
 
     def _hash(self, question: Question, decoding: Decoding) -> str:
         asked = {**self.judge.to_dict(), "decoding": decoding.to_dict(), "schema": question.schema}
@@ -128,9 +133,10 @@ class Interview:
                 yield from (Answer(request.key, error=NOT_ASKED) for request in left)
                 return
             wave, left = left[:number], left[number:]
+            asked = {request.key: request for request in wave}
             for answer in map(self._usable, engine.answers(wave, decoding)):
-                self.budget.note(answer, self.judge.prices)
-                self.made.append(self.store.add(answer.key[0], answer, engine))
+                self.made.append(self.store.add(answer.key[0], answer, engine))  # first: it is paid for
+                self.budget.note(asked[answer.key], answer, decoding.max_new_tokens, self.judge.prices)
                 yield answer
 
     def _usable(self, answer: Answer) -> Answer:

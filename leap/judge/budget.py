@@ -15,8 +15,8 @@ class Budget:
 
     The reserve of a request is more than it can cost: a token for every byte of its text, as many tokens for each
     picture as the longest prompt so far had in all, and all the new tokens that it may have, or as many as the longest
-    answer so far had, where a server does not keep to the limit (hidden reasoning). A request that got no answer may
-    have been billed as well; a server does not say.
+    answer so far had, where a server does not keep to the limit (hidden reasoning). A request that failed may have been
+    billed as well, and the server does not say: against the limit its reserve counts, once for all its tries.
     """
 
     limit: float | None = None
@@ -25,6 +25,7 @@ class Budget:
     new_tokens: int = 0
     requests: int = 0
     uncounted: int = 0  # answers that came without their tokens
+    _perhaps: float = 0.0  # USD that failed requests may have cost
     _longest: int = 0  # prompt
     _longest_answer: int = 0
 
@@ -36,17 +37,23 @@ class Budget:
         if self.limit is None:
             return len(requests)
         most = len(requests) if self._longest else 1
-        left = self.limit - self.spent
+        left = self.limit - self.spent - self._perhaps
         for number, request in enumerate(requests[:most]):
             left -= self._reserve(request, new_tokens, prices)
             if left < 0:
                 return number
         return most
 
-    def note(self, answer: Answer, prices: tuple[float | None, float | None]) -> None:
-        """An answer has come. Raises LeapError where a limit is set and the server does not count tokens."""
+    def note(
+        self, request: Request, answer: Answer, new_tokens: int, prices: tuple[float | None, float | None]
+    ) -> None:
+        """An answer has come. Raises LeapError where a limit is set and the server does not count tokens.
+
+        No tokens for a prompt, or for a text, is no count: some servers say 0 where they mean that they do not know.
+        """
         self.requests += 1
-        if answer.prompt_tokens is None or answer.new_tokens is None:
+        if not answer.prompt_tokens or answer.new_tokens is None or (answer.text and not answer.new_tokens):
+            self._perhaps += self._reserve(request, new_tokens, prices)
             self.uncounted += answer.error is None
             if self.limit is not None and answer.error is None:
                 raise LeapError("the server does not say how many tokens it used, so --max-cost cannot be kept")

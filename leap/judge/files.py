@@ -1,19 +1,22 @@
 """The files of a blind review: CSV tables with the time of their making in their names."""
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from leap.errors import LeapError
-from leap.records.files import encoded, first_problem, read_object, write_atomic
-from leap.records.review import CRITERIA, Output
+from leap.records.files import encoded, first_problem, object_if_there, read_bytes, write_atomic
+from leap.records.review import CRITERIA, Output, PairRow, ReviewManifest, ScoreRow
 from leap.records.tables import csv_text, without_marks
 
+Row = TypeVar("Row", bound=BaseModel)
 OUTPUTS, SCORES, PAIRS, MANIFEST = "blind10_outputs", "blind10_score", "blind10_pairs", "blind10_manifest"
 OUTPUT_COLUMNS = tuple(Output.model_fields)
 SCORE_COLUMNS = (
@@ -24,6 +27,7 @@ PAIR_COLUMNS = (
     *("model_a", "model_b", "sample_idx", "judge", "repeat", "outcome", "shown_ab", "shown_ba", "error"),
     *("rationale_ab", "rationale_ba", "prompt_tokens", "new_tokens"),
 )
+_ANALYZE = "analyze_output_results.py"
 _TIME = re.compile(r"_(\d{8}_\d{6}(?:_\d+)?)\.csv")
 
 
@@ -52,9 +56,20 @@ def find_newest(folder: Path, stem: str) -> Path | None:
 
 def find_pairs(scores: Path) -> Path | None:
     """The table of pairs that belongs to a table of scores, as its manifest says; None where there is none."""
-    manifest = manifest_of(scores)
-    tables = read_object(manifest).get("tables", []) if manifest.is_file() else []
-    return next((scores.with_name(name) for name in tables if name.startswith(PAIRS)), None)
+    manifest = read_manifest(manifest_of(scores)) or {}
+    return next((scores.with_name(name) for name in manifest.get("tables", []) if name.startswith(PAIRS)), None)
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """A review's manifest; None where there is none, or, after a warning, where it cannot be read.
+
+    It says what a run took and wrote, and nothing that another one needs: a broken one must not end it.
+    """
+    try:
+        return object_if_there(path, ReviewManifest) or None
+    except LeapError as error:
+        print(f"warning: {error}; passed over", file=sys.stderr)
+        return None
 
 
 def manifest_of(scores: Path) -> Path:
@@ -71,45 +86,54 @@ def time_of(path: Path) -> str:
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV file's cells as text, "" where empty. Raises LeapError where it is none."""
     try:
-        return without_marks(pd.read_csv(path, dtype=str, keep_default_na=False))
-    except OSError as error:
-        raise LeapError(f"{path}: cannot be read ({error.strerror or error}); give the right file") from error
+        return without_marks(pd.read_csv(BytesIO(read_bytes(path)), dtype=str, keep_default_na=False))
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise LeapError(f"{path}: no CSV table in UTF-8 ({error}); restore the file") from error
 
 
 def read_outputs(path: Path) -> list[Output]:
     """The rows of a table of outputs. Raises LeapError that names the row for what is none, or stands twice."""
-    table = read_table(path)
-    missing = [name for name, field in Output.model_fields.items() if field.is_required() and name not in table]
-    if missing:
-        raise LeapError(f"{path}: no column {missing[0]}; it should be a table of run_vlm_output.py")
-    outputs: list[Output] = []
-    seen: set[tuple[str, int]] = set()
-    for number, row in enumerate(table.to_dict("records"), start=1):
-        try:
-            output = Output.model_validate(row)
-        except ValidationError as error:
-            raise LeapError(f"{path}: row {number}: {first_problem(error)}; mend or remove it") from error
-        key = output.model_name, output.sample_idx
-        if key in seen:
-            raise LeapError(f"{path}: row {number}: a second answer of {key[0]} to sample {key[1]}; keep one of them")
-        seen.add(key)
-        outputs.append(output)
+    _, outputs = _read_rows(path, Output, ("model_name", "sample_idx"), "run_vlm_output.py")
     if not outputs:
         raise LeapError(f"{path}: no rows; run scripts/evaluation/run_vlm_output.py again")
     return outputs
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """A table of scores: the criteria and final_score as numbers (NaN: unscored), sample_idx and repeat as integers."""
-    table = read_table(path)
-    if missing := [name for name in SCORE_COLUMNS if name not in table]:
-        raise LeapError(f"{path}: no column {missing[0]}; it should be a table of analyze_output_results.py")
-    numbers = [*CRITERIA, "final_score"]
-    try:
-        table[numbers] = table[numbers].replace("", "nan").astype("float64")
-        table[["sample_idx", "repeat"]] = table[["sample_idx", "repeat"]].astype("int64")
-    except ValueError as error:
-        raise LeapError(f"{path}: a score, sample or repeat that is no number ({error}); restore the file") from error
+    """A table of scores: the criteria and final_score as numbers (NaN: unscored), sample_idx and repeat as integers.
+
+    Raises LeapError that names the row for what is none, or stands twice.
+    """
+    table, rows = _read_rows(path, ScoreRow, ("judge", "model_name", "sample_idx", "repeat"), _ANALYZE, SCORE_COLUMNS)
+    for name in (*CRITERIA, "final_score"):
+        table[name] = pd.Series([getattr(row, name) for row in rows], dtype="float64")
+    for name in ("sample_idx", "repeat"):
+        table[name] = pd.Series([getattr(row, name) for row in rows], dtype="int64")
     return table
+
+
+def read_pairs(path: Path) -> pd.DataFrame:
+    """A table of pairs, as text. Raises LeapError that names the row for what is none, or stands twice."""
+    return _read_rows(path, PairRow, ("judge", "model_a", "model_b", "sample_idx", "repeat"), _ANALYZE, PAIR_COLUMNS)[0]
+
+
+def _read_rows(
+    path: Path, record: type[Row], key: Sequence[str], script: str, columns: Sequence[str] = ()
+) -> tuple[pd.DataFrame, list[Row]]:
+    """(the table as text, its rows), of which no two may have one `key`; `columns` must be there."""
+    table = read_table(path)
+    needed = columns or [name for name, field in record.model_fields.items() if field.is_required()]
+    if missing := [name for name in needed if name not in table]:
+        raise LeapError(f"{path}: no column {missing[0]}; it should be a table of {script}")
+    rows: dict[tuple[Any, ...], Row] = {}
+    for number, cells in enumerate(table.to_dict("records"), start=1):
+        try:
+            row = record.model_validate(cells)
+        except ValidationError as error:
+            raise LeapError(f"{path}: row {number}: {first_problem(error)}; mend or remove it") from error
+        place = tuple(getattr(row, name) for name in key)
+        if place in rows:
+            told = ", ".join(f"{name} {value}" for name, value in zip(key, place, strict=True))
+            raise LeapError(f"{path}: row {number}: a second one of {told}; keep one of them")
+        rows[place] = row
+    return table, list(rows.values())

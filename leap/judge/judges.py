@@ -10,7 +10,7 @@ from typing import Any
 from leap.cli import usd
 from leap.data.pictures import PictureSize
 from leap.errors import UsageError
-from leap.inference.openai import NO_KEY, Endpoint, find_endpoint
+from leap.inference.openai import NO_KEY, OPENAI_URL, Endpoint, find_endpoint
 from leap.inference.protocol import Decoding
 
 RUBRIC = "rubric (deterministic)"
@@ -63,9 +63,9 @@ def find_judges(wanted: Sequence[str], options: JudgeOptions) -> list[Judge | st
     """Judges by their specifications: "rubric", MODEL, MODEL@URL, with ",key=VARIABLE,input=USD,output=USD" after it.
 
     `model` is one more; without any it is the one that the environment names, or the server's only one. A MODEL is at
-    `base_url`, or where JENIYA_API_BASE or OPENAI_BASE_URL says; a MODEL@URL gets the key in the VARIABLE, or none: a
-    key is never sent to another server than its own. Raises UsageError for what cannot be understood, and for a model
-    that is named twice.
+    `base_url`, or where JENIYA_API_BASE or OPENAI_BASE_URL says, or at OpenAI's own server where only its key is set; a
+    MODEL@URL gets the key in the VARIABLE, or none: a key is never sent to another server than its own. Raises
+    UsageError for what cannot be understood, and for a model that is named twice.
     """
     named = [options.model] if options.model else []
     wishes = dict.fromkeys([*named, *wanted] or [_first(_MODELS) or ""])
@@ -92,7 +92,7 @@ def _find(wish: str, options: JudgeOptions) -> Judge:
     model, url = match.groups() if match else (place, None)
     key = _variable(given["key"]) if "key" in given else NO_KEY
     if url is None:
-        url, own = _server(options.base_url)
+        url, own = _server(options.base_url, model)
         key = key if "key" in given else own
     prices = {f"{name}_price": _price(wish, given[name]) for name in ("input", "output") if name in given}
     endpoint = _endpoint(url, model, key, {**options.limits, **prices})
@@ -106,13 +106,18 @@ def _endpoint(url: str, model: str, key: str, limits: Mapping[str, Any]) -> Endp
     return find_endpoint(url, None, key, **limits)
 
 
-def _server(base_url: str | None) -> tuple[str, str]:
-    """(address, key) of one family of variables; a given address gets the first key that there is."""
+def _server(base_url: str | None, model: str) -> tuple[str, str]:
+    """(address, key) of one family of variables; a given address gets the first key that there is.
+
+    OPENAI_API_KEY alone means OpenAI's own server, as it does to the client library, where a model is named.
+    """
     if base_url:
         return base_url, _first(tuple(_KEYS.values())) or NO_KEY
     for family in _FAMILIES:
         if url := _first(_BASES[family]):
             return url, os.environ.get(_KEYS[family]) or NO_KEY
+    if model and (key := os.environ.get(_KEYS["OPENAI"])):
+        return OPENAI_URL, key
     raise UsageError(
         "no judge: give --api-base http://HOST:PORT/v1 with --model, or set OPENAI_BASE_URL (or JENIYA_API_BASE) and "
         "its key, or take --judge rubric, which needs neither"

@@ -20,7 +20,7 @@ from leap.judge.store import AnswerStore, content_key, distinct
 from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
 from leap.records.files import FolderLock, read_jsonl, write_json
-from leap.records.review import StoredAnswer
+from leap.records.review import StoredAnswer, join_images
 from leap.records.training import TextPart, TrainingRow
 
 STORE = "answers.jsonl"
@@ -135,7 +135,7 @@ def read_samples(settings: OutputSettings) -> list[Sample]:
             raise LeapError(f"{settings.data}:{line}: {error}") from error
         texts = [part.text for turn in row.messages for part in turn.parts() if isinstance(part, TextPart)]
         request = Request((str(len(samples)),), tuple(row.messages), pictures)
-        shown = ";".join(_shown(picture, settings.root) for picture in pictures)
+        shown = join_images([_shown(picture, settings.root) for picture in pictures])
         samples.append(Sample(request, pictures, shown, "\n".join(texts), row.target.steps))
     return samples
 

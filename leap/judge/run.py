@@ -8,10 +8,10 @@ from typing import Any
 from leap import provenance
 from leap.errors import LeapError
 from leap.judge.criteria import FORMULA
-from leap.judge.files import MANIFEST, OUTPUTS, find_newest, manifest_of, read_outputs
+from leap.judge.files import MANIFEST, OUTPUTS, find_newest, manifest_of, read_manifest, read_outputs
 from leap.judge.judges import Judge
 from leap.judge.review import Review, ReviewSettings, chosen_outputs, review
-from leap.records.files import FolderLock, read_object, write_json
+from leap.records.files import FolderLock, write_json
 
 
 def run_review(
@@ -51,15 +51,15 @@ def run_review(
             "end": provenance.now(),
         }
         place = manifest_of(found.scores)
-        told = read_object(place).get("tables", []) if place.is_file() else []
-        if found.budget.requests or not set(tables) <= set(told):
+        named = (read_manifest(place) or {}).get("tables", [])
+        if found.budget.requests or not set(tables) <= set(named):
             write_json(place, manifest)
     return found
 
 
 def _spent_before(folder: Path, outputs: str) -> list[dict[str, Any]]:
     """What the earlier runs here took that asked about these outputs (their sha256), as their manifests say."""
-    manifests = [read_object(path) for path in sorted(folder.glob(f"{MANIFEST}_*.json"))]
+    manifests = [found for path in sorted(folder.glob(f"{MANIFEST}_*.json")) if (found := read_manifest(path))]
     same = [found for found in manifests if (found.get("outputs") or {}).get("sha256") == outputs]
     asked = [found for found in same if (found.get("spent") or {}).get("requests")]
     runs = [{name: found.get(name) for name in ("start", "end", "command", "spent")} for found in asked]

@@ -1,14 +1,52 @@
 """Records of a blind review: what models answered, and what a judge said about it."""
 
+import json
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from leap.records.benchmark import Finish
+from leap.records.files import whole_characters
+from leap.records.tokens import TokenCount
 
 CRITERIA = ("completeness", "logical_sequence", "hallucination_redundancy", "granularity")
 
-Score = Annotated[int, Field(strict=True, ge=1, le=5)]
+
+def _whole_number(value: Any) -> Any:
+    """4 for "4" and for 4.0, which judges write who are held to no schema. All else is for the score to refuse."""
+    if isinstance(value, str) and value.strip() in _SCORES:
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _named(value: Any) -> Any:
+    return _CHOICES.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+_PATHS = TypeAdapter(list[str])
+_SCORES = ("1", "2", "3", "4", "5")
+_CHOICES = {"a": "A", "b": "B", "tie": "tie"}
+Score = Annotated[int, BeforeValidator(_whole_number), Field(strict=True, ge=1, le=5)]
+MeanScore = Annotated[Annotated[float, Field(ge=1, le=5)] | None, BeforeValidator(lambda cell: cell or None)]
+SampleIndex = Annotated[int, Field(ge=0, le=10**9)]
+Repeat = Annotated[int, Field(ge=1, le=10**9)]
+Rationale = Annotated[str, AfterValidator(whole_characters)]
+
+
+def join_images(paths: Sequence[str]) -> str:
+    """Paths as the column image_paths has them: joined by ";", or as a JSON list where that would not be read so."""
+    joined = ";".join(paths)
+    return joined if split_images(joined) == list(paths) else json.dumps(list(paths), ensure_ascii=False)
+
+
+def split_images(cell: str) -> list[str]:
+    """The paths in a cell of image_paths."""
+    if cell.startswith("["):
+        with suppress(ValidationError):
+            return _PATHS.validate_json(cell)
+    return [path.strip() for path in cell.split(";") if path.strip()]
 
 
 class Output(BaseModel):
@@ -17,8 +55,8 @@ class Output(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model_name: Annotated[str, Field(min_length=1)]
-    sample_idx: Annotated[int, Field(ge=0)]
-    image_paths: str  # joined by ";"
+    sample_idx: SampleIndex
+    image_paths: str  # see split_images
     prompt_text: str
     model_output: str
     reference_steps: str
@@ -28,8 +66,52 @@ class Output(BaseModel):
     new_tokens: str = ""
 
     @property
-    def pictures(self) -> list[str]:
-        return [path.strip() for path in self.image_paths.split(";") if path.strip()]
+    def images(self) -> list[str]:
+        return split_images(self.image_paths)
+
+
+class ScoreRow(BaseModel):
+    """What the statistics take of a row of `blind10_score_<time>.csv`; an empty score is none."""
+
+    model_name: str
+    sample_idx: SampleIndex
+    completeness: MeanScore
+    logical_sequence: MeanScore
+    hallucination_redundancy: MeanScore
+    granularity: MeanScore
+    final_score: MeanScore
+    judge: str
+    repeat: Repeat
+    unusable: Annotated[int, BeforeValidator(lambda cell: cell or 0), Field(ge=0)]
+
+
+class PairRow(BaseModel):
+    """What the statistics take of a row of `blind10_pairs_<time>.csv`."""
+
+    model_a: str
+    model_b: str
+    sample_idx: SampleIndex
+    judge: str
+    repeat: Repeat
+    outcome: Literal["a", "b", "tie", ""]
+    shown_ab: Literal["A", "B", "tie", ""]
+    shown_ba: Literal["A", "B", "tie", ""]
+
+
+class _Judged(BaseModel):
+    sha256: str
+
+
+class _Spent(BaseModel):
+    requests: int
+
+
+class ReviewManifest(BaseModel):
+    """What a later run takes of `blind10_manifest_<time>.json`."""
+
+    outputs: _Judged | None = None
+    spent: _Spent | None = None
+    tables: list[Annotated[str, Field(pattern=r"^[\w.-]+$")]] = []  # beside it
 
 
 class Verdict(BaseModel):
@@ -37,7 +119,7 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    rationale: str = ""
+    rationale: Rationale = ""
     completeness: Score
     logical_sequence: Score
     hallucination_redundancy: Score
@@ -49,8 +131,14 @@ class Preference(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    rationale: str = ""
-    better: Literal["A", "B", "tie"]
+    rationale: Rationale = ""
+    better: Annotated[Literal["A", "B", "tie"], BeforeValidator(_named)]
+
+
+def _with_its_run(made: dict[str, Any] | None) -> dict[str, Any] | None:
+    """None where it does not say when the run began: the answer is as good without."""
+    run = (made or {}).get("run")
+    return made if isinstance(run, dict) and isinstance(run.get("start"), str) else None
 
 
 class StoredAnswer(BaseModel):
@@ -61,6 +149,6 @@ class StoredAnswer(BaseModel):
     key: str
     text: str
     finish: Finish | None = None
-    prompt_tokens: int | None = None
-    new_tokens: int | None = None
-    made: dict[str, Any] | None = None  # the engine, and the run that asked
+    prompt_tokens: TokenCount = None
+    new_tokens: TokenCount = None
+    made: Annotated[dict[str, Any] | None, AfterValidator(_with_its_run)] = None  # the engine, and the run that asked

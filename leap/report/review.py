@@ -8,7 +8,7 @@ import pandas as pd
 
 from leap.judge import summary
 from leap.judge.criteria import FORMULA
-from leap.judge.files import SCORES, read_scores, read_table
+from leap.judge.files import SCORES, read_pairs, read_scores
 from leap.judge.judges import RUBRIC
 from leap.records.files import write_atomic, write_json
 from leap.records.tables import markdown_text
@@ -45,7 +45,7 @@ def write_review(scores_path: Path, pairs_path: Path | None, wanted: str | None 
     """Print the tables of a review, and write them beside its scores; `wanted` is the baseline's name."""
     scores = read_scores(scores_path)
     baseline = chosen_baseline(wanted, list(scores["model_name"].unique()))
-    tables = review_tables(scores, read_table(pairs_path) if pairs_path else None, baseline)
+    tables = review_tables(scores, read_pairs(pairs_path) if pairs_path else None, baseline)
     note = summary.power_note(scores)
     texts = {"Blind review": ""}
     for judge in scores["judge"].unique():

@@ -29,7 +29,7 @@ def main() -> None:
     workspace = WorkspaceConfig.find()
     arguments = parse_arguments(workspace)
 
-    from leap.judge.files import SCORES, find_newest, find_pairs, read_scores, read_table
+    from leap.judge.files import SCORES, find_newest, find_pairs, read_pairs, read_scores
     from leap.report.results import chosen_baseline
     from leap.report.review_figures import ReviewFigures, draw_review
 
@@ -39,7 +39,7 @@ def main() -> None:
         raise LeapError(f"{folder}: no {SCORES}_<time>.csv; run scripts/evaluation/analyze_output_results.py first")
     scores, pairs = read_scores(path), find_pairs(path)
     baseline = chosen_baseline(arguments.baseline, list(scores["model_name"].unique()))
-    figures = ReviewFigures(scores, read_table(pairs) if pairs else None, baseline)
+    figures = ReviewFigures(scores, read_pairs(pairs) if pairs else None, baseline)
     output = workspace.resolve(arguments.output_dir) if arguments.output_dir else folder / "figures"
     for drawn in draw_review(figures, output):
         print(drawn)
