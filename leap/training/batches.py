@@ -31,15 +31,15 @@ class Batches:
     fit: Fit
 
 
-def make_batches(run: "Run", model: Any, arguments: Any, state_bytes: float, earlier: Fit | None = None) -> Batches:
+def make_batches(run: "Run", model: Any, accelerator: Any, state_bytes: float, earlier: Fit | None = None) -> Batches:
     """Packs as the recipe wants them; the model's forward is replaced where they are packed.
 
-    `arguments` are the Trainer's; `state_bytes` is what the optimiser will need beside weights and gradients; `earlier`
+    `accelerator` is this rank's; `state_bytes` is what the optimiser will need beside weights and gradients; `earlier`
     is a fit that ran out of memory before.
     """
     if _why_padded(run.recipe, family_of(model)) is None:
-        return _packed(run, model, arguments, state_bytes, earlier)
-    return _padded(run, model, arguments, earlier)
+        return _packed(run, model, accelerator, state_bytes, earlier)
+    return _padded(run, model, accelerator, earlier)
 
 
 def check_packing(recipe: "Recipe", family: str) -> None:
@@ -59,24 +59,24 @@ def _why_padded(recipe: "Recipe", family: str) -> str | None:
     return None if family == PACKED else f"a {family} model"
 
 
-def _padded(run: "Run", model: Any, arguments: Any, earlier: Fit | None) -> Batches:
+def _padded(run: "Run", model: Any, accelerator: Any, earlier: Fit | None) -> Batches:
     from leap.data.collate import Collator
 
     def collate(rows: "CheckedFile") -> Collator:
-        together = arguments.world_size > 1 and bool(rows.pictures.any())
+        together = accelerator.num_processes > 1 and bool(rows.pictures.any())
         return Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder, blank=together)
 
-    plan = _plan(run, arguments.world_size)
+    plan = _plan(run, accelerator.num_processes)
     wanted = run.recipe.gradient_checkpointing
-    level: Checkpointing = "all" if wanted or (wanted is None and arguments.device.type == "cuda") else "none"
+    level: Checkpointing = "all" if wanted or (wanted is None and accelerator.device.type == "cuda") else "none"
     fit = Fit(plan.packs, level)
     if earlier:
         (fit,) = smaller([fit], earlier, plan.rows_per_step // plan.processes, (level,) if wanted is False else LEVELS)
     plan = replace(plan, packs=fit.packs)
     if fit.checkpointing == "all":
         _checkpoint_all(model)
-    train = Packs(plan, _samples(run, run.train), collate(run.train), arguments.process_index)
-    held_out = _held_out(run, arguments, collate(run.held_out)) if run.held_out else None
+    train = Packs(plan, _samples(run, run.train), collate(run.train), accelerator.process_index)
+    held_out = _held_out(run, accelerator, collate(run.held_out)) if run.held_out else None
     return Batches(train, held_out, f"{plan.packs} padded batches a step and process", fit)
 
 
@@ -84,6 +84,10 @@ def _checkpoint_all(model: Any) -> None:
     """Compute every activation twice: nothing finds out here how much memory padded batches need."""
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # its newer name
     enable({"use_reentrant": False})
+    if getattr(
+        model, "_require_grads_hooks", None
+    ):  # gradients at every input, so in frozen parts too: nobody needs them
+        model.disable_input_require_grads()
 
 
 def _plan(run: "Run", processes: int) -> PackPlan:
@@ -103,29 +107,29 @@ def _samples(run: "Run", rows: "CheckedFile") -> Any:
     return TrainingSet(rows, run.chat, run.encoder)
 
 
-def _held_out(run: "Run", arguments: Any, collate: Callable[..., dict[str, Any]]) -> Packs | None:
+def _held_out(run: "Run", accelerator: Any, collate: Callable[..., dict[str, Any]]) -> Packs | None:
     """Every held-out row once, in packs of the recipe's evaluation batches."""
     if run.held_out is None:
         return None
-    cost, processes = _cost(run.held_out), arguments.world_size
+    cost, processes = _cost(run.held_out), accelerator.num_processes
     size = run.recipe.per_device_eval_batch_size * processes
     plan = PackPlan(cost, size, math.ceil(len(cost.tokens) / size), run.recipe.seed, 1, processes)
-    return Packs(plan, _samples(run, run.held_out), collate, arguments.process_index)
+    return Packs(plan, _samples(run, run.held_out), collate, accelerator.process_index)
 
 
-def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float, earlier: Fit | None) -> Batches:
+def _packed(run: "Run", model: Any, accelerator: Any, state_bytes: float, earlier: Fit | None) -> Batches:
     import torch
 
     from leap.data.pack import PackCollator, PackLayout
     from leap.training import packed
     from leap.training.varlen_attention import has_flash
 
-    recipe, device = run.recipe, arguments.device
-    plan, samples = _plan(run, arguments.world_size), _samples(run, run.train)
+    recipe, device = run.recipe, accelerator.device
+    plan, samples = _plan(run, accelerator.num_processes), _samples(run, run.train)
     number = getattr(torch, recipe.number)
     compiled = recipe.compile if recipe.compile is not None else has_flash(device, number)
     packed.install(model, run.encoder, compiled)
-    collate = PackCollator(PackLayout.of(model.config, run.train, arguments.world_size))
+    collate = PackCollator(PackLayout.of(model.config, run.train, accelerator.num_processes))
 
     def batch(rows: list[int]) -> dict[str, Any]:
         pack = Packs(plan, samples, collate).batch(rows)
@@ -142,6 +146,6 @@ def _packed(run: "Run", model: Any, arguments: Any, state_bytes: float, earlier:
     held_out = None
     if run.held_out is not None:
         held_out = _held_out(
-            run, arguments, PackCollator(PackLayout.of(model.config, run.held_out, arguments.world_size))
+            run, accelerator, PackCollator(PackLayout.of(model.config, run.held_out, accelerator.num_processes))
         )
-    return Batches(Packs(plan, samples, collate, arguments.process_index), held_out, told, found)
+    return Batches(Packs(plan, samples, collate, accelerator.process_index), held_out, told, found)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from leap.training.optimizer_choice import STOCHASTIC
+from leap.training.parts import set_part_rates
 
+_UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 _CHUNK = 1 << 24  # weights at a time, which bounds the memory of what lies between
 
 
@@ -126,11 +128,25 @@ def _int32(number: int) -> int:
     return (number + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
-def class_and_settings(recipe: Any) -> tuple[type, dict[str, Any]] | None:
-    """What the Trainer is to make an optimiser from; None where it knows the recipe's optimiser itself."""
-    if recipe.optim != STOCHASTIC:
-        return None
-    return StochasticAdamW, {"lr": recipe.learning_rate, "seed": recipe.seed}
+def make_optimizer(recipe: Any, model: Any) -> torch.optim.Optimizer:
+    """The recipe's optimiser over what learns: weight decay on all but biases and norms, as transformers' Trainer has
+    it, and a learning rate of its own for each part that has one."""
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], _UNDECAYED))
+    learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    groups = [
+        {"params": [weight for name, weight in learning if name in decayed], "weight_decay": recipe.weight_decay},
+        {"params": [weight for name, weight in learning if name not in decayed], "weight_decay": 0.0},
+    ]
+    optimizer: torch.optim.Optimizer
+    if recipe.optim == STOCHASTIC:
+        optimizer = StochasticAdamW(groups, lr=recipe.learning_rate, seed=recipe.seed)
+    else:
+        fused = True if recipe.optim == "adamw_torch_fused" else None
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
+    set_part_rates(optimizer, model, recipe.part_rates)
+    return optimizer
 
 
 @lru_cache

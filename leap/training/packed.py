@@ -19,6 +19,11 @@ NAME = "leap_packed"  # of the decoder's attention, in the library's register
 
 def install(model: Any, encoder: Any, compiled: bool) -> None:
     """Replace the model's forward; with `compiled`, blocks, layers and loss are compiled (each kind once)."""
+    from leap.training.loop import cross_entropy
+
+    def summed_loss(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(head(hidden), targets)
+
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _text_attention)
@@ -29,7 +34,7 @@ def install(model: Any, encoder: Any, compiled: bool) -> None:
     mean, deviation = encoder.statistics()
     model.register_buffer("leap_mean", mean.to(model.device), persistent=False)
     model.register_buffer("leap_deviation", deviation.to(model.device), persistent=False)
-    model.leap_loss = torch.compile(_summed_loss, dynamic=True) if compiled else _summed_loss
+    model.leap_loss = torch.compile(summed_loss, dynamic=True) if compiled else summed_loss
     model.forward = MethodType(_forward, model)
     if compiled:
         # With and without gradients, two number formats, adapters: more variants of a layer than PyTorch expects.
@@ -66,10 +71,6 @@ def _put(hidden: Tensor, index: Tensor, features: Tensor, how: Any) -> Tensor:
     if index.shape[0] == 0:
         return hidden + 0 * features.sum()
     return how(hidden, 1, index, features[None])
-
-
-def _summed_loss(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(head(hidden).float(), targets, reduction="sum")
 
 
 def _vision(self: Any, pixels: Tensor, pack: dict[str, Any], number: torch.dtype | None) -> tuple[Tensor, list[Tensor]]:

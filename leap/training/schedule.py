@@ -27,19 +27,16 @@ def check_schedule(recipe: Recipe, steps: int) -> None:
 
 
 def check_reports(report_to: str) -> list[str]:
-    """The names in `report_to`. Raises LeapError for one that the Trainer does not know or that is not installed."""
-    from transformers.integrations.integration_utils import (
-        INTEGRATION_TO_CALLBACK,
-        get_available_reporting_integrations,
-    )
+    """The names in `report_to`. Raises LeapError where accelerate does not know a tracker, or it is not installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     names = [name.strip() for name in report_to.split(",")]
+    there, known = [str(tracker) for tracker in get_available_trackers()], list(map(str, LOGGER_TYPE_TO_CLASS))
     if names in (["none"], ["all"]):
-        return names
-    there = get_available_reporting_integrations()
+        return there if names == ["all"] else []
     for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise LeapError(f"report_to: {name} is unknown; there are: none, all, {', '.join(INTEGRATION_TO_CALLBACK)}")
-        if name not in [*there, "flyte", "kubeflow"]:  # these two the Trainer does not look for
+        if name not in known:
+            raise LeapError(f"report_to: {name} is unknown; there are: none, all, {', '.join(known)}")
+        if name not in there:
             raise LeapError(f"report_to: {name} is not installed here; pip install it, or take tensorboard or none")
     return names

@@ -4,8 +4,6 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from transformers import TrainerCallback
-
 Log = Sequence[dict[str, Any]]  # `log_history` of a Trainer's state
 
 
@@ -31,15 +29,3 @@ def has_stopped(log: Log, patience: int | None) -> bool:
     """Whether the last `patience` evaluations brought no lower loss."""
     steps, best = list(held_out_losses(log)), best_step(log)
     return patience is not None and best is not None and len(steps) - 1 - steps.index(best) >= patience
-
-
-class EarlyStopping(TrainerCallback):
-    """Stops a run whose held-out loss falls no more. A new best one is saved, and so is the last step."""
-
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        stop = has_stopped(state.log_history, self._patience)
-        control.should_training_stop |= stop
-        control.should_save |= stop or best_step(state.log_history) == state.global_step

@@ -1,0 +1,54 @@
+"""What happens at a run's moments beside training: progress lines, and early stopping."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from leap.progress import duration
+from leap.terminal import overwrite
+from leap.training.stopping import best_step, has_stopped
+
+
+class ProgressLines(TrainerCallback):
+    """Loss, rate and time left: one live line on a terminal, one line a log step elsewhere."""
+
+    def __init__(self, rows_before: Callable[[int], int]) -> None:
+        """`rows_before` says how many rows so many steps have."""
+        self._rows_before = rows_before
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started, self._first = time.monotonic(), state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        if "loss" in logs:
+            self._tell(args, state, f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}")
+        elif "eval_loss" in logs:
+            self._tell(args, state, f"held-out loss {logs['eval_loss']:.4f}", keep=True)
+
+    def _tell(self, args: Any, state: Any, what: str, keep: bool = False) -> None:
+        steps, seconds = state.global_step - self._first, time.monotonic() - self._started
+        rows = self._rows_before(state.global_step) - self._rows_before(self._first)
+        left = duration((state.max_steps - state.global_step) * seconds / max(steps, 1))
+        line = f"step {state.global_step}/{state.max_steps}  {what}  {rows / seconds:.1f} rows/s  {left} left"
+        live = sys.stderr.isatty() and not keep and state.global_step < state.max_steps
+        if sys.stderr.isatty():
+            overwrite(line, end="" if live else "\n")
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+class EarlyStopping(TrainerCallback):
+    """Stops a run whose validation loss falls no more. A new best one is saved, and so is the last step."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        stop = has_stopped(state.log_history, self._patience)
+        control.should_training_stop |= stop
+        control.should_save |= stop or best_step(state.log_history) == state.global_step

@@ -1,0 +1,44 @@
+"""An orderly end: SIGTERM (Slurm's, when the time is up) and SIGINT end training after the step, with a checkpoint."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+_SAME = 2.0  # seconds: torchrun passes on a Ctrl-C that its ranks had from the terminal already
+
+
+class Signals:
+    """`received` is the number of the first signal since the `with` block began, or 0. A second SIGINT ends at once."""
+
+    def __init__(self, main: bool) -> None:
+        """`main`: this rank says that a signal came."""
+        self.received, self._main, self._process, self._at = 0, main, os.getpid(), 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():  # others cannot have handlers
+            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:  # a forked data loader's worker: a Ctrl-C reaches it too
+            return
+        now = time.monotonic()
+        if self.received and number == signal.SIGINT and now - self._at > _SAME:
+            raise KeyboardInterrupt
+        if not self.received:
+            self.received, self._at = number, now
+            if self._main:
+                print(f"{signal.Signals(number).name}: ends after this step with a checkpoint", file=sys.stderr)
+
+
+def stop_message(number: int, step: int) -> str:
+    name = signal.Signals(number).name
+    return f"stopped by {name} after step {step}, which is saved; run the same command to go on"
