@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,20 +18,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY, Finished, run_script, run_script_apart
-from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainingArguments
 
-from leap.data.chat import ChatFormat
-from leap.data.checked_file import check_training_file
-from leap.data.collate import Collator
-from leap.data.packing import Cost, PackPlan, Packs
-from leap.data.pictures import PictureEncoder, PictureSize
-from leap.data.training_set import TrainingSet
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, UNKNOWN_FILES, find_checkpoints, is_resumable
-from leap.models.loading import load_model, load_processor
+from leap.models.loading import load_model
 from leap.records.files import FolderLock, read_object, write_json
 from leap.training.checkpoint_folder import (
     finish_checkpoint,
@@ -43,7 +36,6 @@ from leap.training.checkpoint_folder import (
 )
 from leap.training.optimizer_state import gather_optimizer_state, restore_optimizer_state
 from leap.training.resume import find_resume, note_unknown_files
-from leap.training.trainer import LeapTrainer
 
 FINETUNE = "scripts/training/run-finetuning.py"
 # Log entries and checkpoints fall on different steps: the sum of losses in between must survive, too.
@@ -401,40 +393,23 @@ def test_a_loss_that_is_no_number_names_its_rows_and_is_not_saved(
         assert all(value.isfinite().all() for value in load_file(folder / "model.safetensors").values())
 
 
-def test_an_adapter_is_saved_and_resumed(workspace: Path, model: Path, tmp_path: Path) -> None:
-    """The adapter alone is saved; two steps in one go and with a new start between them end alike, dropout included."""
-    unbroken = adapter_trainer(workspace, model, tmp_path / "unbroken", steps=2)
-    unbroken.train()
-    adapter_trainer(workspace, model, tmp_path / "broken", steps=1).train()
-    first = tmp_path / "broken" / "checkpoint-1"
-    assert (first / ADAPTER).is_file()
-    assert not (first / "model.safetensors").exists()
-    resumed = adapter_trainer(workspace, model, tmp_path / "broken", steps=2)
-    resumed.train(resume_from_checkpoint=str(first))
-    one, two = (
-        load_file(tmp_path / run / "checkpoint-2" / "adapter_model.safetensors") for run in ("unbroken", "broken")
-    )
+def test_an_adapter_is_saved_and_resumed(workspace: Path) -> None:
+    """The adapter alone is saved; steps in one go and with a new start between them end alike, dropout included."""
+    lora = "--finetuning lora --lora_r 2 --lora_dropout 0.1 --lora_target_modules q_proj,v_proj".split()
+    unbroken, broken = (workspace / "output" / name for name in ("adapter-unbroken", "adapter-broken"))
+    for run in (unbroken, broken):
+        if run == broken:
+            shutil.copytree(unbroken / "checkpoint-6", run / "checkpoint-6")
+            shutil.copy(unbroken / MARKER, run)
+        done = run_script_apart(FINETUNE, *STEPS, *lora, "--output_dir", str(run), root=workspace)
+        assert done.returncode == 0, done.stderr
+        assert (run / "checkpoint-7" / ADAPTER).is_file()
+        assert not (run / "checkpoint-7" / "model.safetensors").exists()
+    one, two = (load_file(run / "checkpoint-7" / "adapter_model.safetensors") for run in (unbroken, broken))
     assert any(value.any() for name, value in one.items() if "lora_B" in name)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def adapter_trainer(workspace: Path, model: Path, run: Path, steps: int) -> LeapTrainer:
-    processor = load_processor(model)
-    chat, encoder = ChatFormat(processor), PictureEncoder(processor, PictureSize(4, 9))
-    data = workspace / "data"
-    rows = check_training_file(data / "train_demo.jsonl", [data], chat, encoder, 4096, run / "cache")
-    loaded = load_model(model, "float32")
-    torch.manual_seed(1)
-    loaded.add_adapter(LoraConfig(r=2, lora_dropout=0.1, target_modules=["q_proj", "v_proj"]))
-    arguments = TrainingArguments(
-        str(run), use_cpu=True, report_to="none", max_steps=steps, save_steps=1, per_device_train_batch_size=2,
-        remove_unused_columns=False, lr_scheduler_type="constant", disable_tqdm=True, learning_rate=0.01,
-    )  # fmt: skip
-    plan = PackPlan(Cost(rows.tokens, rows.patches, rows.label_tokens, 0.3), 2, steps, seed=0, packs=1)
-    collator = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder)
-    packs = Packs(plan, TrainingSet(rows, chat, encoder), collator)
-    return LeapTrainer(model=loaded, args=arguments, train_dataset=packs)
+    assert history(unbroken) == history(broken)
 
 
 def start(workspace: Path, output: str, *launcher: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:

@@ -28,8 +28,8 @@ from leap.models.loading import load_model, load_processor
 from leap.records.training import ImagePart, Message, TextPart
 from leap.training import fit, packed
 from leap.training.batches import check_packing
+from leap.training.loop import summed_loss
 from leap.training.recipe import read_recipe
-from leap.training.trainer import _padded_loss
 
 
 def plan(rows: int, size: int, packs: int = 1, processes: int = 1, seed: int = 0) -> PackPlan:
@@ -224,7 +224,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(
     processor, chat, encoder = tools
     trained = rough_model(model)
     padded = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder)(samples)
-    expected = _padded_loss(trained, padded)
+    expected = summed_loss(trained, padded)
     wanted = gradients(trained, expected)
     packed.install(trained, encoder, compiled=False)
     pack = PackCollator(layout(trained, samples))(samples)
@@ -270,7 +270,7 @@ def test_a_padded_batch_without_pictures_can_use_every_weight(
     found = []
     for blank in (False, True):
         batch = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder, blank)([samples[2]])
-        loss = _padded_loss(trained, batch)
+        loss = summed_loss(trained, batch)
         loss.backward()
         found.append((loss.item(), {name: weight.grad for name, weight in trained.named_parameters()}))
         trained.zero_grad()

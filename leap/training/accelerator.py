@@ -39,7 +39,7 @@ def make_accelerator(recipe: Recipe, root: Path, scalars: Path, find_unused: boo
         return Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="bf16" if recipe.bf16 else "fp16" if recipe.fp16 else "no",
-            log_with=check_reports(recipe.report_to),
+            log_with=check_reports(recipe.report_to) or None,
             project_dir=os.environ.get("TENSORBOARD_LOGGING_DIR", str(scalars)),
             deepspeed_plugin=_deepspeed(recipe, root) if recipe.deepspeed else None,
             kwargs_handlers=[ddp],

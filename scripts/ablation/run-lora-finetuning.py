@@ -38,8 +38,8 @@ def main() -> None:
 
     from leap.progress import is_main_process
     from leap.report.loss_plot import LossPlot
-    from leap.training.command import plan_and_train
     from leap.training.presets import read_preset
+    from leap.training.run import plan_and_train
 
     workspace = WorkspaceConfig.find()
     shared = workspace.recipe(arguments.recipe) if arguments.recipe else None

@@ -24,8 +24,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from leap.report.loss_plot import LossPlot
-    from leap.training.command import plan_and_train
     from leap.training.recipe import read_recipe
+    from leap.training.run import plan_and_train
 
     workspace = WorkspaceConfig.find()
     recipe = read_recipe(workspace.recipe(arguments.recipe), recipe_overrides(arguments))
