@@ -56,8 +56,10 @@ class WorkspaceConfig:
         return REPOSITORY / "configs" / "recipes"
 
     def recipe(self, named: str) -> Path:
-        """A recipe by its name in configs/recipes/, or as a file: that has a suffix."""
-        return self.resolve(named) if Path(named).suffix else self.recipes / f"{named}.yaml"
+        """A recipe by its name in configs/recipes/, or else as a file: that has a suffix, or folders before it."""
+        shipped = self.recipes / f"{named}.yaml"
+        is_file = Path(named).suffix or len(Path(named).parts) > 1
+        return self.resolve(named) if is_file and not shipped.is_file() else shipped
 
     @property
     def vlabench(self) -> Path:

@@ -21,6 +21,7 @@ from leap.progress import is_main_process, processes
 from leap.records.files import read_object, write_json
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in
+from leap.training.deepspeed_file import check_deepspeed
 from leap.training.lora import load_adapters, resolve_start
 from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
@@ -91,6 +92,8 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     join()
     ranks = Processes()
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output, ranks)})
+    if recipe.deepspeed:
+        check_deepspeed(root / recipe.deepspeed)
     check_reports(recipe.report_to)
     processor = load_processor(model)
     family = read_object(model / "config.json").get("model_type", "unknown")
