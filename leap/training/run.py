@@ -16,6 +16,7 @@ from leap.data.checked_file import CheckedFile, check_training_file
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, small_files, weights_hash
+from leap.models.image_size import record_size
 from leap.models.loading import load_processor
 from leap.progress import is_main_process, processes
 from leap.records.files import read_object, write_json
@@ -102,7 +103,9 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     if not PictureEncoder.encodes(processor):
         raise LeapError(f"{model}: training is for models that read images as Qwen's do, not for {family}")
     chat = ChatFormat(processor)
-    encoder = PictureEncoder(processor, PictureSize(recipe.image_tokens_min, recipe.image_tokens_max))
+    size = PictureSize(recipe.image_tokens_min, recipe.image_tokens_max)
+    encoder = PictureEncoder(processor, size)
+    record_size(processor, size)  # every checkpoint holds the processor
     start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
     learning = plan_training(recipe, model, start)
     roots = [root / recipe.image_root] if recipe.image_root else [root, root / "data"]
