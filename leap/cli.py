@@ -11,13 +11,14 @@ from typing import NoReturn
 
 from leap.errors import LeapError, Stopped, UsageError, is_out_of_memory
 from leap.interrupt import INTERRUPTED, interrupts_end, interrupts_raise
-from leap.terminal import guard, in_one_line, shorten
+from leap.terminal import guard, in_one_line
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 MOST_IMAGE_TOKENS = 16_384  # of an image: Qwen3-VL's processors take no more
-LARGEST_COUNT = 2**31 - 1  # what arrays, libraries and servers take as a count
-MOST_WORKERS = 1024
+_LARGEST = 2**31 - 1  # what arrays, libraries and servers take as a count
+_MOST_WORKERS = 1024
 _LONGEST = 1e8  # seconds, three years: what the system's clocks and sleeps take
+_SHOWN = 40  # characters of a value that is refused
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,12 +40,6 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: {'%(default)s' if action.default not in (None, [], ()) else 'none'})"
 
 
-def _told(error: LeapError) -> str:
-    """The error's own line, also where PyTorch raised it anew with a data loader worker's traceback around it."""
-    text = str(error)
-    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text
-
-
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 ended in good order by SIGTERM.
 
@@ -58,7 +53,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main() or DONE
     except LeapError as error:
-        print(f"error: {in_one_line(_told(error))}", file=sys.stderr)
+        print(f"error: {in_one_line(str(error))}", file=sys.stderr)
         code = WRONG_USAGE if isinstance(error, UsageError) else FAILED
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -83,10 +78,10 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-def _whole(text: str, least: int, largest: int = LARGEST_COUNT) -> int:
+def _whole(text: str, least: int, largest: int = _LARGEST) -> int:
     """Digits of ASCII alone: what else Python takes for a number, a typing error put there."""
     if not re.fullmatch(r"\+?[0-9]{1,18}", text) or not least <= int(text) <= largest:
-        raise argparse.ArgumentTypeError(f"{shorten(text)!r}: a whole number from {least} to {largest:,} is needed")
+        raise argparse.ArgumentTypeError(f"{_shown(text)}: a whole number from {least} to {largest:,} is needed")
     return int(text)
 
 
@@ -96,8 +91,12 @@ def _real(text: str, what: str, allowed: Callable[[float], bool]) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and allowed(value)):
-        raise argparse.ArgumentTypeError(f"{shorten(text)!r}: {what} is needed")
+        raise argparse.ArgumentTypeError(f"{_shown(text)}: {what} is needed")
     return value
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def whole(text: str) -> int:
@@ -157,19 +156,19 @@ def gigabytes(text: str) -> float:
 
 def some_workers(text: str) -> int:
     """For argparse: processes, or requests at a time, at least one."""
-    return _whole(text, 1, MOST_WORKERS)
+    return _whole(text, 1, _MOST_WORKERS)
 
 
 def any_workers(text: str) -> int:
     """For argparse: processes beside this one; with 0 it does all itself."""
-    return _whole(text, 0, MOST_WORKERS)
+    return _whole(text, 0, _MOST_WORKERS)
 
 
 def names(text: str) -> list[str]:
     """For argparse: one name or several, a,b."""
     found = [name for part in text.split(",") if (name := part.strip())]
     if not found:
-        raise argparse.ArgumentTypeError(f"{shorten(text)!r}: it names nothing; give one or several, a,b")
+        raise argparse.ArgumentTypeError(f"{_shown(text)}: it names nothing; give one or several, a,b")
     return found
 
 

@@ -19,6 +19,7 @@ from leap.inference.generation import Generation
 from leap.inference.prepare import Prepared, Unprepared, default_workers, find_preparer, prepare_ahead
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.models.loading import Quantization, load_model, load_processor, stop_tokens
+from leap.workers import clear_worker_errors
 
 _ROWS_ON_CPU, _ROWS_ON_GPU = 32, 64  # more rows gain little and cost more where the last batch is small
 _WORTH_COMPILING = 8  # batches: compiling took 65 s on an H100, and saved 5 to 15 s a batch of 64
@@ -84,18 +85,19 @@ class HfEngine:
         torch.manual_seed(decoding.seed)
         longest_first = sorted(requests, key=lambda request: (-_text_length(request), request.key))
         batch: list[Prepared] = []
-        for item in prepare_ahead(self._preparer, longest_first, self._workers):
-            if isinstance(item, Unprepared):
-                yield Answer(item.key, error=item.reason)
-                continue
-            rows = self._rows = self._rows or self._find_rows(item, decoding)
-            self._compiled |= self._generation.compiles and len(requests) >= _WORTH_COMPILING * rows
-            batch.append(item)
-            if len(batch) >= rows:
+        with clear_worker_errors("--workers"):
+            for item in prepare_ahead(self._preparer, longest_first, self._workers):
+                if isinstance(item, Unprepared):
+                    yield Answer(item.key, error=item.reason)
+                    continue
+                rows = self._rows = self._rows or self._find_rows(item, decoding)
+                self._compiled |= self._generation.compiles and len(requests) >= _WORTH_COMPILING * rows
+                batch.append(item)
+                if len(batch) >= rows:
+                    yield from self._answer_batch(batch, decoding)
+                    batch = []
+            if batch:
                 yield from self._answer_batch(batch, decoding)
-                batch = []
-        if batch:
-            yield from self._answer_batch(batch, decoding)
 
     def _find_rows(self, longest: Prepared, decoding: Decoding) -> int:
         if not self._device.startswith("cuda"):

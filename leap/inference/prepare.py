@@ -17,7 +17,7 @@ from leap.errors import LeapError, first_line, is_out_of_memory
 from leap.hardware import usable_cores
 from leap.inference.protocol import Request
 from leap.records.training import ImagePart, Message, TextPart
-from leap.workers import end_with_parent
+from leap.workers import start_loader_worker, usable_workers
 
 _TRIAL = PictureSize(16, 64)
 _AHEAD = 8  # requests that each worker may have ready
@@ -177,7 +177,7 @@ def _reads_as_its_processor(processor: Any) -> bool:
 
 def prepare_ahead(preparer: Preparer, requests: Sequence[Request], workers: int) -> Iterator[Prepared | Unprepared]:
     """Every request in its order. `workers` processes run ahead of the caller; with none, each is made when asked."""
-    if workers == 0:
+    if usable_workers(workers) == 0:
         yield from map(_Preparing(preparer, requests).__getitem__, range(len(requests)))
         return
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
@@ -187,7 +187,7 @@ def prepare_ahead(preparer: Preparer, requests: Sequence[Request], workers: int)
         num_workers=min(workers, len(requests)),
         prefetch_factor=_AHEAD,
         collate_fn=_as_it_is,
-        worker_init_fn=end_with_parent,
+        worker_init_fn=start_loader_worker,
     )
     yield from loader
 

@@ -24,6 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, get_sche
 
 from leap.data.chat import IGNORED
 from leap.data.packing import Packs
+from leap.data.transfer import Arrays, tensors_of
 from leap.errors import LeapError, Stopped
 from leap.training.checkpointing import LossSum, Training, load, load_rng_state, load_weights, save
 from leap.training.finite import StepLosses
@@ -34,7 +35,7 @@ from leap.training.recipe import Recipe
 from leap.training.schedule import warmup_steps
 from leap.training.sharding import Sharded
 from leap.training.signals import Signals, stop_message
-from leap.workers import end_with_parent
+from leap.workers import start_loader_worker, usable_workers
 
 _PREFETCH = 3  # micro-batches that each worker may have ready
 
@@ -87,7 +88,7 @@ def train_loop(job: TrainingJob) -> TrainerState:
     first_step, started = state.global_step, time.time()
     control, seen = TrainerControl(), StepLosses()
     _start_trackers(job, first_step)
-    micro_batches = iter(_loader(job.train, recipe, range(first_step * plan.packs, len(job.train))))
+    micro_batches = _loader(job.train, recipe, range(first_step * plan.packs, len(job.train)))
 
     def callbacks(moment: str, **values: Any) -> None:
         for callback in job.callbacks:
@@ -299,19 +300,21 @@ def _prepare(job: TrainingJob) -> tuple[nn.Module, Any]:
     return model, optimizer
 
 
-def _loader(packs: Packs, recipe: Recipe, order: range) -> DataLoader:
+def _loader(packs: Packs, recipe: Recipe, order: range) -> Iterator[dict[str, Any]]:
     """Micro-batches in order, each made by one worker while earlier ones are trained on."""
-    workers = recipe.dataloader_num_workers
-    return DataLoader(
+    workers = usable_workers(recipe.dataloader_num_workers)
+    loader = DataLoader(
         packs,
         batch_size=None,
         sampler=order,
+        collate_fn=Arrays,  # type: ignore[arg-type]  # without a batch_size it is given a sample
         num_workers=workers,
         prefetch_factor=_PREFETCH if workers else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=end_with_parent,
+        worker_init_fn=start_loader_worker,
         generator=torch.Generator().manual_seed(recipe.seed),  # else it would take from the run's random numbers
     )
+    return map(tensors_of, loader)
 
 
 def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

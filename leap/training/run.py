@@ -16,13 +16,11 @@ from leap.data.checked_file import CheckedFile, check_training_file
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, small_files, weights_hash
-from leap.models.image_size import record_size
 from leap.models.loading import load_processor
 from leap.progress import is_main_process, processes
 from leap.records.files import read_object, write_json
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in
-from leap.training.deepspeed_file import check_deepspeed
 from leap.training.lora import load_adapters, resolve_start
 from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
@@ -33,6 +31,7 @@ from leap.training.resume import find_resume, note_unknown_files
 from leap.training.schedule import check_reports, check_schedule
 from leap.training.sharding import check_sharding
 from leap.training.stopping import best_step, has_stopped, held_out_losses
+from leap.workers import clear_worker_errors
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,6 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     join()
     ranks = Processes()
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output, ranks)})
-    if recipe.deepspeed:
-        check_deepspeed(root / recipe.deepspeed)
     check_reports(recipe.report_to)
     processor = load_processor(model)
     family = read_object(model / "config.json").get("model_type", "unknown")
@@ -103,9 +100,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     if not PictureEncoder.encodes(processor):
         raise LeapError(f"{model}: training is for models that read images as Qwen's do, not for {family}")
     chat = ChatFormat(processor)
-    size = PictureSize(recipe.image_tokens_min, recipe.image_tokens_max)
-    encoder = PictureEncoder(processor, size)
-    record_size(processor, size)  # every checkpoint holds the processor
+    encoder = PictureEncoder(processor, PictureSize(recipe.image_tokens_min, recipe.image_tokens_max))
     start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
     learning = plan_training(recipe, model, start)
     roots = [root / recipe.image_root] if recipe.image_root else [root, root / "data"]
@@ -209,7 +204,8 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         ranks=ranks,
     )
     try:
-        state = train_loop(job)
+        with clear_worker_errors("--dataloader_num_workers"):
+            state = train_loop(job)
     except torch.OutOfMemoryError as error:  # one that smaller batches could not mend within the step
         raise remember(run.output, job.state.global_step + 1, batches.fit) from error
     _tell_best(state.log_history, run.output)
