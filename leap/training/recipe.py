@@ -160,7 +160,7 @@ class Recipe(BaseModel):
     early_stopping_patience: Annotated[
         PositiveInt | None, Field(description="stop after so many evaluations without a lower loss; null: never")
     ] = None
-    report_to: Annotated[str, Field(description="tensorboard, none, or others of the Trainer's, a,b")] = "tensorboard"
+    report_to: Annotated[str, Field(description="tensorboard, none, all, or other trackers of accelerate, a,b")] = "tensorboard"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42  # as NumPy's generators take it
     dataloader_num_workers: NonNegativeInt = 0
 
