@@ -15,8 +15,9 @@ class UsageError(LeapError):
 
 
 def first_line(error: BaseException) -> str:
-    """An error's text as far as its first line end, or its kind where it has no text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """An error's first line, with the next where it ends with a colon, or its kind where it has no text."""
+    first, *more = str(error).splitlines() or [type(error).__name__]
+    return f"{first} {more[0].strip()}" if first.endswith(":") and more else first
 
 
 def is_out_of_memory(error: BaseException) -> bool:

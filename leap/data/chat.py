@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from leap.data.chat_template import refusal, render
 from leap.errors import LeapError
 from leap.records.training import ImagePart, Message
 
@@ -124,12 +125,7 @@ class ChatFormat:
             }
             for message in messages
         ]
-        return self._render(conversation, add_generation_prompt=True).split(mark), aside
-
-    def _render(self, conversation: list[dict], add_generation_prompt: bool) -> str:
-        return self._processor.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        return render(self._processor, conversation, add_generation_prompt=True).split(mark), aside
 
     def _template_ids(self, texts: list[str]) -> list[list[int]]:
         return self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
@@ -141,19 +137,22 @@ class ChatFormat:
 
     def _find_end_of_turn(self) -> list[int]:
         """What the template writes after an answer, up to and with its first special token."""
-        mark = "\ue000"
+        asked, mark = "\ue001", "\ue000"
         conversation = [
-            {"role": "user", "content": [{"type": "text", "text": "?"}]},
+            {"role": "user", "content": [{"type": "text", "text": asked}]},
             {"role": "assistant", "content": [{"type": "text", "text": mark}]},
         ]
-        after = self._render(conversation, add_generation_prompt=False).partition(mark)[2]
+        text = render(self._processor, conversation, add_generation_prompt=False)
+        before, found, after = text.partition(mark)
+        if asked not in before or not found:
+            raise refusal(self._processor, "leaves out what is said")
         ids = self._template_ids([after])[0]
         special = set(self._tokenizer.all_special_ids)
         for index, token in enumerate(ids):
             if token in special:
                 return ids[: index + 1]
         if self._tokenizer.eos_token_id is None:
-            raise LeapError("the chat template ends an answer with no special token and the tokenizer has no end token")
+            raise refusal(self._processor, "ends a response with no special token, and the tokenizer has no end token")
         return [self._tokenizer.eos_token_id]
 
 

@@ -135,8 +135,11 @@ def _check_rows(path: Path, fingerprint: str, chat: ChatFormat, result: Path, na
     total = sum(1 for _ in read_lines(path))
     processes = usable_cores() if total > _FEW else 1
     with replacing(result) as temporary:
-        for _ in track(check_rows(path, chat, processes, temporary), f"checking {name}", total, for_all=True):
-            pass
+        try:
+            for _ in track(check_rows(path, chat, processes, temporary), f"checking {name}", total, for_all=True):
+                pass
+        except LeapError as error:
+            raise LeapError(f"{path}: {error}") from error
         if _digest(path) != fingerprint:
             raise LeapError(f"{path}: the file changed while it was checked; start again")
 

@@ -73,12 +73,25 @@ def _batches(path: Path) -> Iterator[list[Line]]:
 def check_lines(chat: ChatFormat, lines: Sequence[Line]) -> list[CheckedLine]:
     """Each line read as a row, and tokenized."""
     read = [_read(number, line) for number, line in lines]
-    rows = [row for row in read if isinstance(row, TrainingRow)]
-    lengths = iter(chat.lengths([(row.messages, row.target.steps) for row in rows]))
+    rows = {number: row for (number, _), row in zip(lines, read, strict=True) if isinstance(row, TrainingRow)}
+    lengths = iter(_lengths(chat, rows))
     return [
         _measured(number, line, row, next(lengths)) if isinstance(row, TrainingRow) else row
         for (number, line), row in zip(lines, read, strict=True)
     ]
+
+
+def _lengths(chat: ChatFormat, rows: dict[int, TrainingRow]) -> list[Lengths]:
+    """Raises LeapError with the line of the first row that the chat template refuses: some know no system message."""
+    try:
+        return chat.lengths([(row.messages, row.target.steps) for row in rows.values()])
+    except LeapError:
+        for number, row in rows.items():
+            try:
+                chat.lengths([(row.messages, row.target.steps)])
+            except LeapError as error:
+                raise LeapError(f"line {number}: {error}") from error
+        raise
 
 
 def _read(number: int, line: bytes) -> TrainingRow | CheckedLine:

@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 
 from leap.data.chat import ChatFormat
+from leap.data.chat_template import refusal
 from leap.data.collate import pad_ids
 from leap.data.pictures import PictureEncoder, PictureSize, open_picture
 from leap.errors import LeapError, first_line, is_out_of_memory
@@ -105,14 +107,17 @@ class ProcessorPreparer:
             {"role": message.role, "content": [self._part(part, waiting) for part in message.parts()]}
             for message in messages
         ]
-        found = self._processor.apply_chat_template(
-            conversation,
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs=self._options,
-        )
+        try:
+            found = self._processor.apply_chat_template(
+                conversation,
+                tokenize=True,
+                add_generation_prompt=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs=self._options,
+            )
+        except TemplateError as error:  # some templates know no system message, or no second question
+            raise refusal(self._processor, f"fails ({error})") from error
         (ids,) = found.pop("input_ids").tolist()
         image = getattr(self._processor, "image_token_id", None)
         if pictures and image is not None and image not in ids:

@@ -10,8 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from leap.errors import LeapError
-from leap.records.files import read_object
+from leap.records.files import is_file, object_if_there, read_object
 from leap.records.litter import listed
 
 MARKER = "leap_run.json"  # written last: a checkpoint without it was cut short
@@ -30,6 +32,68 @@ UNKNOWN_FILES = (
     "from before LEAP kept hashes of chat template, tokenizer, processor and configs; "
     "that these have not changed since is taken for granted"
 )
+# The small JSON files of a model folder. The libraries that read them end with a traceback of their own at a wrong one.
+_SETTINGS = (
+    *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json"),
+    *("model.safetensors.index.json", ADAPTER),
+)
+_COUNTS_LAYERS, _MOST_LAYERS = re.compile("layers$|depth$|blocks$"), 10_000
+
+
+class _Read(BaseModel):
+    """A JSON object as far as LEAP reads it; what was written before a key existed lacks it."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _MarkedRecipe(_Read):
+    optim: str | None = None
+    resume_from_lora: str | None = None
+    model_name_or_path: str | None = None
+    per_device_train_batch_size: int = 1
+    gradient_accumulation_steps: int = 1
+    processes: int = 1
+
+
+class _Marker(_Read):
+    recipe: _MarkedRecipe = _MarkedRecipe()
+    step: int | None = None
+    resumable: bool = True
+    weights: str | None = None
+    base_model: str | None = None
+    base_files: dict[str, str] = {}
+    data: str | None = None
+    held_out: str | None = None
+    commit: str | None = None
+    versions: dict[str, str] = {}
+
+
+class _Adapter(_Read):
+    peft_type: str | None = None
+    base_model_name_or_path: str | None = None
+    r: int | None = None
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+
+
+class _Config(_Read):
+    model_type: str | None = None
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """What LEAP wrote into a checkpoint or run folder when it was whole; {} where LEAP did not write it."""
+    return object_if_there(folder / MARKER, _Marker)
+
+
+def read_adapter(folder: Path) -> dict[str, Any]:
+    """An adapter's settings."""
+    return read_object(folder / ADAPTER, _Adapter)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A whole model's configuration."""
+    return read_object(folder / "config.json", _Config)
 
 
 def checkpoint_step(folder: Path) -> int | None:
@@ -48,19 +112,39 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 def is_resumable(folder: Path) -> bool:
     """Whether training can go on from a checkpoint: it is whole, and was not slimmed to its bare weights."""
-    return (folder / MARKER).is_file() and read_object(folder / MARKER).get("resumable", True)
+    return is_file(folder / MARKER) and read_marker(folder).get("resumable", True)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """A model folder's weight files. Raises LeapError where there is no folder, no config or no weights."""
     if not folder.is_dir():
         raise LeapError(f"{folder}: there is no such model folder; download or train the model first")
-    if not (folder / "config.json").is_file() and not (folder / ADAPTER).is_file():
+    if not is_file(folder / "config.json") and not is_file(folder / ADAPTER):
         raise LeapError(f"{folder}: neither config.json nor {ADAPTER} is there, so this is no model folder")
-    files = sorted({file for pattern in _WEIGHTS for file in listed(folder, pattern) if file.stat().st_size > 0})
+    found = {file for pattern in _WEIGHTS for file in listed(folder, pattern)}
+    files = sorted(file for file in found if is_file(file) and file.stat().st_size > 0)
     if not files:
         raise LeapError(f"{folder}: it holds no weights (*.safetensors); download it again or use another checkpoint")
     return files
+
+
+def check_settings(folder: Path) -> None:
+    """Raise LeapError for a file of a model folder that is none, and for settings that are no JSON object.
+
+    Also for a configuration with so many layers that making them would never end.
+    """
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir():
+            is_file(path)
+    for name in _SETTINGS:
+        object_if_there(folder / name)
+    parts = [object_if_there(folder / "config.json", _Config)]
+    while parts:
+        part = parts.pop()
+        parts += [value for value in part.values() if isinstance(value, dict)]
+        for key, value in part.items():
+            if _COUNTS_LAYERS.search(key) and isinstance(value, int) and value > _MOST_LAYERS:
+                raise LeapError(f"{folder / 'config.json'}: {key}={value}: no model has so many; restore the file")
 
 
 def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | None:
@@ -71,7 +155,7 @@ def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | 
     """
     if not (folder / ADAPTER).is_file():
         return None
-    named = read_object(folder / ADAPTER).get("base_model_name_or_path")
+    named = read_adapter(folder).get("base_model_name_or_path")
     base = given or (root / named if named else None)
     if base is None or not (base / "config.json").is_file():
         raise LeapError(
@@ -83,8 +167,7 @@ def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | 
 
 def refuse_another_base(folder: Path, base: Path) -> None:
     """Raise LeapError where LEAP trained an adapter on other weights than `base` has. Adapters of others: unchecked."""
-    marker = folder / MARKER
-    trained_on = read_object(marker).get("base_model") if marker.is_file() else None
+    trained_on = read_marker(folder).get("base_model")
     if trained_on is not None and trained_on != weights_hash(base):
         raise LeapError(
             f"{folder}: this adapter was trained on other weights than {base} has now; "

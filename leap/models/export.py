@@ -11,9 +11,9 @@ import yaml
 
 from leap.data.hub import use_client
 from leap.errors import LeapError, first_line
-from leap.models.checkpoints import MARKER, weights_hash
+from leap.models.checkpoints import read_marker, weights_hash
 from leap.models.loading import load_model, load_processor
-from leap.records.files import read_object, write_atomic
+from leap.records.files import write_atomic
 from leap.records.litter import is_litter
 
 Format = Literal["bfloat16", "float16", "float32"]
@@ -52,7 +52,7 @@ def _cast(model: Any, dtype: Format) -> Any:
 
 def model_card(checkpoint: Path, name: str, base: Path | None, dtype: Format, commit: str | None) -> str:
     """What a reader of the hub should know, from the checkpoint's run marker. It names no path of this machine."""
-    run = read_object(checkpoint / MARKER) if (checkpoint / MARKER).is_file() else {}
+    run = read_marker(checkpoint)
     recipe = {key: _portable(value) for key, value in run.get("recipe", {}).items()}
     original = recipe.get("model_name_or_path") or (base.name if base else None)
     how = "a LoRA adapter, merged into its base" if base else "a whole model"

@@ -1,35 +1,64 @@
 """One loader for every model: base or checkpoint, for training or evaluation."""
 
 import logging
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from leap.errors import LeapError, UsageError, first_line
-from leap.models.checkpoints import ADAPTER, refuse_another_base, weight_files
+from leap.models.checkpoints import check_settings, read_adapter, refuse_another_base, weight_files
 from leap.progress import quiet_libraries
-from leap.records.files import read_object
 
 Quantization = Literal["4bit", "8bit"]
+_OF_A_LAYER = re.compile(r"\.(layers|blocks)\.\d+\..*(?<!inv_freq)$")
+_LARGEST_PATCH = 256  # pixels a side; patches larger than that would take memory without end
 
 
 def load_processor(folder: Path, base: Path | None = None, trust_remote_code: bool = False) -> Any:
     """The folder's processor: tokenizer, chat template and picture settings. An adapter without one has its base's."""
     from transformers import AutoProcessor
 
+    from leap.data.chat import ChatFormat
+    from leap.data.chat_template import try_template
+
     weight_files(folder)  # a clear error where this is no model folder
     source = base if base and not (folder / "tokenizer_config.json").is_file() else folder
-    try:
+    check_settings(source)
+    with _refusing(source, "its processor cannot be loaded"):
         processor = AutoProcessor.from_pretrained(source, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        _refuse_untrusted(source, error)
-        raise LeapError(f"{source}: its processor cannot be loaded ({first_line(error)})") from error
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
         raise LeapError(
             f"{source}: its processor lacks a picture processor or a chat template; copy them from the base"
         )
+    try_template(processor)
+    with _refusing(source, "its processor cannot be used"):
+        ChatFormat(processor)
+        _try_images(processor)
     return processor
+
+
+def _try_images(processor: Any) -> None:
+    """One small image as it will be used: settings of another type fail here, and not in the middle of the work."""
+    from PIL import Image
+
+    from leap.data.pictures import PictureEncoder, PictureSize
+
+    image, settings = Image.new("RGB", (64, 64)), processor.image_processor
+    if not PictureEncoder.encodes(processor):
+        settings(images=[image], return_tensors="pt")
+        return
+    for name in ("patch_size", "merge_size", "temporal_patch_size"):
+        value = getattr(settings, name)
+        if type(value) is not int or not 1 <= value <= _LARGEST_PATCH:  # True is an int too
+            raise ValueError(f"{name}={value!r}: a whole number from 1 to {_LARGEST_PATCH} is needed")
+    encoder = PictureEncoder(processor, PictureSize(1, 1))
+    settings(images=[image], size=encoder.size, return_tensors="pt")
+    if not encoder.scale(encoder.encode_bytes([image])[0]).isfinite().all():
+        raise ValueError("image_mean, image_std and rescale_factor make no finite numbers of an image")
 
 
 def load_model(
@@ -48,15 +77,15 @@ def load_model(
     weights. Raises LeapError where files are missing or broken, or weights do not fit the model.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     weight_files(folder)
     if base:
         refuse_another_base(folder, base)
+    check_settings(base or folder)
     quiet_libraries()
     placed = _quantized(quantization, dtype, device) if quantization else {}
-    try:
+    with _refusing(base or folder, "the model cannot be loaded"):
         model, loaded = AutoModelForImageTextToText.from_pretrained(
             base or folder,
             dtype=getattr(torch, dtype),
@@ -66,18 +95,37 @@ def load_model(
             trust_remote_code=trust_remote_code,
             **placed,
         )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        _refuse_untrusted(base or folder, error)
-        raise LeapError(f"{base or folder}: the model cannot be loaded ({first_line(error)})") from error
     if missing := sorted(loaded["missing_keys"]):  # the library would go on with random numbers in their place
         raise LeapError(
             f"{base or folder}: {len(missing)} weights are missing ({missing[0]}, …); download the model again"
+        )
+    if unused := sorted(filter(_OF_A_LAYER.search, loaded["unexpected_keys"])):
+        raise LeapError(
+            f"{base or folder}: {len(unused)} weights are of layers that its config.json does not have "
+            f"({unused[0]}, …); restore that file"
         )
     if placed:
         _spare_uneven(model)
     else:
         model = model.to(device)
     return _with_adapter(model, folder, merge) if base else model
+
+
+@contextmanager
+def _refusing(folder: Path, what: str) -> Iterator[None]:
+    """What a library raises, as an error that names the folder.
+
+    Files of a model are read by four libraries, which check little: a wrong one raises whatever the code stumbles over
+    (KeyError, AttributeError, pickle's and Rust's own errors). None of them goes on here.
+    """
+    try:
+        yield
+    except LeapError as error:
+        raise error if str(folder) in str(error) else LeapError(f"{folder}: {error}") from error
+    except Exception as error:
+        _refuse_untrusted(folder, error)
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise LeapError(f"{folder}: {what} ({kind}{first_line(error)})") from error
 
 
 def _refuse_untrusted(folder: Path, error: Exception) -> None:
@@ -121,19 +169,17 @@ def _with_adapter(model: Any, folder: Path, merge: bool) -> Any:
     """The model with the adapter's layers in it, or merged. Its own class stays, so that it generates as before."""
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
-    from safetensors import SafetensorError
 
-    kind = read_object(folder / ADAPTER).get("peft_type")
+    check_settings(folder)
+    kind = read_adapter(folder).get("peft_type")
     if kind != "LORA":
         raise LeapError(f"{folder}: an adapter of type {kind}; only LoRA is supported, or merge it into its base")
-    try:
+    with _refusing(folder, "the adapter does not fit its base model"):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
             warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT's use of transformers, not ours
             adapted = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
         saved = load_peft_weights(str(folder), device="cpu")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise LeapError(f"{folder}: the adapter does not fit its base model ({first_line(error)})") from error
     wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
     # The library goes on without weights that are missing, or that have no place in the base.
     if odd := sorted({*(wanted - saved.keys()), *(name for name in saved.keys() - wanted if "lora_" in name)}):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from leap.errors import LeapError
-from leap.models.checkpoints import ADAPTER, MARKER, checkpoint_step, find_checkpoints, is_resumable
-from leap.records.files import FolderLock, read_object, sync_folder, sync_tree, write_json
+from leap.models.checkpoints import ADAPTER, MARKER, checkpoint_step, find_checkpoints, is_resumable, read_marker
+from leap.records.files import FolderLock, sync_folder, sync_tree, write_json
 from leap.records.litter import listed
 
 RESUMABLE_KEPT = 2  # the newest checkpoints that keep their optimiser state
@@ -133,7 +133,7 @@ def _slim(folder: Path) -> None:
     In place, each file replaced whole, and the marker first: a kill at any point leaves a checkpoint that loads and
     says that it cannot be resumed. It needs no more room than it frees.
     """
-    marker = read_object(folder / MARKER)
+    marker = read_marker(folder)
     if marker.get("resumable", True):
         marker["resumable"] = False
         write_json(folder / MARKER, marker)

@@ -22,7 +22,7 @@ from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from leap.errors import LeapError
-from leap.models.checkpoints import ADAPTER, MARKER, find_checkpoints
+from leap.models.checkpoints import ADAPTER, find_checkpoints, read_marker
 from leap.models.loading import load_model
 from leap.records.files import read_object
 from leap.training.checkpoint_folder import (
@@ -94,7 +94,7 @@ def load_state(resume: Path | None, steps: int, identity: dict[str, Any]) -> Tra
     """
     state = TrainerState.load_from_json(str(resume / _STATE)) if resume else TrainerState()
     state.max_steps = steps
-    before = read_object(resume / MARKER) if resume else {}
+    before = read_marker(resume) if resume else {}
     if "held_out" in before and before["held_out"] != identity.get("held_out"):
         for entry in state.log_history:
             if "eval_loss" in entry:

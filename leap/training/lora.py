@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from leap.errors import LeapError
-from leap.models.checkpoints import ADAPTER, MARKER, refuse_another_base
-from leap.records.files import read_object, write_json
+from leap.models.checkpoints import ADAPTER, MARKER, read_adapter, read_marker, refuse_another_base
+from leap.records.files import write_json
 from leap.training.checkpoint_folder import resume_point
 from leap.training.parts import family_of, part_of
 from leap.training.recipe import Part, Recipe
@@ -117,7 +117,7 @@ def resolve_start(recipe: Recipe, root: Path) -> Recipe:
             f"--resume_from_lora {start}: this run goes on from its newest checkpoint, {newest or 'none'}; "
             "to start anew from an older one give a folder of its own (--output_dir output/NAME)"
         )
-    begun = read_object(start / MARKER).get("recipe", {}).get("resume_from_lora")
+    begun = read_marker(start).get("recipe", {}).get("resume_from_lora")
     return recipe.model_copy(update={"resume_from_lora": begun})
 
 
@@ -126,7 +126,7 @@ def check_start(model: nn.Module, recipe: Recipe, base: Path, folder: Path) -> N
     if not (folder / ADAPTER).is_file():
         raise LeapError(f"--resume_from_lora {folder}: no LoRA adapter lies there (no {ADAPTER})")
     refuse_another_base(folder, base)
-    found = read_object(folder / ADAPTER)
+    found = read_adapter(folder)
     names = {"lora_r": "r", "lora_alpha": "lora_alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
     for key, saved in names.items():
         if found.get(saved) != getattr(recipe, key):
@@ -146,13 +146,13 @@ def describe_start(folder: Path) -> str:
     """Where a run's adapters come from; and of an adapter that LEAP did not train, on what, for a person to compare."""
     if (folder / MARKER).is_file() or not (folder / ADAPTER).is_file():
         return f"from the adapter {folder}"
-    base = read_object(folder / ADAPTER).get("base_model_name_or_path")
+    base = read_adapter(folder).get("base_model_name_or_path")
     return f"from the adapter {folder}, which says that its base is {base}; whether it is this one is not known"
 
 
 def name_base(folder: Path, base: str) -> None:
     """Write into a saved adapter what its base is called: relative to the workspace, it outlasts a move of both."""
-    settings = read_object(folder / ADAPTER)
+    settings = read_adapter(folder)
     write_json(folder / ADAPTER, {**settings, "base_model_name_or_path": base})
 
 

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from leap.models.checkpoints import MARKER
+from leap.models.checkpoints import read_marker
 from leap.progress import processes
-from leap.records.files import read_object
 from leap.training import memory
 from leap.training.processes import Processes
 from leap.training.recipe import Recipe
@@ -20,10 +19,7 @@ def choose_optimizer(recipe: Recipe, model: Path, output: Path, ranks: Processes
     """
     if recipe.optim != "auto":
         return recipe.optim
-    begun = None
-    if (output / MARKER).is_file():
-        begun = read_object(output / MARKER).get("recipe", {}).get("optim")
-    if begun := ranks.first(begun):
+    if begun := ranks.first(read_marker(output).get("recipe", {}).get("optim")):
         return str(begun)
     limits = [limit for limit in ranks.gather(_gpu_bytes()) if limit is not None]
     limit = min(limits, default=None)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leap.hardware import gpu_states
+from leap.models.checkpoints import read_config
 from leap.progress import processes
-from leap.records.files import read_object
 from leap.training import memory
 from leap.training.flops import Trained, sample_flops
 from leap.training.model import adapted_layers, count_trained
@@ -97,7 +97,7 @@ def _frozen_bytes(recipe: Recipe) -> float:
 
 def _row_flops(run: "Run", sample: int = 200) -> float:
     """Of a row, the mean of some; 0 for models whose operations are not counted."""
-    config = read_object(run.model / "config.json")
+    config = read_config(run.model)
     if config.get("model_type") != "qwen3_vl":
         return 0.0
     rows, trained = run.train, _trained(run.recipe, run.model)

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from leap.errors import LeapError
-from leap.models.checkpoints import MARKER, UNKNOWN_FILES, changed_files, find_checkpoints
+from leap.models.checkpoints import MARKER, UNKNOWN_FILES, changed_files, find_checkpoints, read_marker
 from leap.progress import is_main_process
-from leap.records.files import read_object
+from leap.records.files import is_file
 from leap.training.checkpoint_folder import resume_point
 from leap.training.recipe import Recipe
 
@@ -27,14 +27,14 @@ def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
             f"{found[-1]}: LEAP did not write it, and training here would overwrite it. "
             "Give this run a folder of its own (--output_dir output/NAME)"
         )
-    marker = newest / MARKER if newest else started
-    if marker.is_file():
-        _refuse_another_run(marker, identity)
+    folder = newest or output
+    if is_file(folder / MARKER):
+        _refuse_another_run(folder, identity)
     return newest
 
 
-def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
-    found = read_object(marker)
+def _refuse_another_run(folder: Path, identity: dict[str, Any]) -> None:
+    found = read_marker(folder)
     different = [part for part in ("base_model", "data") if found.get(part) != identity[part]]
     if "base_files" in found and "base_files" in identity:  # older runs do not say them
         changed = changed_files(found["base_files"], identity["base_files"])
@@ -47,14 +47,14 @@ def _refuse_another_run(marker: Path, identity: dict[str, Any]) -> None:
     ]
     if different:
         raise LeapError(
-            f"{marker.parent}: it belongs to another run: {', '.join(different)} differ. "
+            f"{folder}: it belongs to another run: {', '.join(different)} differ. "
             "Give this run a folder of its own (--output_dir output/NAME), or move the old checkpoints away"
         )
 
 
 def note_unknown_files(resume: Path | None) -> None:
     """One line where a run goes on that an older LEAP began: it kept hashes of the base's weights alone."""
-    if resume and is_main_process() and "base_files" not in read_object(resume / MARKER):
+    if resume and is_main_process() and "base_files" not in read_marker(resume):
         print(f"{resume}: {UNKNOWN_FILES}")
 
 

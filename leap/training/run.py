@@ -15,7 +15,7 @@ from leap.data.chat import ChatFormat
 from leap.data.checked_file import CheckedFile, check_training_file
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
-from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, small_files, weights_hash
+from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, read_config, small_files, weights_hash
 from leap.models.loading import load_processor
 from leap.progress import is_main_process, processes
 from leap.records.files import read_object, write_json
@@ -94,7 +94,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output, ranks)})
     check_reports(recipe.report_to)
     processor = load_processor(model)
-    family = read_object(model / "config.json").get("model_type", "unknown")
+    family = read_config(model).get("model_type") or "unknown"
     check_sharding(recipe, family)
     check_packing(recipe, family)
     if not PictureEncoder.encodes(processor):
