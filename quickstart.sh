@@ -29,7 +29,7 @@ stage "fine-tune" bash scripts/training/run-training.sh --recipe demo
 checkpoint=$(ls -d demo/output/checkpoint-* | sort -V | tail -1)
 evaluate() {
     python scripts/evaluation/run_vlm_evaluation.py --baseline_model models/leap-demo \
-        --image_tokens_min 64 --image_tokens_max 64 --scorer leap --prompt leap --max_new_tokens 256 --batch_size 36 "$@"
+        --scorer leap --prompt leap --max_new_tokens 256 --batch_size 36 "$@"
 }
 stage "evaluate the baseline" evaluate --dimension baseline
 stage "evaluate the checkpoint" evaluate --checkpoint "output/${checkpoint##*/}" --dimension all
@@ -37,8 +37,7 @@ stage "picture control: the same checkpoint with other scenes' pictures" \
     evaluate --checkpoint "output/${checkpoint##*/}" --dimension all --picture-control swapped
 stage "draw" python scripts/evaluation/draw_evaluation_results.py
 stage "blind review: plans of both models" python scripts/evaluation/run_vlm_output.py \
-    --baseline_model models/leap-demo --max_checkpoints 1 --image_tokens_min 64 --image_tokens_max 64 \
-    --max_new_tokens 64 --temperature 0
+    --baseline_model models/leap-demo --max_checkpoints 1 --max_new_tokens 64 --temperature 0
 review() {
     python scripts/evaluation/analyze_output_results.py --judge rubric
     python scripts/evaluation/draw_blind10_scores.py

@@ -13,6 +13,7 @@ from step_profile import as_markdown
 from configs.config import REPOSITORY
 from leap.cli import run
 from leap.records.files import read_object, write_atomic
+from leap.records.litter import listed
 
 HEADER = """# Benchmarks
 
@@ -38,7 +39,7 @@ step's start waits for the data loader.
 def table(results: Path) -> str:
     """The page for the result files in a folder."""
     rows, training = [], []
-    for path in sorted(results.glob("*.json")):
+    for path in listed(results, "*.json"):
         found = read_object(path)
         cells = [
             f"[{found['benchmark']}](results/{path.name})",
@@ -80,7 +81,7 @@ def _training(found: dict[str, Any], path: Path) -> list[str]:
 def _profiles(results: Path) -> str:
     """Where a step's time goes, of each result with a profile."""
     page = ""
-    for path in sorted(results.glob("training_throughput_*.json")):
+    for path in listed(results, "training_throughput_*.json"):
         found = read_object(path)
         if profile := found.get("profile"):
             page += f"\nA step of [{found['benchmark']}](results/{path.name}) on {found['device']}:\n\n"

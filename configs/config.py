@@ -8,8 +8,12 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from leap.errors import LeapError
+
+if TYPE_CHECKING:
+    from leap.data.pictures import PictureSize
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -20,7 +24,8 @@ class WorkspaceConfig:
 
     root: Path
 
-    # Evaluation: one decoding setting and one picture size for baseline, full and LoRA models alike.
+    # Evaluation: one decoding setting for baseline, full and LoRA models alike, and one image size a command: that of
+    # its checkpoints, or else this one.
     max_new_tokens: int = 512
     # VLABench's pictures are 960x960, which is 900 tokens of 32x32 pixels: this range leaves them as they are.
     image_tokens_min: int = 256
@@ -48,6 +53,13 @@ class WorkspaceConfig:
         return cls(root)
 
     @property
+    def image_size(self) -> "PictureSize":
+        """In an evaluation of models that record none."""
+        from leap.data.pictures import PictureSize
+
+        return PictureSize(self.image_tokens_min, self.image_tokens_max)
+
+    @property
     def repository(self) -> Path:
         return REPOSITORY
 
@@ -56,8 +68,10 @@ class WorkspaceConfig:
         return REPOSITORY / "configs" / "recipes"
 
     def recipe(self, named: str) -> Path:
-        """A recipe by its name in configs/recipes/, or as a file: that has a suffix."""
-        return self.resolve(named) if Path(named).suffix else self.recipes / f"{named}.yaml"
+        """A recipe by its name in configs/recipes/, or else as a file: that has a suffix, or folders before it."""
+        shipped = self.recipes / f"{named}.yaml"
+        is_file = Path(named).suffix or len(Path(named).parts) > 1
+        return self.resolve(named) if is_file and not shipped.is_file() else shipped
 
     @property
     def vlabench(self) -> Path:

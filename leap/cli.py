@@ -11,14 +11,13 @@ from typing import NoReturn
 
 from leap.errors import LeapError, Stopped, UsageError, is_out_of_memory
 from leap.interrupt import INTERRUPTED, interrupts_end, interrupts_raise
-from leap.terminal import guard, in_one_line
+from leap.terminal import guard, in_one_line, shorten
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 MOST_IMAGE_TOKENS = 16_384  # of an image: Qwen3-VL's processors take no more
-_LARGEST = 2**31 - 1  # what arrays, libraries and servers take as a count
-_MOST_WORKERS = 1024
+LARGEST_COUNT = 2**31 - 1  # what arrays, libraries and servers take as a count
+MOST_WORKERS = 1024
 _LONGEST = 1e8  # seconds, three years: what the system's clocks and sleeps take
-_SHOWN = 40  # characters of a value that is refused
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,10 +77,10 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-def _whole(text: str, least: int, largest: int = _LARGEST) -> int:
+def _whole(text: str, least: int, largest: int = LARGEST_COUNT) -> int:
     """Digits of ASCII alone: what else Python takes for a number, a typing error put there."""
     if not re.fullmatch(r"\+?[0-9]{1,18}", text) or not least <= int(text) <= largest:
-        raise argparse.ArgumentTypeError(f"{_shown(text)}: a whole number from {least} to {largest:,} is needed")
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r}: a whole number from {least} to {largest:,} is needed")
     return int(text)
 
 
@@ -91,12 +90,8 @@ def _real(text: str, what: str, allowed: Callable[[float], bool]) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and allowed(value)):
-        raise argparse.ArgumentTypeError(f"{_shown(text)}: {what} is needed")
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r}: {what} is needed")
     return value
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def whole(text: str) -> int:
@@ -156,19 +151,19 @@ def gigabytes(text: str) -> float:
 
 def some_workers(text: str) -> int:
     """For argparse: processes, or requests at a time, at least one."""
-    return _whole(text, 1, _MOST_WORKERS)
+    return _whole(text, 1, MOST_WORKERS)
 
 
 def any_workers(text: str) -> int:
     """For argparse: processes beside this one; with 0 it does all itself."""
-    return _whole(text, 0, _MOST_WORKERS)
+    return _whole(text, 0, MOST_WORKERS)
 
 
 def names(text: str) -> list[str]:
     """For argparse: one name or several, a,b."""
     found = [name for part in text.split(",") if (name := part.strip())]
     if not found:
-        raise argparse.ArgumentTypeError(f"{_shown(text)}: it names nothing; give one or several, a,b")
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r}: it names nothing; give one or several, a,b")
     return found
 
 

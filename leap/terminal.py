@@ -32,6 +32,11 @@ def first_few(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
+def shorten(text: str, most: int = 60) -> str:
+    """A value in a message about it, which is of one line: the beginning of a long one."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 class _Guarded:
     """A stream that shows what is written to it."""
 

@@ -33,6 +33,7 @@ from leap.ablation.report import readable, write_report
 from leap.ablation.results import BASE, Findings, Outcome, collect, dimension_table, gain_table, method_table, run_table
 from leap.ablation.runs import FULL, Scripts, label, make_runs, refuse_unlike
 from leap.ablation.stages import Places
+from leap.data.pictures import PictureSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, small_files, weights_hash
 from leap.report import style
@@ -476,7 +477,8 @@ def test_results_of_another_model_are_left_out(workspace: Path, model: Path, tmp
             counts = {"examples": 1, "scored": 1}
             (folder / "manifest.json").write_text(json.dumps({"model": of_model, "counts": counts}))
             (folder / "final_score.json").write_text(json.dumps({"task": {"0": {"total_score": 40.0}}}))
-        found = collect(planned, Places(workspace / "output", tmp_path, model))
+        places = Places(workspace / "output", tmp_path, model, PictureSize(4, 4))
+        found = collect(planned, places)
         assert found.base_state == state
         assert math.isnan(found.mean("Baseline")) == (state == "not evaluated")
 

@@ -168,6 +168,14 @@ def test_usage_may_be_missing() -> None:
     assert (found["task", "1"].prompt_tokens, found["task", "1"].new_tokens) == (11, 3)
 
 
+@pytest.mark.parametrize("count", [-1, -(10**30), 10**30, 1.5, "12", True, [3]], ids=str)
+def test_a_count_of_tokens_that_is_none_says_nothing(count: Any) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": count}
+    with FaultyServer(by_text({"ask 0": [Fault("usage", body=completion("yes", usage=usage))]})) as server:
+        answer = answers(server, asked(1))["task", "0"]
+    assert (answer.text, answer.prompt_tokens, answer.new_tokens) == ("yes", None, None)
+
+
 def test_an_answer_of_another_length_than_asked_is_an_error() -> None:
     with FaultyServer() as server:
         for decoding, field in ((Decoding(max_new_tokens=2), "max_tokens"), (Decoding(5, 5), "min_tokens")):
@@ -211,6 +219,65 @@ def test_fields_that_a_server_does_not_take_are_left_out() -> None:
         assert_right(answers(server, requests, concurrency=1), requests)
         assert len(server.seen) == len(requests) + 2
         assert server.seen[-1].body["max_completion_tokens"] == 512
+
+
+REFUSALS = [  # what hosted servers say: the status, the fields that they refuse, the body
+    (400, {"temperature"}, {"message": "Unsupported value: 'temperature' does not support 0 with this model. Only the "
+     "default (1) value is supported.", "param": "temperature", "code": "unsupported_value"}),
+    (400, {"top_p"}, {"message": "Unsupported parameter: 'top_p' is not supported with this model.", "param": "top_p"}),
+    (400, {"top_p"}, {"message": "`temperature` and `top_p` cannot both be specified for this model."}),
+    (400, {"seed"}, {"message": 'Invalid JSON payload received. Unknown name "seed": Cannot find field.'}),
+    (400, {"repetition_penalty"}, {"message": "Unrecognized request argument supplied: repetition_penalty"}),
+    (422, {"seed", "frequency_penalty"}, [{"type": "extra_forbidden", "loc": ["body", "seed"]},
+     {"type": "extra_forbidden", "loc": ["body", "frequency_penalty"]}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "refused", "said"), REFUSALS, ids=range(len(REFUSALS)))
+def test_a_refused_field_is_left_out_after_the_first_refusal(
+    capsys: pytest.CaptureFixture[str], status: int, refused: set[str], said: Any
+) -> None:
+    body = json.dumps({"error": said} if isinstance(said, dict) else {"detail": said}).encode()
+
+    def plan(seen: Seen) -> Fault | None:
+        return Fault("refused field", status, body) if refused <= seen.body.keys() else None
+
+    requests = asked(6)
+    with FaultyServer(plan) as server:
+        asking = engine(server.url, concurrency=1)
+        found = {answer.key: answer for answer in asking.answers(requests, Decoding())}
+        assert_right(found, requests)
+        assert len(server.seen) == len(requests) + 1
+        sent = server.seen[-1].body.keys()
+        assert not refused & sent
+        assert {"temperature", "top_p", "seed", "frequency_penalty", "repetition_penalty"} - refused <= sent
+        assert asking.describe()["fields_refused"] == sorted(refused)
+        list(asking.answers(asked(2), Decoding()))
+    assert capsys.readouterr().err.count(f"refuses {', '.join(sorted(refused))}: left out") == 1
+
+
+def test_all_fields_may_be_refused_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    order = ["temperature", "max_tokens", "seed", "top_p", "frequency_penalty", "repetition_penalty"]
+
+    def plan(seen: Seen) -> Fault | None:
+        name = next((name for name in order if name in seen.body), None)
+        said = {"message": f"Unsupported parameter: '{name}' is not supported with this model.", "param": name}
+        return Fault("refused field", 400, json.dumps({"error": said}).encode()) if name else None
+
+    requests = asked(40)
+    with FaultyServer(plan) as server:
+        assert_right(answers(server, requests, concurrency=16), requests)
+        assert set(server.seen[-1].body) == {"model", "messages", "max_completion_tokens"}
+    assert capsys.readouterr().err.count("left out from now on") == 1
+
+
+def test_an_engine_knows_what_another_has_learnt_of_the_same_endpoint() -> None:
+    refusing = Fault("400", 400, faulty.error("temperature does not support 0 with this model"))
+    with FaultyServer(lambda seen: refusing if "temperature" in seen.body else None) as server:
+        endpoint = Endpoint(server.url, faulty.MODEL, faulty.KEY, retries=1)
+        for number in range(3):
+            list(OpenAiEngine(endpoint, SIZE).answers(asked(number + 1)[-1:], Decoding()))
+        assert len(server.seen) == 4
 
 
 def test_a_refusal_that_only_quotes_a_field_changes_nothing() -> None:
@@ -537,6 +604,11 @@ def test_the_endpoint_is_found_by_flags_or_environment(monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError, match="OPENAI_BASE_URL"):
         find_endpoint()
+    monkeypatch.setenv("OPENAI_API_KEY", faulty.KEY)
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing leaves this machine
+    with pytest.raises(LeapError, match=r"no server at https://api\.openai\.com/v1 "):
+        find_endpoint()  # a key alone is for OpenAI's own server
     with FaultyServer(key=faulty.KEY) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url + "/")
         monkeypatch.setenv("OPENAI_API_KEY", faulty.KEY + "\n")

@@ -92,6 +92,26 @@ def test_roots_that_overlap_keep_what_others_name(root: Path, given: str) -> Non
     assert images(root) == before
 
 
+def test_a_linked_folder_of_images_keeps_what_its_owner_names(root: Path, tmp_path_factory: Any) -> None:
+    """Another workspace's images behind a link, some of them named by files that only their owner knows."""
+    owner = make_root(tmp_path_factory.mktemp("owner"))
+    draw(owner / "data" / "images" / "9-9.png", 9)
+    draw(owner / "data" / "images" / "8-8.png", 8)
+    (owner / "elsewhere.jsonl").write_text(row("images/8-8.png") + "\n")
+    before = images(owner)
+    shutil.rmtree(root / "data" / "images")
+    (root / "data" / "images").symlink_to(owner / "data" / "images")
+    (root / "data" / "train.jsonl").write_text(row("images/7-1.png") + "\n")
+    (root / "data" / "test.jsonl").unlink()
+    done, report = check(root, "--delete", "--no-decode")
+    assert sorted(Path(orphan).name for orphan in report["orphans"]) == ["8-8.png", "9-9.png"]
+    assert f"orphans outside {root / 'data'}, which are never moved: 2" in done.stdout
+    assert images(owner) == before
+    real = str(owner / "data" / "images")
+    check(root, "--file", "data/train.jsonl", "--image_root", f"{real}/..", "--delete", "--no-decode")
+    assert set(before) - set(images(owner)) >= {"data/images/9-9.png"}
+
+
 def test_a_root_that_holds_the_workspace_is_searched_only_where_samples_have_images(root: Path) -> None:
     (root / "data" / "top.jsonl").write_text(row("top.png") + "\n")
     for name in ("top.png", "figure.png", "output/curve.png"):

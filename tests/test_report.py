@@ -391,7 +391,7 @@ def test_models_that_were_asked_in_another_way_are_told(two: Path) -> None:
         for path in two.glob(f"*/{model}/manifest.json"):
             path.write_text(json.dumps({**json.loads(path.read_text()), "settings": {"picture_tokens": tokens}}))
     models = found_models(two)
-    assert "checkpoint-200 (M&T): picture_tokens [4, 64] against [4, 9]" in unlike_settings_note(two, models)
+    assert "checkpoint-200 (M&T): image size 4 to 64 against 4 to 9 tokens" in unlike_settings_note(two, models)
     assert unlike_settings_note(two, ["Baseline"]) == ""
     flags = {"picture_tokens": [4, 9], "engine_arguments": ["--quantization", "fp8"]}
     for path in two.glob("*/checkpoint-200/manifest.json"):

@@ -221,11 +221,15 @@ def test_fields_that_a_hosted_model_refuses_can_be_left_out(root: Path) -> None:
         return refusing if "temperature" in seen.body else None
 
     with FaultyServer(plan, answer=judge) as server:
-        refused = analyze(root, server, "--only-models", "Baseline")
-        assert refused.returncode == 1
-        assert "temperature does not support 0" in scores_of(root)["error"][0]
+        done = analyze(root, server, "--only-models", "Baseline", "--concurrency", "1")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("refuses temperature: left out from now on") == 1
+        assert sum("temperature" in seen.body for seen in server.seen) == 1
+        manifest = json.loads(newest(root, "blind10_manifest").read_text())
+        assert manifest["judges"][0]["inference"][0]["fields_refused"] == ["temperature"]
+        before = len(server.seen)
         assert analyze(root, server, "--only-models", "Baseline", "--omit-fields", "temperature,seed").returncode == 0
-        assert "seed" not in server.seen[-1].body
+        assert not any({"temperature", "seed"} & seen.body.keys() for seen in server.seen[before:])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from servers.hub import HubServer
 from servers.hub_store import Stored
 
 from leap.data.picture_facts import PictureStore
+from leap.records.files import FolderLock
 from leap.vlabench.dataset import find_examples
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.scoring import official_scores
@@ -274,3 +275,19 @@ def test_the_check_agrees_with_the_benchmarks_score(tmp_path_factory: Any, steps
         assert set(score.values()) == {0}
     elif not kinds:
         assert score["skill_match_score"] == score["exact_match_score"] == 100
+
+
+def test_two_that_move_examples_away_at_once_are_refused(root: Path) -> None:
+    (example(root) / "input" / "input.png").write_text("broken")
+    with FolderLock(root / "dataset" / "vlm_evaluation_v1.0_quarantine"):
+        done = run_script(SCRIPT, "--partial", "--quarantine", root=root)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "another process" in done.stderr
+    assert example(root).is_dir()
+    assert run_script(SCRIPT, "--partial", "--quarantine", root=root).returncode == 1
+    assert run_script(SCRIPT, "--partial", "--quarantine", root=root).returncode == 0
+
+
+def test_nothing_is_made_where_there_is_no_data_set(tmp_path: Path) -> None:
+    assert run_script(SCRIPT, "--quarantine", root=tmp_path).returncode == 1
+    assert not [path for path in tmp_path.iterdir() if path.name != ".cache"]

@@ -4,43 +4,55 @@ import base64
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import run_script
+from servers.stand_in_vllm import make_interpreter
 from test_engine import SIZE, answers
 
 from leap.data.pictures import PictureSize
 from leap.errors import LeapError
-from leap.evaluation.requests import build_requests
-from leap.evaluation.settings import EvaluationSettings
+from leap.evaluation.requests import build_request, build_requests
+from leap.evaluation.settings import EvaluationSettings, FewShot
+from leap.evaluation.shots import draw_shots
 from leap.inference.hf import HfEngine
+from leap.inference.prepare import PatchPreparer, Prepared, prepare_ahead
 from leap.inference.protocol import Decoding, Request
+from leap.inference.request_size import RequestSize, largest_request
+from leap.inference.vllm import VllmEngine
 from leap.inference.vllm_server import (
+    IMAGES_PER_PROMPT,
     INTERPRETER,
+    MAX_MODEL_LEN,
     MODEL_NAME,
     VllmServer,
     VllmSettings,
     _environment,
     _log_reason,
+    _processor_and_encoder,
     _start,
     build_command,
     find_interpreter,
+    fit_requests,
 )
 from leap.judge.files import read_scores, read_table
+from leap.models.loading import load_processor
 from leap.records.files import read_jsonl
 from leap.records.review import CRITERIA
 from leap.records.training import ImagePart, TrainingRow
 from leap.vlabench.dataset import find_examples
-from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.dimensions import DIMENSIONS, find_dimension
 from leap.vlabench.prompts import leap_instructions
 
 PIXELS = {"shortest_edge": 4096, "longest_edge": 9216}
@@ -109,6 +121,61 @@ def test_an_adapter_is_served_under_the_models_name(tmp_path: Path) -> None:
     config.write_text("{}")
     with pytest.raises(LeapError, match=r"adapter_config\.json"):
         build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2)
+
+
+def with_few_shots(workspace: Path, number: int) -> Request:
+    """A request that shows so many solved examples: two images each, and two of its own."""
+    data = workspace / "dataset" / "vlm_evaluation_v1.0"
+    own, other = find_examples(data, find_dimension("Semantic"))
+    chosen = EvaluationSettings(data, leap_instructions(), SIZE, Decoding())
+    (shot,) = draw_shots(own, [own, other], FewShot(1))
+    key, images = (own.dimension, *own.key), (own.picture, own.numbered_picture)
+    return build_request(key, own.instruction, images, chosen, [shot] * number)
+
+
+def with_context(model: Path, folder: Path, tokens: int) -> Path:
+    """The model's small files with another context length: all that is read before a server starts."""
+    copied = Path(shutil.copytree(model, folder))
+    config = json.loads((copied / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = tokens
+    (copied / "config.json").write_text(json.dumps(config))
+    return copied
+
+
+def test_a_server_has_room_for_its_requests(workspace: Path, model: Path, tmp_path: Path) -> None:
+    """Eight thousand tokens and 16 images are no law: requests with few-shot examples need more, and say how much."""
+    long = with_context(model, tmp_path / "long", 262144)
+    plain, shown = with_few_shots(workspace, 0), with_few_shots(workspace, 80)
+    (read,) = prepare_ahead(PatchPreparer(load_processor(long), SIZE), [shown], workers=0)
+    assert isinstance(read, Prepared)
+    assert len(read.ids) > MAX_MODEL_LEN
+    fitted = fit_requests(settings(model=long, pictures=SIZE), [plain, shown], new_tokens=512)
+    given = flags(build_command("python", fitted, 8123, PIXELS, cores=2))
+    assert int(given["--max-model-len"]) >= len(read.ids) + 512
+    assert json.loads(given["--limit-mm-per-prompt"]) == {"image": 162, "video": 0}
+    assert largest_request([plain, shown], *_processor_and_encoder(fitted)) == RequestSize(len(read.ids), 162)
+    alone = fit_requests(settings(model=long, pictures=SIZE), [plain], new_tokens=512)
+    assert (alone.max_model_len, alone.pictures_per_prompt) == (MAX_MODEL_LEN, IMAGES_PER_PROMPT)
+    small = with_context(model, tmp_path / "small", len(read.ids) + 100)
+    assert fit_requests(settings(model=small, pictures=SIZE), [shown], 99).max_model_len == len(read.ids) + 100
+    with pytest.raises(LeapError, match=rf"takes {len(read.ids) + 101} tokens .*--few-shot-num"):
+        fit_requests(settings(model=small, pictures=SIZE), [shown], new_tokens=101)
+    own = settings(model=small, pictures=SIZE, extra=("--max-model-len", "9"))
+    assert flags(build_command("python", fit_requests(own, [shown], 101), 8123, PIXELS, 2))["--max-model-len"] == "9"
+
+
+def test_requests_with_many_few_shot_examples_are_answered(workspace: Path, model: Path, tmp_path: Path) -> None:
+    python = make_interpreter(tmp_path / "environment")
+    long = with_context(model, tmp_path / "long", 262144)
+    started = settings(model=long, pictures=SIZE, device="cpu", dtype="float32")
+    with closing(VllmEngine(started, tmp_path / "log", python)) as engine:
+        answers = list(engine.answers([with_few_shots(workspace, 9)], Decoding(8)))
+        assert [(answer.text, answer.error) for answer in answers] == [("20 images", None)]
+        first = engine.describe()["command"]
+        (again,) = engine.answers([with_few_shots(workspace, 1)], Decoding(8))  # the same server has room for it
+        assert (again.text, engine.describe()["command"]) == ("4 images", first)
+        (more,) = engine.answers([with_few_shots(workspace, 40)], Decoding(8))
+        assert more.text == "82 images"
 
 
 def test_a_device_is_one_of_the_visible_ones(monkeypatch: pytest.MonkeyPatch) -> None:

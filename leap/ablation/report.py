@@ -121,7 +121,7 @@ def _setting(planned: list[PlannedRun]) -> str:
     return (
         f"All runs start from `{recipe.model_name_or_path}` and see the same {len(run.train)} rows of "
         f"`{recipe.train_file}` in the same order for a seed: {run.steps} steps of {recipe.rows_per_step(1)} rows. "
-        f"Learning rates: {told}. All models are evaluated greedily, with one prompt and picture size; the score is "
+        f"Learning rates: {told}. All models are evaluated greedily, with one prompt and image size; the score is "
         f"`{SCORE}`, at most 80.\n"
     )
 

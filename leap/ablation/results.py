@@ -15,8 +15,9 @@ import pandas as pd
 
 from leap.ablation.plan import PlannedRun
 from leap.ablation.runs import FULL, label
-from leap.ablation.stages import ModelIdentity, Places, base_name, evaluated_models, identity_of, is_of, read_manifest
-from leap.models.checkpoints import MARKER, result_name, weight_files
+from leap.ablation.stages import ModelIdentity, Places, base_name, evaluated_models, identity_of, is_of
+from leap.evaluation.result_folder import read_manifest
+from leap.models.checkpoints import MARKER, weight_files
 from leap.records.files import read_object
 from leap.report.curves import Loss, read_loss
 from leap.report.results import dimension_means, read_counts, read_scores, unlike_note, unlike_settings_note
@@ -96,7 +97,7 @@ def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
         scores = pd.DataFrame(columns=["dimension", "model", "task", "example", SCORE])
     means = dimension_means(scores, SCORE, models) if models else pd.DataFrame(columns=[*NAMES, MEAN])
     outcomes = [
-        _outcome(one, step, result_name(one.checkpoint(step), places.output), counts)
+        _outcome(one, step, next(iter(places.named([one.checkpoint(step)]))), counts)
         for one in planned
         for step in one.steps
     ]

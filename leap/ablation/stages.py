@@ -11,16 +11,18 @@ from typing import Any
 
 from leap.ablation.plan import PlannedRun
 from leap.cli import count_or_all
+from leap.data.pictures import PictureSize
 from leap.errors import LeapError
-from leap.evaluation.result_folder import MANIFEST
+from leap.evaluation.models import size_suffix
+from leap.evaluation.result_folder import read_manifest
 from leap.evaluation.sweep import evaluation_jobs, named_models
 from leap.jobs.process import Job
 from leap.jobs.run import ray_installed, run_jobs, slots_for
 from leap.jobs.show import print_outcome
 from leap.models.checkpoints import MARKER, adapter_base, is_same_model, small_files, weights_hash
-from leap.records.files import read_object
+from leap.models.image_size import size_flags
 from leap.vlabench.dataset import find_examples, fingerprint
-from leap.vlabench.dimensions import DIMENSIONS, Dimension
+from leap.vlabench.dimensions import DIMENSIONS
 
 _SAVING = 300.0  # seconds that a run has to save a checkpoint when it is told to stop
 
@@ -57,16 +59,22 @@ def train(planned: Sequence[PlannedRun], machine: Machine) -> bool:
 
 @dataclass(frozen=True)
 class Places:
-    """Folders of the workspace: under which results get their names, and where they lie."""
+    """What results are named after, and where they lie."""
 
     output: Path
     results: Path
     baseline: Path  # the model whose results are called Baseline
+    image_size: PictureSize  # that all models are asked at
+
+    def named(self, folders: Sequence[Path]) -> dict[str, Path]:
+        """Model folders by the names of their results."""
+        named = named_models(folders, self.baseline, self.output)
+        return {f"{name}{size_suffix(name, self.image_size, self.results)}": folder for name, folder in named.items()}
 
 
 def base_name(planned: Sequence[PlannedRun], places: Places) -> str:
     """What the results of the runs' base model are called."""
-    (name,) = named_models([planned[0].run.model], places.baseline, places.output)
+    (name,) = places.named([planned[0].run.model])
     return name
 
 
@@ -74,7 +82,7 @@ def evaluated_models(planned: Sequence[PlannedRun], places: Places) -> dict[str,
     """The base model and every checkpoint that is to be evaluated and is there, by the names of their results."""
     wanted = [one.checkpoint(step) for one in planned for step in one.steps]
     there = [folder for folder in wanted if (folder / MARKER).is_file()]
-    return named_models([planned[0].run.model, *there], places.baseline, places.output)
+    return places.named([planned[0].run.model, *there])
 
 
 def evaluate(
@@ -83,7 +91,8 @@ def evaluate(
     """Ask every trained model all six dimensions of `data`, each in the same way. False where an evaluation failed."""
     root, told = planned[0].run.root, [Path(sys.executable).name]
     models = evaluated_models(planned, places)
-    jobs = evaluation_jobs(script, models, DIMENSIONS, places.baseline, "models", options)
+    asked = [*size_flags(places.image_size), *options]
+    jobs = evaluation_jobs(script, models, DIMENSIONS, places.baseline, "models", asked)
     contents = _contents(root, data, options)
     waiting = [
         job
@@ -138,12 +147,6 @@ def is_evaluated(
         if found["data"]["fingerprint"] != contents.get(dimension.name):
             return False
     return True
-
-
-def read_manifest(results: Path, name: str, dimension: Dimension) -> dict[str, Any]:
-    """The manifest of a model's results; empty where there is none."""
-    path = results / dimension.name / name / MANIFEST
-    return read_object(path) if path.is_file() else {}
 
 
 def is_of(manifest: dict[str, Any], model: ModelIdentity | None) -> bool:

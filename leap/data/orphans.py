@@ -30,12 +30,19 @@ class Places:
 
     workspace: Path
     data: Path
-    root: Path | None = None
+    root: Path | None = None  # without links or `..` in it
+
+    @property
+    def in_data(self) -> bool:
+        """Whether what is checked is the data folder's."""
+        return self.root is None or self.root.is_relative_to(self.data.resolve())
 
     @property
     def home(self) -> Path:
         """The folder out of which an image may be moved, and in which the quarantine lies."""
-        return self.data if self.root is None or self.root.is_relative_to(self.data) else self.root
+        if self.root is None:
+            return self.data
+        return self.data.resolve() if self.in_data else self.root
 
     def searched(self, found: Iterable[str] | None) -> list[Path]:
         """The folders whose images are checked, given those of the samples, if there are samples; none in another."""
@@ -44,24 +51,25 @@ class Places:
         if found is None:
             found = [f"{self.root}/"]
         inside = {folder for path in {os.path.dirname(path) for path in found} if (folder := self._in_root(path))}
-        workspace = Path(os.path.realpath(self.workspace))
-        inside = {folder for folder in inside if not workspace.is_relative_to(os.path.realpath(folder))}
+        workspace = self.workspace.resolve()
+        inside = {folder for folder in inside if not workspace.is_relative_to(folder.resolve())}
         return sorted(folder for folder in inside if not any(other in folder.parents for other in inside))
 
     def _in_root(self, folder: str) -> Path | None:
         """The folder as a path under `root`, whatever links and `..` the samples take to it."""
         assert self.root is not None
-        for path, root in ((os.path.normpath(folder), self.root), (os.path.realpath(folder), self.root.resolve())):
-            if Path(path).is_relative_to(root):
-                return self.root / Path(path).relative_to(root)
+        for path in (os.path.normpath(folder), os.path.realpath(folder)):  # the former where a link leads out of it
+            if Path(path).is_relative_to(self.root):
+                return Path(path)
         return None
 
     def known_files(self, files: Sequence[Path], searched: Sequence[Path]) -> list[Path]:
         """Every file of samples there is: those that are checked, what lies beside them, and all in the data folder."""
         beside = {file.parent for file in files} | {folder.parent for folder in searched}
+        beside |= {folder.resolve().parent for folder in searched}  # a linked one is another's, perhaps
         beside |= {self.root, self.root.parent} if self.root else set()
         found = [path for folder in beside for path in listed(folder)]
-        for folder in (self.data, *searched):
+        for folder in (self.data, self.workspace / "data", *searched):
             found += [place / name for place, names in walk(folder, RESTORE) for name in names]
         samples = {path for path in found if path.suffix.casefold() in _SAMPLES and path.is_file()}
         return sorted({*files, *samples})

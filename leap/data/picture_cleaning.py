@@ -40,14 +40,14 @@ def clean_pictures(work: Cleaning) -> bool:
     Raises LeapError where another process moves images away.
     """
     with alone_in(work.quarantine) if work.delete else nullcontext():
-        files = work.files or listed(work.places.data, "*.jsonl")
+        files = list(dict.fromkeys(work.files)) or listed(work.places.data, "*.jsonl")
         store = PictureStore(work.cache) if work.decode else None
         audit = audit_pictures(files, work.roots, work.places, store)
         report = work.cache / "pictures" / "report.json"
         write_json(report, audit.to_dict())
         tasks = audit.incomplete_tasks()
         _tell(audit, tasks, report)
-        if work.places.home == work.places.data:
+        if work.places.in_data:
             write_atomic(work.places.data / MISSING_TASKS, "".join(f"{task}\n" for task in tasks))
             print(f"task ids in {work.places.data / MISSING_TASKS}")
         _set_aside(audit, work)
@@ -79,10 +79,15 @@ def _tell(audit: Audit, tasks: Sequence[int], report: Path) -> None:
 def _set_aside(audit: Audit, work: Cleaning) -> None:
     home = work.places.home
     corrupt = {path: why for name, why in audit.corrupt.items() if (path := _inside(home, name))}
-    orphans = {path: "no row names it" for name in audit.orphans if (path := _inside(home, name))}
+    own = (path for name in audit.orphans if (path := _inside(home, name)) and _is_own(home, path))
+    orphans = dict.fromkeys(own, "no row names it")
     reasons = corrupt if work.keep_orphans else {**orphans, **corrupt}
-    if elsewhere := len(audit.corrupt) - len(corrupt):
-        print(f"corrupt pictures outside {home}, which are never moved: {elsewhere:,}")
+    for what, elsewhere in (
+        ("corrupt pictures", len(audit.corrupt) - len(corrupt)),
+        ("orphans", len(audit.orphans) - len(orphans)),
+    ):
+        if elsewhere:
+            print(f"{what} outside {home}, which are never moved: {elsewhere:,}")
     if not reasons:
         return
     if not work.delete:
@@ -96,3 +101,8 @@ def _inside(home: Path, name: str) -> Path | None:
     """A file that is still there by its plain path in a folder, whatever `..` it was named with; None outside."""
     path = Path(os.path.normpath(name))
     return path if path.is_relative_to(home) and path.is_file() and path.samefile(name) else None
+
+
+def _is_own(home: Path, path: Path) -> bool:
+    """Whether no link leads out of the folder: what lies elsewhere may be named by files that are not known here."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(home))

@@ -38,7 +38,10 @@ class PictureSize:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_tokens <= self.max_tokens:
-            raise LeapError(f"picture tokens {self.min_tokens}..{self.max_tokens}: give 0 < min <= max")
+            raise LeapError(f"image tokens {self.min_tokens}..{self.max_tokens}: give 0 < min <= max")
+
+    def __str__(self) -> str:
+        return f"{self.min_tokens} to {self.max_tokens} tokens"
 
 
 def resolve_picture(path: str, roots: Sequence[Path]) -> Path:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leap.data.pictures import PictureSize
+from leap.models.image_size import record_size
 from leap.progress import quiet_libraries
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ CHAT_TEMPLATE = """\
 """
 
 PATCH, MERGE = 16, 2
+IMAGE_SIZE = PictureSize(64, 64)  # that the demo's recipes train at: 256x256 pixels
 # At this width the usual 0.02 takes twice as many rows until the model reads the instruction at all.
 INITIAL_STD = 0.05
 
@@ -163,5 +166,7 @@ def save_demo_model(folder: Path, texts: Iterable[str], seed: int) -> int:
     end, pad = tokenizer.convert_tokens_to_ids([TURN_END, PAD])
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=[end, pad], pad_token_id=pad)
     model.save_pretrained(folder)
-    make_processor(tokenizer).save_pretrained(folder)
+    processor = make_processor(tokenizer)
+    record_size(processor, IMAGE_SIZE)
+    processor.save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())

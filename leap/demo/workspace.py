@@ -21,7 +21,7 @@ from leap.demo.tasks import TASKS, Episode, make_episode
 from leap.errors import LeapError, UsageError
 from leap.progress import track
 from leap.records.files import read_object, write_atomic, write_json
-from leap.records.litter import is_bare
+from leap.records.litter import is_bare, listed
 from leap.records.training import TextPart, TrainingRow
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.prompts import leap_instructions
@@ -193,7 +193,7 @@ def _texts(files: dict[str, list[_Row]]) -> list[str]:
 def _generator_hash() -> str:
     """sha256 of the demo's own code, wording and prompt: a workspace made by other code is not the same workspace."""
     digest = hashlib.sha256(leap_instructions().text.encode())
-    for path in [*sorted(Path(__file__).parent.rglob("*.py")), Path(wording.__file__)]:
+    for path in [*listed(Path(__file__).parent, "**/*.py"), Path(wording.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -4,7 +4,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from leap.data.pictures import PictureSize
 from leap.errors import LeapError, UsageError
+from leap.evaluation.result_folder import read_manifest
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, variant_name
 from leap.models.checkpoints import (
     ADAPTER,
@@ -15,6 +17,7 @@ from leap.models.checkpoints import (
     small_files,
     weights_hash,
 )
+from leap.vlabench.dimensions import DIMENSIONS
 
 BASELINE = "Baseline"
 
@@ -39,12 +42,37 @@ def identify(
     output: Path,
     root: Path,
     settings: EvaluationSettings,
+    results: Path,
     name: str | None = None,
     base: Path | None = None,
 ) -> EvaluatedModel:
-    """The model in `folder` under the name that it has when it is asked so; see `plain_model`."""
+    """The model in `folder` under the name that it has when it is asked so; see `plain_model` and `size_suffix`."""
     found = plain_model(folder, baseline, output, root, name, base)
-    return replace(found, name=variant_name(found.name, settings))
+    return replace(found, name=_result_name(found.name, settings, results, chosen=name is not None))
+
+
+def _result_name(name: str, settings: EvaluationSettings, results: Path, chosen: bool) -> str:
+    """`chosen` by a person a name says all: results of another image size are refused under it."""
+    suffix = "" if chosen else size_suffix(name, settings.pictures, results, variant_name(name, settings))
+    return variant_name(f"{name}{suffix}", settings)
+
+
+def size_suffix(name: str, size: PictureSize, results: Path, variant: str | None = None) -> str:
+    """What follows a model's name where that names results at another image size already: _64-256tokens, say.
+
+    The first size that a model is asked at has the plain name; no other is ever mixed into it or written over it. A
+    `variant` of the name goes along with it, so that a picture control stands beside what it controls.
+    """
+    own, plain = (_sizes(results, one) for one in (variant or name, name))
+    tokens = [size.min_tokens, size.max_tokens]
+    free = tokens in own or (not own and (tokens in plain or not plain))
+    return "" if free else f"_{size.min_tokens}-{size.max_tokens}tokens"
+
+
+def _sizes(results: Path, name: str) -> list[list[int]]:
+    """The image sizes of the results under a name: one, or none where there are no results."""
+    manifests = (read_manifest(results, name, dimension) for dimension in DIMENSIONS)
+    return [found for one in manifests if (found := one.get("settings", {}).get("picture_tokens"))]
 
 
 def plain_model(
@@ -70,9 +98,12 @@ def refuse_no_adapter(folder: Path) -> None:
         )
 
 
-def served_model(url: str, model: str, settings: EvaluationSettings, name: str | None = None) -> EvaluatedModel:
+def served_model(
+    url: str, model: str, settings: EvaluationSettings, results: Path, name: str | None = None
+) -> EvaluatedModel:
     """A model at a server; its results are named after it, without the organisation and what no file name may hold."""
-    return EvaluatedModel(variant_name(name or served_name(model), settings), endpoint=f"{url} {model}")
+    named = _result_name(name or served_name(model), settings, results, chosen=name is not None)
+    return EvaluatedModel(named, endpoint=f"{url} {model}")
 
 
 def served_name(model: str) -> str:

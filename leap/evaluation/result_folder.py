@@ -39,6 +39,12 @@ class DimensionResult:
     counts: Counts
 
 
+def read_manifest(results: Path, name: str, dimension: Dimension) -> dict[str, Any]:
+    """The manifest of a model's results; empty where there is none."""
+    path = results / dimension.name / name / MANIFEST
+    return read_object(path) if path.is_file() else {}
+
+
 class ResultFolder:
     """`results`/<dimension>/<model>/, held from entering to leaving.
 
@@ -147,6 +153,7 @@ class ResultFolder:
             "model_path": str(self._model.folder) if self._model.folder else None,
             "base_model_path": str(self._model.base) if self._model.base else None,
             "recipe": _recipe_of(self._model.folder),
+            "image_size_source": self._settings.image_size_source,
             "scorer": self._settings.scorer.to_dict(),
             "data": {
                 "path": str(self._settings.data),

@@ -69,9 +69,10 @@ def _ask(
     for folder in asked.values():
         folder.open()
     with closing(load(model)) as engine:
+        answers = engine.answers(waiting, settings.decoding)  # a server of ours starts here, made for these requests
         for folder in asked.values():
             folder.note_engine(engine)
-        for answer in track(engine.answers(waiting, settings.decoding), model.name, total=len(waiting)):
+        for answer in track(answers, model.name, total=len(waiting)):
             asked[answer.key[0]].record(answer)
         for folder in asked.values():  # a server tells its model's name with its answers
             folder.note_engine(engine, again=True)

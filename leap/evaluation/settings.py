@@ -42,6 +42,7 @@ class EvaluationSettings:
     # Not part of to_dict(): other scores or prices of the same answers need no new answers.
     scorer: Scorer = LEAP_SCORER
     prices: tuple[float | None, float | None] = (None, None)  # USD per million tokens of prompts and of answers
+    image_size_source: str = "given"  # who chose `pictures`
 
     def to_dict(self) -> dict[str, Any]:
         """What must be equal for stored answers to be used again (a larger part of the data may be added)."""

@@ -41,14 +41,19 @@ def chat_messages(request: Request, size: PictureSize, readable: Path | None = N
     return messages
 
 
+# What a server may refuse, so that its own value holds: of two the first is given up first, since temperature decides
+# most. The neutral ones undo a checkpoint's own defaults (repetition_penalty: vLLM, SGLang, LMDeploy; `transformers
+# serve` sets it from frequency_penalty).
+_NEUTRAL = {"frequency_penalty": 0.0, "repetition_penalty": 1.0}
+_OPTIONAL = (*_NEUTRAL, "top_k", "seed", "top_p", "response_format", "temperature")
+
+
 @dataclass(frozen=True)
 class Fields:
-    """Which fields this server takes for what we mean. The neutral ones undo a checkpoint's own defaults."""
+    """Which fields this server takes for what we mean."""
 
     limit: str = "max_tokens"
-    # repetition_penalty: vLLM, SGLang, LMDeploy; `transformers serve` sets it from frequency_penalty
-    neutral: tuple[str, ...] = ("frequency_penalty", "repetition_penalty", "top_k")
-    structured: bool = True  # whether it takes a JSON schema for the answer
+    left_out: frozenset[str] = frozenset()
 
     def of(self, decoding: Decoding, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -56,22 +61,41 @@ class Fields:
             "top_p": decoding.top_p,
             "seed": decoding.seed,
             self.limit: decoding.max_new_tokens,
+            **_NEUTRAL,
         }
         if decoding.min_new_tokens > 0:
             fields |= {"min_tokens": decoding.min_new_tokens, "ignore_eos": True}
-        neutral = {"frequency_penalty": 0.0, "repetition_penalty": 1.0}
         if decoding.temperature > 0:
-            neutral["top_k"] = -1
-        if schema is not None and self.structured:
+            fields["top_k"] = -1
+        if schema is not None:
             form = {"name": "answer", "strict": True, "schema": schema}
             fields["response_format"] = {"type": "json_schema", "json_schema": form}
-        return fields | {name: value for name, value in neutral.items() if name in self.neutral}
+        return {name: value for name, value in fields.items() if name not in self.left_out}
 
-    def without(self, refusal: str) -> "Fields":
-        """The fields to try after a server's words about those it does not take."""
-        limit = "max_completion_tokens" if "max_completion_tokens" in refusal else self.limit
-        structured = self.structured and not re.search(r"response_format|schema", refusal)
-        return Fields(limit, tuple(name for name in self.neutral if name not in refusal), structured)
+    def without(self, refusal: str, named: str | None = None) -> "Fields":
+        """The fields to try after a server's words about those it does not take; `named` is the one it blames.
+
+        "temperature and top_p cannot both be given" leaves temperature, which decides more.
+        """
+        limit = self.limit
+        if "max_completion_tokens" in refusal or (named == limit and "unsupported" in refusal.lower()):
+            limit = "max_completion_tokens"
+        mentioned = [name for name in _OPTIONAL if name not in self.left_out and _mentions(refusal, name)]
+        if named in mentioned:
+            mentioned = [str(named)]
+        gone = mentioned[:-1] if mentioned[1:] and mentioned[-1] == "temperature" else mentioned
+        return Fields(limit, self.left_out | set(gone))
+
+    def together(self, other: "Fields") -> "Fields":
+        """What two requests have learnt of one server."""
+        limits = {self.limit, other.limit} - {Fields().limit}
+        return Fields(min(limits, default=self.limit), self.left_out | other.left_out)
+
+
+def _mentions(refusal: str, name: str) -> bool:
+    if name == "response_format" and "schema" in refusal:
+        return True
+    return re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", refusal) is not None
 
 
 # finish_reason of OpenAI, vLLM and most others; a call of a tool that nobody offered is the model's own ending.
@@ -126,6 +150,11 @@ def is_content_filter(error: "APIStatusError") -> bool:
     inner = said.get("innererror")
     codes = [said.get("code"), said.get("type"), inner.get("code") if isinstance(inner, dict) else None]
     return any(re.sub(r"[\W_]", "", code).casefold() in _FILTER_CODES for code in codes if isinstance(code, str))
+
+
+def is_too_long(error: "APIStatusError") -> bool:
+    """Whether an HTTP error says, by its code, that a prompt is too long: whatever fields it names beside."""
+    return isinstance(error.code, str) and "length" in error.code
 
 
 def words(error: "APIStatusError") -> str:

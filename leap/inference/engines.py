@@ -53,7 +53,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trust_remote_code", action="store_true", default=None, help="hf: run the code that lies with the model")
     add("--vllm_python", help="vllm: the Python of its environment (default: $LEAP_VLLM_PYTHON)")
     add("--vllm_args", type=shlex.split, help='vllm: its own flags, "--max-num-seqs 64 --seed 1", say')
-    add("--base_url", help="openai: the server's address, up to /v1 (default: $OPENAI_BASE_URL; key: $OPENAI_API_KEY)")
+    add(
+        "--base_url",
+        help="openai: the server's address, up to /v1 (default: $OPENAI_BASE_URL, or OpenAI's; key: $OPENAI_API_KEY)",
+    )
     add("--model", help="openai: the model's name there (default: the only one)")
     add("--concurrency", type=some_workers, help="openai: requests at once, at most (default: 32)")
     add("--timeout", type=some_seconds, help="openai: seconds a request may take (default: 600)")

@@ -6,6 +6,7 @@ ignore what they do not know, and fail in many ways. Text that looks like a spec
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from leap.inference.chat_protocol import (
     cause,
     chat_messages,
     is_content_filter,
+    is_too_long,
     words,
 )
 from leap.inference.protocol import Answer, Decoding, Request
@@ -36,17 +38,27 @@ from leap.inference.throttle import Throttle
 from leap.network import http_client, is_address, is_loopback, proxy_names, refuse_redirect, without_user
 from leap.records.files import first_problem
 from leap.redaction import hide, keep_hidden
+from leap.terminal import first_few, in_one_line
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
 NO_KEY = "none"  # local servers want none, the client library wants one
 OPENAI_URL = "https://api.openai.com/v1"  # the client library's own default
+_MODELS_SHOWN = 20
 _CONNECTIONS = 1000  # the client library opens no more
 _CONNECT = 15.0  # seconds to open a connection
 _LONGEST_BACKOFF = 60.0  # seconds
 _UNREACHABLE = 4  # so many requests in a row, each with all its retries, and there is no server
 _BODIES = 2  # one bad body may be an accident on the way
+
+
+@dataclass
+class _Server:
+    """What the answers have shown of the server."""
+
+    fields: Fields = field(default_factory=Fields)
+    models: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,7 @@ class Endpoint:
     input_price: float | None = None  # USD per million tokens
     output_price: float | None = None
     readable: Path | None = None  # a folder whose files a server on this machine may read itself
+    server: _Server = field(default_factory=_Server, repr=False, compare=False)  # known to all engines that ask it
 
     def __post_init__(self) -> None:
         keep_hidden(self.api_key)
@@ -112,13 +125,17 @@ def find_endpoint(
 ) -> Endpoint:
     """The endpoint that flags or OPENAI_BASE_URL and OPENAI_API_KEY name; `limits` are Endpoint's other fields.
 
+    A key alone is for OpenAI's own server, as it is to the client library.
+
     Without `model` it is the only one that the server has. Raises UsageError where an address or a choice is missing,
     LeapError where no server answers or it refuses the key.
     """
-    url = base_url or os.environ.get("OPENAI_BASE_URL")
-    if not url:
-        raise UsageError("no server: give --base_url http://HOST:PORT/v1 or set OPENAI_BASE_URL")
     key = (api_key or os.environ.get("OPENAI_API_KEY") or NO_KEY).strip()
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or (OPENAI_URL if key != NO_KEY else None)
+    if not url:
+        raise UsageError(
+            "no server: give --base_url http://HOST:PORT/v1 or set OPENAI_BASE_URL; OPENAI_API_KEY alone means OpenAI's"
+        )
     url = url.rstrip("/").removesuffix("/chat/completions")
     endpoint = Endpoint(url, model or "", key, **limits)
     models = _models(endpoint)
@@ -132,7 +149,7 @@ def find_endpoint(
 def _listed(models: list[str] | None) -> str:
     if models is None:
         return "it does not list them"
-    return "it has " + (", ".join(sorted(map(hide, models))) or "none")
+    return "it has " + (first_few(sorted(map(hide, models)), _MODELS_SHOWN) or "none")
 
 
 def _models(endpoint: Endpoint) -> list[str] | None:
@@ -189,14 +206,6 @@ def _no_server(endpoint: Endpoint, why: str) -> LeapError:
     return LeapError(f"no server at {endpoint.shown_url} ({why}); start it or correct the address{through}")
 
 
-@dataclass
-class _Server:
-    """What the answers have shown of the server."""
-
-    fields: Fields = field(default_factory=Fields)
-    models: set[str] = field(default_factory=set)
-
-
 class OpenAiEngine:
     """One model at one server. Nothing is kept open between calls of `answers`.
 
@@ -206,17 +215,19 @@ class OpenAiEngine:
     def __init__(self, endpoint: Endpoint, pictures: PictureSize, schema: Mapping[str, Any] | None = None) -> None:
         from leap.data import picture_urls  # noqa: F401  (loads libraries; see there)
 
-        self._endpoint, self._pictures, self._schema, self._server = endpoint, pictures, schema, _Server()
+        self._endpoint, self._pictures, self._schema, self._server = endpoint, pictures, schema, endpoint.server
 
     def describe(self) -> dict[str, Any]:
-        """`server_model` is what the answers so far named as their model."""
+        """`server_model` is what the answers so far named as their model; `fields_refused` the server does not take."""
+        refused = self._server.fields.left_out
         return {
             "engine": "openai",
             "base_url": self._endpoint.shown_url,
             "model": self._endpoint.shown_model,
             "server_model": ", ".join(sorted(self._server.models)) or None,
             "concurrency": self._endpoint.concurrency,
-            **({"takes_json_schema": self._server.fields.structured} if self._schema else {}),
+            **({"takes_json_schema": "response_format" not in refused} if self._schema else {}),
+            **({"fields_refused": sorted(refused)} if refused else {}),
         }
 
     def close(self) -> None:
@@ -363,13 +374,22 @@ class _Run:
                     extra_body={name: value for name, value in sent.items() if name not in self._endpoint.omit},
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                others = fields.without(words(error))
-                if others == fields or is_content_filter(error):
+                others = fields.without(words(error), error.param if isinstance(error.param, str) else None)
+                if others == fields or is_content_filter(error) or is_too_long(error):
                     raise
                 fields = others
             else:
-                self._server.fields = fields  # only now: an error may quote a field that is not its cause
+                self._note_fields(fields)  # only now: an error may quote a field that is not its cause
                 return response.content
+
+    def _note_fields(self, taken: Fields) -> None:
+        """What was left out of a request that was answered is left out of all from now on, and said once."""
+        known, self._server.fields = self._server.fields, self._server.fields.together(taken)
+        if refused := sorted(self._server.fields.left_out - known.left_out):
+            told = f"{self._endpoint.shown_model} at {self._endpoint.shown_url} refuses {', '.join(refused)}"
+            print(
+                in_one_line(f"{told}: left out from now on, so that its own values hold"), file=sys.stderr, flush=True
+            )
 
     def _lost(self, error: "APIConnectionError") -> NoReturn:
         import openai

@@ -8,47 +8,66 @@ from leap import provenance
 from leap.errors import LeapError
 from leap.inference.openai import Endpoint, OpenAiEngine
 from leap.inference.protocol import Answer, Decoding, Request
-from leap.inference.vllm_server import MODEL_NAME, VllmServer, VllmSettings
+from leap.inference.vllm_server import MODEL_NAME, VllmServer, VllmSettings, fit_requests
 
 _AHEAD = 1.25  # requests under way for each that is decoded: pictures of the next are prepared meanwhile
 _TO_END = 15.0  # seconds in which a server that lost its connections has ended, if it is to end
 
 
 class VllmEngine:
-    """A server of its own for one model; its log is `log`. Raises LeapError where it does not start."""
+    """A server of its own for one model; its log is `log`.
+
+    It is started with the first requests, and with room for them; others that need more start it anew.
+    """
 
     def __init__(self, settings: VllmSettings, log: Path, python: str | None = None) -> None:
-        self._settings = settings
-        self._server = VllmServer(settings, log, python)
-        concurrency = int(settings.max_num_seqs * _AHEAD)
-        endpoint = Endpoint(
-            self._server.url,
-            MODEL_NAME,
-            self._server.api_key,
-            concurrency,
-            timeout=3600.0,
-            readable=settings.readable,
-        )
-        self._client = OpenAiEngine(endpoint, settings.pictures)
+        self._settings, self._log, self._python = settings, log, python
+        self._server: VllmServer | None = None
+        self._running = settings  # what the server was started with
 
     def describe(self) -> dict[str, Any]:
         return {
             "engine": "vllm",
             "dtype": self._settings.dtype,
             "device": provenance.device_name(self._settings.device),
-            **self._server.describe(),
+            **(self._server.describe() if self._server else {}),
         }
 
     def close(self) -> None:
-        self._server.close()
+        if self._server:
+            self._server.close()
 
     def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
-        """Answers as they come. A server that has ended is told as such, with the reason from its log."""
+        """Answers as they come. Raises LeapError where the server does not start; it is ready when this returns."""
+        return self._answers(self._ready(requests, decoding), requests, decoding) if requests else iter(())
+
+    def _ready(self, requests: Sequence[Request], decoding: Decoding) -> VllmServer:
+        needed = fit_requests(self._settings, requests, decoding.max_new_tokens)
+        if self._server and _holds(self._running, needed):
+            return self._server
+        self.close()
+        self._running, self._server = needed, VllmServer(needed, self._log, self._python)
+        return self._server
+
+    def _answers(self, server: VllmServer, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
+        """A server that has ended is told as such, with the reason from its log."""
+        endpoint = Endpoint(
+            server.url,
+            MODEL_NAME,
+            server.api_key,
+            concurrency=int(self._settings.max_num_seqs * _AHEAD),
+            timeout=3600.0,
+            readable=self._settings.readable,
+        )
         try:
-            for answer in self._client.answers(requests, decoding):
+            for answer in OpenAiEngine(endpoint, self._settings.pictures).answers(requests, decoding):
                 if answer.error is not None:
-                    self._server.check()
+                    server.check()
                 yield answer
         except LeapError:
-            self._server.check(wait=_TO_END)
+            server.check(wait=_TO_END)
             raise
+
+
+def _holds(running: VllmSettings, needed: VllmSettings) -> bool:
+    return all(getattr(running, name) >= getattr(needed, name) for name in ("max_model_len", "pictures_per_prompt"))

@@ -15,8 +15,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -24,13 +24,15 @@ from types import TracebackType
 from typing import Any
 
 from leap import supervise
-from leap.data.pictures import PictureSize
+from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.hardware import usable_cores
-from leap.records.files import write_atomic
+from leap.inference.protocol import Request
+from leap.records.files import read_object, write_atomic
 from leap.redaction import hide, keep_hidden
 
 MODEL_NAME = "leap"  # what requests call the served model, an adapter on its base included
+MAX_MODEL_LEN, IMAGES_PER_PROMPT = 8192, 16  # enough for the evaluation's requests without few-shot examples
 INTERPRETER = "LEAP_VLLM_PYTHON"
 _HOW = f"make one with scripts/utils/make_vllm_environment.sh and name its python with --vllm_python or {INTERPRETER}"
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM has kernels for
@@ -51,10 +53,10 @@ class VllmSettings:
     pictures: PictureSize
     device: str = "cuda"
     dtype: str = "bfloat16"
-    max_model_len: int = 8192  # tokens of prompt and answer; vLLM refuses longer requests
+    max_model_len: int | None = None  # tokens of prompt and answer; vLLM refuses longer requests
     max_num_seqs: int = 256  # sequences decoded together; memory for them is taken as they grow
     gpu_memory_utilization: float = 0.9
-    pictures_per_prompt: int = 16
+    pictures_per_prompt: int | None = None
     readable: Path | None = None  # a folder whose pictures the server may read itself
     api_servers: int | None = None  # processes that prepare requests; None: from the CPU cores
     lora: Path | None = None  # an adapter on `model`
@@ -105,11 +107,11 @@ def build_command(
         "--port": port,
         "--dtype": settings.dtype,
         "--seed": settings.seed,
-        "--max-model-len": settings.max_model_len,
+        "--max-model-len": settings.max_model_len or MAX_MODEL_LEN,
         "--max-num-seqs": settings.max_num_seqs,
         "--api-server-count": settings.api_servers or api_servers(cores),
         "--generation-config": "vllm",  # a checkpoint's own sampling settings must not reach an evaluation
-        "--limit-mm-per-prompt": json.dumps({"image": settings.pictures_per_prompt, "video": 0}),
+        "--limit-mm-per-prompt": json.dumps({"image": settings.pictures_per_prompt or IMAGES_PER_PROMPT, "video": 0}),
         "--mm-processor-kwargs": json.dumps({"size": dict(picture_pixels)}),
         "--mm-processor-cache-gb": 0,  # pictures hardly repeat, and several API servers would each keep their own
     }
@@ -241,8 +243,40 @@ class VllmServer:
             time.sleep(0.5)
 
 
-def _picture_pixels(settings: VllmSettings) -> dict[str, int]:
-    from leap.data.pictures import PictureEncoder
+def fit_requests(settings: VllmSettings, requests: Sequence[Request], new_tokens: int) -> VllmSettings:
+    """The settings with room for these requests and as many new tokens each, where the settings leave that open.
+
+    Raises LeapError for a request that is longer than the model's context, which vLLM would only tell in its log.
+    """
+    from leap.inference.request_size import largest_request
+
+    largest = largest_request(requests, *_processor_and_encoder(settings))
+    needed, context = largest.tokens + new_tokens, _context_length(settings.model)
+    own = settings.max_model_len or any(re.match("--max[-_]model[-_]len", word) for word in settings.extra)
+    if context and needed > context and not own:
+        raise LeapError(
+            f"{settings.model}: the longest request takes {needed} tokens with its answer, and this model's context is "
+            f"{context}; ask with fewer few-shot examples (--few-shot-num) or smaller images (--image_tokens_max)"
+        )
+    # vLLM may cut an image into a row or a column more, and its chat template may differ by a few tokens.
+    room = max(MAX_MODEL_LEN, needed + 64 * (1 + largest.images))
+    return replace(
+        settings,
+        max_model_len=settings.max_model_len or min(room, context or room),
+        pictures_per_prompt=settings.pictures_per_prompt or max(IMAGES_PER_PROMPT, largest.images),
+    )
+
+
+def _context_length(model: Path) -> int | None:
+    """How many tokens a model reads at most, by its config; None where that does not say, or is stretched."""
+    config = read_object(model / "config.json")
+    text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    stretched = any("factor" in (text.get(name) or {}) for name in ("rope_scaling", "rope_parameters"))
+    length = text.get("max_position_embeddings")
+    return length if isinstance(length, int) and not stretched else None
+
+
+def _processor_and_encoder(settings: VllmSettings) -> tuple[Any, PictureEncoder]:
     from leap.models.loading import load_processor
 
     processor = load_processor(settings.model)
@@ -251,7 +285,11 @@ def _picture_pixels(settings: VllmSettings) -> dict[str, int]:
             f"{settings.model}: --engine vllm knows the picture sizes of Qwen's families only; use --engine hf, or "
             "start a server for it yourself and use --engine openai"
         )
-    return PictureEncoder(processor, settings.pictures).size
+    return processor, PictureEncoder(processor, settings.pictures)
+
+
+def _picture_pixels(settings: VllmSettings) -> dict[str, int]:
+    return _processor_and_encoder(settings)[1].size
 
 
 def _free_port() -> int:

@@ -52,6 +52,7 @@ class OutputSettings:
     quantization: str | None = None
     max_samples: int | None = None
     engine_arguments: tuple[str, ...] = ()  # the engine's own flags, which win over all above
+    image_size_source: str = "given"  # who chose `pictures`; no answer depends on it
 
     def to_dict(self) -> dict[str, Any]:
         """What an answer depends on, beside its model and request."""
@@ -208,6 +209,7 @@ def _row(name: str, sample: Sample, answer: Answer | StoredAnswer) -> dict[str, 
 def _manifest(settings: OutputSettings) -> dict[str, Any]:
     return {
         "settings": settings.to_dict(),
+        "image_size_source": settings.image_size_source,
         "data": {
             "path": str(settings.data),
             "sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(),

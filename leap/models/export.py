@@ -12,6 +12,7 @@ import yaml
 from leap.data.hub import use_client
 from leap.errors import LeapError, first_line
 from leap.models.checkpoints import read_marker, weights_hash
+from leap.models.image_size import record_size, recorded_size
 from leap.models.loading import load_model, load_processor
 from leap.records.files import write_atomic
 from leap.records.litter import is_litter
@@ -28,6 +29,8 @@ def export_model(checkpoint: Path, output: Path, base: Path | None, dtype: Forma
         raise LeapError(f"{output}: it exists already; give another folder (--output)")
     model = load_model(checkpoint, "float32", base=base, merge=True)  # merged in full precision, then rounded once
     processor = load_processor(checkpoint, base)
+    if size := recorded_size(checkpoint, Path(), base):  # an older checkpoint has it outside of its processor
+        record_size(processor, size)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=".partial"))
     try:

@@ -201,7 +201,7 @@ def first_problem(error: ValidationError) -> str:
     """The first thing that pydantic found wrong: where in the record, and what."""
     problem = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in problem["loc"]) or "the whole record"
-    return f"{place}: {problem['msg']}"
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def read_jsonl(path: Path, record: type[Record]) -> Iterator[tuple[int, Record]]:

@@ -10,8 +10,8 @@ from leap.report.summary import METHOD
 from leap.report.tables import print_table, write_tables
 
 
-def print_comparison(table: pd.DataFrame, score: str) -> None:
-    """The table of `leap.statistics.comparison.compare`, and one sentence on what it shows."""
+def print_comparison(table: pd.DataFrame, score: str, note: str = "") -> None:
+    """The table of `leap.statistics.comparison.compare`, one sentence on what it shows, and the note."""
     model, baseline = table.iloc[0][["model", "baseline"]]
     print_table(readable(table), f"{model} against {baseline}: {score}")
     named = table[table["significant"].astype("boolean").fillna(False)]["dimension"]
@@ -19,6 +19,8 @@ def print_comparison(table: pd.DataFrame, score: str) -> None:
     print(f"{verdict} (p_holm, of the mean p, below 0.05)")
     if table["unpaired"].sum():
         print(f"{int(table['unpaired'].sum())} results of one model have no partner in the other and are left out")
+    if note:
+        print(note)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -27,9 +29,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return kept.rename(columns={"mean_model": "model", "mean_baseline": "baseline"})
 
 
-def write_comparison(table: pd.DataFrame, folder: Path, score: str) -> list[Path]:
-    """<A>_vs_<B>.json with the method, .csv and .md."""
+def write_comparison(table: pd.DataFrame, folder: Path, score: str, note: str = "") -> list[Path]:
+    """<A>_vs_<B>.json with the method and the note, .csv and .md."""
     name = f"{table.iloc[0]['model']}_vs_{table.iloc[0]['baseline']}"
     path = folder / f"{name}.json"
-    write_json(path, {"score": score, "method": METHOD, "rows": json.loads(table.to_json(orient="records"))})
-    return [path, *write_tables({name: readable(table)}, folder)]
+    rows = json.loads(table.to_json(orient="records"))
+    write_json(path, {"score": score, "method": METHOD, "note": note or None, "rows": rows})
+    return [path, *write_tables({name: readable(table)}, folder, note)]

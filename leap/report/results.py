@@ -139,18 +139,25 @@ def unlike_note(scores: pd.DataFrame, baseline: str) -> str:
     return f"not over the same examples as {baseline}: {_some(results)}" if results else ""
 
 
-def unlike_settings_note(results: Path, models: list[str]) -> str:
+def unlike_settings_note(results: Path, models: Iterable[str] | None = None) -> str:
     """Which models were asked in another way than the first: their scores differ by more than the model. "" if none."""
     told: dict[str, str] = {}
-    first: dict[str, object] | None = None
+    first: dict[str, Any] | None = None
     for dimension, model, folder in _result_folders(results, models):
         manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
         asked = {name: manifest.get("settings", {}).get(name) for name in _ASKED_WITH}
         first = first or asked
-        unlike = [f"{name} {asked[name]} against {first[name]}" for name in asked if asked[name] != first[name]]
+        unlike = [_unlike(name, asked[name], first[name]) for name in asked if asked[name] != first[name]]
         if unlike:
             told.setdefault(model, f"{model} ({dimension}): {'; '.join(unlike)}")
     return f"not asked alike, compare with care: {_some(list(told.values()))}" if told else ""
+
+
+def _unlike(name: str, here: Any, there: Any) -> str:
+    if name != "picture_tokens":
+        return f"{name} {here} against {there}"
+    one, other = (" to ".join(map(str, size)) if isinstance(size, list) else "unknown" for size in (here, there))
+    return f"image size {one} against {other} tokens"
 
 
 def _some(results: list[str], shown: int = 6) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from leap.records.files import write_atomic
 from leap.records.tables import csv_text, markdown_lines, markdown_text
-from leap.report.results import COUNTS, NO_PLAN, model_order, read_counts, read_scores
+from leap.report.results import COUNTS, NO_PLAN, model_order, read_counts, read_scores, unlike_settings_note
 from leap.statistics.comparison import compare_all
 from leap.statistics.summary import MEAN, summarise, summarise_between_tasks
 from leap.vlabench.dimensions import NAMES
@@ -36,17 +36,19 @@ def write_summary(results: Path, score: str = "total_score", baseline: str = "Ba
     between = summarise_between_tasks(scores, score)
     compared = baseline in set(scores["model"])
     comparisons = compare_all(scores, baseline, score) if compared else pd.DataFrame()
-    table = _readable(means, comparisons)
+    table, unlike = _readable(means, comparisons), unlike_settings_note(results)
     content = {
         "score": score,
         "method": METHOD,
+        "unlike": unlike or None,
         "means": _records(means),
         "between_tasks": _records(between),
         "comparisons": _records(comparisons),
     }
     write_atomic(results / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_atomic(results / "summary.csv", csv_text(means))
-    write_atomic(results / "summary.md", _markdown(table, score, between, baseline if compared else None, counts))
+    page = _markdown(table, score, between, baseline if compared else None, counts, unlike)
+    write_atomic(results / "summary.md", page)
     return table
 
 
@@ -85,7 +87,7 @@ def _cell(row: dict[str, Any], significant: bool) -> str:
 
 
 def _markdown(
-    table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: str | None, counts: pd.DataFrame
+    table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: str | None, counts: pd.DataFrame, unlike: str
 ) -> str:
     rows = [[model, *cells] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
     lines = markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows)
@@ -104,6 +106,7 @@ def _markdown(
         notes.append(
             f"{markdown_text(row['model'])}: mean with whole tasks resampled [{row['low']:.1f}, {row['high']:.1f}]."
         )
+    notes += [f"{markdown_text(unlike)}."] if unlike else []
     return "\n".join([lines, *(f"- {note}" for note in notes)]) + "\n"
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from leap.console import new_console
 from leap.errors import LeapError
 from leap.records.files import write_atomic
-from leap.records.tables import csv_text, markdown_lines
+from leap.records.tables import csv_text, markdown_lines, markdown_text
 from leap.report.results import NO_PLAN, dimension_means, unscored_examples
 from leap.statistics.summary import MEAN
 from leap.vlabench.dimensions import NAMES
@@ -81,13 +81,13 @@ def print_table(table: pd.DataFrame, title: str, console: Console | None = None)
     console.print(shown, crop=False)
 
 
-def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Each table as <name>.csv (exact numbers) and <name>.md (two decimals)."""
+def write_tables(tables: dict[str, pd.DataFrame], folder: Path, note: str = "") -> list[Path]:
+    """Each table as <name>.csv (exact numbers) and <name>.md (two decimals, with the note below)."""
     written = []
     for name, table in tables.items():
         for path, text in (
             (folder / f"{name}.csv", csv_text(table, index=True)),
-            (folder / f"{name}.md", markdown_table(table)),
+            (folder / f"{name}.md", markdown_table(table) + (f"\n{markdown_text(note)}\n" if note else "")),
         ):
             write_atomic(path, text)
             written.append(path)

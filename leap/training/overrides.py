@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic.fields import FieldInfo
 
+from leap.errors import LeapError
+from leap.records.yaml_text import load_yaml
+from leap.terminal import shorten
 from leap.training.recipe import Recipe
 
 
@@ -64,13 +65,10 @@ def recipe_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _yaml_value(text: str) -> Any:
-    if "e" in text.lower():
-        with suppress(ValueError):
-            return float(text)  # 1e-5 is a number on a command line, though YAML 1.1 reads it as text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text  # the recipe's own check says what is wrong with it
+        return load_yaml(text, repr(shorten(text)))
+    except LeapError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _none_or(value: Any) -> Any:

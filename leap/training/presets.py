@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from leap.errors import LeapError
-from leap.training.recipe import Recipe, read_recipe
+from leap.errors import UsageError
+from leap.training.recipe import Layer, Recipe, compose, read_recipe, recipe_layers
 
 # What a preset brings to another recipe: which weights learn, and the folder that is named after it.
 _OWN = ("finetuning", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora",
@@ -21,16 +21,17 @@ def known_presets(recipes: Path) -> list[str]:
 def read_preset(recipes: Path, preset: str, overrides: dict[str, Any], shared: Path | None = None) -> Recipe:
     """The recipe of a preset, `overrides` on top; with `shared`, that recipe with the preset's adapters.
 
-    Epochs that are asked for count in place of the preset's steps. Raises LeapError for a preset that is not there.
+    Epochs that are asked for count in place of the preset's steps. Raises UsageError for a preset that is not there.
     """
     known = known_presets(recipes)
     if preset not in known:
-        raise LeapError(f"preset {preset!r}: there is none of that name in {recipes}; there are: {', '.join(known)}")
+        raise UsageError(f"preset {preset!r}: there is none of that name in {recipes}; there are: {', '.join(known)}")
     values = with_epochs(overrides)
     own = recipes / f"lora-{preset}.yaml"
     if shared is None:
         return read_recipe(own, values)
-    return read_recipe(shared, {**read_recipe(own).model_dump(include=set(_OWN)), **values})
+    adapters = Layer(own, read_recipe(own).model_dump(include=set(_OWN)))
+    return compose([*recipe_layers(shared), adapters, Layer(None, values)])
 
 
 def with_epochs(overrides: dict[str, Any]) -> dict[str, Any]:

@@ -1,35 +1,61 @@
 """A run's recipe: one YAML file, every value checked, every value overridable on the command line."""
 
 import difflib
+import math
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
-from leap.errors import LeapError
+from leap.cli import LARGEST_COUNT, MOST_IMAGE_TOKENS, MOST_WORKERS
+from leap.errors import LeapError, UsageError
 from leap.records.files import first_problem, read_text
 from leap.records.litter import listed
+from leap.records.yaml_text import LARGEST, load_yaml
+from leap.terminal import in_one_line, shorten
 
 # These change nothing in what the model learns, so a run may be resumed under other values.
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
          "image_root", "val_file", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples",
          "gradient_checkpointing", "packing", "tokens_per_pack", "compile", "early_stopping_patience",
          "fsdp"}  # fmt: skip
+_OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora", "use_dora",
+                "resume_from_lora")  # fmt: skip
 Part = Literal["vision", "projector", "llm"]
 PARTS: tuple[Part, ...] = ("vision", "projector", "llm")  # `leap.training.parts` says what belongs to each
-Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _no_switch(value: Any) -> Any:
+    """True and false are no numbers, though Python counts with them."""
+    if isinstance(value, bool):
+        raise ValueError("a number is expected, found true or false")
+    return value
+
+
+Finite = Annotated[float, BeforeValidator(_no_switch), Field(allow_inf_nan=False)]
+Rate = Annotated[Finite, Field(gt=0, lt=1)]
+Share = Annotated[Finite, Field(ge=0, lt=1)]
+NotNegative = Annotated[Finite, Field(ge=0)]
+_Integer = Annotated[int, BeforeValidator(_no_switch)]
+Whole = Annotated[_Integer, Field(ge=0, le=LARGEST_COUNT)]
+Count = Annotated[_Integer, Field(ge=1, le=LARGEST_COUNT)]
+Steps = Annotated[_Integer, Field(ge=1, le=10_000_000)]
+ImageTokens = Annotated[_Integer, Field(ge=1, le=MOST_IMAGE_TOKENS)]
+Workers = Annotated[_Integer, Field(ge=0, le=MOST_WORKERS)]
+SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "recipes"
+SUFFIXES = (".yaml", ".yml")
 
 
 def _split(value: Any) -> Any:
@@ -42,15 +68,18 @@ def _word_no(value: Any) -> Any:
     return "no" if value is False else value
 
 
-def _numbers(value: Any) -> Any:
-    """{min_lr: 1e-6} as it is meant: YAML 1.1 reads such a number as text."""
-    return {key: _number(text) for key, text in value.items()} if isinstance(value, dict) else value
+def _plain(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Words, switches and finite numbers; these may stand in quotes, as they may in a recipe's own keys."""
+    return {name: _plain_value(name, value) for name, value in values.items()} if values else values
 
 
-def _number(value: Any) -> Any:
+def _plain_value(name: str, value: Any) -> Any:
     if isinstance(value, str):
         with suppress(ValueError):
-            return float(value)
+            value = float(value)
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if not finite or not isinstance(value, bool | int | float | str | None):
+        raise ValueError(f"{name}: a word or a finite number is expected")
     return value
 
 
@@ -72,13 +101,13 @@ class Recipe(BaseModel):
     image_root: Annotated[str | None, Field(description="where relative picture paths start")] = None
     output_dir: Annotated[str, Field(description="where checkpoint-N folders go")] = "output"
 
-    num_train_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    max_steps: Annotated[PositiveInt | None, Field(description="optimiser steps; overrides the epochs")] = None
-    per_device_train_batch_size: PositiveInt = 1
-    per_device_eval_batch_size: PositiveInt = 8
-    gradient_accumulation_steps: PositiveInt = 1
-    max_train_samples: Annotated[PositiveInt | None, Field(description="use the first N rows only")] = None
-    max_eval_samples: Annotated[PositiveInt | None, Field(description="use the first N held-out rows only")] = None
+    num_train_epochs: Annotated[Finite, Field(gt=0, le=100_000)] = 1.0
+    max_steps: Annotated[Steps | None, Field(description="optimiser steps; overrides the epochs")] = None
+    per_device_train_batch_size: Count = 1
+    per_device_eval_batch_size: Count = 8
+    gradient_accumulation_steps: Count = 1
+    max_train_samples: Annotated[Count | None, Field(description="use the first N rows only")] = None
+    max_eval_samples: Annotated[Count | None, Field(description="use the first N held-out rows only")] = None
 
     # What learns: every weight, all but frozen parts, or adapters (LoRA) beside weights that stay.
     finetuning: Literal["full", "lora"] = "full"
@@ -88,9 +117,9 @@ class Recipe(BaseModel):
     vision_learning_rate: Rate | None = _part_rate("vision tower")
     projector_learning_rate: Rate | None = _part_rate("projector")
     llm_learning_rate: Rate | None = _part_rate("LLM")
-    lora_r: Annotated[PositiveInt, Field(description="rank of the adapters")] = 16
-    lora_alpha: Annotated[PositiveInt, Field(description="adapters are scaled by alpha / r (rsLoRA: / sqrt r)")] = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    lora_r: Annotated[Count, Field(description="rank of the adapters")] = 16
+    lora_alpha: Annotated[Count, Field(description="adapters are scaled by alpha / r (rsLoRA: / sqrt r)")] = 32
+    lora_dropout: Share = 0.05
     lora_target_modules: Annotated[
         list[str], BeforeValidator(_split), Field(min_length=1, description="ends of names of linear layers, a,b,c")
     ] = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -113,25 +142,21 @@ class Recipe(BaseModel):
     ] = "linear"  # fmt: skip
     lr_scheduler_kwargs: Annotated[
         dict[str, Any] | None,
-        BeforeValidator(_numbers),
+        AfterValidator(_plain),
         Field(description="the schedule's own values, such as {min_lr_rate: 0.1}"),
     ] = None
-    warmup_steps: NonNegativeInt = 0
-    warmup_ratio: Annotated[
-        float | None, Field(ge=0, lt=1, description="share of all steps, in place of warmup_steps")
-    ] = None
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: NonNegativeFloat = 1.0
+    warmup_steps: Whole = 0
+    warmup_ratio: Annotated[Share | None, Field(description="share of all steps, in place of warmup_steps")] = None
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: NotNegative = 1.0
     optim: Annotated[
         Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_bf16_stochastic"],
         Field(description="auto: fp32 weights where the GPU holds them, else bf16 ones rounded stochastically"),
     ] = "auto"
 
-    model_max_length: Annotated[PositiveInt, Field(description="longer rows are left out and counted, never cut")] = (
-        4096
-    )
-    image_tokens_min: Annotated[PositiveInt, Field(description="of 32x32 pixels")] = 256
-    image_tokens_max: Annotated[PositiveInt, Field(description="of 32x32 pixels")] = 768
+    model_max_length: Annotated[Count, Field(description="longer rows are left out and counted, never cut")] = 4096
+    image_tokens_min: Annotated[ImageTokens, Field(description="of 32x32 pixels")] = 256
+    image_tokens_max: Annotated[ImageTokens, Field(description="of 32x32 pixels")] = 768
 
     bf16: Annotated[bool, Field(description="bf16 arithmetic over fp32 weights")] = False
     fp16: bool = False
@@ -143,7 +168,7 @@ class Recipe(BaseModel):
         bool, Field(description="rows without padding, compiled on a GPU (Qwen3-VL; others are padded)")
     ] = True
     tokens_per_pack: Annotated[
-        PositiveInt | None, Field(description="about so many tokens go through the model at once; null: what fits")
+        Count | None, Field(description="about so many tokens go through the model at once; null: what fits")
     ] = None
     compile: Annotated[bool | None, Field(description="null: where flash attention runs")] = None
     fsdp: Annotated[
@@ -151,18 +176,30 @@ class Recipe(BaseModel):
     ] = False
     deepspeed: Annotated[str | None, Field(description="a DeepSpeed configuration file")] = None
 
-    logging_steps: PositiveInt = 10
-    save_steps: PositiveInt = 200
-    save_total_limit: Annotated[PositiveInt | None, Field(description="keep the newest N checkpoints")] = None
+    logging_steps: Count = 10
+    save_steps: Count = 200
+    save_total_limit: Annotated[Count | None, Field(description="keep the newest N checkpoints")] = None
     # null: "steps" where there is a val_file
     eval_strategy: Annotated[Literal["no", "steps", "epoch"] | None, BeforeValidator(_word_no)] = None
-    eval_steps: PositiveInt = 50
+    eval_steps: Count = 50
     early_stopping_patience: Annotated[
-        PositiveInt | None, Field(description="stop after so many evaluations without a lower loss; null: never")
+        Count | None, Field(description="stop after so many evaluations without a lower loss; null: never")
     ] = None
-    report_to: Annotated[str, Field(description="tensorboard, none, all, or other trackers of accelerate, a,b")] = "tensorboard"
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42  # as NumPy's generators take it
-    dataloader_num_workers: NonNegativeInt = 0
+    report_to: Annotated[str, Field(description="tensorboard, none, all, or other trackers of accelerate, a,b")] = (
+        "tensorboard"
+    )
+    seed: Annotated[_Integer, Field(ge=0, lt=2**32)] = 42  # as NumPy's generators take it
+    dataloader_num_workers: Workers = 0
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def text(cls, value: Any) -> Any:
+        """Something can be named after it, and it can be stored."""
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("it is empty; null means that it is not set")
+        if isinstance(value, str) and in_one_line(value) != value.strip():
+            raise ValueError("it holds a control character, or bytes that are not UTF-8")
+        return value
 
     @model_validator(mode="after")
     def consistent(self) -> "Recipe":
@@ -176,6 +213,8 @@ class Recipe(BaseModel):
             )
         if self.eval_strategy in ("steps", "epoch") and self.val_file is None:
             raise ValueError(f"eval_strategy={self.eval_strategy} needs a val_file")
+        if self.max_eval_samples and self.val_file is None:
+            raise ValueError("max_eval_samples needs a val_file")
         if self.early_stopping_patience and (self.val_file is None or self.eval_strategy == "no"):
             raise ValueError("early_stopping_patience needs a val_file, and an eval_strategy other than no")
         return self
@@ -199,7 +238,7 @@ class Recipe(BaseModel):
                 raise ValueError(f"freeze_{self.frozen[0]}: LoRA freezes every part; lora_parts says where adapters go")
         elif self.quantization:
             raise ValueError("quantization needs finetuning: lora, since quantized weights cannot be trained")
-        elif lone := [key for key in ("use_dora", "use_rslora", "resume_from_lora") if getattr(self, key)]:
+        elif lone := [key for key in _OF_ADAPTERS if getattr(self, key) != type(self).model_fields[key].default]:
             raise ValueError(f"{lone[0]} needs finetuning: lora")
         if not self.learning:
             raise ValueError("freeze_vision, freeze_projector and freeze_llm together leave nothing to train")
@@ -254,46 +293,94 @@ class Recipe(BaseModel):
         return {name: value for name, value in values.items() if name not in _FREE}
 
 
-def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """A recipe file with `overrides` on top. LeapError names the file and the key that is wrong.
+@dataclass(frozen=True)
+class Layer:
+    """Recipe values, and where they stand: a file, or None for a command line. Later layers win."""
 
-    `base: NAME` in it means the values of NAME.yaml beside it, under its own; that one may have no base in turn.
+    file: Path | None
+    values: dict[str, Any]
+
+
+def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """A recipe file with `overrides`, a command line's values, on top. See `recipe_layers` and `compose`."""
+    return compose([*recipe_layers(path), Layer(None, overrides or {})])
+
+
+def recipe_layers(path: Path) -> list[Layer]:
+    """The values of a recipe file, under them those of its base. LeapError names file, line and key that are wrong.
+
+    `base: NAME` in it means NAME.yaml beside it, or else among LEAP's own recipes; `base: FILE.yaml` a file, from the
+    recipe's folder. A base has none itself.
     """
     own = _read_values(path)
-    base, shared = own.pop("base", None), {}
-    if base is not None:
-        parent = path.with_name(f"{base}.yaml")
-        shared = _read_values(parent, f"{path}: base: ")
-        if "base" in shared:
-            raise LeapError(f"{path}: base: {base} has a base itself; name a recipe without one")
+    base = own.pop("base", None)
+    if base is None:
+        return [Layer(path, own)]
+    if not isinstance(base, str):
+        raise LeapError(f"{path}: base: the name of a recipe is expected, found {type(base).__name__}")
+    parent = _base_file(path, base)
+    shared = _read_values(parent, f"{path}: base: ")
+    if "base" in shared:
+        raise LeapError(f"{path}: base: {base} has a base itself; name a recipe without one")
+    return [Layer(parent, shared), Layer(path, own)]
+
+
+def _base_file(path: Path, base: str) -> Path:
+    if Path(base).suffix in SUFFIXES:
+        return path.parent / base
+    beside, shipped = path.parent / f"{base}.yaml", SHIPPED / f"{base}.yaml"
+    return shipped if shipped.is_file() and not beside.is_file() else beside
+
+
+def compose(layers: Sequence[Layer]) -> Recipe:
+    """The recipe of all layers together. The error names the layer that is to blame: a file, or the command line."""
     try:
-        return Recipe.model_validate({**shared, **own, **(overrides or {})})
+        return Recipe.model_validate(_merged(layers))
     except ValidationError as error:
-        raise LeapError(f"{path}: {_explain(error)}") from error
+        layer, key = _blamed(layers, error), _key(error)
+        if layer.file is not None:
+            raise LeapError(f"{layer.file}: {_explain(error)}") from error
+        given = f"--{key} {shorten(str(layer.values[key]))}: " if key else "the recipe with these flags: "
+        raise UsageError(given + _explain(error).removeprefix(f"{key}: ")) from error
 
 
-class _OnceLoader(yaml.SafeLoader):
-    """Of a key that stands there twice, YAML would silently take the last."""
+def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
+    return {name: value for layer in layers for name, value in layer.values.items()}
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+
+def _blamed(layers: Sequence[Layer], error: ValidationError) -> Layer:
+    """The last layer with the wrong key; where values do not fit together, the first with which they do not."""
+    if key := _key(error):
+        return next((layer for layer in reversed(layers) if key in layer.values), _last_file(layers))
+    message = first_problem(error)
+    for end in range(1, len(layers)):
+        try:
+            Recipe.model_validate(_merged(layers[:end]))
+        except ValidationError as earlier:
+            if first_problem(earlier) == message:
+                return layers[end - 1]
+    return layers[-1]
+
+
+def _last_file(layers: Sequence[Layer]) -> Layer:
+    return [layer for layer in layers if layer.file][-1]
+
+
+def _key(error: ValidationError) -> str:
+    place = error.errors(include_url=False)[0]["loc"]
+    return str(place[0]) if place else ""
 
 
 def _read_values(path: Path, named_by: str = "") -> dict[str, Any]:
     if not path.is_file():
-        known = ", ".join(recipe.stem for recipe in listed(path.parent, "*.yaml")) or "none"
-        raise LeapError(f"{named_by}{path}: there is no such recipe; there are: {known}")
-    try:
-        values = yaml.load(read_text(path), _OnceLoader)
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        line = f":{place.line + 1}" if place else ""
-        raise LeapError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        known = [
+            name for folder in (path.parent, SHIPPED) for name in sorted(file.stem for file in listed(folder, "*.yaml"))
+        ]
+        kind = LeapError if named_by else UsageError
+        raise kind(f"{named_by}{path}: there is no such recipe; there are: {', '.join(dict.fromkeys(known))}")
+    if path.stat().st_size > 4 * LARGEST:
+        raise LeapError(f"{path}: {path.stat().st_size:,} bytes are no recipe; name the right file")
+    values = load_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise LeapError(f"{path}: a recipe is a list of `key: value` lines, found {type(values).__name__}")
     return values
@@ -301,13 +388,8 @@ def _read_values(path: Path, named_by: str = "") -> dict[str, Any]:
 
 def _explain(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
-    name = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
+        name = _key(error)
         near = difflib.get_close_matches(name, Recipe.model_fields, n=1)
-        return f"{name}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
-    hint = (
-        "; YAML reads 1e-5 as text, write 1.0e-5"
-        if isinstance(problem["input"], str) and "e" in str(problem["input"])
-        else ""
-    )
-    return first_problem(error) + (hint if problem["type"].startswith("float") else "")
+        return f"{shorten(name)}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    return first_problem(error).removeprefix("the whole record: ")

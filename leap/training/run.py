@@ -16,11 +16,13 @@ from leap.data.checked_file import CheckedFile, check_training_file
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, read_config, small_files, weights_hash
+from leap.models.image_size import record_size
 from leap.models.loading import load_processor
 from leap.progress import is_main_process, processes
 from leap.records.files import read_object, write_json
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in
+from leap.training.deepspeed_file import check_deepspeed
 from leap.training.lora import load_adapters, resolve_start
 from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
@@ -92,6 +94,8 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     join()
     ranks = Processes()
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output, ranks)})
+    if recipe.deepspeed:
+        check_deepspeed(root / recipe.deepspeed)
     check_reports(recipe.report_to)
     processor = load_processor(model)
     family = read_config(model).get("model_type") or "unknown"
@@ -100,7 +104,9 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     if not PictureEncoder.encodes(processor):
         raise LeapError(f"{model}: training is for models that read images as Qwen's do, not for {family}")
     chat = ChatFormat(processor)
-    encoder = PictureEncoder(processor, PictureSize(recipe.image_tokens_min, recipe.image_tokens_max))
+    size = PictureSize(recipe.image_tokens_min, recipe.image_tokens_max)
+    encoder = PictureEncoder(processor, size)
+    record_size(processor, size)  # every checkpoint holds the processor
     start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
     learning = plan_training(recipe, model, start)
     roots = [root / recipe.image_root] if recipe.image_root else [root, root / "data"]

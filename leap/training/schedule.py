@@ -19,9 +19,13 @@ def check_schedule(recipe: Recipe, steps: int) -> None:
 
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=recipe.learning_rate)
     values: dict[str, Any] = dict(recipe.lr_scheduler_kwargs or {})
+    warm = warmup_steps(recipe, steps)
     try:
-        get_scheduler(recipe.lr_scheduler_type, optimizer, warmup_steps(recipe, steps), steps, values)
-    except (TypeError, ValueError) as error:
+        (factor,) = get_scheduler(recipe.lr_scheduler_type, optimizer, warm, steps, values).lr_lambdas
+        seen = [factor(step) for step in (0, steps // 4, steps // 2, steps - 1)]
+        if not all(0 <= value <= 1 + 1e-6 for value in seen) or (warm < steps and not factor(warm) > 0):
+            raise ValueError("the rate would leave the range from 0 to learning_rate")
+    except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as error:
         kind = f"lr_scheduler_type={recipe.lr_scheduler_type}"
         raise LeapError(f"lr_scheduler_kwargs: {values or 'null'} does not fit {kind} ({error})") from error
 

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,7 @@ from leap.errors import LeapError
 from leap.records.benchmark import OperationSequence
 from leap.records.files import first_problem, read_json, read_text
 from leap.records.litter import listed
-from leap.records.set_aside import set_aside
+from leap.records.set_aside import alone_in, set_aside
 from leap.terminal import first_few
 from leap.vlabench.dataset import dimension_folders, dimension_of, example_folders, example_number
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
@@ -111,10 +112,16 @@ def verify_benchmark(root: Path, store: PictureStore, partial: bool = False) -> 
     return found
 
 
-def quarantine(found: Verification) -> Path | None:
-    """Move the broken examples out of the data set; the restore file, or None where there is nothing to move."""
-    reasons = {found.folders[example]: why for example, why in found.broken().items()}
-    return set_aside(reasons, found.root, found.root.with_name(f"{found.root.name}_quarantine")) if reasons else None
+def quarantine(root: Path, store: PictureStore, partial: bool = False) -> tuple[Verification, Path | None]:
+    """`verify_benchmark`, and the broken examples moved out of the data set; the restore file if there were any.
+
+    Raises LeapError where another process does the same: examples that it moves meanwhile would be called broken.
+    """
+    trash = root.with_name(f"{root.name}_quarantine")
+    with alone_in(trash) if root.is_dir() else nullcontext():  # else it is refused below
+        found = verify_benchmark(root, store, partial)
+        reasons = {found.folders[example]: why for example, why in found.broken().items()}
+        return found, set_aside(reasons, root, trash) if reasons else None
 
 
 def _walk(found: Verification, dimension: Dimension, folder: Path) -> None:

@@ -22,9 +22,7 @@ from leap.cli import FAILED, Parser, count, counts, run, words
 from leap.errors import UsageError
 from leap.training.overrides import add_recipe_flags, recipe_overrides
 
-_DEMO_EVALUATION = (
-    "--image_tokens_min 64 --image_tokens_max 64 --scorer leap --prompt leap --max_new_tokens 256 --batch_size 36"
-)
+_DEMO_EVALUATION = "--scorer leap --prompt leap --max_new_tokens 256 --batch_size 36"
 
 
 def parse_arguments(line: list[str]) -> argparse.Namespace:
@@ -74,8 +72,10 @@ def main() -> int | None:
     from leap.ablation.plan import plan_runs
     from leap.ablation.runs import Scripts, make_runs
     from leap.ablation.stages import Machine, Places
+    from leap.data.pictures import PictureSize
     from leap.evaluation.models import check_name
     from leap.hardware import chosen_gpus
+    from leap.models.image_size import choose_size, read_size_flags
     from leap.training.presets import known_presets
 
     demo, name, values = arguments.demo, arguments.name, recipe_overrides(arguments)
@@ -90,17 +90,19 @@ def main() -> int | None:
     presets = arguments.presets or known_presets(workspace.recipes)
     full = demo or arguments.include_full_finetuning
     runs = make_runs(scripts, presets, full, arguments.seeds, values, name)
+    trained = PictureSize(runs[0].recipe.image_tokens_min, runs[0].recipe.image_tokens_max)
+    size = choose_size(read_size_flags(options), trained, otherwise="as all runs are trained")
     gpus, environment = chosen_gpus(arguments.gpus), {"LEAP_ROOT": str(workspace.root)}
     experiment = Experiment(
         planned=plan_runs(runs, workspace.root, workspace.cache, arguments.steps),
         scripts=scripts,
         data=workspace.vlm_evaluation,
-        places=Places(workspace.output, workspace.eva_results, workspace.base_model),
+        places=Places(workspace.output, workspace.eva_results, workspace.base_model, size.tokens),
         folder=workspace.eva_results / ("ablation" if name is None else f"ablation_{name}"),
         options=[*(_DEMO_EVALUATION.split() if demo else ()), *options],
         machine=Machine(workspace.logs, gpus, arguments.jobs, environment),
     )
-    print(experiment.describe(), flush=True)
+    print(experiment.describe(), f"\n{size}", flush=True)
     if arguments.dry_run:
         return None
     return None if (experiment.report() if arguments.report_only else experiment.run()) else FAILED

@@ -26,13 +26,14 @@ def main() -> None:
         raise UsageError(f"{arguments.model} is to be compared with itself: name two models")
 
     from leap.report.comparison import print_comparison, write_comparison
-    from leap.report.results import read_scores
+    from leap.report.results import read_scores, unlike_settings_note
     from leap.statistics.comparison import compare
 
     results = workspace.resolve(arguments.results_dir)
     table = compare(read_scores(results), arguments.model, arguments.baseline, arguments.score, arguments.seed)
-    print_comparison(table, arguments.score)
-    for path in write_comparison(table, results / "comparisons", arguments.score):
+    note = unlike_settings_note(results, [arguments.model, arguments.baseline])
+    print_comparison(table, arguments.score, note)
+    for path in write_comparison(table, results / "comparisons", arguments.score, note):
         print(path)
 
 

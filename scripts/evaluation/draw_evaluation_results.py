@@ -62,14 +62,15 @@ def main() -> None:
     summary = write_summary(results, baseline=baseline or "").loc[models]
     print_table(summary, f"Total score [95 % interval]; {SIGNIFICANT} differs from the baseline (summary.md: how)")
     print_table(tables["metrics"], "Mean of the dimensions (at most 100; total at most 80)")
-    unlike = unlike_note(scores, baseline) if baseline else ""
-    for note in (incomplete_note(counts), unlike, unlike_settings_note(results, models)):
+    unlike, asked = unlike_note(scores, baseline) if baseline else "", unlike_settings_note(results, models)
+    for note in (incomplete_note(counts), unlike, asked):
         if note:
             print(note)
     loss = read_loss(run_dir)
     if loss is None:
         print(f"{run_dir}: no checkpoint with a log there, so no training loss is drawn (--run_dir names another run)")
-    for path in [*write_tables(tables, output), *draw_figures(Evaluation(scores, counts, baseline), loss, output)]:
+    evaluation = Evaluation(scores, counts, baseline, asked)
+    for path in [*write_tables(tables, output, asked), *draw_figures(evaluation, loss, output)]:
         print(path)
 
 

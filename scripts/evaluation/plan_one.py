@@ -4,9 +4,12 @@
         --image scene.png --numbered-image scene_numbered.png --instruction "Put the pear into the basket."
 """
 
+import sys
+
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, Parser, count, image_tokens, refuse_reversed, run
+from leap.cli import FAILED, Parser, count, refuse_reversed, run
+from leap.models.image_size import add_size_arguments, choose_size
 from leap.vlabench.sources import SOURCES
 
 
@@ -20,16 +23,10 @@ def main() -> int | None:
     parser.add_argument("--prompt", choices=SOURCES, default="auto", help="whose instructions open the request")
     parser.add_argument("--device", help="cuda, cpu (default: the first GPU, or else the CPU)")
     parser.add_argument("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="a longer answer is cut")
-    parser.add_argument(
-        "--image_tokens_min", type=image_tokens, default=workspace.image_tokens_min, help="image size, in 32x32 pixels"
-    )
-    parser.add_argument(
-        "--image_tokens_max", type=image_tokens, default=workspace.image_tokens_max, help="image size, in 32x32 pixels"
-    )
+    add_size_arguments(parser, workspace.image_size)
     arguments = parser.parse_args()
     refuse_reversed(arguments, "image_tokens_min", "image_tokens_max")
 
-    from leap.data.pictures import PictureSize
     from leap.errors import LeapError
     from leap.evaluation.requests import build_request
     from leap.evaluation.settings import EvaluationSettings
@@ -42,16 +39,18 @@ def main() -> int | None:
 
     picture = workspace.resolve(arguments.image)
     numbered = workspace.resolve(arguments.numbered_image) if arguments.numbered_image else picture
-    size = PictureSize(arguments.image_tokens_min, arguments.image_tokens_max)
     device = pick_device(arguments.device)
     folder = workspace.resolve(arguments.model)
-    engine = HfEngine(folder, size, device, default_dtype(device), adapter_base(folder, workspace.root))
+    size = choose_size(arguments, workspace.image_size, [folder], root=workspace.root)
+    engine = HfEngine(folder, size.tokens, device, default_dtype(device), adapter_base(folder, workspace.root))
     instructions = choose_instructions(arguments.prompt, workspace.vlabench)
-    settings = EvaluationSettings(workspace.vlm_evaluation, instructions, size, Decoding(arguments.max_new_tokens))
+    decoding = Decoding(arguments.max_new_tokens)
+    settings = EvaluationSettings(workspace.vlm_evaluation, instructions, size.tokens, decoding)
     request = build_request(("", "0"), arguments.instruction, (picture, numbered), settings)
     (answer,) = engine.answers([request], settings.decoding)
     if answer.error is not None:
         raise LeapError(answer.error)
+    print(size, file=sys.stderr)
     print(answer.text)
     parsed = parse_plan(answer.text or "")
     if parsed.error is not None:

@@ -12,11 +12,13 @@ command continues what is not finished.
 import argparse
 import shlex
 import sys
+from pathlib import Path
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, Parser, count, count_or_all, run
 from leap.errors import UsageError
+from leap.models.image_size import ImageSize, choose_size, read_size_flags, size_flags
 
 _SPLITS = ("models", "dimensions", "auto")  # auto: older commands have it, and mean the default
 
@@ -49,6 +51,16 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         raise UsageError("--skip-baseline and --max_checkpoints go with --batch_mode")
 
 
+def _image_size(workspace: WorkspaceConfig, folders: list[Path], baseline: Path, options: list[str]) -> ImageSize:
+    """What one call for all models would take, so that no job takes another."""
+
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--base_model_path", type=workspace.resolve)
+    base = parser.parse_known_args(options)[0].base_model_path
+    given = read_size_flags(options)
+    return choose_size(given, workspace.image_size, folders, baseline, workspace.root, base)
+
+
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
     words = sys.argv[1:]
@@ -74,10 +86,13 @@ def main() -> int | None:
     gpus = chosen_gpus(arguments.gpus)
     slots = slots_for(gpus, arguments.jobs)
     script = workspace.repository / "scripts" / "evaluation" / "run_vlm_evaluation.py"
-    jobs = evaluation_jobs(script, models, dimensions, baseline, arguments.split, options)
+    size = _image_size(workspace, folders, baseline, options)
+    asked = [*size_flags(size.tokens), *options] if len(folders) > 1 else options
+    jobs = evaluation_jobs(script, models, dimensions, baseline, arguments.split, asked)
     if arguments.dry_run:
         print("\n".join(shlex.join(job.command) for job in jobs))
         return None
+    print(size)
     if len(jobs) < slots:
         print(f"{len(jobs)} job(s) for {slots} places: a model is loaded once (--split dimensions: once a dimension)")
     print("how far it is: python scripts/utils/monitor_evaluation.py")

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, Parser, count, count_or_all, image_tokens, refuse_reversed, run, seed, whole
+from leap.cli import FAILED, Parser, count, count_or_all, refuse_reversed, run, seed, whole
 from leap.errors import UsageError
 from leap.inference.engines import EngineOptions, add_engine_arguments
+from leap.models.image_size import ImageSize, add_size_arguments, choose_size
 from leap.vlabench.sources import SOURCES
 
 
@@ -50,18 +51,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--scorer", choices=SOURCES, default="auto", help="auto: the VLABench submodule's if checked out, else LEAP's")
     add("--prompt", choices=SOURCES, default="auto", help="the same for the instructions that open every request")
     add("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="longer answers are cut and counted")
-    add(
-        "--image_tokens_min",
-        type=image_tokens,
-        default=workspace.image_tokens_min,
-        help="picture size, in 32x32 pixels",
-    )
-    add(
-        "--image_tokens_max",
-        type=image_tokens,
-        default=workspace.image_tokens_max,
-        help="picture size, in 32x32 pixels",
-    )
+    add_size_arguments(parser, workspace.image_size)
     add_engine_arguments(parser)
     return parser.parse_args()
 
@@ -105,16 +95,23 @@ def main() -> int | None:
     return None if print_results(finished, results) else FAILED
 
 
-def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions, dtype: str | None):
-    from leap.data.pictures import PictureSize
+def _settings(
+    workspace: WorkspaceConfig,
+    arguments: argparse.Namespace,
+    options: EngineOptions,
+    dtype: str | None,
+    size: ImageSize,
+):
     from leap.evaluation.settings import EvaluationSettings, FewShot
     from leap.inference.protocol import Decoding
     from leap.vlabench.sources import choose_instructions, choose_scorer
 
+    print(size)
     return EvaluationSettings(
         data=workspace.resolve(arguments.data_path),
         instructions=choose_instructions(arguments.prompt, workspace.vlabench, arguments.language),
-        pictures=PictureSize(arguments.image_tokens_min, arguments.image_tokens_max),
+        pictures=size.tokens,
+        image_size_source=size.source,
         decoding=Decoding(arguments.max_new_tokens),
         max_tasks=arguments.max_tasks,
         num_episodes=arguments.num_episodes,
@@ -135,9 +132,9 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
     from leap.evaluation.models import served_model
     from leap.inference.openai import OpenAiEngine
 
-    settings = _settings(workspace, arguments, options, None)
-    endpoint = options.endpoint()
-    model = served_model(endpoint.shown_url, endpoint.shown_model, settings, arguments.model_name)
+    settings = _settings(workspace, arguments, options, None, choose_size(arguments, workspace.image_size))
+    endpoint, results = options.endpoint(), workspace.resolve(arguments.output_dir)
+    model = served_model(endpoint.shown_url, endpoint.shown_model, settings, results, arguments.model_name)
     return [model], settings, lambda _: OpenAiEngine(endpoint, settings.pictures)
 
 
@@ -150,7 +147,6 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
 
     device = pick_device(arguments.device)
     dtype = arguments.dtype or default_dtype(device)
-    settings = _settings(workspace, arguments, options, dtype)
     baseline = workspace.resolve(arguments.baseline_model)
     base = workspace.resolve(arguments.base_model_path) if arguments.base_model_path else None
     if arguments.batch_mode:
@@ -160,9 +156,12 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
         folders = [workspace.resolve(arguments.checkpoint or arguments.lora_adapter_path or baseline)]
         if arguments.base_model_path or arguments.lora_adapter_path:
             refuse_no_adapter(folders[0])
+    size = choose_size(arguments, workspace.image_size, folders, baseline, workspace.root, base)
+    settings, results = _settings(workspace, arguments, options, dtype, size), workspace.resolve(arguments.output_dir)
 
     def identified(folder: Path) -> EvaluatedModel:
-        return identify(folder, baseline, workspace.output, workspace.root, settings, arguments.model_name, base)
+        places = baseline, workspace.output, workspace.root
+        return identify(folder, *places, settings, results, arguments.model_name, base)
 
     def load(model: EvaluatedModel):
         log = workspace.logs / f"vllm-{model.name}.log"

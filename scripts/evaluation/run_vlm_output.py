@@ -14,9 +14,10 @@ from pathlib import Path
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, Parser, count, count_or_all, image_tokens, refuse_reversed, run, seed, share, temperature
+from leap.cli import FAILED, Parser, count, count_or_all, refuse_reversed, run, seed, share, temperature
 from leap.errors import UsageError
 from leap.inference.engines import EngineOptions, add_engine_arguments
+from leap.models.image_size import ImageSize, add_size_arguments, choose_size
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
@@ -34,18 +35,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--temperature", type=temperature, default=0.7, help="0 is greedy (default %(default)s)")
     add("--top_p", type=share, default=0.9, help="(default %(default)s)")
     add("--seed", type=seed, default=42, help="of the sampling (default %(default)s)")
-    add(
-        "--image_tokens_min",
-        type=image_tokens,
-        default=workspace.image_tokens_min,
-        help="picture size, in 32x32 pixels",
-    )
-    add(
-        "--image_tokens_max",
-        type=image_tokens,
-        default=workspace.image_tokens_max,
-        help="picture size, in 32x32 pixels",
-    )
+    add_size_arguments(parser, workspace.image_size)
     add("--no-resume", action="store_true", help="ask everything anew")
     add_engine_arguments(parser)
     return parser.parse_args()
@@ -68,17 +58,24 @@ def main() -> int | None:
     return FAILED if found.failed else None
 
 
-def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions, dtype: str | None):
-    from leap.data.pictures import PictureSize
+def _settings(
+    workspace: WorkspaceConfig,
+    arguments: argparse.Namespace,
+    options: EngineOptions,
+    dtype: str | None,
+    size: ImageSize,
+):
     from leap.inference.protocol import Decoding
     from leap.judge.outputs import OutputSettings
 
     root = workspace.root
+    print(size)
     return OutputSettings(
         data=workspace.resolve(arguments.data_file),
         root=root,
         image_roots=(workspace.resolve(arguments.image_root),) if arguments.image_root else (root, workspace.data),
-        pictures=PictureSize(arguments.image_tokens_min, arguments.image_tokens_max),
+        pictures=size.tokens,
+        image_size_source=size.source,
         decoding=Decoding(
             arguments.max_new_tokens, temperature=arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
         ),
@@ -96,7 +93,8 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
     from leap.evaluation.settings import EvaluatedModel
     from leap.inference.openai import OpenAiEngine
 
-    settings, endpoint = _settings(workspace, arguments, options, None), options.endpoint()
+    size, endpoint = choose_size(arguments, workspace.image_size), options.endpoint()
+    settings = _settings(workspace, arguments, options, None, size)
     model = EvaluatedModel(served_name(endpoint.shown_model), endpoint=f"{endpoint.shown_url} {endpoint.shown_model}")
     return [model], settings, lambda _: OpenAiEngine(endpoint, settings.pictures)
 
@@ -109,11 +107,13 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
 
     device = pick_device(arguments.device)
     dtype = arguments.dtype or default_dtype(device)
-    settings = _settings(workspace, arguments, options, dtype)
     baseline = workspace.resolve(arguments.baseline_model)
     base = workspace.resolve(arguments.base_model_path) if arguments.base_model_path else None
     folders = chosen_models(baseline, workspace.resolve(arguments.checkpoints_dir), arguments.max_checkpoints)
     folders += [workspace.resolve(arguments.lora_adapter_path)] if arguments.lora_adapter_path else []
+    folders = folders[: arguments.max_models]
+    size = choose_size(arguments, workspace.image_size, folders, baseline, workspace.root, base)
+    settings = _settings(workspace, arguments, options, dtype, size)
 
     def identified(folder: Path):
         return plain_model(folder, baseline, workspace.output, workspace.root, base=base)
@@ -124,7 +124,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
             options, model.folder, model.base, settings.pictures, device, dtype, settings.image_roots[0], log
         )
 
-    return [identified(folder) for folder in folders[: arguments.max_models]], settings, load
+    return [identified(folder) for folder in folders], settings, load
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ Every picture is decoded once; a later check decodes only those whose size or ti
 Exit code 0: every row can be trained on. 1: not so, or broken off.
 """
 
+import os
+from pathlib import Path
+
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, Parser, run
@@ -42,10 +45,10 @@ def main() -> int | None:
     if arguments.restore:
         print(f"restored {restore(workspace.resolve(arguments.restore)):,}")
         return None
-    data = workspace.resolve(arguments.data_dir)
+    data = Path(os.path.abspath(workspace.resolve(arguments.data_dir)))
     if not data.is_dir():
         raise UsageError(f"--data-dir {data}: there is no such folder")
-    root = workspace.resolve(arguments.image_root) if arguments.image_root else None
+    root = workspace.resolve(arguments.image_root).resolve() if arguments.image_root else None
     if root and not root.is_dir():
         raise UsageError(f"--image_root {root}: there is no such folder")
     work = Cleaning(

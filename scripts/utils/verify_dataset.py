@@ -38,9 +38,12 @@ def main() -> int | None:
     if arguments.restore:
         print(f"restored {restore(workspace.resolve(arguments.restore))}")
         return None
-    data = workspace.resolve(arguments.data_path)
-    found = verify_benchmark(data, PictureStore(workspace.cache), arguments.partial)
-    restore_file = quarantine(found) if arguments.quarantine else None
+    data, store = workspace.resolve(arguments.data_path), PictureStore(workspace.cache)
+    restore_file = None
+    if arguments.quarantine:
+        found, restore_file = quarantine(data, store, arguments.partial)
+    else:
+        found = verify_benchmark(data, store, arguments.partial)
     print_verification(found, restore_file, arguments.json)
     return FAILED if found.problems else None
 
