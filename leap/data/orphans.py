@@ -68,11 +68,11 @@ class Places:
         beside = {file.parent for file in files} | {folder.parent for folder in searched}
         beside |= {folder.resolve().parent for folder in searched}  # a linked one is another's, perhaps
         beside |= {self.root, self.root.parent} if self.root else set()
-        found = [path for folder in beside for path in listed(folder)]
-        for folder in (self.data, self.workspace / "data", *searched):
-            found += [place / name for place, names in walk(folder, RESTORE) for name in names]
-        samples = {path for path in found if path.suffix.casefold() in _SAMPLES and path.is_file()}
-        return sorted({*files, *samples})
+        found = {path for folder in beside for path in listed(folder) if path.name.casefold().endswith(_SAMPLES)}
+        for folder in {self.data, self.workspace / "data", *searched}:
+            for place, names in walk(folder, RESTORE):  # of 150,000 names few are worth a path
+                found.update(place / name for name in names if name.casefold().endswith(_SAMPLES))
+        return sorted({*files, *(path for path in found if path.is_file())})
 
 
 class KnownImages:
@@ -83,23 +83,24 @@ class KnownImages:
         self._files: set[str] = set()  # real paths
         self._names: set[str] = set()  # folded names of images that are not found where they are looked for
 
-    def add(self, name: str, roots: Iterable[Path]) -> None:
-        """A name as a sample has it. It may mean the file under any of the roots, or under an absolute path."""
-        name = name.replace("\\", "/")
-        base = name.rpartition("/")[2]
-        folders = self._listing.folders(name, [str(root) for root in roots])
-        found = [f"{folder}/{base}" for folder in folders if base in self._listing.names(folder)]
-        for path in found:
-            self._files.update(self._listing.real_names(path))
-        if not found:
-            self._names.add(folded(base))
+    def add(self, names: Iterable[str], roots: Iterable[Path]) -> None:
+        """Names as samples have them. Each may mean the file under any of the roots, or under an absolute path."""
+        places = list(dict.fromkeys(map(str, roots)))
+        for name in {name.replace("\\", "/") for name in names}:
+            base = name.rpartition("/")[2]
+            folders = self._listing.folders(name, places)
+            found = [f"{folder}/{base}" for folder in folders if base in self._listing.names(folder)]
+            for path in found:
+                self._files.update(self._listing.real_names(path))
+            if not found:
+                self._names.add(folded(base))
 
     def has(self, path: str) -> bool:
         """Whether an image is named: by its path, as the companion of one, or by the bare name of one that is lost.
 
         The latter since a case, a Unicode form or a folder that differs is mended more easily than a moved image.
         """
-        if not self._files.isdisjoint(self._listing.real_names(path)) or folded(Path(path).name) in self._names:
+        if not self._files.isdisjoint(self._listing.real_names(path)) or folded(os.path.basename(path)) in self._names:
             return True
         stem, ending = os.path.splitext(path)
         return bool(_EXAMPLE.search(path)) or (stem.endswith(_NUMBERED) and self.has(stem[: -len(_NUMBERED)] + ending))

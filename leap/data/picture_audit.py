@@ -83,11 +83,9 @@ def audit_pictures(files: Sequence[Path], roots: Sequence[Path], places: Places,
     images = [path for folder in searched for path in images_under(folder, listing)]
     if files:
         known = KnownImages(listing)
-        for name in named:
-            known.add(name, roots)
+        known.add(named, roots)
         for file in places.known_files(files, searched):
-            for name in set(named_in(file)):
-                known.add(name, dict.fromkeys((*roots, places.workspace, places.data, file.parent)))
+            known.add(named_in(file), (*roots, places.workspace, places.data, file.parent))
         audit.orphans = [path for path in images if not known.has(path)]
     if store:
         _note_corrupt(store, found, images, audit)
