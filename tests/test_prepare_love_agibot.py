@@ -187,6 +187,14 @@ def test_wrong_calls_are_told_in_one_line(root: Path) -> None:
         done = script(root, *arguments)
         assert done.returncode == code
         assert told in done.stderr.splitlines()[-1]
+    odd_things = ((os.mkfifo, "a named pipe"), (os.mkdir, "a folder"), (lambda path: path.symlink_to("x"), "a link"))
+    for make, told in odd_things:
+        path = archive_of(root, 99)
+        make(path)
+        done = script(root)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert f"{path}: {told}" in done.stderr
+        path.rmdir() if path.is_dir() else path.unlink()
     (archive_of(root, 4).parent / "task_x.tar.gz").touch()
     assert "must be task_<number>.tar.gz" in script(root).stderr
     assert not images_of(root).exists()

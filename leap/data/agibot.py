@@ -17,7 +17,8 @@ from leap.data.frame_store import STATE_FOLDER, FrameStore, ImageStore
 from leap.data.hub_hash import hub_sha256
 from leap.errors import LeapError, Stopped
 from leap.progress import show_bytes
-from leap.records.files import FolderLock
+from leap.records.files import FolderLock, is_file
+from leap.records.litter import listed
 from leap.workers import map_in_order
 
 _NAME = re.compile(r"task_([0-9]{1,20})\.tar\.gz")
@@ -106,7 +107,9 @@ class Watch:
 def find_archives(folder: Path, tasks: Sequence[str] | None = None) -> list[Archive]:
     """The archives in a folder, or those of the tasks. LeapError where there is none, or one of them is missing."""
     found = {}
-    for path in sorted(folder.glob("task_*.tar.gz")):
+    for path in listed(folder, "task_*.tar.gz"):
+        if not is_file(path):  # which raises for a pipe: that would be waited for
+            raise LeapError(f"{path}: a link to nothing; remove it")
         name = _NAME.fullmatch(path.name)
         if not name:
             raise LeapError(f"{path}: the name must be task_<number>.tar.gz; rename it, or move it away")
