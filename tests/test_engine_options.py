@@ -118,6 +118,29 @@ def test_a_refusal_a_filter_and_an_empty_answer_score_zero_and_are_counted_apart
     assert rescored.returncode == 0, rescored.stderr
 
 
+def test_one_odd_record_of_predictions_ends_no_evaluation(workspace: Path, tmp_path: Path) -> None:
+    """It is passed over with a warning, its example is asked again, and the line is kept apart."""
+    with FaultyServer() as server:
+        command = f"--engine openai --base_url {server.url} --dimension semantic --output_dir {tmp_path}".split()
+        assert run_script(EVALUATE, *command, root=workspace).returncode == 0
+        (folder,) = tmp_path.glob("*/tiny")
+        whole = (folder / "predictions.jsonl").read_bytes()
+        scores = (folder / "final_score.json").read_bytes()
+        first, *others = whole.splitlines(keepends=True)
+        odd = first.replace(b'"text":"', b'"text":"\\ud800')
+        strange = first.replace(b'"text":"', b'"text":7,"words":"')
+        asked = len(server.seen)
+        for line, again in ((odd, 0), (strange, 1)):
+            (folder / "predictions.jsonl").write_bytes(line + b"".join(others))
+            done = run_script(EVALUATE, *command, root=workspace)
+            assert done.returncode == 0, done.stderr
+            assert len(server.seen) == asked + again
+            assert ("1 unreadable records are passed over (line 1: text: " in done.stderr) is bool(again)
+    assert (folder / "predictions.jsonl").read_bytes() == whole
+    assert (folder / "predictions.unreadable.jsonl").read_bytes() == strange
+    assert (folder / "final_score.json").read_bytes() == scores
+
+
 def test_another_engines_answers_are_not_mixed_in(workspace: Path, tmp_path: Path) -> None:
     options = (
         f"--checkpoint models/leap-demo --model_name m --dimension semantic --output_dir {tmp_path} --num_episodes 1"

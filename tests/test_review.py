@@ -236,12 +236,13 @@ def test_fields_that_a_hosted_model_refuses_can_be_left_out(root: Path) -> None:
     ("odd", "scored"),
     [
         ('{"rationale": "a \\ud800 b", %s}', True),
+        ('{"rationale": "a \ud800 b", %s}', True),
         ('{"rationale": "a \\u0000 \\r \\u2028 =cmd|x", %s}', True),
         ('{"rationale": "r", %s, "note": NaN}', True),
         ('{"rationale": "r", %s, "note": 1' + "0" * 5000 + "}", False),
         ('{"rationale": "r", %s, "note": ' + "[" * 5000 + "]" * 5000 + "}", False),
     ],
-    ids=["surrogate", "control characters", "NaN", "long number", "deep"],
+    ids=["surrogate", "surrogate in the body", "control characters", "NaN", "long number", "deep"],
 )
 def test_one_odd_verdict_ends_no_review(root: Path, odd: str, scored: bool) -> None:
     """It is read or it is unusable, now and at every later start, and the others have their scores."""
@@ -410,11 +411,12 @@ def test_the_limit_of_cost_is_kept_and_told(root: Path) -> None:
         {"prompt_tokens": 10**30, "completion_tokens": 10},
         {"prompt_tokens": 1.5, "completion_tokens": "10"},
         {},
+        [1990, 10],
         None,
     ],
-    ids=["negative", "negative-new", "none", "no-new", "beyond-all", "no-whole-numbers", "empty", "missing"],
+    ids=["negative", "negative-new", "none", "no-new", "beyond-all", "no-whole-numbers", "empty", "a list", "missing"],
 )
-def test_tokens_that_nobody_has_counted_keep_no_limit(root: Path, usage: dict[str, Any] | None) -> None:
+def test_tokens_that_nobody_has_counted_keep_no_limit(root: Path, usage: Any) -> None:
     """One answer shows it. It is paid for and kept; no other is asked for."""
     prices = ("--input-price", "1000", "--output-price", "1000", "--max_new_tokens", "10", "--only-models", "Baseline")
     with FaultyServer(lambda seen: Fault("odd", body=faulty.completion(judge(seen.body), usage=usage))) as server:
@@ -437,6 +439,21 @@ def test_requests_that_failed_count_against_the_limit(root: Path) -> None:
         assert done.returncode == 1
         assert len(server.seen) == 4
     assert "stopped before USD 40" in done.stdout
+
+
+def test_an_answer_that_passes_the_limit_is_the_last(root: Path) -> None:
+    """The first answer is short, and its like would all fit; the others cost more than the limit each."""
+
+    def thinking(seen: Seen) -> Fault:
+        usage = {"prompt_tokens": 10, "completion_tokens": 10 if seen.number == 0 else 50_000}
+        return Fault("billed", body=faulty.completion(judge(seen.body), usage=usage))
+
+    prices = ("--input-price", "0", "--output-price", "1000", "--max_new_tokens", "10", "--max-cost", "12")
+    with FaultyServer(thinking, hold=0.3) as server:
+        done = analyze(root, server, *prices, "--only-models", "Baseline", "--concurrency", "1")
+        assert done.returncode == 1
+        assert len(server.seen) < 2 * SAMPLES
+    assert "stopped before USD 12" in done.stdout
 
 
 def test_answers_beyond_max_tokens_are_paid_for_and_counted(root: Path) -> None:

@@ -50,6 +50,17 @@ def test_everything_comes_back(names: list[str], which: int) -> None:
         assert not any(trash.iterdir())
 
 
+def test_a_name_that_is_not_utf8_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    path = folder / os.fsdecode(b"caf\xe9.png")
+    path.write_text("a")
+    file = set_aside({path: "no reason"}, folder, tmp_path / "trash")
+    assert not path.exists()
+    assert restore(file) == 1
+    assert path.read_text() == "a"
+
+
 def test_folders_move_whole_to_another_file_system_and_back(tmp_path: Path, other_file_system: Path) -> None:
     folder = tmp_path / "data"
     (folder / "example1" / "input").mkdir(parents=True)

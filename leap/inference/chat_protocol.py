@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from leap.data.pictures import PictureSize
 from leap.inference.protocol import Decoding, Request
@@ -141,7 +141,7 @@ class Completion(_Strict):
 
     model: str | None = None
     choices: Annotated[list[_Choice], Field(min_length=1, max_length=1)]
-    usage: Usage | None = None
+    usage: Annotated[Usage | None, BeforeValidator(lambda found: found if isinstance(found, dict) else None)] = None
 
 
 def is_content_filter(error: "APIStatusError") -> bool:

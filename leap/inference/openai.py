@@ -7,7 +7,7 @@ ignore what they do not know, and fail in many ways. Text that looks like a spec
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -36,7 +36,7 @@ from leap.inference.chat_protocol import (
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.inference.throttle import Throttle
 from leap.network import http_client, is_address, is_loopback, proxy_names, refuse_redirect, without_user
-from leap.records.files import first_problem
+from leap.records.files import first_problem, read_record
 from leap.redaction import hide, keep_hidden
 from leap.terminal import first_few, in_one_line
 
@@ -233,7 +233,7 @@ class OpenAiEngine:
     def close(self) -> None:
         pass
 
-    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
+    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Generator[Answer, None, None]:
         """Answers as they come. Closing the iterator, or an interruption, ends all requests and their thread."""
         finished: SimpleQueue[Answer | None] = SimpleQueue()
         with start_blocking_portal() as portal:
@@ -422,7 +422,7 @@ class _Run:
 
     def _checked(self, key: tuple[str, ...], body: bytes) -> Answer:
         try:
-            completion = Completion.model_validate_json(body)
+            completion = read_record(body, Completion)
         except ValidationError as error:
             problem = self._endpoint.hidden(first_problem(error))
             raise _BadBody(f"the server's answer is no chat completion ({problem})") from error

@@ -132,12 +132,16 @@ class Interview:
             if number == 0:
                 yield from (Answer(request.key, error=NOT_ASKED) for request in left)
                 return
-            wave, left = left[:number], left[number:]
-            asked = {request.key: request for request in wave}
-            for answer in map(self._usable, engine.answers(wave, decoding)):
-                self.made.append(self.store.add(answer.key[0], answer, engine))  # first: it is paid for
-                self.budget.note(asked[answer.key], answer, decoding.max_new_tokens, self.judge.prices)
-                yield answer
+            wave = {request.key: request for request in left[:number]}
+            with closing(engine.answers(list(wave.values()), decoding)) as answers:
+                for answer in map(self._usable, answers):
+                    self.made.append(self.store.add(answer.key[0], answer, engine))  # first: it is paid for
+                    request = wave.pop(answer.key)
+                    self.budget.note(request, answer, decoding.max_new_tokens, self.judge.prices)
+                    yield answer
+                    if self.budget.passed:  # answers longer than any before them
+                        break
+            left = [*wave.values(), *left[number:]]
 
     def _usable(self, answer: Answer) -> Answer:
         """A refusal is an answer of a model, and no verdict of a judge: a failure, which is not kept."""

@@ -29,6 +29,11 @@ class Budget:
     _longest: int = 0  # prompt
     _longest_answer: int = 0
 
+    @property
+    def passed(self) -> bool:
+        """Whether more was spent than the limit, which one answer beyond its reserve may do."""
+        return self.limit is not None and self.spent + self._perhaps > self.limit
+
     def allowed(self, requests: Sequence[Request], new_tokens: int, prices: tuple[float | None, float | None]) -> int:
         """How many of the requests, from the first on, may be sent at once. All where there is no limit.
 

@@ -5,6 +5,7 @@ come, by the hash of all that was asked: the same command goes on from there and
 """
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -128,7 +129,7 @@ def chosen_outputs(
     known = list(dict.fromkeys(output.model_name for output in outputs))
     if unknown := [name for name in only_models if name not in known]:
         raise UsageError(f"--only-models: no outputs of {', '.join(unknown)}; there are those of {', '.join(known)}")
-    samples = sorted({output.sample_idx for output in outputs})[:max_samples]
+    samples = set(sorted({output.sample_idx for output in outputs})[:max_samples])
     wanted = set(only_models or known)
     return [output for output in outputs if output.model_name in wanted and output.sample_idx in samples]
 
@@ -223,11 +224,12 @@ def _compared(
     outputs: Sequence[Output], pictures: dict[str, tuple[Path, ...]], interview: Interview, settings: ReviewSettings
 ) -> Iterator[dict[str, Any]]:
     """A row for every pair of answers to one sample and every repeat, each asked in both orders."""
-    pairs = [
-        (one, other)
-        for one, other in combinations(outputs, 2)
-        if one.sample_idx == other.sample_idx and not (one.error or other.error)
-    ]
+    answered: dict[int, list[int]] = defaultdict(list)  # sample -> places in the table
+    for place, output in enumerate(outputs):
+        if not output.error:
+            answered[output.sample_idx].append(place)
+    places = sorted(pair for same in answered.values() for pair in combinations(same, 2))
+    pairs = [(outputs[one], outputs[other]) for one, other in places]
     schema = preference_schema()
     questions = [
         Question(

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from leap.inference.protocol import Answer, Engine
-from leap.records.files import JsonlAppender, read_store
+from leap.records.files import JsonlAppender, encoded, read_store
 from leap.records.review import StoredAnswer
 
 
@@ -63,4 +63,4 @@ def distinct(notes: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
 
 def content_key(*parts: Any) -> str:
     """sha256 of JSON values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(encoded(json.dumps(parts, sort_keys=True, ensure_ascii=False))).hexdigest()

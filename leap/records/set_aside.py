@@ -22,7 +22,7 @@ from leap.records.files import (
     free_place,
     is_file,
     move_folder,
-    read_text,
+    read_json,
     replacing,
     sync_folder,
     write_json,
@@ -108,7 +108,7 @@ def _restore(file: Path, record: _RestoreFile) -> int:
 
 def _read(file: Path) -> _RestoreFile:
     try:
-        return _RestoreFile.model_validate_json(read_text(file))
+        return _RestoreFile.model_validate(read_json(file))
     except ValidationError as error:
         raise LeapError(f"{file}: no restore file of LEAP ({first_problem(error)})") from error
 
