@@ -320,9 +320,8 @@ def test_a_folder_or_nothing_is_no_image(tmp_path: Path) -> None:
 FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "ICO", "JPEG2000", "DDS", "TGA")
 
 
-@pytest.mark.filterwarnings(
-    "ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning"
-)  # PIL's, on what it finds in a file
+# PIL's, on what it finds in a file
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(FORMATS), st.integers(0, 500), st.binary(min_size=1, max_size=6), st.integers(0, 900))
 def test_a_damaged_file_is_an_image_or_an_error(

@@ -22,6 +22,7 @@ from leap.models.image_size import choose_size, recorded_size
 
 EVALUATE, BLIND = "scripts/evaluation/run_vlm_evaluation.py", "scripts/evaluation/run_vlm_output.py"
 EXPORT, PLAN = "scripts/training/export_model.py", "scripts/evaluation/plan_one.py"
+DRAW = "scripts/evaluation/draw_evaluation_results.py"
 PARALLEL, COMPARE = "scripts/evaluation/run_parallel_evaluation.py", "scripts/evaluation/compare_models.py"
 DEFAULT, OWN, OTHER = [256, 1024], [4, 9], [16, 20]
 QUICK = "--dimension spatial --num_episodes 1 --max_new_tokens 2 --device cpu --prompt leap --scorer leap".split()
@@ -219,6 +220,9 @@ def test_another_size_goes_to_another_result(root: Path, tmp_path: Path) -> None
     assert "image size 4 to 9 against 256 to 1024" in stored.with_suffix(".md").read_text()
     assert note in json.loads((tmp_path / "summary.json").read_text())["unlike"]
     assert "image size 4 to 9 against 256 to 1024" in (tmp_path / "summary.md").read_text()
+    drawn = script(DRAW, "--results_dir", str(tmp_path), "--output_dir", str(tmp_path / "drawn"), root=root)
+    assert note in drawn.stdout
+    assert "image size 4 to 9 against 256 to 1024" in (tmp_path / "drawn" / "scores.md").read_text()
     alike = script(COMPARE, "own-checkpoint-1", "Baseline_4-9tokens", "--results_dir", str(tmp_path), root=root)
     assert "image size" not in alike.stdout
 
