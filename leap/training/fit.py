@@ -238,7 +238,7 @@ def keeps_gradients(model: Any, device: torch.device) -> bool:
 
 
 def _limit(device: torch.device) -> float:
-    """Bytes that this rank may use; older releases cannot say what share they were given, newer ones ask for an index."""
+    """Bytes that this rank may use; older releases cannot say their share, newer ones ask for an index."""
     index = torch.cuda.current_device() if device.index is None else device.index
     fraction = getattr(torch.cuda, "get_per_process_memory_fraction", None)
     return torch.cuda.get_device_properties(index).total_memory * (float(fraction(index)) if fraction else 1.0)
