@@ -36,7 +36,15 @@ from leap.evaluation.run import evaluate_models
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.records.benchmark import Prediction
-from leap.records.files import FolderLock, JsonlAppender, move_folder, read_jsonl, write_atomic
+from leap.records.files import (
+    FolderLock,
+    JsonlAppender,
+    move_folder,
+    read_jsonl,
+    read_object,
+    write_atomic,
+    write_json,
+)
 from leap.report.results import incomplete_note, read_counts
 from leap.vlabench.dimensions import find_dimension
 from leap.vlabench.prompts import fenced_plan, leap_instructions
@@ -104,6 +112,45 @@ def evaluate(
     chosen = EvaluationSettings(data, leap_instructions(), PictureSize(4, 9), Decoding(), **settings)
     load = ScriptedEngine if engine is None else lambda: engine
     evaluate_models([MODEL], DIMENSIONS, chosen, lambda _: load(), root, REPOSITORY, archive)
+
+
+class Clock:
+    """Time passes only while an engine works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_dimensions_rate_is_that_of_its_own_answers(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All dimensions are asked at once, and in several runs: pauses and the others' time are not its own."""
+    clock = Clock()
+    for module in ("run", "result_folder"):
+        monkeypatch.setattr(f"leap.evaluation.{module}.time", clock)
+    watched = []
+
+    def answer() -> None:
+        clock.now += 4
+        watched.extend(progress.rate for progress in Monitor(tmp_path).read())
+
+    engine = ScriptedEngine(meanwhile=answer)
+    evaluate(tmp_path, data, engine, num_episodes=1)
+    clock.now += 10**6
+    engine.seed = 1
+    evaluate(tmp_path, data, engine)
+    assert set(watched) == {None, 0.25}  # unknown until the first note
+    evaluate(tmp_path, data, engine)  # asks nothing
+    rates = {progress.dimension: progress.rate for progress in Monitor(tmp_path).read()}
+    assert rates == {"Semantic": 0.25, "Spatial": 0.25}
+    path = folder_of(tmp_path) / "manifest.json"
+    killed = read_object(path)
+    del killed["end"]
+    write_json(path, {**killed, "status": "running"})
+    assert [progress.rate for progress in Monitor(tmp_path).read() if progress.dimension == "Semantic"] == [0.25]
 
 
 def folder_of(root: Path, dimension: str = "Semantic") -> Path:

@@ -334,6 +334,20 @@ def test_scoring_again_keeps_where_the_answers_come_from(copied: Path) -> None:
     assert session["versions"]["torch"] == first["versions"]["torch"]
 
 
+def test_a_run_that_asks_nothing_leaves_the_results_as_they_are(evaluated: Path) -> None:
+    folder = evaluated / "eva_results" / "Semantic" / "m"
+
+    def state() -> dict[str, tuple[bytes, int]]:
+        return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+    before = state()
+    assert run_script(EVALUATE, *EVALUATED, root=evaluated).returncode == 0
+    assert state() == before
+    ended = json.loads(before["manifest.json"][0])["end"]
+    assert run_script(EVALUATE, *EVALUATED, "--batch_size", "7", root=evaluated).returncode == 0
+    assert json.loads((folder / "manifest.json").read_text())["end"] == ended
+
+
 def test_an_interrupted_larger_run_does_not_look_complete(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = small("--checkpoint", "models/leap-demo", "--dimension", "semantic", "--model_name", "m")
     path = copied / "eva_results" / "Semantic" / "m" / "manifest.json"

@@ -5,6 +5,7 @@ import json
 import runpy
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from rich.console import Console
 from leap.errors import LeapError
 from leap.evaluation.result_folder import DimensionResult
 from leap.evaluation.score import Counts
+from leap.records.benchmark import Prediction
 from leap.report import figures
 from leap.report.charts import GROUPS
 from leap.report.curves import find_series, read_loss, training_loss
@@ -38,6 +40,7 @@ from leap.report.results import (
 from leap.report.style import GREY, looks, save
 from leap.report.summary import write_summary
 from leap.report.tables import improvement, metric_table, print_table, total_table, write_tables
+from leap.report.unfinished import unfinished_note, unfinished_results
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.scoring import LEAP_KEYS
 
@@ -342,9 +345,13 @@ def test_the_loss_is_read_from_the_newest_log(tmp_path: Path) -> None:
 
 
 def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["draw_evaluation_results.py", *map(str, arguments)])
+    return run_path(monkeypatch, SCRIPT.name, *arguments)
+
+
+def run_path(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
     with pytest.raises(SystemExit) as exit_:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        runpy.run_path(str(SCRIPT.with_name(script)), run_name="__main__")
     assert isinstance(exit_.value.code, int)
     return exit_.value.code
 
@@ -384,6 +391,54 @@ def test_script_says_what_is_wrong(
     assert run_script(monkeypatch, "--results_dir", two, *arguments) == code
     assert message in capsys.readouterr().err
     assert not (two / "figures").exists()
+
+
+def stop(results: Path, model: str, dimension: str, answered: int, examples: int) -> None:
+    """A result folder as a kill leaves it."""
+    folder = results / dimension / model
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {"status": "running", "data": {"examples": examples}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    lines = [Prediction(task="t", example=str(number), text="").model_dump_json() for number in range(answered)]
+    failed = Prediction(task="t", example="99", error="no server").model_dump_json()
+    (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in [*lines, failed]))
+
+
+def test_evaluations_that_were_stopped_are_named_wherever_results_are_shown(
+    two: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (two / "Spatial" / "checkpoint-200" / "final_score.json").unlink()
+    stop(two, "checkpoint-200", "Spatial", 5, 18)
+    stop(two, "checkpoint-200", "Complex", 3, 18)  # resumed with more examples: the scores are of the smaller run
+    stop(two, "checkpoint-400", "PhysicsLaw", 1, 18)
+    spatial = "checkpoint-200, Spatial: stopped at 5 of 18"
+    complex_ = "checkpoint-200, Complex: stopped at 3 of 18, scores are from before"
+    other = "checkpoint-400, PhysicsLaw: stopped at 1 of 18"
+    assert unfinished_results(two) == [spatial, other, complex_]
+    monkeypatch.setenv("LEAP_ROOT", str(two))
+    assert run_script(monkeypatch, "--results_dir", ".") == 0
+    assert f"{spatial}; {other}; {complex_}" in capsys.readouterr().out
+    assert f"{spatial}; {other}; {complex_}" in (two / "summary.md").read_text()
+    note = unfinished_note(two)
+    assert note in Evaluation(read_scores(two), read_counts(two), None, note).footnote
+    assert run_script(monkeypatch, "--results_dir", ".", "--models", "checkpoint-400") == 2
+    assert other in capsys.readouterr().err
+    compare = partial(run_path, monkeypatch, "compare_models.py", "--results_dir", two)
+    assert compare("checkpoint-200", "Baseline") == 0
+    assert f"{spatial}; {complex_}" in capsys.readouterr().out
+    written = two / "comparisons" / "checkpoint-200_vs_Baseline.json"
+    assert spatial in json.loads(written.read_text())["note"]
+    assert compare("checkpoint-400", "Baseline") == 1
+    assert f"error: not finished (the same command goes on): {other}" in capsys.readouterr().err
+
+
+def test_where_nothing_is_finished_that_is_said(tmp_path: Path) -> None:
+    stop(tmp_path, "m", "Spatial", 2, 9)
+    with pytest.raises(LeapError, match=r"no results there yet; not finished .*m, Spatial: stopped at 2 of 9"):
+        found_models(tmp_path)
+    (tmp_path / "Spatial" / "m" / "manifest.json").unlink()
+    with pytest.raises(LeapError, match=r"answers without scores .*score_predictions"):
+        read_scores(tmp_path)
 
 
 def test_models_that_were_asked_in_another_way_are_told(two: Path) -> None:

@@ -31,8 +31,8 @@ class Progress:
 
     `done` counts answers; examples whose inference failed are apart, and tried again by the next run. `format_errors`
     are answers without a plan; `refused`, `filtered` and `empty` ones are counted apart. `rate` is in examples a
-    second: what a live reader saw of late, or else the mean since the evaluation's first start, pauses included. `left`
-    is in seconds. None: unknown.
+    second: what a live reader saw of late, or else the mean while this dimension was answered, without pauses and the
+    time of others (in results of an older LEAP: since its first start). `left` is in seconds. None: unknown.
     """
 
     model: str
@@ -189,7 +189,14 @@ def _status(manifest: dict[str, Any], holder: str | None) -> Status:
 
 
 def _mean_rate(folder: Path, manifest: dict[str, Any], status: Status, done: int) -> float | None:
-    """Answers a second from the first start to now, to the end, or to the last answer before it stopped."""
+    """Answers a second of the time that the manifest counts for them.
+
+    Older manifests do not: from the first start to now, to the end, or to the last answer before it stopped.
+    """
+    counted = [note for note in manifest.get("inference") or [] if "seconds" in note]
+    if counted:
+        seconds = sum(note["seconds"] for note in counted)
+        return sum(note["answers"] for note in counted) / seconds if seconds > 0 else None
     if not done or "start" not in manifest:
         return None
     if status == "running":

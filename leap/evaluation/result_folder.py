@@ -4,6 +4,7 @@ One process at a time holds the folder. Every answer is on disk before the next 
 process is killed at, the same command goes on from there, and ends with the files that an unbroken run leaves.
 """
 
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 
 PREDICTIONS, SCORES, MANIFEST = "predictions.jsonl", "final_score.json", "manifest.json"
+_NOTE_EVERY = 10.0  # seconds between two notes of how fast answers come, for whoever watches
 _UNKNOWN_FILES = "answers_of_unknown_files"  # in a manifest: how many were made before it had `model.files`
 
 
@@ -97,6 +99,7 @@ class ResultFolder:
         before = read_object(self.path / MANIFEST) if (self.path / MANIFEST).is_file() else {}
         self._manifest = self._new_manifest() | {"inference": list(before.get("inference") or [])}
         # The counts are those of the score file that is there, until `finish` replaces both.
+        self._ended = before.get("end")  # stays where nothing is asked now
         self._manifest |= {name: before[name] for name in ("start", "counts", _UNKNOWN_FILES) if name in before}
         if self._predictions and "files" in self._fixed["model"] and "files" not in before.get("model", {}):
             self.of_unknown_files = self._manifest[_UNKNOWN_FILES] = len(self._predictions)
@@ -112,29 +115,44 @@ class ResultFolder:
         `again` renews the note of this run.
         """
         origin = {name: self._manifest[name] for name in ("code", "command", "versions")}
-        before = self._manifest["inference"].pop() if again else {"time": provenance.now(), **origin}
+        started = {"time": provenance.now(), "answers": 0, "seconds": 0.0, **origin}
+        before = self._manifest["inference"].pop() if again else started
         self._manifest["inference"].append({**before, **engine.describe()})
-        write_json(self.path / MANIFEST, self._manifest)
+        self._write_note()
 
-    def record(self, answer: Answer) -> None:
-        """Put an answer on disk; one with an error stands there as such, and is asked again by the next run."""
+    def record(self, answer: Answer, seconds: float) -> None:
+        """Put an answer on disk; one with an error stands there as such, and is asked again by the next run.
+
+        `seconds` have passed since the answer before it, of any dimension: their sums say how fast each dimension was
+        answered, whatever else was asked in between.
+        """
+        note = self._manifest["inference"][-1]
+        # Before this one is counted: answers come in batches, whose first has taken the time of all.
+        if note["answers"] and time.monotonic() - self._noted > _NOTE_EVERY:
+            self._write_note()
+        note["answers"] += 1
+        note["seconds"] = round(note["seconds"] + seconds, 6)
         _, task, number = answer.key
         self._predictions[task, number] = as_prediction(answer, self._hashes[task, number])
         self._file.append(self._predictions[task, number])
 
+    def _write_note(self) -> None:
+        write_json(self.path / MANIFEST, self._manifest)
+        self._noted = time.monotonic()
+
     def finish(self) -> DimensionResult:
-        """Predictions in the benchmark's order, scores and the final manifest."""
+        """Predictions in the benchmark's order, scores and the final manifest; untouched where nothing has changed."""
         found = {key: self._predictions[key] for key in self._hashes if key in self._predictions}
         scores, counts = score_predictions(self._examples, found, self._settings.scorer)
         write_predictions(self.path / PREDICTIONS, found.values())
-        write_json(self.path / SCORES, scores)
+        write_json(self.path / SCORES, scores, if_changed=True)
         self._manifest |= {
             "counts": counts.to_dict(),
             "usage": usage_and_cost(found.values(), *self._settings.prices),
-            "end": provenance.now(),
+            "end": provenance.now() if self.waiting or not self._ended else self._ended,
             "status": "complete" if counts.complete else "incomplete",
         }
-        write_json(self.path / MANIFEST, self._manifest)
+        write_json(self.path / MANIFEST, self._manifest, if_changed=True)
         return DimensionResult(self.dimension.name, self.path, counts)
 
     def _asked(self) -> list[BenchmarkExample]:

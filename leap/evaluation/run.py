@@ -1,5 +1,6 @@
 """Models on dimensions: predict, score, and manifests from which the numbers can be made again."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -72,7 +73,10 @@ def _ask(
         answers = engine.answers(waiting, settings.decoding)  # a server of ours starts here, made for these requests
         for folder in asked.values():
             folder.note_engine(engine)
+        before = time.monotonic()
         for answer in track(answers, model.name, total=len(waiting)):
-            asked[answer.key[0]].record(answer)
+            now = time.monotonic()
+            asked[answer.key[0]].record(answer, now - before)
+            before = now
         for folder in asked.values():  # a server tells its model's name with its answers
             folder.note_engine(engine, again=True)

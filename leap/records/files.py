@@ -39,9 +39,14 @@ _KINDS = {
 _LOCK_PATIENCE = 0.5  # seconds: one who only looks whether a lock is held holds it for an instant
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file at once: a reader sees the old content or the new, never half of it. Text loses its secrets."""
+def write_atomic(path: Path, content: str | bytes, if_changed: bool = False) -> None:
+    """Replace a file at once: a reader sees the old content or the new, never half of it. Text loses its secrets.
+
+    With `if_changed` a file of this very content keeps its time of change.
+    """
     data = encoded(hide(content)) if isinstance(content, str) else content
+    if if_changed and path.is_file() and path.read_bytes() == data:
+        return
     with replacing(path) as temporary, _naming(path):
         temporary.write_bytes(data)
 
@@ -99,9 +104,9 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(place))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, if_changed: bool = False) -> None:
     """Replace a JSON file at once, indented for a person to read."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", if_changed)
 
 
 def is_file(path: Path) -> bool:

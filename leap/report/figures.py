@@ -35,12 +35,12 @@ _PARTS = {"0.4 x skill match": "skill_match_score", "0.4 x entity match": "entit
 @dataclass(frozen=True)
 class Evaluation:
     """What the figures draw: `read_scores`, `read_counts`, the model that the others are compared with, if any, and
-    `unlike_settings_note`."""
+    a note beside them: `unlike_settings_note`, `unfinished_note`."""
 
     scores: pd.DataFrame
     counts: pd.DataFrame
     baseline: str | None
-    unlike: str = ""
+    note: str = ""
 
     def means(self, score: str) -> pd.DataFrame:
         """Models x `GROUPS`."""
@@ -70,7 +70,7 @@ class Evaluation:
     @property
     def footnote(self) -> str:
         note = incomplete_note(self.counts)
-        return ". ".join(part for part in (f"* {note}" if note else "", self.unlike) if part)
+        return ". ".join(part for part in (f"* {note}" if note else "", self.note) if part)
 
     def group_labels(self, lines: bool = True) -> list[str]:
         """Each dimension with the number of examples behind its means, in two lines or in one."""

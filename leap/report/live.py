@@ -11,6 +11,7 @@ from leap.evaluation.result_folder import DimensionResult
 from leap.report.results import read_counts, read_scores
 from leap.report.summary import write_summary
 from leap.report.tables import metric_table, print_table, total_table
+from leap.report.unfinished import unfinished_note
 from leap.vlabench.sources import Scorer
 
 
@@ -29,6 +30,8 @@ def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
             style="bold red",
             markup=False,
         )
+    if note := unfinished_note(results, models):
+        console.print(note)
     write_summary(results)
     print(f"results in {results}/<dimension>/<model>/, all of them in {results}/summary.md")
     return not unscored

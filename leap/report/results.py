@@ -13,6 +13,7 @@ from leap.evaluation.models import BASELINE
 from leap.evaluation.result_folder import MANIFEST, SCORES
 from leap.records.files import first_problem, read_json, read_object
 from leap.records.litter import listed
+from leap.report.unfinished import unfinished_note
 from leap.statistics.summary import MEAN
 from leap.vlabench.dataset import by_example
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
@@ -29,8 +30,13 @@ def found_models(results: Path) -> list[str]:
     """The models that have results of any dimension. Raises LeapError where there are none."""
     models = {model for _, model, _ in _result_folders(results, None)}
     if not models:
-        raise LeapError(f"{results}: no results there yet; run scripts/evaluation/run_vlm_evaluation.py first")
+        raise LeapError(_nothing_there(results, None))
     return model_order(models)
+
+
+def _nothing_there(results: Path, models: Iterable[str] | None) -> str:
+    begun = unfinished_note(results, models)
+    return f"{results}: no results there yet; {begun or 'run scripts/evaluation/run_vlm_evaluation.py first'}"
 
 
 def chosen_baseline(wanted: str | None, models: list[str]) -> str | None:
@@ -53,7 +59,7 @@ def read_scores(results: Path, models: Iterable[str] | None = None) -> pd.DataFr
     """
     folders = _result_folders(results, models)
     if not folders:
-        raise LeapError(f"{results}: no results there yet; run scripts/evaluation/run_vlm_evaluation.py first")
+        raise LeapError(_nothing_there(results, models))
     rows = [
         {"dimension": dimension, "model": model, "task": task, "example": example, **scores}
         for dimension, model, folder in folders

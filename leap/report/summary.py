@@ -4,6 +4,7 @@ summary.json holds all of it; summary.csv the means, one row a (model, dimension
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 from leap.records.files import write_atomic
 from leap.records.tables import csv_text, markdown_lines, markdown_text
 from leap.report.results import COUNTS, NO_PLAN, model_order, read_counts, read_scores, unlike_settings_note
+from leap.report.unfinished import unfinished_results
 from leap.statistics.comparison import compare_all
 from leap.statistics.summary import MEAN, summarise, summarise_between_tasks
 from leap.vlabench.dimensions import NAMES
@@ -37,6 +39,7 @@ def write_summary(results: Path, score: str = "total_score", baseline: str = "Ba
     compared = baseline in set(scores["model"])
     comparisons = compare_all(scores, baseline, score) if compared else pd.DataFrame()
     table, unlike = _readable(means, comparisons), unlike_settings_note(results)
+    unfinished = unfinished_results(results)
     content = {
         "score": score,
         "method": METHOD,
@@ -44,10 +47,13 @@ def write_summary(results: Path, score: str = "total_score", baseline: str = "Ba
         "means": _records(means),
         "between_tasks": _records(between),
         "comparisons": _records(comparisons),
+        "unfinished": unfinished,
     }
     write_atomic(results / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_atomic(results / "summary.csv", csv_text(means))
-    page = _markdown(table, score, between, baseline if compared else None, counts, unlike)
+    begun = f"not finished, and not or only partly shown: {'; '.join(unfinished)}" if unfinished else ""
+    notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike) if note)]
+    page = _markdown(table, score, between, baseline if compared else None, notes)
     write_atomic(results / "summary.md", page)
     return table
 
@@ -86,9 +92,7 @@ def _cell(row: dict[str, Any], significant: bool) -> str:
     return f"{row['mean']:.1f}{interval}{marks}"
 
 
-def _markdown(
-    table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: str | None, counts: pd.DataFrame, unlike: str
-) -> str:
+def _markdown(table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: str | None, more: Sequence[str]) -> str:
     rows = [[model, *cells] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
     lines = markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows)
     notes = [f"[low, high]: {METHOD['interval']}."]
@@ -98,16 +102,20 @@ def _markdown(
         f"{INCOMPLETE} incomplete: some examples have no score, see {' and '.join(COUNTS[-2:])} in summary.csv "
         "(empty there: nothing says whether all have one)."
     )
-    for model, found in counts.groupby("model")[list(NO_PLAN)].sum().iterrows():
-        if found.any():
-            kinds = ", ".join(f"{number} {name}" for name, number in found.items() if number)
-            notes.append(f"{model}: {kinds} answers, which hold no plan and score 0.")
+    notes += map(markdown_text, more)
     for row in between.dropna(subset=["low"]).to_dict("records"):
         notes.append(
             f"{markdown_text(row['model'])}: mean with whole tasks resampled [{row['low']:.1f}, {row['high']:.1f}]."
         )
-    notes += [f"{markdown_text(unlike)}."] if unlike else []
     return "\n".join([lines, *(f"- {note}" for note in notes)]) + "\n"
+
+
+def _kinds_of_no_plan(counts: pd.DataFrame) -> Iterator[str]:
+    """A sentence on each model that refused, was filtered, or answered with nothing."""
+    for model, found in counts.groupby("model")[list(NO_PLAN)].sum().iterrows():
+        if found.any():
+            kinds = ", ".join(f"{number} {name}" for name, number in found.items() if number)
+            yield f"{model}: {kinds} answers, which hold no plan and score 0."
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ Prints and writes <results>/comparisons/A_vs_B.{json,csv,md}: for each dimension
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import Parser, run, seed
-from leap.errors import UsageError
+from leap.errors import LeapError, UsageError
 
 
 def main() -> None:
@@ -27,11 +27,16 @@ def main() -> None:
 
     from leap.report.comparison import print_comparison, write_comparison
     from leap.report.results import read_scores, unlike_settings_note
+    from leap.report.unfinished import unfinished_note
     from leap.statistics.comparison import compare
 
     results = workspace.resolve(arguments.results_dir)
-    table = compare(read_scores(results), arguments.model, arguments.baseline, arguments.score, arguments.seed)
-    note = unlike_settings_note(results, [arguments.model, arguments.baseline])
+    models, scores = [arguments.model, arguments.baseline], read_scores(results)
+    unfinished = unfinished_note(results, models)
+    if unfinished and not {*models} <= {*scores["model"]}:
+        raise LeapError(unfinished)
+    table = compare(scores, *models, arguments.score, arguments.seed)
+    note = "; ".join(filter(None, [unlike_settings_note(results, models), unfinished]))
     print_comparison(table, arguments.score, note)
     for path in write_comparison(table, results / "comparisons", arguments.score, note):
         print(path)

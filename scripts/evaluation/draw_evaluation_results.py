@@ -26,10 +26,11 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen_models(wanted: list[str] | None, found: list[str]) -> list[str]:
+def chosen_models(wanted: list[str] | None, found: list[str], unfinished: str) -> list[str]:
     unknown = [model for model in wanted or [] if model not in found]
     if unknown:
-        raise UsageError(f"no results of {', '.join(unknown)}; there are: {', '.join(found)}")
+        begun = f"; {unfinished}" if unfinished else ""
+        raise UsageError(f"no results of {', '.join(unknown)}; there are: {', '.join(found)}{begun}")
     return wanted or found
 
 
@@ -50,10 +51,12 @@ def main() -> None:
     )
     from leap.report.summary import SIGNIFICANT, write_summary
     from leap.report.tables import metric_table, print_table, total_table, write_tables
+    from leap.report.unfinished import unfinished_note
 
     results, run_dir = workspace.resolve(arguments.results_dir), workspace.resolve(arguments.run_dir)
     output = workspace.resolve(arguments.output_dir) if arguments.output_dir else results / "figures"
-    models = chosen_models(arguments.models, found_models(results))
+    unfinished = unfinished_note(results, arguments.models)
+    models = chosen_models(arguments.models, found_models(results), unfinished)
     baseline = chosen_baseline(arguments.baseline, models)
     scores, counts = read_scores(results, models), read_counts(results, models)
 
@@ -63,14 +66,15 @@ def main() -> None:
     print_table(summary, f"Total score [95 % interval]; {SIGNIFICANT} differs from the baseline (summary.md: how)")
     print_table(tables["metrics"], "Mean of the dimensions (at most 100; total at most 80)")
     unlike, asked = unlike_note(scores, baseline) if baseline else "", unlike_settings_note(results, models)
-    for note in (incomplete_note(counts), unlike, asked):
+    for note in (incomplete_note(counts), unfinished, unlike, asked):
         if note:
             print(note)
     loss = read_loss(run_dir)
     if loss is None:
         print(f"{run_dir}: no checkpoint with a log there, so no training loss is drawn (--run_dir names another run)")
-    evaluation = Evaluation(scores, counts, baseline, asked)
-    for path in [*write_tables(tables, output, asked), *draw_figures(evaluation, loss, output)]:
+    beside = "; ".join(filter(None, [asked, unfinished]))
+    evaluation = Evaluation(scores, counts, baseline, beside)
+    for path in [*write_tables(tables, output, beside), *draw_figures(evaluation, loss, output)]:
         print(path)
 
 

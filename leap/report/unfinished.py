@@ -1,0 +1,44 @@
+"""Evaluations that have begun and have no final scores: tables and figures say so, or their gaps would look chosen."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from leap.evaluation.monitor import lock_holder
+from leap.evaluation.predictions import read_predictions
+from leap.evaluation.rescore import OLD_OUTPUT
+from leap.evaluation.result_folder import MANIFEST, PREDICTIONS, SCORES
+from leap.records.files import LOCK, read_object
+from leap.records.litter import listed
+from leap.vlabench.dimensions import DIMENSIONS
+
+
+def unfinished_results(results: Path, models: Iterable[str] | None = None) -> list[str]:
+    """ "MODEL, DIMENSION: how far it is" for each of these models (or all) that was begun and not finished."""
+    wanted = None if models is None else set(models)
+    return [
+        f"{folder.name}, {dimension.name}: {state}"
+        for dimension in DIMENSIONS
+        for folder in listed(results / dimension.name)
+        if (wanted is None or folder.name in wanted) and (state := _state(folder))
+    ]
+
+
+def unfinished_note(results: Path, models: Iterable[str] | None = None, shown: int = 6) -> str:
+    """One line on them; "" where all are finished."""
+    found = unfinished_results(results, models)
+    more = f"; and {len(found) - shown} more" if len(found) > shown else ""
+    return f"not finished (the same command goes on): {'; '.join(found[:shown])}{more}" if found else ""
+
+
+def _state(folder: Path) -> str | None:
+    """None where the folder's scores are those of all that was asked, or where it is no result at all."""
+    scored = (folder / SCORES).is_file()
+    manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    if manifest.get("status") == "running":
+        answered = sum(prediction.error is None for prediction in read_predictions(folder / PREDICTIONS).values())
+        state = "running" if lock_holder(folder / LOCK) else "stopped"
+        earlier = ", scores are from before" if scored else ""
+        return f"{state} at {answered} of {manifest.get('data', {}).get('examples', '?')}{earlier}"
+    if not scored and any((folder / name).is_file() for name in (PREDICTIONS, OLD_OUTPUT)):
+        return "answers without scores (scripts/evaluation/score_predictions.py makes them)"
+    return None
