@@ -280,7 +280,7 @@ def test_an_adapter_of_another_base_is_no_start(workspace: Path, model: Path, st
 
 def test_the_preset_script_tells_layers_weights_and_share(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_PRESET", "light")
-    flags = "--recipe demo --lr 1e-4 --epochs 2 --batch-size 2 --output-dir output/told".split()
+    flags = "--recipe demo --lr 1e-4 --epochs 2 --batch-size 2 --warmup_steps 2 --output-dir output/told".split()
     done = run_script(LORA_SCRIPT, *flags, "--dry-run", root=workspace)
     assert done.returncode == 0, done.stderr
     assert "on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in done.stdout
@@ -298,7 +298,7 @@ def test_the_preset_script_tells_layers_weights_and_share(workspace: Path, monke
 def test_the_plan_tells_costs_and_trains_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"MAX_STEPS": "6", "LORA_PRESETS": "light full", "LORA_STEPS": "6"}.items():
         monkeypatch.setenv(name, value)
-    words = "batch --demo --dry-run --warmup_steps 6 --seeds 2 --name planned".split()
+    words = "batch --demo --dry-run --warmup_steps 5 --seeds 2 --name planned".split()
     words += ["--model_name_or_path", "models/leap-demo"]
     done = run_script(ABLATION, *words, root=workspace)
     assert done.returncode == 0, done.stderr

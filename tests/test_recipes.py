@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY, run_script
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_families import one_thread
 from tiny_models import FAMILIES, save_tiny_model
+from transformers import get_scheduler
 
 from leap.data.collate import Collator
 from leap.data.packing import _epoch_order
@@ -30,6 +33,7 @@ from leap.records.training import TrainingRow
 from leap.training import run as runs
 from leap.training.model import load_trainable, plan_training
 from leap.training.overrides import add_recipe_flags, recipe_overrides
+from leap.training.plan import describe
 from leap.training.recipe import Recipe, read_recipe
 from leap.training.schedule import check_schedule
 from leap.training.stopping import best_step, has_stopped
@@ -659,3 +663,124 @@ def test_eight_rows_are_learned_by_heart(workspace: Path) -> None:
     engine = HfEngine(folder, PictureSize(4, 9), workers=0)
     found = {answer.key: answer.text for answer in engine.answers(requests, Decoding())}
     assert [found[request.key] for request in requests] == [answer for _, answer in asked]
+
+
+def schedule_problem(steps: int, **values: Any) -> str:
+    with pytest.raises(LeapError) as error:
+        check_schedule(tiny_recipe(**values), steps)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "words"),
+    [
+        ({"warmup_steps": 800}, 60, "warmup_steps=800: the run has 60 steps"),
+        ({"warmup_steps": 60}, 60, "warmup_steps=60: the run has 60 steps"),
+        ({"warmup_ratio": 0.99}, 60, "warmup_ratio=0.99: the run has 60 steps"),
+        ({"warmup_steps": 1}, 1, "would end before it reaches learning_rate=0.001"),
+    ],
+)
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "constant"])
+def test_a_warm_up_that_is_never_over_is_refused(name: str, values: dict[str, Any], steps: int, words: str) -> None:
+    kwargs = SCHEDULES[name]
+    assert words in schedule_problem(steps, lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, **values)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "words"),
+    [
+        ("cosine_with_min_lr", {"min_lr": 0.01}, "its rate rises to"),
+        ("cosine_with_min_lr", {"min_lr_rate": 2.0}, "its rate rises to"),
+        ("cosine_with_min_lr", {"min_lr": -0.001}, "its rate is 0 in"),
+        ("warmup_stable_decay", {"num_decay_steps": 95}, "after the warm-up its rate is"),
+        ("warmup_stable_decay", {"num_decay_steps": 5, "num_stable_steps": 10}, "its rate is 0 in"),
+        ("inverse_sqrt", {"timescale": 0}, "does not fit lr_scheduler_type=inverse_sqrt"),
+        ("inverse_sqrt", {"timescale": -3}, "does not fit lr_scheduler_type=inverse_sqrt"),
+        ("polynomial", {"lr_end": -0.001}, "its rate falls to -"),
+        ("polynomial", {"power": -1.0}, "its rate rises to"),
+        ("polynomial", {"power": "two"}, "does not fit lr_scheduler_type=polynomial"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused(name: str, kwargs: dict[str, Any], words: str) -> None:
+    assert words in schedule_problem(100, lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, warmup_steps=10)
+
+
+@given(
+    name=st.sampled_from([name for name in SCHEDULES if name != "constant"]),
+    steps=st.integers(3, 400),
+    warmup=st.integers(0, 500),
+)
+def test_a_schedule_that_is_accepted_reaches_its_rate_and_never_more(name: str, steps: int, warmup: int) -> None:
+    recipe = tiny_recipe(lr_scheduler_type=name, lr_scheduler_kwargs=SCHEDULES[name], warmup_steps=warmup)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=recipe.learning_rate)
+    scheduler = get_scheduler(name, optimizer, warmup, steps, dict(SCHEDULES[name] or {}))
+    rates = scheduler.get_last_lr()
+    for _ in range(steps - 1):
+        optimizer.step()
+        scheduler.step()
+        rates += scheduler.get_last_lr()
+    try:
+        check_schedule(recipe, steps)
+    except LeapError:
+        assert max(rates) < recipe.learning_rate * (1 - 1e-9)
+    else:
+        assert max(rates) == pytest.approx(recipe.learning_rate, rel=1e-9)
+
+
+def test_early_stopping_that_can_never_end_a_run_is_refused(workspace: Path) -> None:
+    values = {"val_file": "data/test_demo.jsonl", "output_dir": "output/no_stop", "max_steps": 20, "eval_steps": 5}
+    with pytest.raises(LeapError, match="early_stopping_patience=3: with a validation every 5 of 20 steps"):
+        runs.check_run(tiny_recipe(early_stopping_patience=3, **values), workspace, workspace / ".cache")
+    runs.check_run(tiny_recipe(early_stopping_patience=2, **values), workspace, workspace / ".cache")
+    values = {**values, "eval_strategy": "epoch", "max_steps": None, "num_train_epochs": 2}
+    with pytest.raises(LeapError, match="early_stopping_patience=1: with a validation every 4 of 8 steps"):
+        runs.check_run(tiny_recipe(early_stopping_patience=1, **values), workspace, workspace / ".cache")
+
+
+def validated(workspace: Path, lines: list[str], name: str, **values: Any) -> runs.Run:
+    path = workspace / "data" / f"{name}.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    recipe = tiny_recipe(val_file=f"data/{name}.jsonl", output_dir="output/never", **values)
+    return runs.check_run(recipe, workspace, workspace / ".cache")
+
+
+@pytest.fixture
+def lines(workspace: Path) -> list[str]:
+    return (workspace / "data" / "train_demo.jsonl").read_text().splitlines()
+
+
+def written_otherwise(line: str) -> str:
+    """The same sample: keys in another order, other notes, an image's path by another way."""
+    row = json.loads(line)
+    changed = {"target": row["target"], "messages": row["messages"], "note": "mine"}
+    return json.dumps(changed, indent=None).replace('"images/', '"../data/images/')
+
+
+@pytest.mark.parametrize("values", [{}, {"max_train_samples": None}, {"max_eval_samples": 2}], ids=str)
+def test_the_training_file_is_no_validation_file(workspace: Path, lines: list[str], values: dict[str, Any]) -> None:
+    """Nor is a copy of it under another name."""
+    recipe = tiny_recipe(val_file="data/train_demo.jsonl", output_dir="output/never", **values)
+    with pytest.raises(LeapError, match=r"val_file: .*train_demo.jsonl: it is the training file"):
+        runs.check_run(recipe, workspace, workspace / ".cache")
+    with pytest.raises(LeapError, match=r"val_file: .*copy.jsonl: it is the training file, .*train_demo.jsonl"):
+        validated(workspace, lines, "copy", **values)
+
+
+def test_the_same_samples_in_another_order_are_no_validation_file(workspace: Path, lines: list[str]) -> None:
+    again = [written_otherwise(line) for line in reversed(lines)]
+    with pytest.raises(LeapError, match="it holds the samples of the training file"):
+        validated(workspace, again, "again", max_train_samples=None)
+
+
+def test_validation_samples_that_are_trained_on_are_counted(workspace: Path, lines: list[str]) -> None:
+    held_out = (workspace / "data" / "test_demo.jsonl").read_text().splitlines()
+    other_answer = json.loads(lines[0])
+    other_answer["target"]["steps"] += " Then wait."
+    mixed = [*held_out, written_otherwise(lines[1]), lines[3], lines[3], lines[20], json.dumps(other_answer)]
+    run = validated(workspace, mixed, "mixed")  # of the training file, the first eight are used
+    assert run.shared == 3
+    assert "; 3 of them are training samples too" in describe(run)
+    assert validated(workspace, mixed, "mixed", max_train_samples=None).shared == 4
+    assert validated(workspace, held_out, "apart").shared == 0
+    assert "training samples too" not in describe(validated(workspace, held_out, "apart"))
+    assert validated(workspace, lines[:4], "some").shared == 4  # a part of it may be watched, and is told

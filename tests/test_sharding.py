@@ -63,7 +63,7 @@ def assert_close(run: Path, other: Path) -> None:
     assert max(far) < 0.01, max(far)
 
 
-THREE = "--max_steps 3 --save_steps 2 --val_file data/train_demo.jsonl --max_eval_samples 3 --eval_steps 2".split()
+THREE = "--max_steps 3 --save_steps 2 --val_file data/test_demo.jsonl --max_eval_samples 3 --eval_steps 2".split()
 HALVES = ["--per_device_train_batch_size", "4"]
 
 

@@ -30,7 +30,7 @@ from leap.hardware import usable_cores
 from leap.progress import is_main_process, track
 from leap.records.files import FolderLock, read_lines, replacing, write_json
 
-_FORMAT = 1  # of the cached files; to be raised when a check sees something else
+_FORMAT = 2  # of the cached files; to be raised when a check sees something else
 _FEW = 1_000  # rows or pictures that are checked sooner than processes start
 
 

@@ -4,6 +4,7 @@ The outcome is an Arrow file that later starts map into memory; pictures are che
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -32,6 +33,7 @@ _SCHEMA = pa.schema(
         ("kind", pa.string()),  # of the problem, if there is one
         ("reason", pa.string()),
         ("repeats", pa.int32()),  # the line of the first row with the same messages and answer, or 0
+        ("said", pa.binary()),  # a digest of messages and answer, without the names of pictures
     ]
 )
 
@@ -46,19 +48,19 @@ class CheckedLine(NamedTuple):
     pictures: tuple[str, ...] = ()
     kind: str | None = None
     reason: str | None = None
-    digest: bytes = b""
+    said: bytes = b""
 
 
 def check_rows(path: Path, chat: ChatFormat, processes: int, result: Path) -> Iterator[int]:
     """Write the Arrow file `result`, yielding the line numbers as they are done. Raises LeapError for an empty file."""
-    first: dict[bytes, int] = {}
+    first: dict[tuple[bytes, tuple[str, ...]], int] = {}
     batches = map_in_order(partial(check_lines, chat), _batches(path), processes)
     with pa.OSFile(str(result), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
         for checked in batches:
             rows = [row._asdict() for row in checked]
             for row in rows:
-                digest = row.pop("digest")
-                earlier = first.setdefault(digest, row["line"]) if digest else row["line"]
+                same = row["said"], row["pictures"]
+                earlier = first.setdefault(same, row["line"]) if row["said"] else row["line"]
                 row["repeats"] = 0 if earlier == row["line"] else earlier
             writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
             yield from (row["line"] for row in rows)
@@ -110,7 +112,7 @@ def _measured(number: int, line: bytes, row: TrainingRow, lengths: Lengths) -> C
         refuse_lost_pictures(lengths.pictures, len(pictures))
     except LeapError as error:
         return CheckedLine(number, kind=INVALID, reason=str(error))
-    said = row.model_dump_json(include={"messages", "target"}).encode()
-    digest = hashlib.blake2b(said, digest_size=16).digest()
+    said = [[message.role, *(getattr(part, "text", None) for part in message.parts())] for message in row.messages]
+    digest = hashlib.blake2b(json.dumps([said, row.target.steps]).encode(), digest_size=16).digest()
     text_tokens = lengths.prompt - lengths.pictures + lengths.answer
-    return CheckedLine(number, line.decode().strip(), text_tokens, lengths.answer, pictures, digest=digest)
+    return CheckedLine(number, line.decode().strip(), text_tokens, lengths.answer, pictures, said=digest)

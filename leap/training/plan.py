@@ -31,7 +31,8 @@ def describe(run: "Run") -> str:
         f"pictures    {', '.join(f'{count} rows with {number}' for number, count in pictures if count)}",
         f"tokens      {rows.tokens.min()} to {rows.tokens.max()} a row, median {np.median(rows.tokens):.0f}; "
         f"{rows.label_tokens.mean():.0f} label tokens a row",
-        f"steps       {run.steps} of {size} rows, learning rate {recipe.learning_rate}",
+        *_validation(run),
+        f"steps       {run.steps} of {min(size, len(rows))} rows, learning rate {recipe.learning_rate}",
         *(f"learns      {line}" for line in run.learning),
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
         *_costs(run),
@@ -40,6 +41,15 @@ def describe(run: "Run") -> str:
     if rows.too_long or rows.duplicates:
         lines.append(f"report      {rows.report}")
     return "\n".join(lines)
+
+
+def _validation(run: "Run") -> list[str]:
+    if run.held_out is None or run.eval_steps is None:
+        return []
+    line = f"validation  {len(run.held_out)} samples, every {run.eval_steps} steps and after the last"
+    if run.shared:
+        line += f"; {run.shared} of them are training samples too, so that the loss is too low"
+    return [line]
 
 
 @dataclass(frozen=True)

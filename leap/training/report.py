@@ -87,6 +87,9 @@ def about(run: "Run", identity: dict[str, Any], batches: str) -> dict[str, Any]:
             "fingerprint": run.train.fingerprint,
             "rows": len(run.train),
             "too_long": len(run.train.too_long),
+            "val_file": run.recipe.val_file,
+            "validation_samples": len(run.held_out) if run.held_out else 0,
+            "validation_samples_in_training": run.shared,
         },
         "batches": batches,
     }

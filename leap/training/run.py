@@ -13,6 +13,7 @@ from typing import Any
 from leap import provenance
 from leap.data.chat import ChatFormat
 from leap.data.checked_file import CheckedFile, check_training_file
+from leap.data.overlap import count_shared
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, read_config, small_files, weights_hash
@@ -30,7 +31,7 @@ from leap.training.plan import describe
 from leap.training.processes import Processes, join
 from leap.training.recipe import Recipe
 from leap.training.resume import find_resume, note_unknown_files
-from leap.training.schedule import check_reports, check_schedule
+from leap.training.schedule import check_reports, check_schedule, check_stopping
 from leap.training.sharding import check_sharding
 from leap.training.stopping import best_step, has_stopped, held_out_losses
 from leap.workers import clear_worker_errors
@@ -52,12 +53,23 @@ class Run:
     identity: dict[str, Any]
     resume: Path | None  # the newest complete checkpoint
     learning: list[str]  # what learns, told to a person
+    shared: int = 0  # validation samples that are training samples too
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run, as the Trainer counts them."""
         an_epoch = math.ceil(len(self.train) / self.recipe.rows_per_step(processes()))
         return self.recipe.max_steps or math.ceil(an_epoch * self.recipe.num_train_epochs)
+
+    @property
+    def eval_steps(self) -> int | None:
+        """Steps between validations; None for no validation."""
+        recipe = self.recipe
+        strategy = recipe.eval_strategy or ("steps" if recipe.val_file else "no")
+        if strategy == "no":
+            return None
+        an_epoch = math.ceil(len(self.train) / recipe.rows_per_step(processes()))
+        return recipe.eval_steps if strategy == "steps" else an_epoch
 
     @property
     def finished(self) -> bool:
@@ -136,8 +148,14 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     ranks.same("validation samples", held_out.fingerprint if held_out else None)
     ranks.same("samples that are used", [(len(rows), int(rows.tokens.sum())) for rows in (train, held_out) if rows])
     ranks.same("checkpoint to resume from", str(resume.name) if resume else None)
-    run = Run(recipe, root, model, output, processor, chat, encoder, train, held_out, identity, resume, learning)
-    check_schedule(recipe, run.steps)
+    shared = count_shared(train, held_out) if held_out else 0
+    run = Run(
+        recipe, root, model, output, processor, chat, encoder, train, held_out, identity, resume, learning, shared
+    )
+    if resume is None:  # a run goes on as it began
+        check_schedule(recipe, run.steps)
+    if not run.finished:
+        check_stopping(recipe.early_stopping_patience, run.eval_steps, run.steps)
     return run
 
 
@@ -203,7 +221,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         resume=run.resume,
         state=load_state(run.resume, run.steps, identity),
         identity=identity,
-        eval_steps=_eval_steps(run),
+        eval_steps=run.eval_steps,
         base_name=_under_root(run.model, run.root),
         callbacks=[*own, *callbacks],
         keeps_gradients=divided and keeps_gradients(model, accelerator.device),
@@ -232,12 +250,3 @@ def _tell_best(log: list[dict[str, Any]], output: Path) -> None:
     best = best_step(log, [checkpoint_step(folder) or 0 for folder in find_checkpoints(output)])
     if best is not None and is_main_process():
         print(f"lowest held-out loss: {held_out_losses(log)[best]:.4f} in {output}/checkpoint-{best}", file=sys.stderr)
-
-
-def _eval_steps(run: Run) -> int | None:
-    """Steps between validations; None for no validation."""
-    recipe = run.recipe
-    strategy = recipe.eval_strategy or ("steps" if recipe.val_file else "no")
-    if strategy == "no":
-        return None
-    return recipe.eval_steps if strategy == "steps" else math.ceil(len(run.train) / recipe.rows_per_step(processes()))
