@@ -1,5 +1,6 @@
 """Model folders that others made, or that broke on the way: every wrong file is one clear line, at once."""
 
+import codecs
 import json
 import os
 import pickle
@@ -110,6 +111,14 @@ def test_a_configuration_that_is_of_another_model(folder: Path, part: str, key: 
     config[part][key] = value
     (folder / "config.json").write_text(json.dumps(config))
     assert words in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "config.json", "tokenizer.json", "processor_config.json"])
+def test_a_byte_order_mark_is_refused_where_libraries_read(folder: Path, name: str) -> None:
+    """In a chat template it would begin each prompt, without a word."""
+    (folder / name).write_bytes(codecs.BOM_UTF8 + (folder / name).read_bytes())
+    with pytest.raises(LeapError, match=f"{name}: it begins with a byte order mark"):
+        load_processor(folder)
 
 
 def test_pickled_weights_run_no_code(folder: Path, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def _lora_rank(adapter: Path) -> int:
     """The smallest rank vLLM offers that holds the adapter's."""
     path = adapter / "adapter_config.json"
     try:
-        config = json.loads(path.read_text())
+        config = read_object(path)
         ranks = [int(config["r"]), *(config.get("rank_pattern") or {}).values()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LeapError(f"{path}: cannot be read as an adapter's settings ({error!r})") from error

@@ -3,6 +3,7 @@
 A folder holds a whole model, or an adapter (LoRA) that changes a base model.
 """
 
+import codecs
 import hashlib
 import re
 from collections.abc import Mapping
@@ -131,11 +132,15 @@ def weight_files(folder: Path) -> list[Path]:
 def check_settings(folder: Path) -> None:
     """Raise LeapError for a file of a model folder that is none, and for settings that are no JSON object.
 
-    Also for a configuration with so many layers that making them would never end.
+    Also for a configuration with so many layers that making them would never end, and for a byte order mark: the
+    libraries refuse it without naming the file, or put it into each prompt.
     """
-    for path in sorted(folder.iterdir()):
+    for path in listed(folder):
         if not path.is_dir():
             is_file(path)
+    for path in (path for pattern in _SMALL_FILES for path in listed(folder, pattern)):
+        if path.is_file() and _begins_with_mark(path):
+            raise LeapError(f"{path}: it begins with a byte order mark, which models' files may not; save it without")
     for name in _SETTINGS:
         object_if_there(folder / name)
     parts = [object_if_there(folder / "config.json", _Config)]
@@ -145,6 +150,11 @@ def check_settings(folder: Path) -> None:
         for key, value in part.items():
             if _COUNTS_LAYERS.search(key) and isinstance(value, int) and value > _MOST_LAYERS:
                 raise LeapError(f"{folder / 'config.json'}: {key}={value}: no model has so many; restore the file")
+
+
+def _begins_with_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | None:

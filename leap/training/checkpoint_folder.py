@@ -11,7 +11,7 @@ from typing import Any
 
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, checkpoint_step, find_checkpoints, is_resumable, read_marker
-from leap.records.files import FolderLock, sync_folder, sync_tree, write_json
+from leap.records.files import FolderLock, read_text, sync_folder, sync_tree, write_json
 from leap.records.litter import listed
 
 RESUMABLE_KEPT = 2  # the newest checkpoints that keep their optimiser state
@@ -169,7 +169,7 @@ def _describe_bf16(file: Path) -> None:
     if not file.is_file():
         return
     settings = json.loads(
-        file.read_text(),
+        read_text(file),
         object_hook=lambda part: {
             key: "bfloat16" if key in ("dtype", "torch_dtype") and value == "float32" else value
             for key, value in part.items()
