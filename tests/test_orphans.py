@@ -5,12 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import REPOSITORY, run_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_picture_check import SCRIPT, check, draw, make_root, row
 
 from leap.data.orphans import Places, named_in
@@ -70,19 +74,19 @@ def test_a_demo_workspace_has_no_orphans(workspace: Path, tmp_path: Path) -> Non
     assert len(check(tmp_path, "--no-decode")[1]["orphans"]) == 1
 
 
-@pytest.mark.parametrize("given", ["data", "data/images", "link", "link/images", ".", "data/../data"])
-def test_roots_that_overlap_keep_what_others_name(root: Path, given: str) -> None:
+@pytest.mark.parametrize("image_root", ["data", "data/images", "link", "link/images", ".", "data/../data"])
+def test_roots_that_overlap_keep_what_others_name(root: Path, image_root: str) -> None:
     """MINE names one image; train.jsonl and test.jsonl name the others, from other roots."""
     images_of = root / "data" / "images"
     (root / "link").symlink_to("data")
-    name = os.path.relpath(images_of / "7-1.png", (root / given).resolve())
+    name = os.path.relpath(images_of / "7-1.png", (root / image_root).resolve())
     (root / "mine").mkdir()
     (root / "mine" / "mine.jsonl").write_text(row(name) + "\n")
     draw(images_of / "9-9.png", 9)
     draw(root / "docs" / "figure.png", 10)
     draw(root / "eva_results" / "plot.png", 11)
     before = images(root)
-    done, report = check(root, "--file", "mine/mine.jsonl", "--image_root", given, "--delete")
+    done, report = check(root, "--file", "mine/mine.jsonl", "--image_root", image_root, "--delete")
     assert (done.returncode, len(report["orphans"])) == (0, 1), report
     moved = {Path(path).name for path in before.keys() - images(root).keys()}
     assert moved == {"9-9.png"}
@@ -170,12 +174,11 @@ def test_images_of_benchmark_examples_belong_together(workspace: Path, root: Pat
     """Samples that name an example's first image alone leave it its second one."""
     shutil.copytree(workspace / "dataset", root / "dataset")
     first = sorted((root / "dataset").rglob("input.png"))[0]
-    (root / "data" / "mine.jsonl").write_text(row(str(first.relative_to(root / "dataset"))) + "\n")
     before = images(root)
-    for given in ("dataset", str(first.parent), str(first.parents[3])):
-        name = os.path.relpath(first, root / given)
+    for image_root in ("dataset", str(first.parent), str(first.parents[3])):
+        name = os.path.relpath(first, root / image_root)
         (root / "data" / "mine.jsonl").write_text(row(name) + "\n")
-        done, report = check(root, "--file", "data/mine.jsonl", "--image_root", given, "--delete")
+        done, report = check(root, "--file", "data/mine.jsonl", "--image_root", image_root, "--delete")
         assert (done.returncode, report["orphans"]) == (0, [])
     assert images(root) == before
 
@@ -285,3 +288,37 @@ def test_the_first_rows_images_are_found(root: Path, roots: tuple[str, ...], nam
 def test_a_name_that_is_there_as_it_stands_comes_first(root: Path) -> None:
     plain = draw(root / "demo-data" / "images" / "7-1.png", 3)
     assert resolve_picture("demo-data/images/7-1.png", [root, root / "data"]) == plain
+
+
+TREES = st.lists(st.sampled_from(["a", "b", "é", "images", "data"]), min_size=0, max_size=2).map("/".join)
+BASES = st.sampled_from(["1.png", "2.PNG", "3.jpg", "é.png"])
+NAMED = st.tuples(TREES, BASES).map(lambda parts: "/".join(filter(None, parts)))
+WAYS = st.sampled_from(["{}", "./{}", "x/../{}", "{root}/{}", "data/images/{}", "images/{}", "../images/{}"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=st.sets(NAMED, min_size=1, max_size=6), rows=st.lists(st.tuples(WAYS, NAMED), min_size=1, max_size=5))
+def test_an_image_that_a_sample_finds_is_never_an_orphan(files: set[str], rows: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder).resolve()
+        for name in files:
+            (root / "data" / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / "data" / "images" / name).touch()
+        (root / "data" / "x").mkdir(exist_ok=True)
+        names = [way.format(name, root=root / "data" / "images") for way, name in rows]
+        (root / "data" / "own.jsonl").write_text(row(names[0]) + "\n")
+        (root / "data" / "others.jsonl").write_text("".join(row(name) + "\n" for name in names[1:]))
+        roots = [root, root / "data"]
+        for given_root in (None, root, root / "data", root / "data" / "images"):
+            starts = [given_root] if given_root else roots
+            places = Places(root, root / "data", given_root)
+            orphans = audit_pictures([root / "data" / "own.jsonl"], starts, places, None).orphans
+            found = [path for start in (starts, roots) for name in names for path in _found(name, start)]
+            assert not {Path(orphan).resolve() for orphan in orphans} & set(found)
+            assert all(Path(orphan).is_relative_to(given_root or root / "data" / "images") for orphan in orphans)
+
+
+def _found(name: str, roots: list[Path]) -> list[Path]:
+    with suppress(LeapError):
+        return [resolve_picture(name, roots)]
+    return []
