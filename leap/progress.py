@@ -145,6 +145,12 @@ def _watch_lines(what: str, total: int, state: Callable[[], tuple[int, str]], en
         print(f"{what}: {told}, {note}", file=sys.stderr, flush=True)
 
 
+def rounded(value: float, decimals: int = 2) -> str:
+    """A positive number with so many decimals, never as if it were 0: "< 0.01"."""
+    least = 10.0**-decimals
+    return f"< {least:.{decimals}f}" if 0 < value < least else f"{value:.{decimals}f}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them: 8.2 s, 3 min 5 s, 2 h 40 min."""
     if seconds < 60:

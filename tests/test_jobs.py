@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
@@ -86,6 +87,9 @@ def test_a_failing_job_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "some words" in screen.getvalue()
     assert str(none.log) in screen.getvalue()  # not cut, however narrow
     assert print_outcome([good], Console(file=screen)) is True
+    screen = StringIO()
+    print_outcome([replace(good, name="evaluation_" + "long" * 20)], Console(file=screen, width=60))
+    assert max(map(len, screen.getvalue().splitlines())) <= 60
 
 
 def test_a_job_whose_log_cannot_be_written_is_failed(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Folder:
         self.path.mkdir(parents=True)
         self.manifest(status="running", start=datetime.now(UTC), examples=total)
 
-    def manifest(self, status: str, start: datetime, examples: int = 10, **more: str) -> None:
+    def manifest(self, status: str, start: datetime, examples: int = 10, **more: object) -> None:
         value = {"status": status, "start": start.isoformat(), "data": {"examples": examples}, **more}
         (self.path / "manifest.json").write_text(json.dumps(value))
 
@@ -152,6 +152,22 @@ def test_a_live_rate_is_the_growth_that_was_seen(tmp_path: Path) -> None:
     assert (seen.rate, seen.left) == (0.0, None)
     holder.kill()
     holder.wait()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_one_look_fits_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    folder = Folder(tmp_path, "PhysicsLaw", "lora_standard-checkpoint-5000_3shot_CoT", total=123456)
+    for example in range(3):
+        folder.append(example)
+    folder.append(3, text="")
+    note = {"answers": 4, "seconds": 1000}
+    folder.manifest("running", datetime.now(UTC), examples=123456, inference=[note])
+    shown = run_script(MONITOR, "--once", "--results", str(tmp_path)).stdout
+    table = [line for line in shown.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, table)) <= width
+    for whole in ("PhysicsLaw", "stopped", "4/123456", "< 0.01/s"):
+        assert whole in shown
 
 
 def test_what_is_broken_is_told_and_the_others_are_shown(tmp_path: Path) -> None:

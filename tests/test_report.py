@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import runpy
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,9 +22,11 @@ from rich.console import Console
 from leap.errors import LeapError
 from leap.evaluation.result_folder import DimensionResult
 from leap.evaluation.score import Counts
+from leap.progress import rounded
 from leap.records.benchmark import Prediction
 from leap.report import figures
 from leap.report.charts import GROUPS
+from leap.report.comparison import print_comparison, readable, write_comparison
 from leap.report.curves import find_series, read_loss, training_loss
 from leap.report.figures import Evaluation, draw_figures
 from leap.report.live import print_results
@@ -39,8 +43,9 @@ from leap.report.results import (
 )
 from leap.report.style import GREY, looks, save
 from leap.report.summary import write_summary
-from leap.report.tables import improvement, metric_table, print_table, total_table, write_tables
+from leap.report.tables import _cells, improvement, metric_table, print_table, total_table, write_tables
 from leap.report.unfinished import unfinished_note, unfinished_results
+from leap.statistics.comparison import compare
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.scoring import LEAP_KEYS
 
@@ -207,6 +212,41 @@ def test_incomplete_models_are_marked_in_tables(two: Path) -> None:
         (markdown,) = [path.read_text() for path in write_tables({"t": table}, two) if path.suffix == ".md"]
         assert "| a\\|[b] * |" in markdown
         assert "\n\\* incomplete" in markdown
+
+
+@pytest.mark.parametrize("width", [30, 46, 80, 120, 400])
+def test_tables_fit_the_terminal(two: Path, width: int) -> None:
+    """Columns that do not fit come below; no number is cut, and no line is longer than the screen."""
+    name = "lora_standard-checkpoint-200_3shot_upstream-shots_CoT_zh_swapped"
+    write_result(two, name, "M&T", [30.0], unscored=3)
+    scores, counts = read_scores(two), read_counts(two)
+    compared = readable(compare(scores, "checkpoint-200", "Baseline"))
+    for table in (total_table(scores, counts, "Baseline"), metric_table(scores, counts), write_summary(two), compared):
+        screen = io.StringIO()
+        print_table(table, "A title that says what the numbers below are", Console(file=screen, width=width))
+        lines = screen.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        assert "…" not in screen.getvalue()
+        shown = Counter("".join(lines).split())
+        numbers = [cell for row in _cells(table)[1:] for cell in row[1:] if re.fullmatch(r"-?[\d.]+", cell)]
+        assert all(shown[number] >= count for number, count in Counter(numbers).items())
+        if width == 400:
+            assert sum("─" in line for line in lines) == 1
+
+
+def test_a_p_value_is_never_shown_as_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model, level in {"Baseline": 0.0, "other": 9.0}.items():
+        for dimension in NAMES:
+            write_result(tmp_path, model, dimension, [level + number for number in range(12)])
+    table = compare(read_scores(tmp_path), "other", "Baseline")
+    assert 0 < table["p"].max() < 0.005
+    print_comparison(table, "total_score")
+    written = {path.suffix: path.read_text() for path in write_comparison(table, tmp_path / "c", "total_score")}
+    for shown in (capsys.readouterr().out, written[".md"]):
+        assert shown.count("< 0.01") >= 2 * len(NAMES) + 1
+    assert "< 0.01" not in written[".csv"]
+    assert [rounded(value, 3) for value in (0.0004, 0.001, 0.25, 1.0)] == ["< 0.001", "0.001", "0.250", "1.000"]
+    assert (rounded(0.0), rounded(0.004), rounded(-0.004)) == ("0.00", "< 0.01", "-0.00")
 
 
 def test_an_evaluation_ends_with_its_tables(two: Path, capsys: pytest.CaptureFixture[str]) -> None:

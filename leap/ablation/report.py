@@ -17,6 +17,7 @@ from leap.ablation.results import (
     run_table,
 )
 from leap.ablation.runs import FULL, label
+from leap.progress import rounded
 from leap.records.files import write_atomic
 from leap.records.tables import csv_text, markdown_text
 from leap.report.style import save
@@ -176,8 +177,8 @@ def _gains(findings: Findings, gains: pd.DataFrame) -> str:
         {
             "gain, points": [f"{value:+.1f}" for value in rows["difference"]],
             "95 % interval": _intervals(rows, "low", "high"),
-            "p": [f"{value:.4f}" for value in rows["p"]],
-            "p, Holm": [f"{value:.4f}" for value in rows["p_holm"]],
+            "p": [rounded(value, 4) for value in rows["p"]],
+            "p, Holm": [rounded(value, 4) for value in rows["p_holm"]],
             "d_z": [_number(value, ".2f") for value in rows["d_z"]],
             "pairs": [f"{value}" for value in rows["pairs"]],
         },

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -56,17 +55,18 @@ def print_outcome(results: Sequence[JobResult], console: Console | None = None, 
         console.print(f"\n{result.name}: {result.reason}", style="bold red", markup=False, highlight=False)
         for line in log_tail(result.log, lines):
             console.print(Text(f"    {line}"), soft_wrap=True)
+        console.print(Text(f"    its log is {result.log}"), soft_wrap=True)
     table = Table(
         box=SIMPLE_HEAD, title=f"{len(results) - len(failed)} of {len(results)} jobs done", title_justify="left"
     )
-    for column in ("job", "state", "seconds", "log"):
-        table.add_column(column, justify="right" if column == "seconds" else "left")
+    table.add_column("job", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
     for result in results:
         style = "" if result.state == "done" else "bold red"
-        cells = (result.name, result.state, f"{result.seconds:.1f}", str(result.log))
+        cells = (result.name, result.state, f"{result.seconds:.1f}")
         table.add_row(*(Text(cell, style) for cell in cells))
-    table.width = Measurement.get(console, console.options.update(width=1000), table).maximum
-    console.print(table, crop=False)
+    console.print(table)
     return not failed
 
 

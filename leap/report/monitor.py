@@ -18,10 +18,11 @@ from leap.console import new_console
 from leap.errors import LeapError
 from leap.evaluation.monitor import Monitor, Progress
 from leap.hardware import GpuState, gpu_states
-from leap.progress import duration
+from leap.progress import duration, rounded
 from leap.report.results import model_order
 
 _COLUMNS = ("model", "dimension", "status", "done", "rate", "left", "format\nerrors", "failed")
+_NO_ANSWER = "refused,\nempty"  # filtered ones too
 _STYLES = {"running": "cyan", "complete": "green", "unreadable": "bold red"}
 _AROUND = 8  # lines of a live screen that are not rows of the table
 
@@ -71,9 +72,24 @@ def _screen(results: Path, found: Sequence[Progress], console: Console, height: 
         return Text(f"{results}: no evaluation has begun there yet; waiting (Ctrl-C ends)")
     gpus = gpu_states()
     shown = _that_fit(found, height - _AROUND - len(gpus) if height else None)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in _COLUMNS:
-        wraps = column == "model"  # a long name gives way, not a number
+    table = _table(shown)
+    if Measurement.get(console, console.options.update(width=1000), table).maximum > console.width:
+        table = _table(shown, between=0)
+    folded = len(found) - len(shown)
+    notes = [f"and {folded} more; --once shows all"] if folded else []
+    notes += [progress.problem for progress in shown if progress.problem]
+    texts = [Text(line) for line in (_title(results, found), *notes, *map(_gpu, gpus))]
+    if height is None:  # paths stay whole, for whoever copies them
+        texts = [Text(text.plain, no_wrap=True, overflow="ignore") for text in texts]
+    return Group(texts[0], table, *texts[1:])
+
+
+def _table(shown: Sequence[Progress], between: int = 1) -> Table:
+    """With `between` blanks more than one around each cell. A long name of a model gives way, never a number."""
+    others = any(progress.refused + progress.filtered + progress.empty for progress in shown)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, between))
+    for column in (*_COLUMNS, *([_NO_ANSWER] if others else [])):
+        wraps = column == "model"
         table.add_column(
             column,
             justify="left" if column in _COLUMNS[:3] else "right",
@@ -81,15 +97,11 @@ def _screen(results: Path, found: Sequence[Progress], console: Console, height: 
             overflow="fold" if wraps else "ellipsis",
         )
     for progress in shown:
-        table.add_row(*_row(progress), style=_STYLES.get(progress.status, "yellow"))
-    folded = len(found) - len(shown)
-    notes = [f"and {folded} more; --once shows all"] if folded else []
-    notes += [progress.problem for progress in shown if progress.problem]
-    texts = [Text(line) for line in (_title(results, found), *notes, *map(_gpu, gpus))]
-    if height is None:  # numbers and paths stay whole, the lines run on
-        table.width = Measurement.get(console, console.options.update(width=1000), table).maximum
-        texts = [Text(text.plain, no_wrap=True, overflow="ignore") for text in texts]
-    return Group(texts[0], table, *texts[1:])
+        cells = _row(progress)
+        if others:
+            cells.append(Text(str(progress.refused + progress.filtered + progress.empty)))
+        table.add_row(*cells, style=_STYLES.get(progress.status, "yellow"))
+    return table
 
 
 def _that_fit(found: Sequence[Progress], rows: int | None) -> Sequence[Progress]:
@@ -114,7 +126,7 @@ def _row(progress: Progress) -> list[Text]:
         progress.dimension,
         _state(progress),
         f"{progress.done}/{total}",
-        "-" if progress.rate is None else f"{progress.rate:.2f}/s",
+        "-" if progress.rate is None else f"{rounded(progress.rate)}/s",
         "-" if progress.left is None else duration(progress.left),
         str(progress.format_errors),
         str(progress.inference_errors),

@@ -10,6 +10,7 @@ from leap.judge import summary
 from leap.judge.criteria import FORMULA
 from leap.judge.files import SCORES, read_pairs, read_scores
 from leap.judge.judges import RUBRIC
+from leap.progress import rounded
 from leap.records.files import write_atomic, write_json
 from leap.records.tables import markdown_text
 from leap.report.results import chosen_baseline
@@ -104,7 +105,7 @@ def _outcomes(row: dict[str, Any]) -> str:
 
 
 def _p(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:.3f}"
+    return "-" if pd.isna(value) else rounded(value, 3)
 
 
 def _markdown(texts: dict[str, str], note: str) -> str:

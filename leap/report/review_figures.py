@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from leap.judge import summary
+from leap.progress import rounded
 from leap.records.review import CRITERIA
 from leap.report.review import review_tables
 from leap.report.style import FAINT, GREY, INK, PALETTE, Look, clean, legend_above, looks, new_figure, plain, save
@@ -202,7 +203,7 @@ def pairs(figures: ReviewFigures) -> Figure:
                 ink = INK if name != "wins" else "white"
                 axes.text(left + row[name] / 2, place, row[name], ha="center", va="center", fontsize=9, color=ink)
             left += row[name]
-        axes.text(left, place, f"  p = {row['p_sign']:.3f}", va="center", fontsize=8.5, color=INK)
+        axes.text(left, place, f"  {_p(row['p_sign'])}", va="center", fontsize=8.5, color=INK)
     names = [
         f"{row['model_a']} against {row['model_b']}" + (f"\n{row['judge']}" if many else "")
         for row in table.to_dict("records")
@@ -220,8 +221,14 @@ def pairs(figures: ReviewFigures) -> Figure:
 def _bias_note(row: Mapping[str, Any]) -> str:
     return (
         f"{row['judge']}: {row['consistent']} of {row['asked']} comparisons came out alike in both orders; the plan "
-        f"shown first won both times in {row['first']}, the second in {row['second']} (p = {row['p']:.3f})."
+        f"shown first won both times in {row['first']}, the second in {row['second']} ({_p(row['p'])})."
     )
+
+
+def _p(value: float) -> str:
+    """ "p = 0.012", "p < 0.001" """
+    shown = rounded(value, 3)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 def _panels(

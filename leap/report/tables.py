@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from leap.console import new_console
 from leap.errors import LeapError
+from leap.progress import rounded
 from leap.records.files import write_atomic
 from leap.records.tables import csv_text, markdown_lines, markdown_text
 from leap.report.results import NO_PLAN, dimension_means, unscored_examples
@@ -66,19 +67,46 @@ def metric_table(scores: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
 def print_table(table: pd.DataFrame, title: str, console: Console | None = None) -> None:
     """A table on the screen; an empty cell is "-", never 0, and an incomplete model has an asterisk.
 
-    In a narrow terminal the lines run on: cut numbers would be of no use.
+    Columns that a terminal is too narrow for come below, again with the names. These take up to half of it, and are
+    folded where they are longer; a number is never cut.
     """
     console = console or new_console()
-    header, *rows = _cells(table)
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in header:
-        shown.add_column(Text(column.replace("_", "\n")), justify="left" if column == header[0] else "right")
-    for row in rows:
-        shown.add_row(*map(Text, row))
+    names, *columns = map(list, zip(*_cells(table), strict=True))
+    console.print(Text(title, "italic"))
+    room = console.width - 1 - min(_width(names), console.width // 2)
+    for part in _parts(columns, room):
+        shown = Table(box=SIMPLE_HEAD)
+        shown.add_column(_heading(names[0]), overflow="fold")
+        for column in part:
+            shown.add_column(_heading(column[0]), justify="right", no_wrap=_width(column) <= room, overflow="fold")
+        for row in zip(names[1:], *(column[1:] for column in part), strict=True):
+            shown.add_row(*map(Text, row))
+        console.print(shown)
     if _incomplete(table).any():
-        shown.caption, shown.caption_justify = _NOTE, "left"
-    shown.width = Measurement.get(console, console.options.update(width=1000), shown).maximum
-    console.print(shown, crop=False)
+        console.print(Text(_NOTE, "dim italic"))
+
+
+def _heading(name: str) -> Text:
+    return Text(name.replace("_", "\n"))
+
+
+def _parts(columns: list[list[str]], room: int) -> list[list[list[str]]]:
+    """The columns in as many tables as the room beside the names asks for."""
+    parts: list[list[list[str]]] = [[]]
+    left = room
+    for column in columns:
+        if _width(column) > left and parts[-1]:
+            parts.append([])
+            left = room
+        parts[-1].append(column)
+        left -= _width(column)
+    return parts
+
+
+def _width(column: list[str]) -> int:
+    """Characters on the screen, with the three between two columns."""
+    heading, *cells = column
+    return max(map(cell_len, [*heading.split("_"), *cells])) + 3
 
 
 def write_tables(tables: dict[str, pd.DataFrame], folder: Path, note: str = "") -> list[Path]:
@@ -104,13 +132,15 @@ def markdown_table(table: pd.DataFrame) -> str:
 def _cells(table: pd.DataFrame) -> list[list[str]]:
     """The header and the rows, as text."""
     names = [f"{model} *" if marked else str(model) for model, marked in _incomplete(table).items()]
-    columns = [[_cell(value) for value in table[column]] for column in table.columns]
+    columns = [[_cell(value, str(column)) for value in table[column]] for column in table.columns]
     return [[table.index.name or "model", *map(str, table.columns)], *map(list, zip(names, *columns, strict=True))]
 
 
-def _cell(value: float) -> str:
+def _cell(value: float, column: str) -> str:
     if pd.isna(value):
         return "-"
+    if column in ("p", "p_holm") and isinstance(value, float):
+        return rounded(value)
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
