@@ -1,6 +1,6 @@
 """The one place that knows where things are.
 
-    python -m configs.config        # prints every path of the workspace and whether it exists
+    python -m configs.config        # prints every path of the workspace and whether it exists, or is empty
 
 `LEAP_ROOT` moves the whole workspace (data, models, results); the code and its recipes stay where they are.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leap.errors import LeapError
+from leap.records.litter import is_bare
 
 if TYPE_CHECKING:
     from leap.data.pictures import PictureSize
@@ -145,9 +146,19 @@ class WorkspaceConfig:
         return {name: getattr(self, name) for name in code + inputs + results}
 
 
+def _state(path: Path) -> str:
+    """A folder that holds nothing is no more use than none: a submodule that was not checked out is one."""
+    if not path.exists():
+        return "missing"
+    return "empty" if path.is_dir() and is_bare(path, besides=(".gitkeep",)) else "exists"
+
+
 def main() -> None:
-    for name, path in WorkspaceConfig.find().paths().items():
-        print(f"{name:20} {'exists ' if path.exists() else 'missing'} {path}")
+    workspace = WorkspaceConfig.find()
+    for name, path in workspace.paths().items():
+        state = "exists" if path == workspace.root else _state(path)
+        hint = " (git submodule update --init VLABench)" if name == "vlabench" and state != "exists" else ""
+        print(f"{name:20} {state:7} {path}{hint}")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,26 @@ def test_a_model_that_is_not_there(root: Path) -> None:
     assert "output/checkpoint-999" in one_line(done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("folder", "command"),
+    [
+        ("models/Qwen3-VL-4B-Instruct", "bash scripts/download/download_model.sh Qwen/Qwen3-VL-4B-Instruct"),
+        ("models/mine", "bash scripts/download/download_model.sh OWNER/mine"),
+        ("output/checkpoint-5000", "python scripts/download/download_leap_data.py --checkpoints 5000"),
+    ],
+)
+def test_a_model_that_is_not_there_is_told_with_the_command_that_brings_it(
+    root: Path, folder: str, command: str
+) -> None:
+    refused = run_script("scripts/evaluation/run_vlm_evaluation.py", "--checkpoint", folder, root=root)
+    assert refused.returncode == 1
+    assert command in one_line(refused.stderr)
+    (root / folder).mkdir(parents=True)
+    (root / folder / "config.json").write_text("{}")
+    refused = run_script("scripts/evaluation/run_vlm_evaluation.py", "--checkpoint", folder, root=root)
+    assert command in one_line(refused.stderr)  # nor are its weights
+
+
 def test_an_unknown_dimension_is_wrong_usage(root: Path) -> None:
     done = run_script(EVALUATE, "--dimension", "Complexity", root=root)
     assert done.returncode == 2

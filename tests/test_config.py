@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import config
 from configs.config import REPOSITORY, WorkspaceConfig
 from leap.errors import LeapError
 from leap.training.overrides import add_recipe_flags, recipe_overrides
@@ -43,6 +44,32 @@ def test_printing_the_paths_works_from_anywhere(tmp_path: Path) -> None:
     )
     assert f"missing {tmp_path}/models" in done.stdout
     assert f"exists  {tmp_path}\n" in done.stdout
+
+
+@pytest.mark.parametrize("kept", [[], [".gitkeep"], [".gitkeep", ".DS_Store"]])
+def test_an_empty_folder_does_not_exist_for_whoever_needs_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept: list[str]
+) -> None:
+    """Above all a submodule that was not checked out."""
+    for folder in ("VLABench", "data", "models"):
+        (tmp_path / folder).mkdir()
+        for name in kept:
+            (tmp_path / folder / name).touch()
+    (tmp_path / "models" / "mine").mkdir()
+    monkeypatch.setenv("LEAP_ROOT", str(tmp_path))
+    monkeypatch.setattr("configs.config.REPOSITORY", tmp_path)
+    config.main()
+    shown = capsys.readouterr().out
+    states = {line.split()[0]: line.split()[1] for line in shown.splitlines()}
+    assert {name: states[name] for name in ("vlabench", "data", "models", "output")} == {
+        "vlabench": "empty", "data": "empty", "models": "exists", "output": "missing",
+    }  # fmt: skip
+    assert "git submodule update --init VLABench" in shown
+    (tmp_path / "VLABench" / "README.md").touch()
+    config.main()
+    shown = capsys.readouterr().out
+    assert "submodule" not in shown
+    assert f"exists  {tmp_path / 'VLABench'}" in shown
 
 
 @pytest.mark.parametrize("name", [path.stem for path in FULL.parent.glob("*.yaml")])

@@ -78,6 +78,7 @@ def test_a_missing_file_is_named(benchmark: Path, broken: str) -> None:
     with pytest.raises(LeapError, match="missing") as error:
         find_examples(benchmark, dimension)
     assert str(path) in str(error.value)
+    assert "scripts/download/download_vlabench_with_retry.py" in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"skill_sequence": []}', '{"skill_sequence": 3}'])

@@ -11,7 +11,7 @@ from multiprocessing import sharedctypes
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from leap.data.archives import ArchiveError, GzipStream
+from leap.data.archives import DOWNLOAD_AGAIN, ArchiveError, GzipStream
 from leap.data.first_frames import FirstFrames
 from leap.data.frame_store import STATE_FOLDER, FrameStore, ImageStore
 from leap.data.hub_hash import hub_sha256
@@ -208,7 +208,7 @@ class _Work:
             frames.take_all(stream)
         if expected not in (None, stream.sha256):
             raise ArchiveError(
-                f"{archive.path}: its SHA-256 is {stream.sha256}, and the hub's is {expected}; download it again"
+                f"{archive.path}: its SHA-256 is {stream.sha256}, and the hub's is {expected}; {DOWNLOAD_AGAIN}"
             )
         record = store.finish(archive.path, status, stream.sha256, expected is not None)
         outcome.state, outcome.episodes = "done", len(record.pictures)

@@ -23,7 +23,7 @@ _MAX_EXTENSION = 1 << 16  # bytes of a header that holds a long name
 _MAX_MEMBERS = 20_000_000
 _MAX_RATIO, _RATIO_FROM = 100, 1 << 26  # decompressed : compressed, of archives with more than so many bytes inside
 _LONG_NAME, _LONG_LINK = b"L", b"K"  # GNU's header types
-_AGAIN = "download it again"
+DOWNLOAD_AGAIN = "download it again (python scripts/download/download_leap_data.py)"
 
 
 class ArchiveError(LeapError):
@@ -86,7 +86,9 @@ class GzipStream:
 
     def broken(self, what: str) -> ArchiveError:
         """An error that names the file and the place."""
-        return ArchiveError(f"{self.path}: {what} (at byte {self.position:,} of the decompressed data); {_AGAIN}")
+        return ArchiveError(
+            f"{self.path}: {what} (at byte {self.position:,} of the decompressed data); {DOWNLOAD_AGAIN}"
+        )
 
     def _advance(self, size: int) -> None:
         self._at += size

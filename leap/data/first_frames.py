@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from leap.data.archives import ArchiveError, GzipStream, read_members
+from leap.data.archives import DOWNLOAD_AGAIN, ArchiveError, GzipStream, read_members
 from leap.errors import LeapError
 from leap.records.litter import is_data
 
@@ -78,7 +78,7 @@ class FirstFrames:
                 self._keep(episode, data)
         self._close(0, 0)
         if not self._episodes:
-            raise ArchiveError(f"{stream.path}: no frames (<episode>/<frame>.jpg or .png) in it; download it again")
+            raise ArchiveError(f"{stream.path}: no frames (<episode>/<frame>.jpg or .png) in it; {DOWNLOAD_AGAIN}")
         self._refuse_tasks_folder(stream)
 
     def _is_first(self, episode: str, name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import ClassVar
 from rich.filesize import decimal
 
 from leap.data.agibot import Archive, Outcome, Reader, prepare, survey
-from leap.data.archives import ArchiveError, GzipStream, read_members
+from leap.data.archives import DOWNLOAD_AGAIN, ArchiveError, GzipStream, read_members
 from leap.data.first_frames import MAX_FRAME
 from leap.data.frame_store import ImageStore
 from leap.data.orphans import IMAGE_NAMES
@@ -59,14 +59,14 @@ class _AllImages:
             self._names.add(name)
             self._store.settle(name, member.name, data)
         if not self._names:
-            raise ArchiveError(f"{stream.path}: no images in it; download it again")
+            raise ArchiveError(f"{stream.path}: no images in it; {DOWNLOAD_AGAIN}")
 
 
 def _name_of(stream: GzipStream, path: str) -> str:
     """An image's name in the folder of images. Raises ArchiveError where it lies in another folder, or has none."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not path.isprintable() or len(path) > _MAX_PATH or any(len(part.encode()) > _MAX_NAME for part in parts):
-        raise ArchiveError(f"{stream.path}: {path[:80]!r} is no name for an image; download it again")
+        raise ArchiveError(f"{stream.path}: {path[:80]!r} is no name for an image; {DOWNLOAD_AGAIN}")
     if _FOLDER not in parts[:-1] and len(parts) > 1:
         raise ArchiveError(
             f"{stream.path}: {path!r} lies in no {_FOLDER}/ folder, so where samples look for it is not known; "
@@ -82,7 +82,9 @@ def unpack_images(path: Path, images: Path, dry_run: bool = False) -> None:
     taken (once all others are in theirs); Stopped and KeyboardInterrupt as `prepare` does.
     """
     if not is_file(path):
-        raise LeapError(f"{path}: there is no such archive; download it (scripts/download/download_leap_data.py)")
+        raise LeapError(
+            f"{path}: there is no such archive; download it (python scripts/download/download_leap_data.py)"
+        )
     archive = ImagesArchive(path.name, path, path.stat().st_size)
     (found,) = survey([archive], images)
     if found.state == "to do" and not found.problem:

@@ -116,16 +116,28 @@ def is_resumable(folder: Path) -> bool:
     return is_file(folder / MARKER) and read_marker(folder).get("resumable", True)
 
 
+_OWNERS = {"Qwen": "Qwen", "InternVL": "OpenGVLab", "MiniCPM": "openbmb"}  # on the hub, of the models in eval.sh
+
+
+def how_to_get(folder: Path) -> str:
+    """The command that downloads what this folder should hold, and checks what is there of it."""
+    step = checkpoint_step(folder)
+    if step is not None:
+        return f"download it (python scripts/download/download_leap_data.py --checkpoints {step})"
+    owner = next((owner for name, owner in _OWNERS.items() if folder.name.startswith(name)), "OWNER")
+    return f"download it (bash scripts/download/download_model.sh {owner}/{folder.name})"
+
+
 def weight_files(folder: Path) -> list[Path]:
     """A model folder's weight files. Raises LeapError where there is no folder, no config or no weights."""
     if not folder.is_dir():
-        raise LeapError(f"{folder}: there is no such model folder; download or train the model first")
+        raise LeapError(f"{folder}: there is no such model folder; {how_to_get(folder)}, or train it first")
     if not is_file(folder / "config.json") and not is_file(folder / ADAPTER):
         raise LeapError(f"{folder}: neither config.json nor {ADAPTER} is there, so this is no model folder")
     found = {file for pattern in _WEIGHTS for file in listed(folder, pattern)}
     files = sorted(file for file in found if is_file(file) and file.stat().st_size > 0)
     if not files:
-        raise LeapError(f"{folder}: it holds no weights (*.safetensors); download it again or use another checkpoint")
+        raise LeapError(f"{folder}: it holds no weights (*.safetensors); {how_to_get(folder)}, or use another one")
     return files
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leap.errors import LeapError, UsageError, first_line
-from leap.models.checkpoints import check_settings, read_adapter, refuse_another_base, weight_files
+from leap.models.checkpoints import check_settings, how_to_get, read_adapter, refuse_another_base, weight_files
 from leap.progress import quiet_libraries
 
 Quantization = Literal["4bit", "8bit"]
@@ -97,7 +97,7 @@ def load_model(
         )
     if missing := sorted(loaded["missing_keys"]):  # the library would go on with random numbers in their place
         raise LeapError(
-            f"{base or folder}: {len(missing)} weights are missing ({missing[0]}, …); download the model again"
+            f"{base or folder}: {len(missing)} weights are missing ({missing[0]}, …); {how_to_get(base or folder)}"
         )
     if unused := sorted(filter(_OF_A_LAYER.search, loaded["unexpected_keys"])):
         raise LeapError(

@@ -30,9 +30,9 @@ def listed(folder: Path, pattern: str = "*") -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if is_data(path.relative_to(folder).as_posix()))
 
 
-def is_bare(folder: Path) -> bool:
-    """Whether nothing but litter is in a folder. What is hidden and no litter counts: it may be somebody's."""
-    return all(is_litter(entry.name) for entry in folder.iterdir())
+def is_bare(folder: Path, besides: tuple[str, ...] = ()) -> bool:
+    """Whether nothing but litter is in a folder, and files `besides`. What else is hidden may be somebody's work."""
+    return all(is_litter(entry.name) or entry.name in besides for entry in folder.iterdir())
 
 
 def walk(folder: Path, without: str = "") -> Iterator[tuple[Path, list[str]]]:

@@ -17,6 +17,8 @@ from leap.records.litter import listed
 from leap.vlabench.dimensions import DIMENSIONS, Dimension, find_dimension
 
 Value = TypeVar("Value")
+DOWNLOAD = "python scripts/download/download_vlabench_with_retry.py"
+DOWNLOAD_AGAIN = f"download the benchmark again ({DOWNLOAD})"  # it brings only what is missing or broken
 _EXAMPLE = re.compile(r"example(\d+)")
 
 
@@ -24,7 +26,7 @@ def dimension_folders(root: Path, dimension: Dimension) -> list[Path]:
     """The folders under `root` that have one of the dimension's spellings; a whole benchmark has one."""
     if not root.is_dir():
         raise LeapError(
-            f"{root}: the benchmark is not there; download it (scripts/download/download_vlabench_with_retry.py), "
+            f"{root}: the benchmark is not there; download it ({DOWNLOAD}), "
             "or make the demo (scripts/utils/make_demo_workspace.py)"
         )
     return [folder for folder in listed(root) if folder.is_dir() and _is(folder.name, dimension)]
@@ -68,7 +70,7 @@ def find_examples(
         for number, example in _numbered_once(task)[:num_episodes]
     ]
     if not examples:
-        raise LeapError(f"{folder}: no <task>/exampleN folder there; download the benchmark again")
+        raise LeapError(f"{folder}: no <task>/exampleN folder there; {DOWNLOAD_AGAIN}")
     return examples
 
 
@@ -112,15 +114,15 @@ def _read_example(dimension: Dimension, task: str, number: int, folder: Path) ->
     needed = (instruction, expert, folder / "input" / "input.png", folder / "input" / "input_mask.png")
     for path in needed:
         if not path.is_file():
-            raise LeapError(f"{path}: missing; this example is incomplete, download the benchmark again")
+            raise LeapError(f"{path}: missing; this example is incomplete, {DOWNLOAD_AGAIN}")
     plan = read_text(expert)
     try:
         OperationSequence.model_validate_json(plan)
     except ValidationError as error:
-        raise LeapError(f"{expert}: {first_problem(error)}; download this example again") from error
+        raise LeapError(f"{expert}: {first_problem(error)}; {DOWNLOAD_AGAIN}") from error
     text = read_text(instruction).strip()
     if not text:
-        raise LeapError(f"{instruction}: empty; download this example again")
+        raise LeapError(f"{instruction}: empty; {DOWNLOAD_AGAIN}")
     return BenchmarkExample(dimension.name, task, number, folder, text, json.loads(plan))
 
 

@@ -17,7 +17,7 @@ from leap.records.files import first_problem, read_json, read_text
 from leap.records.litter import listed
 from leap.records.set_aside import alone_in, set_aside
 from leap.terminal import first_few
-from leap.vlabench.dataset import dimension_folders, dimension_of, example_folders, example_number
+from leap.vlabench.dataset import DOWNLOAD_AGAIN, dimension_folders, dimension_of, example_folders, example_number
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 from leap.vlabench.scoring import normalise_id
 from leap.vlabench.skills import CONTAINER, ENTITY, SKILL_PARAMETER, find_subtasks
@@ -143,9 +143,9 @@ def _differences(found: Verification, listing: HubListing) -> Iterator[Finding]:
         if folder is None:
             missing[dimension][task].append(number)
         elif wrong := [told for name, size in files.items() if (told := _unlike(folder, name, size))]:
-            reason = f"{first_few(wrong)} at commit {listing.commit[:12]}; download the benchmark again"
+            reason = f"{first_few(wrong)} at commit {listing.commit[:12]}; {DOWNLOAD_AGAIN}"
             yield Finding(dimension, task, number, "other than the hub's", reason)
-    again = "download the benchmark again, or say --partial"
+    again = f"{DOWNLOAD_AGAIN}, or say --partial"
     for dimension, tasks in missing.items():
         gone = [task for task in tasks if not found.examples.get((dimension, task))]
         if gone:
