@@ -19,8 +19,9 @@ from leap.data.pictures import PictureSize
 from leap.evaluation.settings import EvaluatedModel
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.judge.files import OUTPUT_COLUMNS, find_newest, read_outputs, read_table, write_table
-from leap.judge.outputs import OutputSettings, write_outputs
+from leap.judge.outputs import OutputSettings, read_samples, write_outputs
 from leap.models.checkpoints import UNKNOWN_FILES
+from leap.records.review import split_images
 
 SCRIPT = "scripts/evaluation/run_vlm_output.py"
 SMALL = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 8 --max_samples 3 --device cpu".split()
@@ -154,6 +155,19 @@ def test_a_missing_picture_is_told_by_line_before_any_model_is_loaded(workspace:
     assert done.returncode == 1
     assert f"{data}:2:" in done.stderr
     assert "gone.png" in done.stderr
+
+
+def test_a_semicolon_in_an_image_path_is_none_between_two(tmp_path: Path) -> None:
+    names = ["a;b.png", " c.png", "d.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    data = tmp_path / "rows.jsonl"
+    parts = [[{"type": "image", "image": name} for name in shown] for shown in (names, names[2:])]
+    rows = [{"messages": [{"role": "user", "content": part}], "target": {"steps": "x"}} for part in parts]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = read_samples(OutputSettings(data, tmp_path, (tmp_path,), PictureSize(4, 4), Decoding(8)))
+    assert split_images(first.shown_pictures) == names
+    assert second.shown_pictures == "d.png"
 
 
 @settings(max_examples=30, deadline=None)

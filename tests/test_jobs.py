@@ -127,6 +127,13 @@ def test_logs_are_appended_and_each_run_has_a_header(tmp_path: Path) -> None:
     assert log_tail(tmp_path / "log.log", 9) == ["second", "error"]
 
 
+@pytest.mark.parametrize("content", [b"", b"0", b"-1", b"1" * 20, b"9" * 5000, b"\xff\xfe", b"many", "\u0663".encode()])
+def test_a_pid_file_that_names_no_process_is_in_nobodys_way(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "own.pid").write_bytes(content)
+    (result,) = run_jobs([shell("own", "true")], tmp_path)
+    assert (result.state, result.reason) == ("done", None)
+
+
 def test_a_job_that_runs_already_is_refused_and_a_stale_pid_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "twice.pid").write_text(f"{os.getpid()}\n")
     (result,) = run_jobs([shell("twice", "true")], tmp_path)

@@ -132,8 +132,8 @@ def running_pid(path: Path) -> int | None:
 
     A process that has ended is not alive, also where nobody reaps it: in a container there is often no init that would.
     """
-    text = path.read_text().strip() if path.is_file() else ""
-    if not text.isdecimal():
+    text = path.read_text(errors="replace").strip() if path.is_file() else ""
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):  # what else stands there is no process
         return None
     try:
         os.kill(int(text), 0)

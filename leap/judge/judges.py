@@ -120,7 +120,7 @@ def _server(base_url: str | None, model: str) -> tuple[str, str]:
         return OPENAI_URL, key
     raise UsageError(
         "no judge: give --api-base http://HOST:PORT/v1 with --model, or set OPENAI_BASE_URL (or JENIYA_API_BASE) and "
-        "its key, or take --judge rubric, which needs neither"
+        "its key, or OPENAI_API_KEY alone with --judge MODEL, or take --judge rubric, which needs neither"
     )
 
 
