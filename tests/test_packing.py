@@ -28,7 +28,7 @@ from leap.models.loading import load_model, load_processor
 from leap.records.training import ImagePart, Message, TextPart
 from leap.training import fit, packed
 from leap.training.batches import check_packing
-from leap.training.loop import summed_loss
+from leap.training.loop import cross_entropy, summed_loss
 from leap.training.recipe import read_recipe
 
 
@@ -226,7 +226,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(
     padded = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder)(samples)
     expected = summed_loss(trained, padded)
     wanted = gradients(trained, expected)
-    packed.install(trained, encoder, compiled=False)
+    packed.install(trained, encoder, compiled=False, cross_entropy=cross_entropy)
     pack = PackCollator(layout(trained, samples))(samples)
     for level in fit.LEVELS:
         fit.checkpoint(trained, level)
@@ -240,7 +240,7 @@ def test_samples_of_a_pack_do_not_see_each_other(
 ) -> None:
     trained = rough_model(model)
     collate = PackCollator(layout(trained, samples))
-    packed.install(trained, tools[2], compiled=False)
+    packed.install(trained, tools[2], compiled=False, cross_entropy=cross_entropy)
     with torch.no_grad():
         alone = sum(trained(**collate([sample])) for sample in samples)
         assert trained(**collate(samples)).item() == pytest.approx(alone.item(), rel=1e-5)
@@ -252,7 +252,7 @@ def test_a_pack_without_pictures_still_uses_every_weight(
 ) -> None:
     """Else one process would wait for ever for the others' gradients."""
     trained = rough_model(model)
-    packed.install(trained, tools[2], compiled=False)
+    packed.install(trained, tools[2], compiled=False, cross_entropy=cross_entropy)
     collate = PackCollator(layout(trained, samples, processes=2))
     found = gradients(trained, trained(**collate([samples[2]])))
     assert all(not gradient.any() for name, gradient in found.items() if ".visual." in name)

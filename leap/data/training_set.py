@@ -1,12 +1,12 @@
 """A checked training file as a data set: each row is read and its pictures are decoded when it is asked for."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from torch.utils.data import Dataset
 
 from leap.data.chat import ChatFormat
-from leap.data.checked_file import CheckedFile
 from leap.data.pictures import PictureEncoder, open_picture, resolve_picture
 from leap.errors import LeapError
 from leap.records.training import TrainingRow
@@ -22,10 +22,27 @@ class Sample:
     image_grid_thw: Any  # int64 [pictures, 3]; None without pictures
 
 
+class LocatedSamples(Protocol):
+    """What is known of the samples of a file that was checked: see leap.data.checked_file.CheckedFile."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def image_roots(self) -> tuple[Path, ...]: ...
+    @property
+    def table(self) -> Any: ...  # datasets.Dataset of every line of the file, with the column "row"
+    @property
+    def places(self) -> Any: ...  # [samples] where each is in `table`
+    @property
+    def lines(self) -> Any: ...  # and in the file, from 1
+    @property
+    def tokens(self) -> Any: ...
+
+
 class TrainingSet(Dataset):
     """Rows as samples, made in the data loader's workers. Pickled, it holds the rows' places and not the rows."""
 
-    def __init__(self, checked: CheckedFile, chat: ChatFormat, encoder: PictureEncoder) -> None:
+    def __init__(self, checked: LocatedSamples, chat: ChatFormat, encoder: PictureEncoder) -> None:
         self._rows = checked.table.select_columns(["row"])
         self._path, self._roots = checked.path, checked.image_roots
         self._places, self._lines, self._tokens = checked.places, checked.lines, checked.tokens

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from leap.models.families import CAUSAL_DECODERS
+
 NAME = "leap_sdpa"
-# Decoders, by the type in their configuration, where every token sees all before it and nothing else.
-_PLAINLY_CAUSAL = ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen2", "qwen3", "llama")
 _attend = torch.nn.functional.scaled_dot_product_attention
 
 
@@ -22,7 +22,7 @@ def use(model: Any) -> None:
     """
     text = model.config.get_text_config(decoder=True)
     windows = {*(getattr(text, "layer_types", None) or ())} - {"full_attention"}
-    if text.model_type in _PLAINLY_CAUSAL and not windows:
+    if text.model_type in CAUSAL_DECODERS and not windows:
         _register()
         model.set_attn_implementation(NAME)
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from leap.models.families import family
+
 _attend = torch.nn.functional.scaled_dot_product_attention
 
 
 def compile_parts(model: Any) -> None:
     """Compile what is worth it; a model of another family is left as it is."""
-    if model.config.model_type != "qwen3_vl":
+    if not family(model.config.model_type).compiled_inference:
         return
     for block in model.model.visual.blocks:
         block.attn.forward = MethodType(_vision_attention, block.attn)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from leap.data.packing import Cost, PackPlan, Packs
 from leap.errors import LeapError
+from leap.models import families
 from leap.training.fit import LEVELS, Checkpointing, Fit, choose, smaller
 from leap.training.optimizer_state import is_sharded
 from leap.training.parts import family_of
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from leap.data.checked_file import CheckedFile
     from leap.training.recipe import Recipe
     from leap.training.run import Run
-
-PACKED = "qwen3_vl"  # the family that `leap.training.packed` is written for
 
 _PATCH_TOKENS = 0.3  # the vision tower's arithmetic for a patch, in that of a decoder's token (2B)
 
@@ -56,7 +55,7 @@ def _why_padded(recipe: "Recipe", family: str) -> str | None:
         return "packing=false"
     if recipe.attn_implementation != "sdpa":  # packed rows have an attention of their own
         return f"attn_implementation={recipe.attn_implementation}"
-    return None if family == PACKED else f"a {family} model"
+    return None if families.family(family).packed_forward else f"a {family} model"
 
 
 def _padded(run: "Run", model: Any, accelerator: Any, earlier: Fit | None) -> Batches:
@@ -122,13 +121,14 @@ def _packed(run: "Run", model: Any, accelerator: Any, state_bytes: float, earlie
 
     from leap.data.pack import PackCollator, PackLayout
     from leap.training import packed
+    from leap.training.loop import cross_entropy
     from leap.training.varlen_attention import has_flash
 
     recipe, device = run.recipe, accelerator.device
     plan, samples = _plan(run, accelerator.num_processes), _samples(run, run.train)
     number = getattr(torch, recipe.number)
     compiled = recipe.compile if recipe.compile is not None else has_flash(device, number)
-    packed.install(model, run.encoder, compiled)
+    packed.install(model, run.encoder, compiled, cross_entropy)
     collate = PackCollator(PackLayout.of(model.config, run.train, accelerator.num_processes))
 
     def batch(rows: list[int]) -> dict[str, Any]:

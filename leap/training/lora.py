@@ -5,22 +5,35 @@ Adapters are float32; the weights beside them stay as they are, so a checkpoint 
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from leap.errors import LeapError
-from leap.models.checkpoints import ADAPTER, MARKER, read_adapter, read_marker, refuse_another_base
+from leap.models.checkpoints import ADAPTER, MARKER, read_adapter, refuse_another_base
+from leap.models.families import Component
 from leap.records.files import write_json
-from leap.training.checkpoint_folder import resume_point
 from leap.training.parts import family_of, part_of
-from leap.training.recipe import Part, Recipe
 
 _NAME = "default"  # PEFT's name of the one adapter
 _SAVED_PREFIX = "base_model.model."  # before each name in an adapter's file
 
 
-def target_layers(model: nn.Module, recipe: Recipe) -> list[str]:
+class LoraSettings(Protocol):
+    """What adapters are made from: the keys of a recipe (leap.training.recipe) that concern them."""
+
+    seed: int
+    lora_r: int
+    lora_alpha: int
+    lora_dropout: float
+    lora_target_modules: list[str]
+    lora_parts: list[Component]
+    use_rslora: bool
+    use_dora: bool
+    quantization: Any
+
+
+def target_layers(model: nn.Module, recipe: LoraSettings) -> list[str]:
     """The linear layers of `lora_parts` that `lora_target_modules` names, by the end of their names.
 
     Raises LeapError, naming what there is, for an end that fits no layer of these parts.
@@ -49,7 +62,7 @@ def _fits(name: str, end: str) -> bool:
     return name == end or name.endswith(f".{end}")
 
 
-def add_adapters(model: Any, recipe: Recipe) -> None:
+def add_adapters(model: Any, recipe: LoraSettings) -> None:
     """Put fresh adapters into the model, in place, and freeze all else."""
     import torch
     from peft import LoraConfig
@@ -101,27 +114,7 @@ def _fitting_weights(model: nn.Module, folder: Path) -> dict[str, Any]:
     return saved
 
 
-def resolve_start(recipe: Recipe, root: Path) -> Recipe:
-    """The recipe; where `resume_from_lora` is the newest checkpoint of the run's own folder, it is this run going on.
-
-    Raises LeapError for an older checkpoint of its own: going back there would leave newer ones of another history.
-    """
-    if not recipe.resume_from_lora:
-        return recipe
-    output, start = (root / recipe.output_dir).resolve(), (root / recipe.resume_from_lora).resolve()
-    if start.parent != output:
-        return recipe
-    newest = resume_point(output)
-    if start != newest:
-        raise LeapError(
-            f"--resume_from_lora {start}: this run goes on from its newest checkpoint, {newest or 'none'}; "
-            "to start anew from an older one give a folder of its own (--output_dir output/NAME)"
-        )
-    begun = read_marker(start).get("recipe", {}).get("resume_from_lora")
-    return recipe.model_copy(update={"resume_from_lora": begun})
-
-
-def check_start(model: nn.Module, recipe: Recipe, base: Path, folder: Path) -> None:
+def check_start(model: nn.Module, recipe: LoraSettings, base: Path, folder: Path) -> None:
     """Raise LeapError where a run cannot start from an adapter: another base, other settings, other layers."""
     if not (folder / ADAPTER).is_file():
         raise LeapError(f"--resume_from_lora {folder}: no LoRA adapter lies there (no {ADAPTER})")
@@ -156,7 +149,7 @@ def name_base(folder: Path, base: str) -> None:
     write_json(folder / ADAPTER, {**settings, "base_model_name_or_path": base})
 
 
-def describe_adapters(model: nn.Module, recipe: Recipe) -> str:
+def describe_adapters(model: nn.Module, recipe: LoraSettings) -> str:
     """Which layers of which part have adapters, for a person to check."""
     found = count_targets(model, recipe)
     kind = ("Q" if recipe.quantization else "") + ("DoRA" if recipe.use_dora else "LoRA")
@@ -168,10 +161,10 @@ def describe_adapters(model: nn.Module, recipe: Recipe) -> str:
     return f"{kind} r={recipe.lora_r} alpha={recipe.lora_alpha} ({scale}) on {layers} layers ({where})"
 
 
-def count_targets(model: nn.Module, recipe: Recipe) -> dict[Part, Counter[str]]:
+def count_targets(model: nn.Module, recipe: LoraSettings) -> dict[Component, Counter[str]]:
     """The target layers of each part, by the last word of their names."""
     family = family_of(model)
-    found: dict[Part, Counter[str]] = {}
+    found: dict[Component, Counter[str]] = {}
     for name in target_layers(model, recipe):
         found.setdefault(part_of(family, name), Counter())[name.rpartition(".")[2]] += 1
     return found

@@ -9,11 +9,12 @@ from torch import nn
 
 from leap.errors import LeapError, first_line
 from leap.models.checkpoints import ADAPTER
+from leap.models.families import Component
 from leap.models.loading import load_model, pick_device
 from leap.training.lora import add_adapters, check_start, count_targets, describe_adapters, describe_start
 from leap.training.optimizer_choice import STOCHASTIC
 from leap.training.parts import count_weights, freeze, knows_parts, trainable_parts
-from leap.training.recipe import Part, Recipe
+from leap.training.recipe import Recipe
 
 
 def load_trainable(recipe: Recipe, folder: Path) -> Any:
@@ -77,7 +78,7 @@ def count_trained(recipe: Recipe, folder: Path) -> tuple[int, int]:
     return learning, total - learning
 
 
-def adapted_layers(recipe: Recipe, folder: Path) -> dict[Part, Counter[str]]:
+def adapted_layers(recipe: Recipe, folder: Path) -> dict[Component, Counter[str]]:
     """How many layers of which part the adapters are put on, by the last word of their names."""
     return count_targets(_skeleton(folder), recipe)
 

@@ -4,6 +4,7 @@
 padded model's, sample by sample.
 """
 
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -17,9 +18,11 @@ _VARIANTS = 64
 NAME = "leap_packed"  # of the decoder's attention, in the library's register
 
 
-def install(model: Any, encoder: Any, compiled: bool) -> None:
-    """Replace the model's forward; with `compiled`, blocks, layers and loss are compiled (each kind once)."""
-    from leap.training.loop import cross_entropy
+def install(model: Any, encoder: Any, compiled: bool, cross_entropy: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Replace the model's forward; with `compiled`, blocks, layers and loss are compiled (each kind once).
+
+    `cross_entropy` takes logits [labels, vocabulary] and targets [labels] to their summed loss.
+    """
 
     def summed_loss(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(head(hidden), targets)

@@ -1,9 +1,4 @@
-"""The three parts of a vision-language model: freezing them, and a learning rate for each.
-
-vision: the vision tower without its mergers. projector: what brings pictures into the LLM's width, Qwen3-VL's
-deepstack mergers with its last one. llm: embeddings, decoder layers, last norm and head (with the embeddings where
-the two share their weights).
-"""
+"""The three components of a vision-language model (`families`): freezing them, and a learning rate for each."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,47 +8,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 from leap.errors import LeapError
-from leap.training.recipe import PARTS, Part
+from leap.models.families import COMPONENTS, FAMILIES, Component
 
-# How the names of each part's weights begin; the first that fits counts, since Qwen's mergers lie in its vision module.
-_QWEN: dict[str, Part] = {
-    "model.visual.merger.": "projector",
-    "model.visual.deepstack_merger_list.": "projector",
-    "model.visual.": "vision",
-    "model.language_model.": "llm",
-    "lm_head.": "llm",
-}
-_FAMILIES: dict[str, dict[str, Part]] = {
-    "qwen2_vl": _QWEN,
-    "qwen2_5_vl": _QWEN,
-    "qwen3_vl": _QWEN,
-    "internvl": {
-        "model.multi_modal_projector.": "projector",
-        "model.vision_tower.": "vision",
-        "model.language_model.": "llm",
-        "lm_head.": "llm",
-    },
-    "smolvlm": {
-        "model.connector.": "projector",
-        "model.vision_model.": "vision",
-        "model.text_model.": "llm",
-        "lm_head.": "llm",
-    },
-}
 # What wrappers (torch.compile, FSDP, checkpointing) add to a name.
 _WRAPPERS = re.compile(r"(^module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
-def part_of(family: str, name: str) -> Part:
+def part_of(family: str, name: str) -> Component:
     """The part that a weight or module belongs to, by the model's `model_type` and its name. LeapError: unknown."""
-    starts = _FAMILIES.get(family)
-    if starts is None:
+    known = FAMILIES.get(family)
+    if known is None:
         raise LeapError(
             f"the parts of a {family} model are not known, so freeze_*, *_learning_rate and lora cannot be used on it; "
-            f"they are for {', '.join(_FAMILIES)}"
+            f"they are for {', '.join(FAMILIES)}"
         )
     plain = _WRAPPERS.sub("", name)
-    for start, part in starts.items():
+    for start, part in known.prefixes.items():
         if f"{plain}.".startswith(start):
             return part
     raise LeapError(f"{plain}: it belongs to no known part of a {family} model")
@@ -64,7 +34,7 @@ def family_of(model: nn.Module) -> str:
     return str(model.config.model_type)  # type: ignore[union-attr]
 
 
-def freeze(model: nn.Module, parts: Sequence[Part]) -> None:
+def freeze(model: nn.Module, parts: Sequence[Component]) -> None:
     """Stop these parts from learning; where no part before them learns either, no gradient is computed in them."""
     if parts:
         for name, weight in model.named_parameters():
@@ -73,12 +43,12 @@ def freeze(model: nn.Module, parts: Sequence[Part]) -> None:
 
 
 def knows_parts(model: nn.Module) -> bool:
-    return family_of(model) in _FAMILIES
+    return family_of(model) in FAMILIES
 
 
-def trainable_parts(model: nn.Module) -> dict[Part, tuple[int, int]]:
+def trainable_parts(model: nn.Module) -> dict[Component, tuple[int, int]]:
     """(weights that learn, all weights) of each part. Raises LeapError where the model's parts are not known."""
-    members: dict[Part, list[nn.Parameter]] = {part: [] for part in PARTS}
+    members: dict[Component, list[nn.Parameter]] = {part: [] for part in COMPONENTS}
     for name, weight in model.named_parameters():
         members[part_of(family_of(model), name)].append(weight)
     return {part: count_weights(weights) for part, weights in members.items()}
@@ -90,7 +60,7 @@ def count_weights(weights: Iterable[nn.Parameter]) -> tuple[int, int]:
     return sum(learning for learning, _ in sizes), sum(total for _, total in sizes)
 
 
-def set_part_rates(optimizer: Optimizer, model: nn.Module, rates: Mapping[Part, float]) -> None:
+def set_part_rates(optimizer: Optimizer, model: nn.Module, rates: Mapping[Component, float]) -> None:
     """Split a new optimiser's groups by part and give those in `rates` their own learning rate.
 
     The Trainer made the groups: weight decay on everything but biases and norms. Nothing changes without `rates`.
@@ -102,7 +72,7 @@ def set_part_rates(optimizer: Optimizer, model: nn.Module, rates: Mapping[Part, 
     groups: list[dict[str, Any]] = list(optimizer.param_groups)
     optimizer.param_groups.clear()
     for group in groups:
-        for part in PARTS:
+        for part in COMPONENTS:
             if weights := [weight for weight in group["params"] if parts[weight] == part]:
                 rate = rates.get(part, group["lr"])
                 optimizer.add_param_group({**group, "params": weights, "lr": rate, "part": part})

@@ -9,6 +9,7 @@ import numpy as np
 
 from leap.hardware import gpu_states
 from leap.models.checkpoints import read_config
+from leap.models.families import family
 from leap.progress import processes
 from leap.training import memory
 from leap.training.flops import Trained, sample_flops
@@ -108,7 +109,7 @@ def _frozen_bytes(recipe: Recipe) -> float:
 def _row_flops(run: "Run", sample: int = 200) -> float:
     """Of a row, the mean of some; 0 for models whose operations are not counted."""
     config = read_config(run.model)
-    if config.get("model_type") != "qwen3_vl":
+    if not family(str(config.get("model_type"))).counts_flops:
         return 0.0
     rows, trained = run.train, _trained(run.recipe, run.model)
     counted = []

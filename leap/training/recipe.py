@@ -21,6 +21,7 @@ from pydantic import (
 
 from leap.cli import LARGEST_COUNT, MOST_IMAGE_TOKENS, MOST_WORKERS
 from leap.errors import LeapError, UsageError
+from leap.models.families import COMPONENTS, Component
 from leap.records.files import first_problem, read_text
 from leap.records.litter import listed
 from leap.records.yaml_text import LARGEST, load_yaml
@@ -33,8 +34,6 @@ _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "datal
          "fsdp"}  # fmt: skip
 _OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora", "use_dora",
                 "resume_from_lora")  # fmt: skip
-Part = Literal["vision", "projector", "llm"]
-PARTS: tuple[Part, ...] = ("vision", "projector", "llm")  # `leap.training.parts` says what belongs to each
 
 
 def _no_switch(value: Any) -> Any:
@@ -123,9 +122,9 @@ class Recipe(BaseModel):
     lora_target_modules: Annotated[
         list[str], BeforeValidator(_split), Field(min_length=1, description="ends of names of linear layers, a,b,c")
     ] = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    lora_parts: Annotated[list[Part], BeforeValidator(_split), Field(min_length=1, description="where to look")] = [
-        "llm"
-    ]
+    lora_parts: Annotated[
+        list[Component], BeforeValidator(_split), Field(min_length=1, description="where to look")
+    ] = ["llm"]
     use_rslora: bool = False
     use_dora: bool = False
     resume_from_lora: Annotated[
@@ -259,19 +258,21 @@ class Recipe(BaseModel):
         return self
 
     @property
-    def frozen(self) -> list[Part]:
+    def frozen(self) -> list[Component]:
         """The parts that freeze_ keys name."""
-        return [part for part in PARTS if getattr(self, f"freeze_{part}")]
+        return [part for part in COMPONENTS if getattr(self, f"freeze_{part}")]
 
     @property
-    def learning(self) -> list[Part]:
+    def learning(self) -> list[Component]:
         """The parts in which something is trained."""
-        return self.lora_parts if self.finetuning == "lora" else [part for part in PARTS if part not in self.frozen]
+        return (
+            self.lora_parts if self.finetuning == "lora" else [part for part in COMPONENTS if part not in self.frozen]
+        )
 
     @property
-    def part_rates(self) -> dict[Part, float]:
+    def part_rates(self) -> dict[Component, float]:
         """The learning rates of parts that have one of their own."""
-        rates = {part: getattr(self, f"{part}_learning_rate") for part in PARTS}
+        rates = {part: getattr(self, f"{part}_learning_rate") for part in COMPONENTS}
         return {part: rate for part, rate in rates.items() if rate is not None}
 
     @property

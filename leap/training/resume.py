@@ -67,3 +67,23 @@ def _compared(recipe: dict[str, Any]) -> dict[str, Any]:
     for factor in _FACTORS:
         rows *= recipe.get(factor, 1)
     return {**values, "rows of an optimiser step": rows}
+
+
+def resolve_start(recipe: Recipe, root: Path) -> Recipe:
+    """The recipe; where `resume_from_lora` is the newest checkpoint of the run's own folder, it is this run going on.
+
+    Raises LeapError for an older checkpoint of its own: going back there would leave newer ones of another history.
+    """
+    if not recipe.resume_from_lora:
+        return recipe
+    output, start = (root / recipe.output_dir).resolve(), (root / recipe.resume_from_lora).resolve()
+    if start.parent != output:
+        return recipe
+    newest = resume_point(output)
+    if start != newest:
+        raise LeapError(
+            f"--resume_from_lora {start}: this run goes on from its newest checkpoint, {newest or 'none'}; "
+            "to start anew from an older one give a folder of its own (--output_dir output/NAME)"
+        )
+    begun = read_marker(start).get("recipe", {}).get("resume_from_lora")
+    return recipe.model_copy(update={"resume_from_lora": begun})

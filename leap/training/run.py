@@ -24,13 +24,13 @@ from leap.records.files import read_object, write_json
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in
 from leap.training.deepspeed_file import check_deepspeed
-from leap.training.lora import load_adapters, resolve_start
+from leap.training.lora import load_adapters
 from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.plan import describe
 from leap.training.processes import Processes, join
 from leap.training.recipe import Recipe
-from leap.training.resume import find_resume, note_unknown_files
+from leap.training.resume import find_resume, note_unknown_files, resolve_start
 from leap.training.schedule import check_reports, check_schedule, check_stopping
 from leap.training.sharding import check_sharding
 from leap.training.stopping import best_step, has_stopped, held_out_losses

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from leap.errors import LeapError
+from leap.models import families
 from leap.progress import processes
 from leap.training.optimizer_choice import STOCHASTIC
 from leap.training.recipe import Recipe
@@ -32,7 +33,7 @@ def check_sharding(recipe: Recipe, family: str) -> None:
         return
     if recipe.optim == STOCHASTIC:  # one that "auto" found in the output folder
         raise LeapError(f"fsdp cannot go on with this run's optim={STOCHASTIC}: give --fsdp false")
-    if family != "qwen3_vl":
+    if not families.family(family).shards:
         raise LeapError(f"fsdp is for Qwen3-VL only, and this is a {family} model: leave fsdp out")
 
 
