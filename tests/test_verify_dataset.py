@@ -164,7 +164,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "text as picture": (_write("input/input.png", "<html>"), "picture", "input.png"),
     "empty picture": (_write("input/input.png", b""), "picture", "input.png"),
     "no plan": (lambda folder: (folder / "output/operation_sequence.json").unlink(), "missing file", "operation_seq"),
-    "half a plan": (_write("output/operation_sequence.json", '{"skill_seq'), "plan", "Invalid JSON"),
+    "half a plan": (_write("output/operation_sequence.json", '{"skill_seq'), "plan", "not valid JSON"),
     "no steps": (_plan(), "plan", "skill_sequence"),
     "a step of text": (_plan(PICK, "lift"), "plan", r"skill_sequence\.1: an object"),
     "a step without name": (_plan({"params": {}}), "plan", r"skill_sequence\.0\.name"),

@@ -16,15 +16,14 @@ import pandas as pd
 from leap.ablation.plan import PlannedRun
 from leap.ablation.runs import FULL, label
 from leap.ablation.stages import ModelIdentity, Places, base_name, evaluated_models, identity_of, is_of
-from leap.evaluation.result_folder import read_manifest
+from leap.evaluation.manifest import read_manifest
 from leap.models.checkpoints import MARKER, weight_files
-from leap.records.files import read_object
 from leap.report.curves import Loss, read_loss
 from leap.report.results import dimension_means, read_counts, read_scores, unlike_note, unlike_settings_note
 from leap.statistics.comparison import ALPHA, compare, holm
 from leap.statistics.seeds import seed_interval
 from leap.statistics.summary import MEAN, summarise, summarise_between_tasks
-from leap.training.report import REPORT
+from leap.training.report import read_report
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 
 BASE = "base model"
@@ -107,13 +106,13 @@ def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
 
 def _are_of(results: Path, name: str, model: ModelIdentity | None) -> bool:
     """Whether there are results, all of them of this model."""
-    found = [read_manifest(results, name, dimension) for dimension in DIMENSIONS]
+    found = [read_manifest(results / dimension.name / name) for dimension in DIMENSIONS]
     return any(found) and all(is_of(manifest, model) for manifest in found if manifest)
 
 
 def _outcome(one: PlannedRun, step: int, model: str, counts: pd.DataFrame) -> Outcome:
     folder, trained = one.checkpoint(step), (one.checkpoint(step) / MARKER).is_file()
-    report = read_object(one.run.output / REPORT) if (one.run.output / REPORT).is_file() else {}
+    report = read_report(one.run.output)
     return Outcome(
         method=label(one.ablation.method),
         run=one.ablation.name,
@@ -134,7 +133,7 @@ def _hours(report: dict[str, Any], step: int) -> float | None:
     """Of training up to `step`, as the report of its speed has it; what a kill lost is not in it."""
     sessions = report.get("throughput", {}).get("sessions", [])
     steps, seconds = (sum(session[name] for session in sessions) for name in ("steps", "seconds"))
-    return seconds / steps * step * report["environment"]["processes"] / 3600 if steps else None
+    return seconds / steps * step * report["environment"].get("processes", 1) / 3600 if steps else None
 
 
 def _evaluated(model: str, counts: pd.DataFrame) -> str:

@@ -13,8 +13,8 @@ from leap.ablation.plan import PlannedRun
 from leap.cli import count_or_all
 from leap.data.pictures import PictureSize
 from leap.errors import LeapError
+from leap.evaluation.manifest import read_manifest
 from leap.evaluation.models import size_suffix
-from leap.evaluation.result_folder import read_manifest
 from leap.evaluation.sweep import evaluation_jobs, named_models
 from leap.jobs.process import Job
 from leap.jobs.run import ray_installed, run_jobs, slots_for
@@ -141,10 +141,10 @@ def is_evaluated(
     stored answers are worth, and refuses to mix.
     """
     for dimension in DIMENSIONS:
-        found = read_manifest(results, name, dimension)
+        found = read_manifest(results / dimension.name / name)
         if (found.get("status"), found.get("command")) != ("complete", command) or not is_of(found, model):
             return False
-        if found["data"]["fingerprint"] != contents.get(dimension.name):
+        if found.get("data", {}).get("fingerprint") != contents.get(dimension.name):
             return False
     return True
 

@@ -20,7 +20,7 @@ from leap.demo.render import RenderJob, render_many
 from leap.demo.tasks import TASKS, Episode, make_episode
 from leap.errors import LeapError, UsageError
 from leap.progress import track
-from leap.records.files import read_object, write_atomic, write_json
+from leap.records.files import is_file, object_if_there, read_object, write_atomic, write_json
 from leap.records.litter import is_bare, listed
 from leap.records.training import TextPart, TrainingRow
 from leap.vlabench.dimensions import DIMENSIONS
@@ -81,7 +81,7 @@ def make_workspace(root: Path, size: DemoSize) -> bool:
 
 def is_complete(root: Path) -> bool:
     """Whether a whole demo workspace is there, of whatever size."""
-    return (root / MARKER).is_file() and bool(read_object(root / MARKER).get("complete"))
+    return bool(object_if_there(root / MARKER).get("complete"))
 
 
 def scene_key(episode: Episode) -> str:
@@ -201,7 +201,7 @@ def _generator_hash() -> str:
 def _already_made(root: Path, values: dict[str, Any]) -> bool:
     """Whether the very same workspace is there. Another one, or somebody's folder, raises LeapError."""
     marker = root / MARKER
-    if not marker.is_file():
+    if not is_file(marker):
         if root.is_dir() and not is_bare(root):
             raise LeapError(f"{root}: not empty and no demo workspace; give another folder (--root)")
         return False

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from leap.data.pictures import PictureSize
 from leap.errors import LeapError, UsageError
-from leap.evaluation.result_folder import read_manifest
+from leap.evaluation.manifest import read_manifest
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, variant_name
 from leap.models.checkpoints import (
     ADAPTER,
@@ -71,7 +71,7 @@ def size_suffix(name: str, size: PictureSize, results: Path, variant: str | None
 
 def _sizes(results: Path, name: str) -> list[list[int]]:
     """The image sizes of the results under a name: one, or none where there are no results."""
-    manifests = (read_manifest(results, name, dimension) for dimension in DIMENSIONS)
+    manifests = (read_manifest(results / dimension.name / name) for dimension in DIMENSIONS)
     return [found for one in manifests if (found := one.get("settings", {}).get("picture_tokens"))]
 
 

@@ -13,10 +13,11 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from leap.errors import LeapError
-from leap.evaluation.result_folder import MANIFEST, PREDICTIONS
+from leap.evaluation.manifest import MANIFEST, read_manifest
+from leap.evaluation.result_folder import PREDICTIONS
 from leap.evaluation.score import without_plan
 from leap.records.benchmark import Prediction
-from leap.records.files import LOCK, first_problem, read_object, read_record
+from leap.records.files import LOCK, first_problem, is_file, read_record
 from leap.records.litter import listed
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.parsing import parse_plan
@@ -69,7 +70,7 @@ class _Folder:
     def read_on(self) -> None:
         """Take in the whole lines that were added. Raises LeapError for a line that is no prediction."""
         path = self.path / PREDICTIONS
-        if not path.is_file():
+        if not is_file(path):
             self._forget(0)
             return
         with path.open("rb") as file:
@@ -139,7 +140,7 @@ class Monitor:
         holder, problem = lock_holder(folder.path / LOCK), None
         manifest: dict[str, Any] = {}
         try:
-            manifest = read_object(folder.path / MANIFEST) if (folder.path / MANIFEST).is_file() else {}
+            manifest = read_manifest(folder.path)
             folder.read_on()
         except LeapError as error:
             problem = str(error)

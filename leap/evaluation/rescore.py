@@ -8,11 +8,12 @@ from typing import Any
 
 from leap import provenance
 from leap.errors import LeapError
+from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.predictions import read_predictions
-from leap.evaluation.result_folder import MANIFEST, PREDICTIONS, SCORES
-from leap.evaluation.score import Counts, Scores, score_predictions
+from leap.evaluation.result_folder import PREDICTIONS, SCORES
+from leap.evaluation.score import Counts, Scores, read_scores, score_predictions
 from leap.records.benchmark import BenchmarkExample, Prediction
-from leap.records.files import FolderLock, read_json, read_object, write_json
+from leap.records.files import FolderLock, is_file, read_object, write_json
 from leap.records.litter import listed
 from leap.vlabench.dataset import by_example, find_examples, fingerprint
 from leap.vlabench.dimensions import Dimension, find_dimension
@@ -62,7 +63,7 @@ def _rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode) -> Rescored:
     examples, predictions = _stored(folder, data, dimension)
     scores, counts = score_predictions(examples, predictions, scorer, mode)
     counts = _with_unanswered(counts, folder)
-    before: Scores = read_json(folder / SCORES) if (folder / SCORES).is_file() else {}
+    before: Scores = read_scores(folder / SCORES) if is_file(folder / SCORES) else {}
     changed = _changes(before, scores)
     if mode == "official":
         if changed:
@@ -76,9 +77,9 @@ def _rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode) -> Rescored:
 
 def read_old_output(path: Path) -> dict[tuple[str, str], Prediction]:
     """The answers in an output.json. Its "inference_error" is no answer, though its own scores counted it as a zero."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise LeapError(f"{path}: task -> example -> answer is expected, found {type(content).__name__}")
+    content = read_object(path)
+    if odd := [task for task, answers in content.items() if not isinstance(answers, dict)]:
+        raise LeapError(f"{path}: {odd[0]}: example -> answer is expected, found {type(content[odd[0]]).__name__}")
     return {
         (task, number): _old_prediction(path, task, number, answer)
         for task, answers in content.items()
@@ -103,7 +104,7 @@ def _stored(
     folder: Path, data: Path, dimension: Dimension
 ) -> tuple[list[BenchmarkExample], Mapping[tuple[str, str], Prediction]]:
     """The examples that the folder's run was over, and its answers."""
-    if (folder / PREDICTIONS).is_file():
+    if is_file(folder / PREDICTIONS):
         predictions = read_predictions(folder / PREDICTIONS)
         whole = find_examples(data, dimension)
         examples = [example for example in whole if example.key in predictions]
@@ -121,8 +122,8 @@ def _stored(
 
 def _refuse_other_data(folder: Path, data: Path, *candidates: list[BenchmarkExample]) -> None:
     """The run was over the first of the candidates that is as large as its manifest says, and as they are now."""
-    made_for = read_object(folder / MANIFEST).get("data") if (folder / MANIFEST).is_file() else None
-    if not made_for:
+    made_for = read_manifest(folder).get("data", {})
+    if not made_for.keys() >= {"examples", "fingerprint"}:
         return
     examples = next((found for found in candidates if len(found) == made_for["examples"]), None)
     if examples is None:
@@ -136,15 +137,15 @@ def _refuse_other_data(folder: Path, data: Path, *candidates: list[BenchmarkExam
 
 def _with_unanswered(counts: Counts, folder: Path) -> Counts:
     """Examples that a run was asked for and an interruption left without a line are missing, not absent."""
-    manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-    unanswered = max(0, manifest.get("data", {}).get("examples", 0) - counts.examples)
+    asked = read_manifest(folder).get("data", {}).get("examples", 0)
+    unanswered = max(0, asked - counts.examples)
     return replace(counts, examples=counts.examples + unanswered, missing=counts.missing + unanswered)
 
 
 def _dimension_of(folder: Path) -> Dimension:
     """From the manifest, or else from the nearest folder above that is named like a dimension."""
-    if (folder / MANIFEST).is_file():
-        return find_dimension(read_object(folder / MANIFEST)["dimension"])
+    if named := read_manifest(folder).get("dimension"):
+        return find_dimension(named)
     for name in (folder.name, *(parent.name for parent in folder.parents)):
         try:
             return find_dimension(name)
@@ -169,7 +170,7 @@ def _mean_total(scores: Scores) -> float | None:
 
 
 def _update_manifest(folder: Path, dimension: Dimension, scorer: Scorer, counts: Counts) -> None:
-    manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {"dimension": dimension.name}
+    manifest = {"dimension": dimension.name, **read_manifest(folder)}
     status = "complete" if counts.complete else "incomplete"
     note = {"time": provenance.now(), "command": provenance.command(), "versions": provenance.versions()}
     update = {"scorer": scorer.to_dict(), "counts": counts.to_dict(), "status": status, "rescored": note}

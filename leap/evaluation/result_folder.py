@@ -13,21 +13,22 @@ from typing import Any
 
 from leap import provenance
 from leap.errors import LeapError
+from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.predictions import Key, as_prediction, read_predictions, write_predictions
 from leap.evaluation.requests import build_requests
 from leap.evaluation.score import Counts, score_predictions
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.evaluation.usage import usage_and_cost
 from leap.inference.protocol import Answer, Engine, Request, request_hash
-from leap.models.checkpoints import MARKER, changed_files
+from leap.models.checkpoints import changed_files, read_marker
 from leap.records.benchmark import BenchmarkExample
-from leap.records.files import LOCK, FolderLock, JsonlAppender, move_folder, read_object, write_json
+from leap.records.files import LOCK, FolderLock, JsonlAppender, is_file, move_folder, write_json
 from leap.records.litter import listed
 from leap.redaction import hide_all
 from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 
-PREDICTIONS, SCORES, MANIFEST = "predictions.jsonl", "final_score.json", "manifest.json"
+PREDICTIONS, SCORES = "predictions.jsonl", "final_score.json"
 _NOTE_EVERY = 10.0  # seconds between two notes of how fast answers come, for whoever watches
 _UNKNOWN_FILES = "answers_of_unknown_files"  # in a manifest: how many were made before it had `model.files`
 
@@ -39,12 +40,6 @@ class DimensionResult:
     dimension: str
     folder: Path
     counts: Counts
-
-
-def read_manifest(results: Path, name: str, dimension: Dimension) -> dict[str, Any]:
-    """The manifest of a model's results; empty where there is none."""
-    path = results / dimension.name / name / MANIFEST
-    return read_object(path) if path.is_file() else {}
 
 
 class ResultFolder:
@@ -96,7 +91,7 @@ class ResultFolder:
         self._hashes: dict[Key, str] = {_key(request): request_hash(request) for request in requests}
         self._refuse_other_data()
         self.waiting = [request for request in requests if not self._answered(_key(request))]
-        before = read_object(self.path / MANIFEST) if (self.path / MANIFEST).is_file() else {}
+        before = read_manifest(self.path)
         self._manifest = self._new_manifest() | {"inference": list(before.get("inference") or [])}
         # The counts are those of the score file that is there, until `finish` replaces both.
         self._ended = before.get("end")  # stays where nothing is asked now
@@ -186,9 +181,9 @@ class ResultFolder:
         """One name means one model asked and scored in one way, over all dimensions."""
         for dimension in DIMENSIONS:
             folder = self._results / dimension.name / self._model.name
-            answered = (folder / PREDICTIONS).is_file()  # looked for first: another process may write both just now
-            if (folder / MANIFEST).is_file():
-                self._refuse_manifest(folder, read_object(folder / MANIFEST))
+            answered = is_file(folder / PREDICTIONS)  # looked for first: another process may write both just now
+            if is_file(folder / MANIFEST):
+                self._refuse_manifest(folder, read_manifest(folder))
             elif answered:
                 raise LeapError(f"{folder}: answers without a {MANIFEST}: nobody can say how they were made, move them")
 
@@ -246,5 +241,4 @@ def _other_files(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
 
 def _recipe_of(model: Path | None) -> Any:
     """The recipe that a checkpoint was trained with; None for a model that LEAP did not train."""
-    marker = model / MARKER if model else None
-    return read_object(marker).get("recipe") if marker and marker.is_file() else None
+    return read_marker(model).get("recipe") if model else None

@@ -2,15 +2,23 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, Prediction
+from leap.records.files import first_problem, read_json
+from leap.vlabench.dataset import by_example
 from leap.vlabench.parsing import Mode, parse_plan
 from leap.vlabench.scoring import LEAP_KEYS, ZERO_SCORES, dependency_of, plan_scores
 from leap.vlabench.sources import LEAP_SCORER, Scorer
 
 NoPlan = Literal["refused", "filtered", "empty"]
 Scores = dict[str, dict[str, dict[str, float]]]  # task -> example number -> score name -> score
+_SCORES = TypeAdapter(dict[str, dict[str, dict[str, Annotated[float, Field(strict=True, allow_inf_nan=False)]]]])
+_TOTAL = "total_score"
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,18 @@ class Counts:
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
+
+
+def read_scores(path: Path) -> Scores:
+    """A file of scores. Raises LeapError where it is none."""
+    try:
+        scores = _SCORES.validate_python(read_json(path))
+    except ValidationError as error:
+        raise LeapError(f"{path}: {first_problem(error)}; it should be task -> example -> scores") from error
+    for task, examples in scores.items():
+        if without := [number for number, found in examples.items() if _TOTAL not in found]:
+            raise LeapError(f"{path}: {task}.{without[0]}: no {_TOTAL}; restore the file, or score the answers anew")
+    return {task: by_example(examples, f"{path}: {task}") for task, examples in scores.items()}
 
 
 def score_predictions(

@@ -28,7 +28,8 @@ from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.inference.protocol import Request
-from leap.records.files import read_object, write_atomic
+from leap.models.checkpoints import ADAPTER, read_adapter, read_config
+from leap.records.files import write_atomic
 from leap.redaction import hide, keep_hidden
 
 MODEL_NAME = "leap"  # what requests call the served model, an adapter on its base included
@@ -138,12 +139,10 @@ def _names(settings: VllmSettings) -> list[str]:
 
 def _lora_rank(adapter: Path) -> int:
     """The smallest rank vLLM offers that holds the adapter's."""
-    path = adapter / "adapter_config.json"
-    try:
-        config = read_object(path)
-        ranks = [int(config["r"]), *(config.get("rank_pattern") or {}).values()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LeapError(f"{path}: cannot be read as an adapter's settings ({error!r})") from error
+    path, settings = adapter / ADAPTER, read_adapter(adapter)
+    if settings.get("r") is None:
+        raise LeapError(f"{path}: it does not say the adapter's rank (r); restore the file")
+    ranks = [settings["r"], *(settings.get("rank_pattern") or {}).values()]
     fitting = [rank for rank in _LORA_RANKS if rank >= max(ranks)]
     if not fitting:
         raise LeapError(f"{path}: rank {max(ranks)} is above vLLM's {_LORA_RANKS[-1]}; merge the adapter or use hf")
@@ -269,7 +268,7 @@ def fit_requests(settings: VllmSettings, requests: Sequence[Request], new_tokens
 
 def _context_length(model: Path) -> int | None:
     """How many tokens a model reads at most, by its config; None where that does not say, or is stretched."""
-    config = read_object(model / "config.json")
+    config = read_config(model)
     text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
     stretched = any("factor" in (text.get(name) or {}) for name in ("rope_scaling", "rope_parameters"))
     length = text.get("max_position_embeddings")

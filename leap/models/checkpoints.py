@@ -20,6 +20,7 @@ from leap.records.litter import listed
 MARKER = "leap_run.json"  # written last: a checkpoint without it was cut short
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 ADAPTER = "adapter_config.json"
+TRAINER_STATE = "trainer_state.json"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 # What decides a model's answers beside its weights, under the names that transformers, vLLM and tokenizers read:
 # configs, tokenizer, chat templates, processor, and the code of models that bring their own.
@@ -78,6 +79,19 @@ class _Adapter(_Read):
     alpha_pattern: dict[str, float] | None = None
 
 
+class LogEntry(_Read):
+    """An entry of a training log, as far as it is read."""
+
+    step: int
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+
+
+class _TrainerState(_Read):
+    log_history: list[LogEntry]
+
+
 class _Config(_Read):
     model_type: str | None = None
 
@@ -90,6 +104,12 @@ def read_marker(folder: Path) -> dict[str, Any]:
 def read_adapter(folder: Path) -> dict[str, Any]:
     """An adapter's settings."""
     return read_object(folder / ADAPTER, _Adapter)
+
+
+def read_log(checkpoint: Path) -> list[dict[str, Any]]:
+    """What training had logged up to a checkpoint, with every value that the log has."""
+    log: list[dict[str, Any]] = read_object(checkpoint / TRAINER_STATE, _TrainerState)["log_history"]
+    return log
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -175,11 +195,11 @@ def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | 
     A relative name is a folder under `root`, the workspace. Raises LeapError where there is no such model, or another
     than the adapter was trained on.
     """
-    if not (folder / ADAPTER).is_file():
+    if not is_file(folder / ADAPTER):
         return None
     named = read_adapter(folder).get("base_model_name_or_path")
     base = given or (root / named if named else None)
-    if base is None or not (base / "config.json").is_file():
+    if base is None or not is_file(base / "config.json"):
         raise LeapError(
             f"{folder}: an adapter on {given or named}, which is no model folder here; set --base_model_path"
         )

@@ -12,7 +12,7 @@ from leap.cli import image_tokens
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, MARKER, adapter_base
-from leap.records.files import first_problem, read_object
+from leap.records.files import first_problem, is_file, read_object
 
 # Files with a record, and which part of them has it: the recipe, which is all that the checkpoints of older LEAPs have,
 # and an image processor's settings, as transformers 5 and releases before it save them.
@@ -43,11 +43,11 @@ def recorded_size(folder: Path, root: Path, base: Path | None = None) -> Picture
     record that cannot be read.
     """
     for name, part in _RECORDS.items():
-        if (folder / name).is_file():
+        if is_file(folder / name):
             content = read_object(folder / name)
             if size := _read(content.get(part) if part else content, folder / name):
                 return size
-    below = adapter_base(folder, root, base) if (folder / ADAPTER).is_file() else None
+    below = adapter_base(folder, root, base) if is_file(folder / ADAPTER) else None
     return recorded_size(below, root) if below else None
 
 

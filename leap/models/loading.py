@@ -28,14 +28,14 @@ def load_processor(folder: Path, base: Path | None = None, trust_remote_code: bo
     weight_files(folder)  # a clear error where this is no model folder
     source = base if base and not (folder / "tokenizer_config.json").is_file() else folder
     check_settings(source)
-    with _refusing(source, "its processor cannot be loaded"):
+    with refusing(source, "its processor cannot be loaded"):
         processor = AutoProcessor.from_pretrained(source, local_files_only=True, trust_remote_code=trust_remote_code)
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
         raise LeapError(
             f"{source}: its processor lacks a picture processor or a chat template; copy them from the base"
         )
     try_template(processor)
-    with _refusing(source, "its processor cannot be used"):
+    with refusing(source, "its processor cannot be used"):
         ChatFormat(processor)
         _try_images(processor)
     return processor
@@ -85,7 +85,7 @@ def load_model(
     check_settings(base or folder)
     quiet_libraries()
     placed = _quantized(quantization, dtype, device) if quantization else {}
-    with _refusing(base or folder, "the model cannot be loaded"):
+    with refusing(base or folder, "the model cannot be loaded"):
         model, loaded = AutoModelForImageTextToText.from_pretrained(
             base or folder,
             dtype=getattr(torch, dtype),
@@ -112,7 +112,7 @@ def load_model(
 
 
 @contextmanager
-def _refusing(folder: Path, what: str) -> Iterator[None]:
+def refusing(folder: Path, what: str) -> Iterator[None]:
     """What a library raises, as an error that names the folder.
 
     Files of a model are read by four libraries, which check little: a wrong one raises whatever the code stumbles over
@@ -174,7 +174,7 @@ def _with_adapter(model: Any, folder: Path, merge: bool) -> Any:
     kind = read_adapter(folder).get("peft_type")
     if kind != "LORA":
         raise LeapError(f"{folder}: an adapter of type {kind}; only LoRA is supported, or merge it into its base")
-    with _refusing(folder, "the adapter does not fit its base model"):
+    with refusing(folder, "the adapter does not fit its base model"):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
             warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT's use of transformers, not ours

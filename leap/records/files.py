@@ -27,6 +27,7 @@ from leap.redaction import hide
 Record = TypeVar("Record", bound=BaseModel)
 LOCK = ".lock"
 _TEMPORARY = ".tmp"
+RESTORE = "restore or remove the file"
 _DEEPEST, _MOST_DIGITS = 100, 100  # of JSON; tokenizers' files have numbers of 31 digits
 _TOO_DEEP = f"nested deeper than {_DEEPEST} levels"
 _KINDS = {
@@ -144,14 +145,14 @@ def read_text(path: Path) -> str:
         raise LeapError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = RESTORE) -> Any:
     """A JSON file's value, or a LeapError that names the file and the place."""
     try:
         return parse_json(read_text(path))
     except json.JSONDecodeError as error:
-        raise LeapError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); restore or remove the file") from error
+        raise LeapError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); {remedy}") from error
     except ValueError as error:
-        raise LeapError(f"{path}: {error}; restore or remove the file") from error
+        raise LeapError(f"{path}: {error}; {remedy}") from error
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -181,19 +182,19 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def read_object(path: Path, shape: type[BaseModel] | None = None) -> dict[str, Any]:
+def read_object(path: Path, shape: type[BaseModel] | None = None, remedy: str = RESTORE) -> dict[str, Any]:
     """A JSON file's value where that must be an object. Raises LeapError naming the first field that is not of `shape`.
 
     It is returned as it stands: also with what the shape does not name.
     """
-    value = read_json(path)
+    value = read_json(path, remedy)
     if not isinstance(value, dict):
-        raise LeapError(f"{path}: a JSON object is expected, found {type(value).__name__}; restore or remove the file")
+        raise LeapError(f"{path}: a JSON object is expected, found {type(value).__name__}; {remedy}")
     try:
         if shape:
             shape.model_validate(value)
     except ValidationError as error:
-        raise LeapError(f"{path}: {first_problem(error)}; restore or remove the file") from error
+        raise LeapError(f"{path}: {first_problem(error)}; {remedy}") from error
     return value
 
 

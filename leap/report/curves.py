@@ -9,32 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import ScalarFormatter
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from leap.errors import LeapError
-from leap.models.checkpoints import find_checkpoints
-from leap.records.files import first_problem, read_json
+from leap.models.checkpoints import TRAINER_STATE, LogEntry, find_checkpoints, read_log
+from leap.records.files import is_file
 from leap.report.charts import GROUPS
 from leap.report.style import GREY, PALETTE, clean, legend_above, looks, new_figure, plain, uncontrolled
 
-TRAINER_STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"(?P<run>(?:.+-)?checkpoint-)(?P<step>\d+)(?P<kind>(?:_.*)?)")
 _SMOOTHED_FROM = 100  # logged losses
-
-
-class LogEntry(BaseModel):
-    """A line of the Trainer's log, as far as it is drawn here."""
-
-    step: int
-    loss: float | None = None
-    eval_loss: float | None = None
-    learning_rate: float | None = None
-
-
-class _TrainerState(BaseModel):
-    """What the Hugging Face Trainer keeps in a checkpoint, as far as it is drawn here."""
-
-    log_history: list[LogEntry]
 
 
 class Loss(BaseModel):
@@ -59,14 +42,10 @@ class Loss(BaseModel):
 
 def read_loss(run: Path) -> Loss | None:
     """The losses in the newest checkpoint of a run folder that has a log; None where there are none."""
-    states = [folder / TRAINER_STATE for folder in find_checkpoints(run) if (folder / TRAINER_STATE).is_file()]
-    if not states:
+    logged = [folder for folder in find_checkpoints(run) if is_file(folder / TRAINER_STATE)]
+    if not logged:
         return None
-    try:
-        entries = _TrainerState.model_validate(read_json(states[-1])).log_history
-    except ValidationError as error:
-        raise LeapError(f"{states[-1]}: {first_problem(error)}; it is no log of the Trainer, remove it") from error
-    loss = Loss.of_log(entries, states[-1].parent)
+    loss = Loss.of_log(map(LogEntry.model_validate, read_log(logged[-1])), logged[-1])
     return loss if loss.training or loss.held_out else None
 
 

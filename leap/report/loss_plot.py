@@ -5,7 +5,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from leap.report.curves import LogEntry, Loss, training_loss
+from leap.models.checkpoints import LogEntry
+from leap.report.curves import Loss, training_loss
 from leap.report.style import save
 
 PICTURE = "training_loss.png"

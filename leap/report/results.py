@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
 
 from leap.errors import LeapError, UsageError
+from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.models import BASELINE
-from leap.evaluation.result_folder import MANIFEST, SCORES
-from leap.records.files import first_problem, read_json, read_object
+from leap.evaluation.result_folder import SCORES
+from leap.evaluation.score import read_scores as read_score_file
+from leap.records.files import is_file
 from leap.records.litter import listed
 from leap.report.unfinished import unfinished_note
 from leap.statistics.summary import MEAN
-from leap.vlabench.dataset import by_example
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 
@@ -23,7 +23,6 @@ NO_PLAN = ("refused", "filtered", "empty")  # answers that can hold no plan; man
 COUNTS = ("examples", "scored", "format_error", *NO_PLAN, "truncated", "inference_error", "missing")
 
 _ASKED_WITH = ("decoding", "picture_tokens", "dtype", "engine_arguments")
-_SCORE_FILE = TypeAdapter(dict[str, dict[str, dict[str, float]]])  # task -> example -> scores
 
 
 def found_models(results: Path) -> list[str]:
@@ -63,7 +62,7 @@ def read_scores(results: Path, models: Iterable[str] | None = None) -> pd.DataFr
     rows = [
         {"dimension": dimension, "model": model, "task": task, "example": example, **scores}
         for dimension, model, folder in folders
-        for task, examples in _read_score_file(folder / SCORES).items()
+        for task, examples in read_score_file(folder / SCORES).items()
         for example, scores in examples.items()
     ]
     columns = dict.fromkeys([*OFFICIAL_KEYS, *LEAP_KEYS], "float64")
@@ -74,7 +73,7 @@ def read_counts(results: Path, models: Iterable[str] | None = None) -> pd.DataFr
     """Columns dimension, model and what became of the examples (`COUNTS`); empty where there is no manifest."""
     rows: list[dict[str, Any]] = []
     for dimension, model, folder in _result_folders(results, models):
-        manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+        manifest = read_manifest(folder)
         rows.append({"dimension": dimension, "model": model, **manifest.get("counts", {})})
     return pd.DataFrame(rows, columns=["dimension", "model", *COUNTS]).astype(dict.fromkeys(COUNTS, "Int64"))
 
@@ -150,7 +149,7 @@ def unlike_settings_note(results: Path, models: Iterable[str] | None = None) -> 
     told: dict[str, str] = {}
     first: dict[str, Any] | None = None
     for dimension, model, folder in _result_folders(results, models):
-        manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+        manifest = read_manifest(folder)
         asked = {name: manifest.get("settings", {}).get(name) for name in _ASKED_WITH}
         first = first or asked
         unlike = [_unlike(name, asked[name], first[name]) for name in asked if asked[name] != first[name]]
@@ -180,19 +179,11 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _read_score_file(path: Path) -> dict[str, dict[str, dict[str, float]]]:
-    try:
-        scores = _SCORE_FILE.validate_python(read_json(path))
-    except ValidationError as error:
-        raise LeapError(f"{path}: {first_problem(error)}; it should be task -> example -> scores") from error
-    return {task: by_example(examples, f"{path}: {task}") for task, examples in scores.items()}
-
-
 def _result_folders(results: Path, models: Iterable[str] | None) -> list[tuple[str, str, Path]]:
     wanted = None if models is None else set(models)
     return [
         (dimension.name, folder.name, folder)
         for dimension in DIMENSIONS
         for folder in listed(results / dimension.name)
-        if (folder / SCORES).is_file() and (wanted is None or folder.name in wanted)
+        if is_file(folder / SCORES) and (wanted is None or folder.name in wanted)
     ]

@@ -1,7 +1,6 @@
 """A run's checkpoint folders: whole or not there; old ones slimmed, then removed, once newer ones are whole."""
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, checkpoint_step, find_checkpoints, is_resumable, read_marker
-from leap.records.files import FolderLock, read_text, sync_folder, sync_tree, write_json
+from leap.records.files import FolderLock, read_object, sync_folder, sync_tree, write_json
 from leap.records.litter import listed
 
 RESUMABLE_KEPT = 2  # the newest checkpoints that keep their optimiser state
@@ -168,16 +167,22 @@ def _describe_bf16(file: Path) -> None:
     """The number format in a model's settings, its parts' included, and the size in a list of weight files."""
     if not file.is_file():
         return
-    settings = json.loads(
-        read_text(file),
-        object_hook=lambda part: {
-            key: "bfloat16" if key in ("dtype", "torch_dtype") and value == "float32" else value
-            for key, value in part.items()
-        },
-    )
+    settings = _as_bf16(read_object(file))
     if "weight_map" in settings:
-        settings["metadata"]["total_size"] = sum(path.stat().st_size for path in listed(file.parent, "*.safetensors"))
+        size = sum(path.stat().st_size for path in listed(file.parent, "*.safetensors"))
+        settings["metadata"] = {**(settings.get("metadata") or {}), "total_size": size}
     write_json(file, settings)
+
+
+def _as_bf16(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: "bfloat16"
+        if key in ("dtype", "torch_dtype") and value == "float32"
+        else _as_bf16(value)
+        if isinstance(value, dict)
+        else value
+        for key, value in settings.items()
+    }
 
 
 def resume_point(run: Path) -> Path | None:

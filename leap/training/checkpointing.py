@@ -8,6 +8,7 @@ every rank's random numbers, the Trainer's `trainer_state.json`, and the sum of 
 import json
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -16,15 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from leap.errors import LeapError
-from leap.models.checkpoints import ADAPTER, find_checkpoints, read_marker
-from leap.models.loading import load_model
-from leap.records.files import read_object
+from leap.models.checkpoints import ADAPTER, TRAINER_STATE, find_checkpoints, read_log, read_marker
+from leap.models.loading import load_model, refusing
+from leap.records.files import object_if_there
 from leap.training.checkpoint_folder import (
     finish_checkpoint,
     partial_folder,
@@ -45,7 +47,13 @@ from leap.training.processes import Processes
 from leap.training.stopping import best_step
 
 _LOSS = "loss_since_log.json"
-_STATE = "trainer_state.json"
+
+
+class _Loss(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    sum: float
+    after_step: int
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,11 @@ def load_state(resume: Path | None, steps: int, identity: dict[str, Any]) -> Tra
 
     Validation losses of other samples than this start's are neither compared with its own nor the lowest.
     """
-    state = TrainerState.load_from_json(str(resume / _STATE)) if resume else TrainerState()
+    state = TrainerState()
+    if resume:
+        read_log(resume)
+        with refusing(resume / TRAINER_STATE, "it cannot be read"):
+            state = TrainerState.load_from_json(str(resume / TRAINER_STATE))
     state.max_steps = steps
     before = read_marker(resume) if resume else {}
     if "held_out" in before and before["held_out"] != identity.get("held_out"):
@@ -119,21 +131,23 @@ def load(training: Training, folder: Path) -> LossSum:
 
         deepspeed_load_checkpoint(training.wrapped, str(folder))
     else:
-        saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=True)
-        try:
+        with _going_on_from(folder):
+            saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=True)
             restore_optimizer_state(training.model, training.plain_optimizer, saved)
-        except LeapError as error:
-            raise LeapError(f"{folder}: {error}") from error
-        restore_scheduler_state(training.scheduler, torch.load(folder / "scheduler.pt", weights_only=True))
+            restore_scheduler_state(training.scheduler, torch.load(folder / "scheduler.pt", weights_only=True))
     if training.accelerator.scaler is not None and (folder / "scaler.pt").is_file():
-        training.accelerator.scaler.load_state_dict(torch.load(folder / "scaler.pt", weights_only=True))
+        with _going_on_from(folder):
+            training.accelerator.scaler.load_state_dict(torch.load(folder / "scaler.pt", weights_only=True))
     losses = LossSum(torch.zeros((), device=training.accelerator.device), step_of(folder))
-    if (saved_loss := folder / _LOSS).is_file():
-        values = read_object(saved_loss)
+    if values := object_if_there(folder / _LOSS, _Loss):
         losses.since_log.fill_(values["sum"])
         losses.last_logged = values["after_step"]
         losses.total = -values["sum"]  # it is of steps before this start, whose mean the summary is
     return losses
+
+
+def _going_on_from(folder: Path) -> AbstractContextManager[None]:
+    return refusing(folder, "training cannot go on from it; remove it to go on from the one before")
 
 
 def load_rng_state(folder: Path, accelerator: Accelerator) -> None:
@@ -240,7 +254,7 @@ def _write(training: Training, folder: Path, weights: dict[str, Any] | None, opt
 
 def _write_progress(folder: Path, state: TrainerState, loss: float, last_logged: int) -> None:
     (folder / _LOSS).write_text(json.dumps({"sum": loss, "after_step": last_logged}))
-    state.save_to_json(str(folder / _STATE))
+    state.save_to_json(str(folder / TRAINER_STATE))
 
 
 def _tidy(run: Path, state: TrainerState, keep: int | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from leap.errors import LeapError
-from leap.records.files import first_problem, read_object, write_json
+from leap.records.files import first_problem, is_file, read_object, write_json
 from leap.training.fit import Checkpointing, Fit
 
 FILE = "memory_plan.json"
@@ -37,7 +37,7 @@ def remember(output: Path, step: int, fit: Fit) -> LeapError:
 def recall(output: Path) -> Fit | None:
     """The fit that ran out of memory in an earlier start of the run in this folder."""
     path = output / FILE
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         found = _OutOfMemory.model_validate(read_object(path))

@@ -22,7 +22,7 @@ from pydantic import (
 from leap.cli import LARGEST_COUNT, MOST_IMAGE_TOKENS, MOST_WORKERS
 from leap.errors import LeapError, UsageError
 from leap.models.families import COMPONENTS, Component
-from leap.records.files import first_problem, read_text
+from leap.records.files import first_problem, is_file, read_text
 from leap.records.litter import listed
 from leap.records.yaml_text import LARGEST, load_yaml
 from leap.terminal import in_one_line, shorten
@@ -373,7 +373,7 @@ def _key(error: ValidationError) -> str:
 
 
 def _read_values(path: Path, named_by: str = "") -> dict[str, Any]:
-    if not path.is_file():
+    if not is_file(path):
         known = [
             name for folder in (path.parent, SHIPPED) for name in sorted(file.stem for file in listed(folder, "*.yaml"))
         ]

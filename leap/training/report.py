@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback
 
 from leap import provenance
 from leap.errors import LeapError
 from leap.progress import processes
 from leap.provenance import now
-from leap.records.files import read_object, write_json
+from leap.records.files import object_if_there, read_object, write_json
 
 if TYPE_CHECKING:
     from leap.training.run import Run
@@ -93,6 +94,36 @@ def about(run: "Run", identity: dict[str, Any], batches: str) -> dict[str, Any]:
         },
         "batches": batches,
     }
+
+
+class _Session(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    steps: int
+    seconds: float
+
+
+class _Throughput(BaseModel):
+    sessions: list[_Session] = []
+
+
+class _Environment(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    device: str | None = None
+    processes: int = 1
+
+
+class _Report(BaseModel):
+    """As far as it is read."""
+
+    throughput: _Throughput = _Throughput()
+    environment: _Environment = _Environment()
+
+
+def read_report(run: Path) -> dict[str, Any]:
+    """A run's report as it stands; {} where there is none."""
+    return object_if_there(run / REPORT, _Report)
 
 
 def _sessions(report: Path, step: int) -> list[dict[str, Any]]:

@@ -16,11 +16,19 @@ from leap.data.checked_file import CheckedFile, check_training_file
 from leap.data.overlap import count_shared
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
-from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints, read_config, small_files, weights_hash
+from leap.models.checkpoints import (
+    MARKER,
+    checkpoint_step,
+    find_checkpoints,
+    read_config,
+    read_log,
+    small_files,
+    weights_hash,
+)
 from leap.models.image_size import record_size
 from leap.models.loading import load_processor
 from leap.progress import is_main_process, processes
-from leap.records.files import read_object, write_json
+from leap.records.files import write_json
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in
 from leap.training.deepspeed_file import check_deepspeed
@@ -77,7 +85,7 @@ class Run:
         if self.resume is None:
             return False
         patience = self.recipe.early_stopping_patience
-        stopped = bool(patience) and has_stopped(_log_history(self.resume), patience)
+        stopped = bool(patience) and has_stopped(read_log(self.resume), patience)
         return stopped or (checkpoint_step(self.resume) or 0) >= self.steps
 
 
@@ -240,10 +248,6 @@ def _under_root(model: Path, root: Path) -> str:
     """A folder's path from the workspace root, or its whole path outside of it."""
     model, root = Path(os.path.abspath(model)), Path(os.path.abspath(root))  # a link stays a link
     return str(model.relative_to(root) if model.is_relative_to(root) else model)
-
-
-def _log_history(checkpoint: Path) -> list[dict[str, Any]]:
-    return read_object(checkpoint / "trainer_state.json").get("log_history", [])
 
 
 def _tell_best(log: list[dict[str, Any]], output: Path) -> None:

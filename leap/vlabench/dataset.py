@@ -1,18 +1,15 @@
 """Walking the benchmark's folders: <folder>/<task>/exampleN/{input,output}/..."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, OperationSequence
-from leap.records.files import first_problem, read_text
+from leap.records.files import is_file, read_object, read_text
 from leap.records.litter import listed
 from leap.vlabench.dimensions import DIMENSIONS, Dimension, find_dimension
 
@@ -113,17 +110,13 @@ def _read_example(dimension: Dimension, task: str, number: int, folder: Path) ->
     expert = folder / "output" / "operation_sequence.json"
     needed = (instruction, expert, folder / "input" / "input.png", folder / "input" / "input_mask.png")
     for path in needed:
-        if not path.is_file():
+        if not is_file(path):
             raise LeapError(f"{path}: missing; this example is incomplete, {DOWNLOAD_AGAIN}")
-    plan = read_text(expert)
-    try:
-        OperationSequence.model_validate_json(plan)
-    except ValidationError as error:
-        raise LeapError(f"{expert}: {first_problem(error)}; {DOWNLOAD_AGAIN}") from error
+    plan = read_object(expert, OperationSequence, DOWNLOAD_AGAIN)
     text = read_text(instruction).strip()
     if not text:
         raise LeapError(f"{instruction}: empty; {DOWNLOAD_AGAIN}")
-    return BenchmarkExample(dimension.name, task, number, folder, text, json.loads(plan))
+    return BenchmarkExample(dimension.name, task, number, folder, text, plan)
 
 
 def fingerprint(examples: Iterable[BenchmarkExample]) -> str:

@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import ValidationError
-
 from leap.data.hub_listing import HubListing, read_listing
 from leap.data.picture_facts import PictureStore
 from leap.errors import LeapError
 from leap.records.benchmark import OperationSequence
-from leap.records.files import first_problem, read_json, read_text
+from leap.records.files import read_json, read_object, read_text
 from leap.records.litter import listed
 from leap.records.set_aside import alone_in, set_aside
 from leap.terminal import first_few
@@ -199,10 +197,9 @@ def _check_json(path: Path) -> Iterator[tuple[str, str, bool]]:
 
 def _check_plan(path: Path) -> Iterator[tuple[str, str, bool]]:
     try:
-        steps = OperationSequence.model_validate_json(read_text(path)).skill_sequence
-    except (LeapError, ValidationError) as error:
-        reason = f"{path}: {first_problem(error)}" if isinstance(error, ValidationError) else str(error)
-        yield "plan", reason, False
+        steps = read_object(path, OperationSequence)["skill_sequence"]
+    except LeapError as error:
+        yield "plan", str(error), False
         return
     shapes = [why for number, step in enumerate(steps) if (why := _misshapen(step, f"skill_sequence.{number}"))]
     for why in shapes:

@@ -1,0 +1,55 @@
+"""manifest.json: what a result was made with. Many read it, so its shape is checked where it is read."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from leap.records.files import object_if_there
+
+MANIFEST = "manifest.json"
+
+
+def _time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return text
+
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Time = Annotated[str, AfterValidator(_time)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Model(_Part):
+    files: dict[str, str] = {}
+
+
+class _Data(_Part):
+    examples: Count = 0
+    fingerprint: str = ""
+
+
+class _Manifest(_Part):
+    """As far as it is read. Results of an older LEAP lack some of it."""
+
+    dimension: str = ""
+    model: _Model = _Model()
+    settings: dict[str, Any] = {}
+    scorer: dict[str, Any] = {}
+    data: _Data = _Data()
+    counts: dict[str, Count] = {}
+    inference: list[dict[str, Any]] = []
+    start: Time = ""
+    end: Time = ""
+    status: str = ""
+    command: str = ""
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a result folder as it stands, {} where there is none. Raises LeapError for what is none."""
+    return object_if_there(folder / MANIFEST, _Manifest)
