@@ -28,7 +28,7 @@ from test_jobs import alive
 from test_recipes import LORA, tiny_recipe, train
 
 from leap.ablation.figures import score_by_cost
-from leap.ablation.plan import kept_steps, plan_runs
+from leap.ablation.plan import aligned, kept_steps, plan_runs
 from leap.ablation.report import readable, write_report
 from leap.ablation.results import BASE, Findings, Outcome, collect, dimension_table, gain_table, method_table, run_table
 from leap.ablation.runs import FULL, Scripts, label, make_runs, refuse_unlike
@@ -293,6 +293,16 @@ def test_the_preset_script_tells_layers_weights_and_share(workspace: Path, monke
 
 
 # --- the plan
+
+
+def test_the_plan_fits_a_narrow_screen() -> None:
+    rows = [("run", "weights that learn", "state"), ("ablation-lora_standard-seed-1", "1,234,567", "not trained")]
+    wide = aligned(rows, 200)
+    assert wide == aligned(rows, None)
+    assert wide[1] == "ablation-lora_standard-seed-1  1,234,567           not trained"
+    narrow = aligned(rows, 40)
+    assert max(map(len, narrow)) <= 40
+    assert narrow[2:] == ["ablation-lora_standard-seed-1", "  1,234,567           not trained"]
 
 
 def test_the_plan_tells_costs_and_trains_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

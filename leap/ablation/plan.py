@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,7 +113,15 @@ def _table(planned: Sequence[PlannedRun], speed: tuple[float, str] | None) -> li
                 _state(one),
             )
         )
+    return aligned(rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+
+
+def aligned(rows: Sequence[tuple[str, ...]], screen: int | None) -> list[str]:
+    """Columns of equal width; where the screen is too narrow, each row's name stands above the rest of it."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if screen is not None and sum(widths) + 2 * (len(widths) - 1) > screen:
+        below = aligned([row[1:] for row in rows], None)
+        return [line for row, rest in zip(rows, below, strict=True) for line in (row[0], f"  {rest}")]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
