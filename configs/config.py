@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leap.errors import LeapError
+from leap.paths import find_path
 from leap.records.litter import is_bare
 
 if TYPE_CHECKING:
@@ -134,9 +135,8 @@ class WorkspaceConfig:
         return self.root / ".cache"
 
     def resolve(self, path: str | Path) -> Path:
-        """A path as the user gave it; a relative one starts at the workspace root, from any working directory."""
-        given = Path(path).expanduser()
-        return given if given.is_absolute() else self.root / given
+        """A path as the user gave it: from the current folder or the workspace root, see `find_path`."""
+        return find_path(path, self.root)
 
     def paths(self) -> dict[str, Path]:
         """Every path by name, in the order of the README's tree."""

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from leap.errors import LeapError, Stopped, UsageError, is_out_of_memory
 from leap.interrupt import INTERRUPTED, interrupts_end, interrupts_raise
@@ -25,6 +25,13 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=_Help)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """What a flag's type refuses as LEAP does everywhere is refused under the flag's name."""
+        try:
+            return super()._get_value(action, arg_string)
+        except LeapError as error:
+            raise argparse.ArgumentError(action, str(error)) from error
 
     def error(self, message: str) -> NoReturn:
         self.exit(WRONG_USAGE, in_one_line(f"error: {message}; --help lists the flags") + "\n")
@@ -175,6 +182,13 @@ def words(text: str) -> list[str]:
 def counts(text: str) -> list[int]:
     """For argparse: one whole number or several, 1,2 or "1 2"."""
     return [count(word) for word in words(text)]
+
+
+def device(text: str) -> str:
+    """For argparse: a device as PyTorch names it. Whether it is there is seen when PyTorch is loaded."""
+    if not re.fullmatch(r"(auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?)", text):
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is no device; use cpu, cuda or cuda:N")
+    return text
 
 
 def refuse_reversed(arguments: argparse.Namespace, low: str, high: str) -> None:

@@ -53,11 +53,11 @@ class Finished:
     stderr: str
 
 
-def run_script(script: str, *arguments: str, root: Path | None = None) -> Finished:
+def run_script(script: str, *arguments: str, root: Path | None = None, folder: Path = Path("/")) -> Finished:
     """A script as a user calls it, from another folder; in this process, since importing PyTorch takes seconds."""
     out, err = io.StringIO(), io.StringIO()
     kept = sys.argv, dict(os.environ), Path.cwd()
-    os.chdir("/")
+    os.chdir(folder)
     if root:
         os.environ["LEAP_ROOT"] = str(root)
     sys.argv = [script, *arguments]

@@ -2,7 +2,10 @@
 
 import argparse
 import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,16 @@ NUMBERS = (
     *(cli.whole, cli.count, cli.count_or_all, cli.seed, cli.image_tokens, cli.some_workers, cli.any_workers),
     *(cli.seconds, cli.some_seconds, cli.temperature, cli.share, cli.usd, cli.gigabytes, cli.counts),
 )
-OTHERS = {"split", "Path", "_yaml_value", "names", "words"}  # what else a flag's value is read with
+OTHERS = {
+    "split",
+    "Path",
+    "_yaml_value",
+    "names",
+    "words",
+    "device",
+    "resolve",
+    "_from_here",
+}  # what else a value is read with
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *BENCHMARKS])
@@ -160,6 +172,69 @@ def test_running_out_of_memory_is_one_line(error: Exception, message: str, capsy
     assert end.value.code == cli.FAILED
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
+
+
+# --- wrong usage costs no time
+
+WRONG = [
+    f"{E}/run_vlm_evaluation.py --dimension nonsense",
+    f"{E}/run_vlm_evaluation.py --model_name ../x",
+    f"{E}/run_vlm_evaluation.py --device nonsense",
+    f"{E}/run_vlm_evaluation.py --checkpoint nowhere",
+    f"{E}/run_vlm_evaluation.py --batch_mode --checkpoints_dir nowhere --skip-baseline",
+    f"{E}/run_vlm_evaluation.py --engine openai --workers 3",
+    f"{E}/run_vlm_evaluation.py --engine openai --base_url nonsense",
+    f"{E}/run_vlm_output.py --data_file nowhere",
+    f"{E}/run_vlm_output.py --data_file {__file__} --baseline_model nowhere",
+    f"{E}/run_parallel_evaluation.py --gpus 0,0",
+    f"{E}/run_parallel_evaluation.py --dry-run -- --checkpoint x",
+    f"{E}/analyze_output_results.py --judge x,nonsense=3",
+    f"{E}/analyze_output_results.py --judge rubric --pairwise",
+    f"{E}/compare_models.py a b --score nonsense",
+    f"{E}/plan_one.py --image a --instruction b --device nonsense",
+    f"{E}/plan_one.py --image {__file__} --instruction b --checkpoint nowhere",
+    "scripts/training/run-finetuning.py --recipe nowhere",
+    "scripts/training/run-finetuning.py --recipe demo --learning_rate nan",
+    "scripts/training/run-finetuning.py --recipe demo --train_file nowhere.jsonl",
+    "scripts/training/run-finetuning.py --recipe demo --deepspeed nowhere.json",
+    "scripts/training/export_model.py --checkpoint a --output b --private",
+    "scripts/ablation/run-lora-finetuning.py --lora_preset nonsense",
+    "scripts/ablation/run-lora-finetuning.py --lora_r 0",
+    "scripts/ablation/run-ablation-experiments.py --presets nonsense",
+    "scripts/ablation/run-ablation-experiments.py --lora_r 5",
+    "scripts/ablation/run-ablation-experiments.py --gpus 0,0",
+    "scripts/ablation/run-ablation-experiments.py --name ../x",
+    "scripts/ablation/run-ablation-experiments.py -- --model_name x",
+    "scripts/download/download_vlabench_with_retry.py --dimensions nonsense",
+    "scripts/download/download_leap_data.py --tasks 3",
+    "scripts/utils/check_and_clean_images.py --data-dir nowhere",
+    "scripts/utils/make_demo_workspace.py --size 0",
+    "scripts/utils/monitor_evaluation.py --once --interval 3",
+]
+REFUSE = """
+import contextlib, io, runpy, shlex, sys
+heavy = {"torch", "transformers", "pandas", "matplotlib", "datasets"}
+for line in sys.stdin:
+    sys.argv = shlex.split(line)
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    loaded = heavy & set(sys.modules)
+    if loaded or not said.getvalue().startswith("error: ") or len(said.getvalue().splitlines()) > 1:
+        sys.exit(f"{line}{loaded}: {said.getvalue()}")
+"""
+
+
+def test_what_is_typed_wrong_is_refused_before_anything_large_is_loaded(tmp_path: Path) -> None:
+    """PyTorch and transformers alone take five to eight seconds."""
+    lines = "\n".join([*(line for line, _ in REFUSED), *WRONG, *(f"{script} --nonsense" for script in SCRIPTS)])
+    environment = {**os.environ, "LEAP_ROOT": str(tmp_path)}
+    command = [sys.executable, "-c", REFUSE]
+    done = subprocess.run(
+        command, input=f"{lines}\n", cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert not any(tmp_path.iterdir())
 
 
 # --- help

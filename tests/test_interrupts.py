@@ -44,18 +44,19 @@ def test_while_its_modules_are_loaded(script: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("torch", "scripts/training/run-finetuning.py --recipe demo"),
-        ("transformers", "scripts/evaluation/plan_one.py --image a --instruction b"),
+        ("torch", "scripts/training/run-finetuning.py --recipe demo --output_dir output/interrupted"),
+        ("transformers", "scripts/evaluation/plan_one.py --model_path models/leap-demo --image IMAGE --instruction b"),
         ("pandas", "scripts/evaluation/compare_models.py a b"),
         ("huggingface_hub", "scripts/download/download_model.py"),
         ("leap.data.agibot", "scripts/utils/prepare_love_agibot.py"),
     ],
 )
-def test_while_libraries_are_loaded(module: str, line: str, tmp_path: Path) -> None:
-    done = interrupted(module, *line.split(), root=tmp_path)
+def test_while_libraries_are_loaded(module: str, line: str, workspace: Path) -> None:
+    image, before = next((workspace / "data" / "images").iterdir()), sorted(workspace.rglob("*"))
+    done = interrupted(module, *line.replace("IMAGE", str(image)).split(), root=workspace)
     assert done.returncode == 130
     assert done.stderr == "interrupted; the same command continues from here\n"
-    assert not any(tmp_path.iterdir())
+    assert sorted(workspace.rglob("*")) == before
 
 
 @pytest.mark.parametrize("script", ["quickstart.sh", "run-tests.sh", "scripts/utils/make_vllm_environment.sh"])

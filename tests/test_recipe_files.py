@@ -179,7 +179,7 @@ def test_a_base_is_found_beside_a_recipe_among_leaps_own_and_as_a_file(tmp_path:
         ("--max_eval_samples 3", "error: the recipe with these flags: max_eval_samples needs a val_file"),
         ("--weight_decay inf", "error: --weight_decay inf: Input should be a finite number"),
         ("--seed -1", "error: --seed -1: Input should be greater than or equal to 0"),
-        ("--output_dir=", "error: --output_dir : it is empty"),
+        ("--output_dir=", "error: --output_dir: '' is no path"),
         ("--lr_scheduler_kwargs [[[", "error: argument --lr_scheduler_kwargs: '[[[': not valid YAML"),
         ("--recipe nothing", "nothing.yaml: there is no such recipe; there are: demo, demo-base"),
     ],

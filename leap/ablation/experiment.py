@@ -9,11 +9,6 @@ from leap.ablation.report import write_report
 from leap.ablation.results import collect
 from leap.ablation.runs import Scripts
 from leap.ablation.stages import Machine, Places, evaluate, train
-from leap.errors import UsageError
-
-# These would give a model's results another name, or another place, than the report looks in.
-_REFUSED = ("--model_name", "--output_dir", "--few-shot-num", "--few-shot-format", "--with-cot", "--language",
-            "--picture-control", "--quantization", "--fresh")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,11 +22,6 @@ class Experiment:
     scripts: Scripts
     options: Sequence[str]  # of each evaluation
     machine: Machine
-
-    def __post_init__(self) -> None:
-        for option in self.options:
-            if option.partition("=")[0] in _REFUSED:
-                raise UsageError(f"{option} behind --: an ablation compares models that are asked in the plain way")
 
     def describe(self) -> str:
         engine = self.options[self.options.index("--engine") + 1] if "--engine" in self.options else "hf"

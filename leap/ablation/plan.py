@@ -12,6 +12,7 @@ from leap.ablation.runs import AblationRun, label
 from leap.errors import UsageError
 from leap.hardware import gpu_states
 from leap.models.checkpoints import checkpoint_step
+from leap.records.files import cache_in_use
 from leap.training import memory
 from leap.training.plan import Costs, costs
 from leap.training.run import Run, check_run
@@ -45,14 +46,18 @@ class PlannedRun:
         return self.run.output / f"checkpoint-{step}"
 
 
-def plan_runs(runs: Sequence[AblationRun], root: Path, cache: Path, steps: Sequence[int] = ()) -> list[PlannedRun]:
+def plan_runs(
+    runs: Sequence[AblationRun], root: Path, cache: Path, steps: Sequence[int] = (), keep: bool = True
+) -> list[PlannedRun]:
     """Check every run before any is trained. `steps` are the checkpoints to evaluate, the last one if none is named.
 
-    Raises LeapError for what `check_run` refuses, and UsageError for a checkpoint that will not be there.
+    Without `keep` nothing is written. Raises LeapError for what `check_run` refuses, and UsageError for a checkpoint
+    that will not be there.
     """
     planned = []
-    for one in runs:
-        checked = check_run(one.recipe, root, cache)
+    with cache_in_use(cache, keep) as place:
+        checks = [check_run(one.recipe, root, place, report=keep) for one in runs]
+    for one, checked in zip(runs, checks, strict=True):
         for step in steps:
             if step not in kept_steps(checked):
                 raise UsageError(

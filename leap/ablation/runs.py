@@ -20,6 +20,11 @@ OWN = ("finetuning", "lora_r", "lora_alpha", "lora_dropout", "lora_target_module
 _FREE = ("per_device_train_batch_size", "gradient_accumulation_steps", "optim")
 
 
+# Of an evaluation: these would give a model's results another name, or another place, than the report looks in.
+_REFUSED = ("--model_name", "--output_dir", "--few-shot-num", "--few-shot-format", "--with-cot", "--language",
+            "--picture-control", "--quantization", "--fresh")  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Scripts:
     """The scripts that train and evaluate, and the recipes that presets share; None: each has its own."""
@@ -55,6 +60,13 @@ class AblationRun:
     def name(self) -> str:
         """Of its folder, and the beginning of its results' names."""
         return Path(self.recipe.output_dir).name
+
+
+def refuse_options(options: Sequence[str]) -> None:
+    """Raises UsageError for an evaluation's option that would set the models apart from what the report reads."""
+    for option in options:
+        if option.partition("=")[0] in _REFUSED:
+            raise UsageError(f"{option} behind --: an ablation compares models that are asked in the plain way")
 
 
 def label(method: str) -> str:

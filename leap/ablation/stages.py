@@ -21,6 +21,7 @@ from leap.jobs.run import ray_installed, run_jobs, slots_for
 from leap.jobs.show import print_outcome
 from leap.models.checkpoints import MARKER, adapter_base, is_same_model, small_files, weights_hash
 from leap.models.image_size import size_flags
+from leap.paths import find_path
 from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS
 
@@ -54,7 +55,9 @@ def train(planned: Sequence[PlannedRun], machine: Machine) -> bool:
     """Train what is not trained yet. False where a run failed; its finished checkpoints stay."""
     waiting = [one for one in planned if not one.run.finished]
     print(f"\n== train: {len(planned) - len(waiting)} of {len(planned)} runs are trained already", flush=True)
-    return machine.run([Job(f"training_{one.ablation.name}", one.ablation.command) for one in waiting], _SAVING)
+    # In the workspace, from which a recipe's relative paths start, whatever lies in the user's folder.
+    jobs = [Job(f"training_{one.ablation.name}", one.ablation.command, folder=one.run.root) for one in waiting]
+    return machine.run(jobs, _SAVING)
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def _contents(root: Path, data: Path, options: Sequence[str]) -> dict[str, str]:
     found = {}
     for dimension in DIMENSIONS:
         with suppress(LeapError):  # the evaluation will say what is wrong
-            examples = find_examples(root / asked.data_path, dimension, asked.max_tasks, asked.num_episodes)
+            examples = find_examples(find_path(asked.data_path, root), dimension, asked.max_tasks, asked.num_episodes)
             found[dimension.name] = fingerprint(examples)
     return found
 

@@ -17,7 +17,7 @@ from leap.data.frame_store import STATE_FOLDER, FrameStore, ImageStore
 from leap.data.hub_hash import hub_sha256
 from leap.errors import LeapError, Stopped
 from leap.progress import show_bytes
-from leap.records.files import FolderLock, is_file
+from leap.records.files import FolderLock, check_folder, is_file
 from leap.records.litter import listed
 from leap.workers import map_in_order
 
@@ -125,7 +125,8 @@ def find_archives(folder: Path, tasks: Sequence[str] | None = None) -> list[Arch
 
 
 def survey(archives: Sequence[Archive], images: Path) -> list[Outcome]:
-    """What there is to do, without doing it."""
+    """What there is to do, without doing it. Raises LeapError where no folder of images can be."""
+    check_folder(images)
     outcomes = []
     for archive in archives:
         store = archive.store(images)

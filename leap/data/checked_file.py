@@ -51,7 +51,7 @@ class CheckedFile:
     pictures: np.ndarray  # how many a row has
     too_long: list[int]  # line numbers of rows left out
     repeats: np.ndarray  # the line of an earlier row with the same messages and answer, or 0
-    report: Path
+    report: Path | None  # None where none was to be written
 
     @property
     def duplicates(self) -> int:
@@ -71,12 +71,13 @@ def check_training_file(
     cache: Path,
     max_rows: int | None = None,
     name: str = "training rows",
+    report: bool = True,
 ) -> CheckedFile:
     """Read every row, decode its pictures, measure its length; rows over `max_length` tokens are set apart, never cut.
 
     With `max_rows`, the first usable rows alone, and no pictures but theirs are looked at. Processes that check the
     same file at the same time wait for one of them. Raises LeapError with file and line of the first row that is
-    broken, the number of such rows, and the report that lists them.
+    broken, the number of such rows, and the report that lists them, where one is to be written.
     """
     next(read_lines(path))  # raises where there is no file, or nothing in it
     fingerprint = _digest(path)
@@ -102,11 +103,13 @@ def check_training_file(
         pictures=table.pictures[fitting],
         too_long=table.lines[too_long].tolist(),
         repeats=table.repeats[fitting],
-        report=folder.with_name(f"{folder.name}-report.json"),  # outside, since the lock clears up inside
+        # outside, since the lock clears up inside
+        report=folder.with_name(f"{folder.name}-report.json") if report else None,
     )
     settings = {"model_max_length": max_length, "picture_area": encoder.size, "image_roots": [str(r) for r in roots]}
     problems = list(measured.problems.values())
-    _write_report(checked, problems, settings)
+    if checked.report:
+        _write_report(checked.report, checked, problems, settings)
     _refuse(checked, problems, max_length)
     return checked
 
@@ -185,9 +188,9 @@ def _check_pictures(
     return found, known
 
 
-def _write_report(checked: CheckedFile, problems: Sequence[Problem], settings: dict[str, Any]) -> None:
+def _write_report(path: Path, checked: CheckedFile, problems: Sequence[Problem], settings: dict[str, Any]) -> None:
     repeated = np.flatnonzero(checked.repeats)
-    report = {
+    found = {
         "file": str(checked.path),
         "sha256": checked.fingerprint,
         "settings": settings,
@@ -206,7 +209,7 @@ def _write_report(checked: CheckedFile, problems: Sequence[Problem], settings: d
             for line, earlier in zip(checked.lines[repeated].tolist(), checked.repeats[repeated].tolist(), strict=True)
         ],
     }
-    write_json(checked.report, report)
+    write_json(path, found)
 
 
 def _spread(values: np.ndarray) -> dict[str, int]:
@@ -219,9 +222,9 @@ def _refuse(checked: CheckedFile, problems: Sequence[Problem], max_length: int) 
     if problems:
         first, kinds = problems[0], Counter(problem.kind for problem in problems)
         counts = ", ".join(f"{kind}: {count}" for kind, count in kinds.items())
+        listed = f", listed in {checked.report}" if checked.report else ""
         raise LeapError(
-            f"{checked.path}:{first.line}: {first.reason} "
-            f"(unusable rows in all: {len(problems)} ({counts}), listed in {checked.report})"
+            f"{checked.path}:{first.line}: {first.reason} (unusable rows in all: {len(problems)} ({counts}){listed})"
         )
     if not len(checked):
         raise LeapError(

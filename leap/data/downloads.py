@@ -22,7 +22,7 @@ from leap.data.hub_files import HubFile, Repository
 from leap.data.hub_listing import keep_listing
 from leap.errors import LeapError
 from leap.progress import track_bytes
-from leap.records.files import FolderLock
+from leap.records.files import FolderLock, check_folder
 from leap.terminal import first_few
 
 Choice = Callable[[Sequence[str]], set[str]]  # which of a repository's paths are wanted
@@ -72,6 +72,7 @@ def download(
     Raises LeapError where the hub refuses or the disk is too small, and where files twice had a wrong hash: these are
     named, and not put into the folder.
     """
+    check_folder(folder)
     patience = Patience(manners, tell)
     snapshot = patience.persist(lambda: hub.snapshot(repository))
     wanted = choice([file.path for file in snapshot.files])

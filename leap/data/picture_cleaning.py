@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from leap.data.orphans import Places
 from leap.data.picture_audit import Audit, audit_pictures
 from leap.data.picture_facts import PictureStore
-from leap.records.files import write_atomic, write_json
+from leap.records.files import cache_in_use, write_atomic, write_json
 from leap.records.litter import listed
 from leap.records.set_aside import alone_in, set_aside
 
@@ -26,6 +26,7 @@ class Cleaning:
     roots: tuple[Path, ...]  # where a sample's relative image paths start
     cache: Path
     decode: bool = True
+    write: bool = True  # a report, the ids of incomplete tasks, and what is known of images
     delete: bool = False
     keep_orphans: bool = False
 
@@ -39,22 +40,31 @@ def clean_pictures(work: Cleaning) -> bool:
 
     Raises LeapError where another process moves images away.
     """
-    with alone_in(work.quarantine) if work.delete else nullcontext():
+    with ExitStack() as held:
+        if work.delete:
+            held.enter_context(alone_in(work.quarantine))
+        cache = held.enter_context(cache_in_use(work.cache, work.write))
         files = list(dict.fromkeys(work.files)) or listed(work.places.data, "*.jsonl")
-        store = PictureStore(work.cache) if work.decode else None
+        store = PictureStore(cache) if work.decode else None
         audit = audit_pictures(files, work.roots, work.places, store)
-        report = work.cache / "pictures" / "report.json"
-        write_json(report, audit.to_dict())
         tasks = audit.incomplete_tasks()
-        _tell(audit, tasks, report)
-        if work.places.in_data:
-            write_atomic(work.places.data / MISSING_TASKS, "".join(f"{task}\n" for task in tasks))
-            print(f"task ids in {work.places.data / MISSING_TASKS}")
+        _tell(audit, tasks)
+        if work.write:
+            _write_down(audit, tasks, work)
         _set_aside(audit, work)
     return not audit.problems
 
 
-def _tell(audit: Audit, tasks: Sequence[int], report: Path) -> None:
+def _write_down(audit: Audit, tasks: Sequence[int], work: Cleaning) -> None:
+    report = work.cache / "pictures" / "report.json"
+    write_json(report, audit.to_dict())
+    print(f"everything in {report}")
+    if work.places.in_data:
+        write_atomic(work.places.data / MISSING_TASKS, "".join(f"{task}\n" for task in tasks))
+        print(f"task ids in {work.places.data / MISSING_TASKS}")
+
+
+def _tell(audit: Audit, tasks: Sequence[int]) -> None:
     names = ", ".join(file.name for file in audit.files) or "no JSONL file, so that nothing can be missing or orphaned"
     print(f"rows               {audit.rows:>9,}  ({names})")
     print(f"pictures named     {audit.pictures:>9,}")
@@ -73,7 +83,6 @@ def _tell(audit: Audit, tasks: Sequence[int], report: Path) -> None:
             print(f"    and {len(found) - _SHOWN:,} more")
     if audit.vanished:
         print(f"images that went away meanwhile (does another command move them? check again): {len(audit.vanished):,}")
-    print(f"everything in {report}")
 
 
 def _set_aside(audit: Audit, work: Cleaning) -> None:

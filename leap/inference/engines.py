@@ -2,11 +2,12 @@
 
 import argparse
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leap.cli import any_workers, count, some_seconds, some_workers, usd, whole
+from leap.cli import any_workers, count, device, some_seconds, some_workers, usd, whole
 from leap.errors import UsageError
 from leap.inference.protocol import Engine
 
@@ -35,11 +36,11 @@ _HEEDED_BY = {
 }
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the engines."""
+def add_engine_arguments(parser: argparse.ArgumentParser, find: Callable[[str], Path]) -> None:
+    """The options of the engines; `find` says where a path is."""
     add = parser.add_argument_group("engine").add_argument
     add("--engine", choices=ENGINES, default="hf", help="transformers in this process, a vLLM server, or any server")
-    add("--device", help="cuda, cuda:1, cpu (default: the first GPU, or else the CPU)")
+    add("--device", type=device, help="cuda, cuda:1, cpu (default: the first GPU, or else the CPU)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on a CPU")
     add("--batch_size", type=count, help="a cap (default: as many as the memory holds; 32 on a CPU)")
     add(
@@ -47,8 +48,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         type=any_workers,
         help="processes that prepare pictures (default: from the CPU cores; hf: 0 is none)",
     )
-    add("--base_model_path", help="the base of a LoRA adapter (default: the one that it names)")
-    add("--lora_adapter_path", help="a LoRA adapter's folder; --checkpoint takes it too")
+    add("--base_model_path", type=find, help="the base of a LoRA adapter (default: the one that it names)")
+    add("--lora_adapter_path", type=find, help="a LoRA adapter's folder; --checkpoint takes it too")
     add("--quantization", choices=("4bit", "8bit"), help="hf: load the weights quantized, with bitsandbytes")
     add("--trust_remote_code", action="store_true", default=None, help="hf: run the code that lies with the model")
     add("--vllm_python", help="vllm: the Python of its environment (default: $LEAP_VLLM_PYTHON)")

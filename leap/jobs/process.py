@@ -23,11 +23,15 @@ HEADER = "==== "  # opens each run in a log, which later runs append to
 
 @dataclass(frozen=True)
 class Job:
-    """A command to run. `name` names its log and PID file; `environment` is set on top of the caller's."""
+    """A command to run. `name` names its log and PID file; `environment` is set on top of the caller's.
+
+    It runs in `folder`, or in the caller's.
+    """
 
     name: str
     command: list[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.+-]*", self.name):
@@ -119,6 +123,7 @@ def _start(job: Job, log: Path, environment: Mapping[str, str]) -> subprocess.Po
         return subprocess.Popen(
             job.command,
             env=dict(environment),
+            cwd=job.folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -77,6 +77,15 @@ def find_judges(wanted: Sequence[str], options: JudgeOptions) -> list[Judge | st
     return found
 
 
+def refuse_in_vain(judges: Sequence[Judge | str], pairwise: bool, max_cost: float | None) -> None:
+    """Raises UsageError where what is asked for is not these judges' to do."""
+    models = [judge for judge in judges if isinstance(judge, Judge)]
+    if pairwise and not models:
+        raise UsageError("--pairwise needs a judge that is a model: the rubric's scores compare plans already")
+    if max_cost is not None and any(None in judge.prices for judge in models):
+        raise UsageError("--max-cost needs prices: --input-price and --output-price, USD per million tokens")
+
+
 def _refuse_twice(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:

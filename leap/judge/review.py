@@ -19,7 +19,7 @@ from leap.judge.ask import NOT_ASKED, Interview, Question, Reply
 from leap.judge.budget import Budget
 from leap.judge.criteria import final_score
 from leap.judge.files import PAIR_COLUMNS, PAIRS, SCORE_COLUMNS, SCORES, write_table
-from leap.judge.judges import RUBRIC, Judge
+from leap.judge.judges import RUBRIC, Judge, refuse_in_vain
 from leap.judge.prompts import pair_request, plan_request, preference_schema, verdict_schema
 from leap.judge.rubric import rubric_scores
 from leap.judge.store import AnswerStore, distinct
@@ -94,7 +94,7 @@ def review(
 
     Raises UsageError for a limit or a choice in vain.
     """
-    _refuse_in_vain(judges, settings)
+    refuse_in_vain(judges, settings.pairwise, settings.max_cost)
     pictures = {output.image_paths: _pictures(output, settings) for output in outputs}
     budget = Budget(settings.max_cost)
     rows: list[dict[str, Any]] = []
@@ -132,14 +132,6 @@ def chosen_outputs(
     samples = set(sorted({output.sample_idx for output in outputs})[:max_samples])
     wanted = set(only_models or known)
     return [output for output in outputs if output.model_name in wanted and output.sample_idx in samples]
-
-
-def _refuse_in_vain(judges: Sequence[Judge | str], settings: ReviewSettings) -> None:
-    models = [judge for judge in judges if isinstance(judge, Judge)]
-    if settings.pairwise and not models:
-        raise UsageError("--pairwise needs a judge that is a model: the rubric's scores compare plans already")
-    if settings.max_cost is not None and any(None in judge.prices for judge in models):
-        raise UsageError("--max-cost needs prices: --input-price and --output-price, USD per million tokens")
 
 
 def _pictures(output: Output, settings: ReviewSettings) -> tuple[Path, ...]:

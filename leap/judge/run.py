@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from leap.judge.criteria import FORMULA
 from leap.judge.files import MANIFEST, OUTPUTS, find_newest, manifest_of, read_manifest, read_outputs
 from leap.judge.judges import Judge
 from leap.judge.review import Review, ReviewSettings, chosen_outputs, review
+from leap.paths import roots_beside
 from leap.records.files import FolderLock, write_json
 
 
@@ -30,6 +32,7 @@ def run_review(
     path = outputs or find_newest(folder, OUTPUTS)
     if path is None:
         raise LeapError(f"{folder}: no {OUTPUTS}_<time>.csv there; run scripts/evaluation/run_vlm_output.py first")
+    settings = replace(settings, image_roots=roots_beside(path, settings.image_roots))
     rows = chosen_outputs(read_outputs(path), max_samples, only_models)
     sha256, origin = hashlib.sha256(path.read_bytes()).hexdigest(), provenance.origin(repository)
     manifest: dict[str, Any] = {

@@ -14,7 +14,7 @@ from leap.errors import LeapError, first_line
 from leap.models.checkpoints import read_marker, weights_hash
 from leap.models.image_size import record_size, recorded_size
 from leap.models.loading import load_model, load_processor
-from leap.records.files import write_atomic
+from leap.records.files import check_folder, write_atomic
 from leap.records.litter import is_litter
 
 Format = Literal["bfloat16", "float16", "float32"]
@@ -27,6 +27,7 @@ def export_model(checkpoint: Path, output: Path, base: Path | None, dtype: Forma
     """
     if output.exists():
         raise LeapError(f"{output}: it exists already; give another folder (--output)")
+    check_folder(output.parent)
     model = load_model(checkpoint, "float32", base=base, merge=True)  # merged in full precision, then rounded once
     processor = load_processor(checkpoint, base)
     if size := recorded_size(checkpoint, Path(), base):  # an older checkpoint has it outside of its processor

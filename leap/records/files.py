@@ -86,6 +86,33 @@ def _naming(path: Path) -> Iterator[None]:
         raise
 
 
+def check_folder(folder: Path) -> None:
+    """Raises LeapError where no folder can be made or written to, before there is anything to write."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise LeapError(f"{folder}: it cannot be a folder, since {there} is none; give another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise LeapError(f"{folder}: {there} may not be written to; give another place")
+
+
+@contextmanager
+def cache_in_use(folder: Path, keep: bool) -> Iterator[Path]:
+    """A cache's folder; without `keep`, one elsewhere with links to all its files, which is read as it is.
+
+    What is replaced or made there leaves the cache alone, and goes in the end. Locks and unfinished files are not
+    linked.
+    """
+    if keep:
+        yield folder
+        return
+    hidden = shutil.ignore_patterns(LOCK, f".*{_TEMPORARY}")
+    with tempfile.TemporaryDirectory(prefix="leap-dry-run-") as name:
+        copy = Path(name, "copy")
+        if folder.is_dir():
+            shutil.copytree(folder.resolve(), copy, ignore=hidden, copy_function=os.symlink)
+        yield copy
+
+
 def sync_folder(folder: Path) -> None:
     """Names that were made or changed in a folder outlast a power cut when this returns."""
     descriptor = os.open(folder, os.O_RDONLY)

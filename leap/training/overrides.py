@@ -2,14 +2,16 @@
 
 import argparse
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from leap.errors import LeapError
+from leap.errors import UsageError
+from leap.paths import find_path
 from leap.records.yaml_text import load_yaml
 from leap.terminal import shorten
-from leap.training.recipe import Recipe
+from leap.training.recipe import PATHS, Recipe
 
 
 def add_recipe_flags(
@@ -58,17 +60,29 @@ def _help(field: FieldInfo) -> str:
     return text.strip().replace("%", "%%")
 
 
-def recipe_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The recipe values that stood on the command line."""
+def recipe_overrides(arguments: argparse.Namespace, root: Path | None = None) -> dict[str, Any]:
+    """The recipe values that stood on the command line. With `root`, the workspace's, paths are looked for.
+
+    A path that is only there from the current folder becomes a whole one; any other stays as it was typed, since a run
+    is known by its values.
+    """
     given = vars(arguments)
-    return {name: _none_or(given[name]) for name in Recipe.model_fields if name in given}
+    found = {name: _none_or(given[name]) for name in Recipe.model_fields if name in given}
+    if root is not None:
+        found |= {name: _path(name, found[name], root) for name in PATHS if found.get(name) is not None}
+    return found
+
+
+def _path(name: str, text: str, root: Path) -> str:
+    try:
+        place = find_path(text, root)
+    except UsageError as error:
+        raise UsageError(f"--{name}: {error}") from error
+    return text if place == root / text else str(place)
 
 
 def _yaml_value(text: str) -> Any:
-    try:
-        return load_yaml(text, repr(shorten(text)))
-    except LeapError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return load_yaml(text, repr(shorten(text)))
 
 
 def _none_or(value: Any) -> Any:

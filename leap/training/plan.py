@@ -39,7 +39,7 @@ def describe(run: "Run") -> str:
         *_costs(run),
         f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
     ]
-    if rows.too_long or rows.duplicates:
+    if rows.report and (rows.too_long or rows.duplicates):
         lines.append(f"report      {rows.report}")
     return "\n".join(lines)
 

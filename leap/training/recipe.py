@@ -32,6 +32,7 @@ _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "datal
          "image_root", "val_file", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples",
          "gradient_checkpointing", "packing", "tokens_per_pack", "compile", "early_stopping_patience",
          "fsdp"}  # fmt: skip
+PATHS = ("model_name_or_path", "train_file", "val_file", "image_root", "output_dir", "resume_from_lora", "deepspeed")
 _OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora", "use_dora",
                 "resume_from_lora")  # fmt: skip
 

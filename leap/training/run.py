@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,15 @@ from leap.models.checkpoints import (
 )
 from leap.models.image_size import record_size
 from leap.models.loading import load_processor
+from leap.paths import roots_beside
 from leap.progress import is_main_process, processes
-from leap.records.files import write_json
+from leap.records.files import cache_in_use, write_json
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in
-from leap.training.deepspeed_file import check_deepspeed
 from leap.training.lora import load_adapters
 from leap.training.model import load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
+from leap.training.places import check_places
 from leap.training.plan import describe
 from leap.training.processes import Processes, join
 from leap.training.recipe import Recipe
@@ -93,7 +93,8 @@ def plan_and_train(
     recipe: Recipe, root: Path, cache: Path, repository: Path, logs: Path, callbacks: Sequence[Any], dry_run: bool
 ) -> None:
     """With `dry_run`, or where the run is finished, only the plan. For the rest see `check_run` and `train`."""
-    checked = check_run(recipe, root, cache)
+    with cache_in_use(cache, keep=not dry_run) as place:
+        checked = check_run(recipe, root, place, report=not dry_run)
     tell = print if is_main_process() else (lambda *_: None)
     tell(describe(checked))
     if dry_run:
@@ -104,18 +105,18 @@ def plan_and_train(
     tell(f"done: {train(checked, repository, logs, callbacks)}")
 
 
-def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
+def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> Run:
     """Check model, data and output folder before any work. Relative paths start at `root`. Raises LeapError.
 
-    What the check of the data finds is kept in the folder `cache`, so that the next start need not look again.
+    What the check of the data finds is kept in the folder `cache`, so that the next start need not look again, with a
+    `report` for people.
     """
     model, output = root / recipe.model_name_or_path, root / recipe.output_dir
+    check_places(recipe, root)
     recipe = resolve_start(recipe, root)
     join()
     ranks = Processes()
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output, ranks)})
-    if recipe.deepspeed:
-        check_deepspeed(root / recipe.deepspeed)
     check_reports(recipe.report_to)
     processor = load_processor(model)
     family = read_config(model).get("model_type") or "unknown"
@@ -129,19 +130,16 @@ def check_run(recipe: Recipe, root: Path, cache: Path) -> Run:
     record_size(processor, size)  # every checkpoint holds the processor
     start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
     learning = plan_training(recipe, model, start)
-    roots = [root / recipe.image_root] if recipe.image_root else [root, root / "data"]
-    check = partial(
-        check_training_file,
-        image_roots=roots,
-        chat=chat,
-        encoder=encoder,
-        max_length=recipe.model_max_length,
-        cache=cache,
-    )
-    train = check(root / recipe.train_file, max_rows=recipe.max_train_samples)
+
+    def check(file: Path, max_rows: int | None, name: str) -> CheckedFile:
+        usual = (root, root / "data")
+        roots = (root / recipe.image_root,) if recipe.image_root else roots_beside(file, usual)
+        return check_training_file(file, roots, chat, encoder, recipe.model_max_length, cache, max_rows, name, report)
+
+    train = check(root / recipe.train_file, recipe.max_train_samples, "training rows")
     held_out = None
     if recipe.val_file:
-        held_out = check(root / recipe.val_file, max_rows=recipe.max_eval_samples, name="held-out rows")
+        held_out = check(root / recipe.val_file, recipe.max_eval_samples, "held-out rows")
     if "llm" not in recipe.learning and not train.pictures.any():
         raise LeapError(f"{train.path}: no row has a picture, so that nothing would learn while the LLM is frozen")
     identity = {

@@ -46,20 +46,9 @@ def parse_arguments(line: list[str]) -> argparse.Namespace:
     return parser.parse_args(line)
 
 
-def _demo_workspace(own_base: bool) -> WorkspaceConfig:
-    """LEAP_ROOT, or else demo/; its data and, unless the user names one, the ablation's base are made if missing."""
-    from leap.demo.workspace import DemoSize, is_complete, make_workspace
-    from leap.training.recipe import read_recipe
-    from leap.training.run import check_run, train
-
-    workspace = WorkspaceConfig(WorkspaceConfig.find().root if os.environ.get("LEAP_ROOT") else REPOSITORY / "demo")
-    if not is_complete(workspace.root):
-        make_workspace(workspace.root, DemoSize())
-    if not own_base:
-        base = check_run(read_recipe(workspace.recipe("demo-base")), workspace.root, workspace.cache)
-        if not base.finished:
-            train(base, workspace.repository, workspace.logs)
-    return workspace
+def _workspace(demo: bool) -> WorkspaceConfig:
+    """The workspace, which for the demo is LEAP_ROOT, or else demo/."""
+    return WorkspaceConfig(REPOSITORY / "demo") if demo and not os.environ.get("LEAP_ROOT") else WorkspaceConfig.find()
 
 
 def main() -> int | None:
@@ -68,19 +57,17 @@ def main() -> int | None:
     if arguments.dry_run and arguments.report_only:
         raise UsageError("--dry-run writes nothing, --report-only writes the report: give one of them")
 
-    from leap.ablation.experiment import Experiment
-    from leap.ablation.plan import plan_runs
-    from leap.ablation.runs import Scripts, make_runs
-    from leap.ablation.stages import Machine, Places
+    from leap.ablation.runs import Scripts, make_runs, refuse_options
     from leap.data.pictures import PictureSize
     from leap.evaluation.models import check_name
     from leap.hardware import chosen_gpus
     from leap.models.image_size import choose_size, read_size_flags
     from leap.training.presets import known_presets
 
-    demo, name, values = arguments.demo, arguments.name, recipe_overrides(arguments)
+    demo, name, workspace = arguments.demo, arguments.name, _workspace(arguments.demo)
     check_name(name, "--name")
-    workspace = _demo_workspace("model_name_or_path" in values) if demo else WorkspaceConfig.find()
+    refuse_options(options)
+    gpus, values = chosen_gpus(arguments.gpus), recipe_overrides(arguments, workspace.root)
     scripts = Scripts(
         workspace.repository / "scripts",
         workspace.recipes,
@@ -88,19 +75,30 @@ def main() -> int | None:
         lora_recipe=workspace.recipe("demo-lora") if demo else None,
     )
     presets = arguments.presets or known_presets(workspace.recipes)
-    full = demo or arguments.include_full_finetuning
-    runs = make_runs(scripts, presets, full, arguments.seeds, values, name)
+    wanted = presets, demo or arguments.include_full_finetuning, arguments.seeds
+    runs = make_runs(scripts, *wanted, values, name)
     trained = PictureSize(runs[0].recipe.image_tokens_min, runs[0].recipe.image_tokens_max)
     size = choose_size(read_size_flags(options), trained, otherwise="as all runs are trained")
-    gpus, environment = chosen_gpus(arguments.gpus), {"LEAP_ROOT": str(workspace.root)}
+
+    from leap.ablation.demo import prepare_demo
+    from leap.ablation.experiment import Experiment
+    from leap.ablation.plan import plan_runs
+    from leap.ablation.stages import Machine, Places
+
+    if demo:
+        ready = prepare_demo(workspace, "model_name_or_path" in values, arguments.dry_run)
+        if ready is None:
+            print(f"runs        {', '.join(one.name for one in runs)}, each {runs[0].recipe.max_steps} steps")
+            return None
+        runs = make_runs(scripts, *wanted, {**values, **ready}, name)
     experiment = Experiment(
-        planned=plan_runs(runs, workspace.root, workspace.cache, arguments.steps),
+        planned=plan_runs(runs, workspace.root, workspace.cache, arguments.steps, keep=not arguments.dry_run),
         scripts=scripts,
         data=workspace.vlm_evaluation,
         places=Places(workspace.output, workspace.eva_results, workspace.base_model, size.tokens),
         folder=workspace.eva_results / ("ablation" if name is None else f"ablation_{name}"),
         options=[*(_DEMO_EVALUATION.split() if demo else ()), *options],
-        machine=Machine(workspace.logs, gpus, arguments.jobs, environment),
+        machine=Machine(workspace.logs, gpus, arguments.jobs, {"LEAP_ROOT": str(workspace.root)}),
     )
     print(experiment.describe(), f"\n{size}", flush=True)
     if arguments.dry_run:

@@ -18,6 +18,8 @@ import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import Parser, run
 from leap.training.overrides import add_recipe_flags, recipe_overrides
+from leap.training.places import check_places
+from leap.training.presets import read_preset
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,14 +38,16 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
 
-    from leap.progress import is_main_process
-    from leap.report.loss_plot import LossPlot
-    from leap.training.presets import read_preset
-    from leap.training.run import plan_and_train
-
     workspace = WorkspaceConfig.find()
     shared = workspace.recipe(arguments.recipe) if arguments.recipe else None
-    recipe = read_preset(workspace.recipes, arguments.lora_preset, recipe_overrides(arguments), shared)
+    overrides = recipe_overrides(arguments, workspace.root)
+    recipe = read_preset(workspace.recipes, arguments.lora_preset, overrides, shared)
+    check_places(recipe, workspace.root)
+
+    from leap.progress import is_main_process
+    from leap.report.loss_plot import LossPlot
+    from leap.training.run import plan_and_train
+
     if is_main_process():
         print(f"preset      {arguments.lora_preset}")
     places = workspace.root, workspace.cache, workspace.repository, workspace.logs

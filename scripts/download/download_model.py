@@ -16,17 +16,17 @@ def main() -> None:
     workspace = WorkspaceConfig.find()
     from leap.data.downloads import add_manners, download, everything, manners_of, tell
 
-    parser = Parser(__doc__)
+    parser, find = Parser(__doc__), workspace.resolve
     parser.add_argument("repository", nargs="?", default=workspace.base_model_repository, help="OWNER/NAME")
     parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
-    parser.add_argument("--local-dir", help="the folder (default: models/NAME)")
+    parser.add_argument("--local-dir", type=find, help="the folder (default: models/NAME)")
     add_manners(parser)
     arguments = parser.parse_args()
 
     from leap.data.hub import find_hub
     from leap.data.hub_files import Repository
 
-    folder = workspace.resolve(arguments.local_dir or workspace.models / arguments.repository.rpartition("/")[2])
+    folder = arguments.local_dir or workspace.models / arguments.repository.rpartition("/")[2]
     wanted = Repository(arguments.repository, "model", arguments.revision)
     manners = manners_of(arguments)
     download(find_hub(tell), wanted, folder, everything, manners, arguments.dry_run)

@@ -16,10 +16,11 @@ from leap.cli import Parser, run
 def main() -> None:
     from leap.data.downloads import add_manners, download, manners_of, named, tell
 
-    parser = Parser(__doc__)
+    workspace = WorkspaceConfig.find()
+    parser, find = Parser(__doc__), workspace.resolve
     parser.add_argument("--dimensions", nargs="+", default=["all"], help="any spelling, or all (default)")
     parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
-    parser.add_argument("--local-dir", help="the folder (default: dataset/vlm_evaluation_v1.0)")
+    parser.add_argument("--local-dir", type=find, help="the folder (default: dataset/vlm_evaluation_v1.0)")
     add_manners(parser)
     arguments = parser.parse_args()
 
@@ -28,10 +29,9 @@ def main() -> None:
     from leap.vlabench.dataset import dimension_of
     from leap.vlabench.dimensions import find_dimensions
 
-    workspace = WorkspaceConfig.find()
     wanted = [dimension.name for dimension in find_dimensions(arguments.dimensions)]
     repository = Repository(workspace.benchmark_repository, "dataset", arguments.revision)
-    folder = workspace.resolve(arguments.local_dir or workspace.vlm_evaluation)
+    folder = arguments.local_dir or workspace.vlm_evaluation
     choice = named("dimension", dimension_of, wanted)
     manners = manners_of(arguments)
     download(find_hub(tell), repository, folder, choice, manners, arguments.dry_run)

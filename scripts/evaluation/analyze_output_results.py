@@ -36,21 +36,21 @@ from leap.cli import (
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--input-csv", help="a table of outputs (default: the newest in --save_dir)")
-    add("--save_dir", default=workspace.blind_10, help="where tables lie and go")
+    add, find = parser.add_argument, workspace.resolve
+    add("--input-csv", type=find, help="a table of outputs (default: the newest in --save_dir)")
+    add("--save_dir", type=find, default=workspace.blind_10, help="where tables lie and go")
     add("--judge", nargs="+", default=[], help="rubric, MODEL or MODEL@URL[,key=VARIABLE][,input=USD,output=USD]")
     add("--api-base", help="the server's address, up to /v1")
     add("--model", help="the same as --judge MODEL (default without any: the server's only one)")
     add("--baseline", help="the model that the others are compared with (default: Baseline)")
-    add("--repeats", type=count, default=3, help="verdicts of a judge on each plan (default %(default)s)")
+    add("--repeats", type=count, default=3, help="verdicts of a judge on each plan")
     add("--pairwise", action="store_true", help="compare each two plans for a sample as well, in both orders")
     add("--max-samples", type=count_or_all, help="only the first N samples")
     add("--only-models", type=names, default=[], help="a,b: only these models' plans")
-    add("--seed", type=seed, default=0, help="of the order of the requests (default %(default)s)")
+    add("--seed", type=seed, default=0, help="of the order of the requests")
     add("--temperature", type=temperature, default=0.0, help="of the judge (default %(default)s: greedy)")
     add("--omit-fields", type=names, default=[], help="temperature,seed: what it refuses")
-    add("--max_new_tokens", type=count, default=1024, help="of a verdict (default %(default)s)")
+    add("--max_new_tokens", type=count, default=1024, help="of a verdict")
     add(
         "--image_tokens_min",
         type=image_tokens,
@@ -66,17 +66,17 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--max-cost", type=usd, help="USD: ask nothing that could pass it (needs prices)")
     add("--input-price", type=usd, help="USD per million tokens of prompts")
     add("--output-price", type=usd, help="USD per million tokens of answers")
-    add("--concurrency", type=some_workers, default=8, help="requests at once, at most (default %(default)s)")
-    add("--timeout", type=some_seconds, default=300.0, help="seconds a request may take (default %(default)s)")
+    add("--concurrency", type=some_workers, default=8, help="requests at once, at most")
+    add("--timeout", type=some_seconds, default=300.0, help="seconds a request may take")
     add("--sleep", type=seconds, default=0.0, help="seconds between the starts of two requests")
-    add("--max-retries", type=whole, default=10, help="of a request that failed (default %(default)s)")
+    add("--max-retries", type=whole, default=10, help="of a request that failed")
     add("--retry-forever", action="store_true", help="never give a failed request up")
     add("--retry-sleep", type=seconds, default=1.0, help="seconds before the first retry, doubled for each, up to 60")
-    add("--verdict-retries", type=whole, default=2, help="of an answer that is no verdict (default %(default)s)")
+    add("--verdict-retries", type=whole, default=2, help="of an answer that is no verdict")
     add("--continue-on-error", action="store_true", help="exit with 0 though verdicts are missing")
     add("--no-resume", action="store_true", help="ask everything anew")
     add("--warn-missing-image", action="store_true", help="judge without a missing picture instead of stopping")
-    add("--workspace-root", default=workspace.root, help="where relative picture paths start")
+    add("--workspace-root", type=find, default=workspace.root, help="where relative picture paths start")
     return parser.parse_args()
 
 
@@ -85,14 +85,18 @@ def main() -> int | None:
     arguments = parse_arguments(workspace)
     refuse_reversed(arguments, "image_tokens_min", "image_tokens_max")
 
-    from leap.judge.judges import find_judges
+    from leap.judge.judges import find_judges, refuse_in_vain
+
+    judges = find_judges(arguments.judge, _judge_options(arguments))
+    refuse_in_vain(judges, arguments.pairwise, arguments.max_cost)
+
     from leap.judge.run import run_review
     from leap.report.review import write_review
 
     found = run_review(
-        workspace.resolve(arguments.input_csv) if arguments.input_csv else None,
-        workspace.resolve(arguments.save_dir),
-        find_judges(arguments.judge, _judge_options(arguments)),
+        arguments.input_csv,
+        arguments.save_dir,
+        judges,
         _settings(workspace, arguments),
         workspace.repository,
         arguments.max_samples,
@@ -128,7 +132,7 @@ def _judge_options(arguments: argparse.Namespace):
 def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace):
     from leap.judge.review import ReviewSettings
 
-    root = workspace.resolve(arguments.workspace_root)
+    root = arguments.workspace_root
     return ReviewSettings(
         image_roots=(root, root / "data"),
         repeats=arguments.repeats,

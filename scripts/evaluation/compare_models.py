@@ -11,15 +11,18 @@ import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import Parser, run, seed
 from leap.errors import LeapError, UsageError
+from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
+
+SCORES = (*OFFICIAL_KEYS, *LEAP_KEYS)
 
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser = Parser(__doc__)
+    parser, find = Parser(__doc__), workspace.resolve
     parser.add_argument("model", help="A: a model's name in the results")
     parser.add_argument("baseline", help="B: the model that it is compared with")
-    parser.add_argument("--results_dir", default=workspace.eva_results, help="the folder of results")
-    parser.add_argument("--score", default="total_score", help="which score (default %(default)s)")
+    parser.add_argument("--results_dir", type=find, default=workspace.eva_results, help="the folder of results")
+    parser.add_argument("--score", choices=SCORES, default="total_score", help="of which score")
     parser.add_argument("--seed", type=seed, default=0, help="of the resampling and the permutations")
     arguments = parser.parse_args()
     if arguments.model == arguments.baseline:
@@ -30,7 +33,7 @@ def main() -> None:
     from leap.report.unfinished import unfinished_note
     from leap.statistics.comparison import compare
 
-    results = workspace.resolve(arguments.results_dir)
+    results = arguments.results_dir
     models, scores = [arguments.model, arguments.baseline], read_scores(results)
     unfinished = unfinished_note(results, models)
     if unfinished and not {*models} <= {*scores["model"]}:

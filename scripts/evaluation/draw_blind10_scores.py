@@ -17,11 +17,11 @@ from leap.errors import LeapError
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--scores", help="a table of scores (default: the newest in --save_dir)")
-    add("--save_dir", default=workspace.blind_10, help="where the tables lie")
+    add, find = parser.add_argument, workspace.resolve
+    add("--scores", type=find, help="a table of scores (default: the newest in --save_dir)")
+    add("--save_dir", type=find, default=workspace.blind_10, help="where the tables lie")
     add("--baseline", help="the model that the others are compared with (default: Baseline)")
-    add("--output_dir", help="where figures go (default: figures/ in --save_dir)")
+    add("--output_dir", type=find, help="where figures go (default: figures/ in --save_dir)")
     return parser.parse_args()
 
 
@@ -31,16 +31,18 @@ def main() -> None:
 
     from leap.judge.files import SCORES, find_newest, find_pairs, read_pairs, read_scores
     from leap.report.results import chosen_baseline
-    from leap.report.review_figures import ReviewFigures, draw_review
 
-    folder = workspace.resolve(arguments.save_dir)
-    path = workspace.resolve(arguments.scores) if arguments.scores else find_newest(folder, SCORES)
+    folder = arguments.save_dir
+    path = arguments.scores or find_newest(folder, SCORES)
     if path is None:
         raise LeapError(f"{folder}: no {SCORES}_<time>.csv; run scripts/evaluation/analyze_output_results.py first")
     scores, pairs = read_scores(path), find_pairs(path)
     baseline = chosen_baseline(arguments.baseline, list(scores["model_name"].unique()))
+
+    from leap.report.review_figures import ReviewFigures, draw_review
+
     figures = ReviewFigures(scores, read_pairs(pairs) if pairs else None, baseline)
-    output = workspace.resolve(arguments.output_dir) if arguments.output_dir else folder / "figures"
+    output = arguments.output_dir or folder / "figures"
     for drawn in draw_review(figures, output):
         print(drawn)
 

@@ -17,12 +17,17 @@ from leap.errors import UsageError
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--results_dir", default=workspace.eva_results, help="<dimension>/<model>/final_score.json lie here")
-    add("--output_dir", help="where tables and figures go (default: figures/ in the results)")
+    add, find = parser.add_argument, workspace.resolve
+    add("--results_dir", type=find, default=workspace.eva_results, help="<dimension>/<model>/final_score.json lie here")
+    add("--output_dir", type=find, help="where tables and figures go (default: figures/ in the results)")
     add("--baseline", help="the model that the others are compared with (default: Baseline)")
     add("--models", nargs="+", metavar="MODEL", help="only these models (default: all that have results)")
-    add("--run_dir", default=workspace.output, help="the training run whose loss is drawn, from its newest checkpoint")
+    add(
+        "--run_dir",
+        type=find,
+        default=workspace.output,
+        help="the training run whose loss is drawn, from its newest checkpoint",
+    )
     return parser.parse_args()
 
 
@@ -38,8 +43,6 @@ def main() -> None:
     workspace = WorkspaceConfig.find()
     arguments = parse_arguments(workspace)
 
-    from leap.report.curves import read_loss
-    from leap.report.figures import Evaluation, draw_figures
     from leap.report.results import (
         chosen_baseline,
         found_models,
@@ -49,15 +52,19 @@ def main() -> None:
         unlike_note,
         unlike_settings_note,
     )
-    from leap.report.summary import SIGNIFICANT, write_summary
-    from leap.report.tables import metric_table, print_table, total_table, write_tables
     from leap.report.unfinished import unfinished_note
 
-    results, run_dir = workspace.resolve(arguments.results_dir), workspace.resolve(arguments.run_dir)
-    output = workspace.resolve(arguments.output_dir) if arguments.output_dir else results / "figures"
+    results, run_dir = arguments.results_dir, arguments.run_dir
+    output = arguments.output_dir or results / "figures"
     unfinished = unfinished_note(results, arguments.models)
     models = chosen_models(arguments.models, found_models(results), unfinished)
     baseline = chosen_baseline(arguments.baseline, models)
+
+    from leap.report.curves import read_loss
+    from leap.report.figures import Evaluation, draw_figures
+    from leap.report.summary import SIGNIFICANT, write_summary
+    from leap.report.tables import metric_table, print_table, total_table, write_tables
+
     scores, counts = read_scores(results, models), read_counts(results, models)
 
     tables = {"scores": total_table(scores, counts, baseline), "metrics": metric_table(scores, counts)}

@@ -9,40 +9,56 @@ import sys
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, Parser, count, refuse_reversed, run
+from leap.cli import device as device_name
 from leap.models.image_size import add_size_arguments, choose_size
 from leap.vlabench.sources import SOURCES
 
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = Parser(__doc__)
-    parser.add_argument("--checkpoint", "--model_path", dest="model", default=workspace.base_model, help="model folder")
-    parser.add_argument("--image", required=True, help="the scene")
-    parser.add_argument("--numbered-image", help="the scene with a number on every object (default: --image)")
+    parser, find = Parser(__doc__), workspace.resolve
+    parser.add_argument(
+        "--checkpoint",
+        "--model_path",
+        dest="model",
+        type=find,
+        default=workspace.base_model,
+        help="model folder",
+    )
+    parser.add_argument("--image", type=find, required=True, help="the scene")
+    parser.add_argument(
+        "--numbered-image", type=find, help="the scene with a number on every object (default: --image)"
+    )
     parser.add_argument("--instruction", required=True, help="what the robot should do")
     parser.add_argument("--prompt", choices=SOURCES, default="auto", help="whose instructions open the request")
-    parser.add_argument("--device", help="cuda, cpu (default: the first GPU, or else the CPU)")
+    parser.add_argument("--device", type=device_name, help="cuda, cpu (default: the first GPU, or else the CPU)")
     parser.add_argument("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="a longer answer is cut")
     add_size_arguments(parser, workspace.image_size)
     arguments = parser.parse_args()
     refuse_reversed(arguments, "image_tokens_min", "image_tokens_max")
 
     from leap.errors import LeapError
+    from leap.models.checkpoints import adapter_base, weight_files
+
+    folder, picture = arguments.model, arguments.image
+    numbered = arguments.numbered_image or picture
+    for path in (picture, numbered):
+        if not path.is_file():
+            raise LeapError(f"{path}: there is no such image")
+    weight_files(folder)
+    base = adapter_base(folder, workspace.root)
+
     from leap.evaluation.requests import build_request
     from leap.evaluation.settings import EvaluationSettings
     from leap.inference.hf import HfEngine
     from leap.inference.protocol import Decoding
-    from leap.models.checkpoints import adapter_base
     from leap.models.loading import default_dtype, pick_device
     from leap.vlabench.parsing import parse_plan
     from leap.vlabench.sources import choose_instructions
 
-    picture = workspace.resolve(arguments.image)
-    numbered = workspace.resolve(arguments.numbered_image) if arguments.numbered_image else picture
-    device = pick_device(arguments.device)
-    folder = workspace.resolve(arguments.model)
     size = choose_size(arguments, workspace.image_size, [folder], root=workspace.root)
-    engine = HfEngine(folder, size.tokens, device, default_dtype(device), adapter_base(folder, workspace.root))
+    device = pick_device(arguments.device)
+    engine = HfEngine(folder, size.tokens, device, default_dtype(device), base)
     instructions = choose_instructions(arguments.prompt, workspace.vlabench)
     decoding = Decoding(arguments.max_new_tokens)
     settings = EvaluationSettings(workspace.vlm_evaluation, instructions, size.tokens, decoding)

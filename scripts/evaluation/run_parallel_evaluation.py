@@ -25,12 +25,19 @@ _SPLITS = ("models", "dimensions", "auto")  # auto: older commands have it, and 
 
 def parse_arguments(workspace: WorkspaceConfig, words: list[str]) -> argparse.Namespace:
     parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--checkpoint", "--model_path", dest="models", nargs="+", help="model folders (default: the baseline)")
+    add, find = parser.add_argument, workspace.resolve
+    add(
+        "--checkpoint",
+        "--model_path",
+        dest="models",
+        type=find,
+        nargs="+",
+        help="model folders (default: the baseline)",
+    )
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
     add("--batch_mode", action="store_true", help="the baseline and every checkpoint of --checkpoints_dir")
-    add("--baseline_model", default=workspace.base_model, help="its results are named Baseline")
-    add("--checkpoints_dir", default=workspace.output, help="for --batch_mode")
+    add("--baseline_model", type=find, default=workspace.base_model, help="its results are named Baseline")
+    add("--checkpoints_dir", type=find, default=workspace.output, help="for --batch_mode")
     add("--max_checkpoints", type=count_or_all, help="only the newest N checkpoints, or None")
     add("--skip-baseline", action="store_true", help="for --batch_mode")
     add("--split", choices=_SPLITS, default="models", help="one job a model (default), or a model and dimension")
@@ -75,12 +82,12 @@ def main() -> int | None:
     from leap.jobs.show import print_outcome
     from leap.vlabench.dimensions import find_dimensions
 
-    baseline = workspace.resolve(arguments.baseline_model)
+    baseline = arguments.baseline_model
     if arguments.batch_mode:
         first = None if arguments.skip_baseline else baseline
-        folders = chosen_models(first, workspace.resolve(arguments.checkpoints_dir), arguments.max_checkpoints)
+        folders = chosen_models(first, arguments.checkpoints_dir, arguments.max_checkpoints)
     else:
-        folders = [workspace.resolve(model) for model in arguments.models or [baseline]]
+        folders = arguments.models or [baseline]
     models = named_models(folders, baseline, workspace.output)
     dimensions = find_dimensions(["all"] if arguments.dimension == ["baseline"] else arguments.dimension)
     gpus = chosen_gpus(arguments.gpus)

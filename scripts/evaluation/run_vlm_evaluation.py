@@ -26,19 +26,19 @@ from leap.vlabench.sources import SOURCES
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--checkpoint", "--model_path", dest="checkpoint", help="model folder (default: the baseline)")
+    add, find = parser.add_argument, workspace.resolve
+    add("--checkpoint", "--model_path", dest="checkpoint", type=find, help="model folder (default: the baseline)")
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
-    add("--data_path", default=workspace.vlm_evaluation, help="the benchmark's folder")
+    add("--data_path", type=find, default=workspace.vlm_evaluation, help="the benchmark's folder")
     add("--num_episodes", type=count_or_all, help="only the first N examples of each task")
     add("--max_tasks", type=count_or_all, help="only the first N tasks of each dimension")
     add("--batch_mode", action="store_true", help="the baseline and every checkpoint of --checkpoints_dir")
-    add("--baseline_model", default=workspace.base_model, help="its results are named Baseline")
-    add("--checkpoints_dir", default=workspace.output, help="for --batch_mode")
+    add("--baseline_model", type=find, default=workspace.base_model, help="its results are named Baseline")
+    add("--checkpoints_dir", type=find, default=workspace.output, help="for --batch_mode")
     add("--max_checkpoints", type=count_or_all, help="only the newest N checkpoints, or None")
     add("--skip-baseline", action="store_true", help="for --batch_mode")
     add("--model_name", help="the name of the results (default: from the folder)")
-    add("--output_dir", default=workspace.eva_results, help="where results go")
+    add("--output_dir", type=find, default=workspace.eva_results, help="where results go")
     add("--fresh", action="store_true", help="start anew; old results go to backup_eva_results/")
     add(
         "--picture-control", choices=("none", "swapped", "blank"), default="none", help="other scenes' or grey pictures"
@@ -52,7 +52,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--prompt", choices=SOURCES, default="auto", help="the same for the instructions that open every request")
     add("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="longer answers are cut and counted")
     add_size_arguments(parser, workspace.image_size)
-    add_engine_arguments(parser)
+    add_engine_arguments(parser, workspace.resolve)
     return parser.parse_args()
 
 
@@ -82,14 +82,18 @@ def main() -> int | None:
     options = EngineOptions.of(arguments)
 
     from leap.evaluation.models import check_name
-    from leap.evaluation.run import evaluate_models
-    from leap.report.live import print_results
+    from leap.records.files import check_folder
     from leap.vlabench.dimensions import find_dimensions
 
     check_name(arguments.model_name)
+    check_folder(arguments.output_dir)
     dimensions = find_dimensions([] if arguments.dimension == ["baseline"] else arguments.dimension)
     models, settings, load = (_served if options.engine == "openai" else _local)(workspace, arguments, options)
-    results = workspace.resolve(arguments.output_dir)
+
+    from leap.evaluation.run import evaluate_models
+    from leap.report.live import print_results
+
+    results = arguments.output_dir
     archive = workspace.backup_eva_results if arguments.fresh else None
     finished = evaluate_models(models, dimensions, settings, load, results, workspace.repository, archive)
     return None if print_results(finished, results) else FAILED
@@ -108,7 +112,7 @@ def _settings(
 
     print(size)
     return EvaluationSettings(
-        data=workspace.resolve(arguments.data_path),
+        data=arguments.data_path,
         instructions=choose_instructions(arguments.prompt, workspace.vlabench, arguments.language),
         pictures=size.tokens,
         image_size_source=size.source,
@@ -133,7 +137,7 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
     from leap.inference.openai import OpenAiEngine
 
     settings = _settings(workspace, arguments, options, None, choose_size(arguments, workspace.image_size))
-    endpoint, results = options.endpoint(), workspace.resolve(arguments.output_dir)
+    endpoint, results = options.endpoint(), arguments.output_dir
     model = served_model(endpoint.shown_url, endpoint.shown_model, settings, results, arguments.model_name)
     return [model], settings, lambda _: OpenAiEngine(endpoint, settings.pictures)
 
@@ -143,21 +147,23 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
     from leap.evaluation.models import chosen_models, identify, refuse_no_adapter
     from leap.evaluation.settings import EvaluatedModel
     from leap.inference.engines import open_local
+    from leap.models.checkpoints import weight_files
     from leap.models.loading import default_dtype, pick_device
 
-    device = pick_device(arguments.device)
-    dtype = arguments.dtype or default_dtype(device)
-    baseline = workspace.resolve(arguments.baseline_model)
-    base = workspace.resolve(arguments.base_model_path) if arguments.base_model_path else None
+    baseline, base = arguments.baseline_model, arguments.base_model_path
     if arguments.batch_mode:
         skipped = None if arguments.skip_baseline else baseline
-        folders = chosen_models(skipped, workspace.resolve(arguments.checkpoints_dir), arguments.max_checkpoints)
+        folders = chosen_models(skipped, arguments.checkpoints_dir, arguments.max_checkpoints)
     else:
-        folders = [workspace.resolve(arguments.checkpoint or arguments.lora_adapter_path or baseline)]
+        folders = [arguments.checkpoint or arguments.lora_adapter_path or baseline]
         if arguments.base_model_path or arguments.lora_adapter_path:
             refuse_no_adapter(folders[0])
+    for folder in folders:
+        weight_files(folder)
     size = choose_size(arguments, workspace.image_size, folders, baseline, workspace.root, base)
-    settings, results = _settings(workspace, arguments, options, dtype, size), workspace.resolve(arguments.output_dir)
+    device = pick_device(arguments.device)
+    dtype = arguments.dtype or default_dtype(device)
+    settings, results = _settings(workspace, arguments, options, dtype, size), arguments.output_dir
 
     def identified(folder: Path) -> EvaluatedModel:
         places = baseline, workspace.output, workspace.root

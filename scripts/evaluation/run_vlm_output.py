@@ -15,29 +15,38 @@ from pathlib import Path
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, Parser, count, count_or_all, refuse_reversed, run, seed, share, temperature
-from leap.errors import UsageError
+from leap.errors import LeapError, UsageError
 from leap.inference.engines import EngineOptions, add_engine_arguments
 from leap.models.image_size import ImageSize, add_size_arguments, choose_size
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--data_file", default=workspace.data / "blind_10.jsonl", help="training rows: picture, question, reference")
+    add, find = parser.add_argument, workspace.resolve
+    add(
+        "--data_file",
+        type=find,
+        default=workspace.data / "blind_10.jsonl",
+        help="training rows: picture, question, reference",
+    )
     add("--max_samples", type=count_or_all, help="only the first N rows")
-    add("--image_root", help="where relative pictures start (default: the workspace root, then data/)")
-    add("--baseline_model", default=workspace.base_model, help="its plans are named Baseline")
-    add("--checkpoints_dir", default=workspace.output, help="a run's folder; its checkpoints are asked too")
+    add(
+        "--image_root",
+        type=find,
+        help="where relative pictures start (default: the workspace root, data/, the data file's folder)",
+    )
+    add("--baseline_model", type=find, default=workspace.base_model, help="its plans are named Baseline")
+    add("--checkpoints_dir", type=find, default=workspace.output, help="a run's folder; its checkpoints are asked too")
     add("--max_checkpoints", type=count_or_all, help="only the newest N of them, or None")
     add("--max_models", type=count_or_all, help="only the first N models, the baseline included")
-    add("--save_dir", default=workspace.blind_10, help="where the table goes")
-    add("--max_new_tokens", type=count, default=256, help="longer plans are cut and marked (default %(default)s)")
-    add("--temperature", type=temperature, default=0.7, help="0 is greedy (default %(default)s)")
-    add("--top_p", type=share, default=0.9, help="(default %(default)s)")
-    add("--seed", type=seed, default=42, help="of the sampling (default %(default)s)")
+    add("--save_dir", type=find, default=workspace.blind_10, help="where the table goes")
+    add("--max_new_tokens", type=count, default=256, help="longer plans are cut and marked")
+    add("--temperature", type=temperature, default=0.7, help="0 is greedy")
+    add("--top_p", type=share, default=0.9, help="of sampling: the likeliest tokens with so much probability")
+    add("--seed", type=seed, default=42, help="of the sampling")
     add_size_arguments(parser, workspace.image_size)
     add("--no-resume", action="store_true", help="ask everything anew")
-    add_engine_arguments(parser)
+    add_engine_arguments(parser, workspace.resolve)
     return parser.parse_args()
 
 
@@ -49,10 +58,16 @@ def main() -> int | None:
         raise UsageError("--max_checkpoints and --max_models do nothing with --engine openai: it asks one model")
     options = EngineOptions.of(arguments)
 
+    from leap.records.files import check_folder
+
+    check_folder(arguments.save_dir)
+    if not arguments.data_file.is_file():
+        raise LeapError(f"{arguments.data_file}: there is no such file of samples; name another with --data_file")
+    models, settings, load = (_served if options.engine == "openai" else _local)(workspace, arguments, options)
+
     from leap.judge.outputs import write_outputs
 
-    models, settings, load = (_served if options.engine == "openai" else _local)(workspace, arguments, options)
-    folder = workspace.resolve(arguments.save_dir)
+    folder = arguments.save_dir
     found = write_outputs(models, settings, load, folder, workspace.repository, not arguments.no_resume)
     print(f"{found.path}: {found.answered} plans, {found.failed} failures, {found.truncated} cut at the limit")
     return FAILED if found.failed else None
@@ -67,13 +82,14 @@ def _settings(
 ):
     from leap.inference.protocol import Decoding
     from leap.judge.outputs import OutputSettings
+    from leap.paths import roots_beside
 
-    root = workspace.root
     print(size)
+    roots = roots_beside(arguments.data_file, (workspace.root, workspace.data))
     return OutputSettings(
-        data=workspace.resolve(arguments.data_file),
-        root=root,
-        image_roots=(workspace.resolve(arguments.image_root),) if arguments.image_root else (root, workspace.data),
+        data=arguments.data_file,
+        root=workspace.root,
+        image_roots=(arguments.image_root,) if arguments.image_root else roots,
         pictures=size.tokens,
         image_size_source=size.source,
         decoding=Decoding(
@@ -103,16 +119,18 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
     """The baseline and the checkpoints, loaded one after the other."""
     from leap.evaluation.models import chosen_models, plain_model
     from leap.inference.engines import open_local
+    from leap.models.checkpoints import weight_files
     from leap.models.loading import default_dtype, pick_device
 
+    baseline, base = arguments.baseline_model, arguments.base_model_path
+    folders = chosen_models(baseline, arguments.checkpoints_dir, arguments.max_checkpoints)
+    folders += [arguments.lora_adapter_path] if arguments.lora_adapter_path else []
+    folders = folders[: arguments.max_models]
+    for folder in folders:
+        weight_files(folder)
+    size = choose_size(arguments, workspace.image_size, folders, baseline, workspace.root, base)
     device = pick_device(arguments.device)
     dtype = arguments.dtype or default_dtype(device)
-    baseline = workspace.resolve(arguments.baseline_model)
-    base = workspace.resolve(arguments.base_model_path) if arguments.base_model_path else None
-    folders = chosen_models(baseline, workspace.resolve(arguments.checkpoints_dir), arguments.max_checkpoints)
-    folders += [workspace.resolve(arguments.lora_adapter_path)] if arguments.lora_adapter_path else []
-    folders = folders[: arguments.max_models]
-    size = choose_size(arguments, workspace.image_size, folders, baseline, workspace.root, base)
     settings = _settings(workspace, arguments, options, dtype, size)
 
     def identified(folder: Path):

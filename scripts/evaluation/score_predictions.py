@@ -16,9 +16,9 @@ from leap.vlabench.sources import SOURCES
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser = Parser(__doc__)
-    parser.add_argument("folders", nargs="+", help="result folders, or folders above them")
-    parser.add_argument("--data_path", default=workspace.vlm_evaluation, help="the benchmark's folder")
+    parser, find = Parser(__doc__), workspace.resolve
+    parser.add_argument("folders", type=find, nargs="+", help="result folders, or folders above them")
+    parser.add_argument("--data_path", type=find, default=workspace.vlm_evaluation, help="the benchmark's folder")
     parser.add_argument("--scorer", choices=SOURCES, default="auto", help="auto: the submodule's if checked out")
     parser.add_argument("--parse", choices=("official", "lenient"), default="official", help="how answers are read")
     arguments = parser.parse_args()
@@ -29,8 +29,8 @@ def main() -> None:
     from leap.vlabench.sources import choose_scorer
 
     scorer = choose_scorer(arguments.scorer, workspace.vlabench)
-    data = workspace.resolve(arguments.data_path)
-    folders = find_stored([workspace.resolve(folder) for folder in arguments.folders])
+    data = arguments.data_path
+    folders = find_stored(arguments.folders)
     print_rescored([rescore(folder, data, scorer, arguments.parse) for folder in track(folders, "scoring")], scorer)
 
 

@@ -13,10 +13,16 @@ from leap.cli import Parser, run
 
 
 def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, help="a checkpoint's folder: a whole model or a LoRA adapter")
-    parser.add_argument("--output", required=True, help="the new folder; it must not exist")
-    parser.add_argument("--base_model_path", help="the base of an adapter (default: the one that it names)")
+    workspace = WorkspaceConfig.find()
+    parser, find = Parser(__doc__), workspace.resolve
+    parser.add_argument(
+        "--checkpoint",
+        type=find,
+        required=True,
+        help="a checkpoint's folder: a whole model or a LoRA adapter",
+    )
+    parser.add_argument("--output", type=find, required=True, help="the new folder; it must not exist")
+    parser.add_argument("--base_model_path", type=find, help="the base of an adapter (default: the one that it names)")
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="of the weights"
     )
@@ -31,14 +37,13 @@ def main() -> None:
 
     if arguments.private and not arguments.push_to_hub:
         raise UsageError("--private goes with --push_to_hub NAME")
-    workspace = WorkspaceConfig.find()
-    checkpoint = workspace.resolve(arguments.checkpoint)
-    given = workspace.resolve(arguments.base_model_path) if arguments.base_model_path else None
+    checkpoint = arguments.checkpoint
+    given = arguments.base_model_path
     base = adapter_base(checkpoint, workspace.root, given)
     if given and base is None:
         raise UsageError(f"--base_model_path: {checkpoint} is no LoRA adapter")
     commit = git_state(workspace.repository)["commit"]
-    folder = export_model(checkpoint, workspace.resolve(arguments.output), base, arguments.dtype, commit)
+    folder = export_model(checkpoint, arguments.output, base, arguments.dtype, commit)
     print(f"exported: {folder}")
     if arguments.push_to_hub:
         print(f"uploaded: {push_model(folder, arguments.push_to_hub, arguments.private)}")

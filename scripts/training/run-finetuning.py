@@ -14,6 +14,8 @@ import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import Parser, run
 from leap.training.overrides import add_recipe_flags, recipe_overrides
+from leap.training.places import check_places
+from leap.training.recipe import read_recipe
 
 
 def main() -> None:
@@ -23,12 +25,13 @@ def main() -> None:
     add_recipe_flags(parser)
     arguments = parser.parse_args()
 
+    workspace = WorkspaceConfig.find()
+    recipe = read_recipe(workspace.recipe(arguments.recipe), recipe_overrides(arguments, workspace.root))
+    check_places(recipe, workspace.root)
+
     from leap.report.loss_plot import LossPlot
-    from leap.training.recipe import read_recipe
     from leap.training.run import plan_and_train
 
-    workspace = WorkspaceConfig.find()
-    recipe = read_recipe(workspace.recipe(arguments.recipe), recipe_overrides(arguments))
     places = workspace.root, workspace.cache, workspace.repository, workspace.logs
     plan_and_train(recipe, *places, [LossPlot()], arguments.dry_run)
 

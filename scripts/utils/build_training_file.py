@@ -18,16 +18,29 @@ from leap.cli import Parser, count, run, seed, whole
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser = Parser(__doc__)
-    parser.add_argument("--annotations", help="a file or folder (default: data/task_info, else data/love_agibot/json)")
-    parser.add_argument("--images", default=workspace.images, help="its pictures (default %(default)s)")
-    parser.add_argument("--vlabench", help="a folder of examples in the benchmark's format, not the evaluation's own")
-    parser.add_argument("--evaluation", default=workspace.vlm_evaluation, help="pictures that training must not see")
-    parser.add_argument("--output-dir", default=workspace.data, help="where the files go (default %(default)s)")
+    parser, find = Parser(__doc__), workspace.resolve
+    parser.add_argument(
+        "--annotations",
+        type=find,
+        help="a file or folder (default: data/task_info, else data/love_agibot/json)",
+    )
+    parser.add_argument("--images", type=find, default=workspace.images, help="its pictures")
+    parser.add_argument(
+        "--vlabench",
+        type=find,
+        help="a folder of examples in the benchmark's format, not the evaluation's own",
+    )
+    parser.add_argument(
+        "--evaluation",
+        type=find,
+        default=workspace.vlm_evaluation,
+        help="pictures that training must not see",
+    )
+    parser.add_argument("--output-dir", type=find, default=workspace.data, help="where the files go")
     parser.add_argument("--train-rows", type=count, help="exactly so many (default: all that the test leaves)")
     parser.add_argument("--test-rows", type=whole, help="exactly so many (default: 10.005 %% of all)")
-    parser.add_argument("--seed", type=seed, default=42, help="of split and wording (default %(default)s)")
-    parser.add_argument("--near-bits", type=whole, default=4, help="hashes this near look alike (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=42, help="of split and wording")
+    parser.add_argument("--near-bits", type=whole, default=4, help="hashes this near look alike")
     kinds = ("duplicates", "near-duplicates", "overlap", "near-overlap")
     parser.add_argument("--exclude", nargs="+", choices=kinds, default=[], help="copies that are left out")
     parser.add_argument("--prompt", choices=("auto", "leap", "vlabench"), default="auto", help="of VLABench-style rows")
@@ -42,17 +55,17 @@ def main() -> None:
     usual = (workspace.data / "task_info", workspace.love_agibot / "json")
     annotations = arguments.annotations or next((folder for folder in usual if folder.is_dir()), None)
     sources = Sources(
-        annotations=workspace.resolve(annotations) if annotations else None,
-        images=workspace.resolve(arguments.images),
-        examples=workspace.resolve(arguments.vlabench) if arguments.vlabench else None,
-        evaluation=workspace.resolve(arguments.evaluation),
+        annotations=annotations,
+        images=arguments.images,
+        examples=arguments.vlabench,
+        evaluation=arguments.evaluation,
         checkout=workspace.vlabench,
         prompt=arguments.prompt,
         skip_invalid=arguments.skip_invalid,
     )
     named = ("seed", "train_rows", "test_rows", "near_bits", "exclude", "overwrite")
     given = {name: getattr(arguments, name) for name in named}
-    settings = BuildSettings(workspace.resolve(arguments.output_dir), (workspace.data, workspace.root), **given)
+    settings = BuildSettings(arguments.output_dir, (workspace.data, workspace.root), **given)
     build(sources, settings, workspace.cache, {"command": command(), **git_state(REPOSITORY)})
 
 

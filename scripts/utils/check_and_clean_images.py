@@ -1,4 +1,4 @@
-"""Are the pictures of the training files there and whole? A dry run, unless --delete moves the bad ones away.
+"""Are the pictures of the training files there and whole? Nothing is moved, unless --delete moves the bad ones away.
 
     python scripts/utils/check_and_clean_images.py
     python scripts/utils/check_and_clean_images.py --file data/train_151230.jsonl --no-decode
@@ -11,6 +11,7 @@ named <task>-<episode> to missing_task_ids.txt in the data folder. What any JSON
 or one beside the checked files, is no such orphan.
 --delete deletes nothing: corrupt pictures and orphans go to trash/ in the data folder, or in an image root outside of
 it, and --restore brings them back.
+With --dry-run nothing is written either.
 Every picture is decoded once; a later check decodes only those whose size or time of change differs.
 Exit code 0: every row can be trained on. 1: not so, or broken off.
 """
@@ -26,37 +27,54 @@ from leap.errors import UsageError
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = Parser(__doc__)
-    parser.add_argument("--data-dir", default=workspace.data, help="the folder of images/ (default %(default)s)")
-    parser.add_argument("--file", nargs="+", default=[], help="the training files (default: each JSONL file in it)")
-    parser.add_argument("--image_root", help="where relative paths start (default: the workspace, then --data-dir)")
+    parser, find = Parser(__doc__), workspace.resolve
+    parser.add_argument("--data-dir", type=find, default=workspace.data, help="the folder of images/")
+    parser.add_argument(
+        "--file",
+        type=find,
+        nargs="+",
+        default=[],
+        help="the training files (default: each JSONL file in it)",
+    )
+    parser.add_argument(
+        "--image_root",
+        type=find,
+        help="where relative paths start (default: the workspace, --data-dir, each file's folder)",
+    )
     parser.add_argument("--no-decode", action="store_true", help="only look whether they are there")
     parser.add_argument("--delete", "--no-dry-run", action="store_true", help="move corrupt ones and orphans to trash/")
+    parser.add_argument("--dry-run", action="store_true", help="write nothing, no report and no missing_task_ids.txt")
     parser.add_argument("--keep-orphans", action="store_true", help="leave those alone that no row names")
-    parser.add_argument("--restore", metavar="FILE", help="put back what a restore file names, and do nothing else")
+    parser.add_argument(
+        "--restore",
+        type=find,
+        metavar="FILE",
+        help="put back what a restore file names, and do nothing else",
+    )
     arguments = parser.parse_args()
-    if arguments.restore and arguments.delete:
-        raise UsageError("--restore puts back what --delete moved away: give one of them")
+    if (arguments.restore is not None) + arguments.delete + arguments.dry_run > 1:
+        raise UsageError("--restore, --delete (--no-dry-run) and --dry-run exclude each other: give one of them")
 
     from leap.data.orphans import Places
     from leap.data.picture_cleaning import Cleaning, clean_pictures
     from leap.records.set_aside import restore
 
     if arguments.restore:
-        print(f"restored {restore(workspace.resolve(arguments.restore)):,}")
+        print(f"restored {restore(arguments.restore):,}")
         return None
-    data = Path(os.path.abspath(workspace.resolve(arguments.data_dir)))
+    data, files = Path(os.path.abspath(arguments.data_dir)), tuple(arguments.file)
     if not data.is_dir():
         raise UsageError(f"--data-dir {data}: there is no such folder")
-    root = workspace.resolve(arguments.image_root).resolve() if arguments.image_root else None
+    root = arguments.image_root.resolve() if arguments.image_root else None
     if root and not root.is_dir():
         raise UsageError(f"--image_root {root}: there is no such folder")
     work = Cleaning(
         Places(workspace.root, data, root),
-        tuple(workspace.resolve(file) for file in arguments.file),
-        (root,) if root else (workspace.root, data),
+        files,
+        (root,) if root else tuple(dict.fromkeys((workspace.root, data, *(file.parent for file in files)))),
         workspace.cache,
         decode=not arguments.no_decode,
+        write=not arguments.dry_run,
         delete=arguments.delete,
         keep_orphans=arguments.keep_orphans,
     )

@@ -6,8 +6,6 @@
 Exit code 0: there and in agreement. 1: not there, not whole, another version, or a difference.
 """
 
-from pathlib import Path
-
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, Parser, run
@@ -15,10 +13,10 @@ from leap.cli import FAILED, Parser, run
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = Parser(__doc__)
-    parser.add_argument("--vlabench", type=Path, default=workspace.vlabench, help="the checkout (default %(default)s)")
+    parser, find = Parser(__doc__), workspace.resolve
+    parser.add_argument("--vlabench", type=find, default=workspace.vlabench, help="the checkout")
     golden = workspace.repository / "tests" / "data" / "golden" / "scoring_public.jsonl"
-    parser.add_argument("--golden", type=Path, default=golden, help="golden vectors to compare the scorers on")
+    parser.add_argument("--golden", type=find, default=golden, help="golden vectors to compare the scorers on")
     arguments = parser.parse_args()
 
     from leap.vlabench.agreement import compare_requests, compare_scorers

@@ -14,6 +14,7 @@ from pathlib import Path
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import REPOSITORY
 from leap.cli import Parser, count, run, seed
+from leap.paths import find_path
 
 _HELP = {
     "seed": "the same seed gives the same texts and scenes",
@@ -24,12 +25,17 @@ _HELP = {
 }
 
 
+def _from_here(text: str) -> Path:
+    """As LEAP_ROOT names a workspace: from the current folder."""
+    return find_path(text, Path.cwd())
+
+
 def main() -> None:
     from leap.demo.workspace import DemoSize, make_workspace
     from leap.progress import duration
 
     parser = Parser(__doc__)
-    parser.add_argument("--root", type=Path, default=REPOSITORY / "demo", help="the workspace's folder")
+    parser.add_argument("--root", type=_from_here, default=REPOSITORY / "demo", help="the workspace's folder")
     for field in fields(DemoSize):
         flag = f"--{field.name.replace('_', '-')}"
         parser.add_argument(

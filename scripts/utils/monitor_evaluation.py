@@ -16,8 +16,8 @@ from leap.errors import UsageError
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = Parser(__doc__)
-    parser.add_argument("--results", default=workspace.eva_results, help="the folder of results")
+    parser, find = Parser(__doc__), workspace.resolve
+    parser.add_argument("--results", type=find, default=workspace.eva_results, help="the folder of results")
     parser.add_argument("--once", action="store_true", help="show the state of now and stop")
     parser.add_argument("--json", action="store_true", help="one JSON object a time instead of a table")
     parser.add_argument("--interval", type=some_seconds, help="seconds between two looks (default 2)")
@@ -27,7 +27,7 @@ def main() -> int | None:
 
     from leap.report.monitor import print_once, watch
 
-    results = workspace.resolve(arguments.results)
+    results = arguments.results
     if arguments.once:
         return None if print_once(results, arguments.json) else FAILED
     try:

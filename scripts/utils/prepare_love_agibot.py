@@ -21,12 +21,10 @@ from leap.cli import FAILED, Parser, run, some_workers
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--num-workers", type=some_workers, default=4, help="processes, an archive each (default %(default)s)"
-    )
-    parser.add_argument("--archives", default=workspace.love_agibot / "image", help="folder (default %(default)s)")
-    parser.add_argument("--output", default=workspace.images, help="folder of the pictures (default %(default)s)")
+    parser, find = Parser(__doc__), workspace.resolve
+    parser.add_argument("--num-workers", type=some_workers, default=4, help="processes, an archive each")
+    parser.add_argument("--archives", type=find, default=workspace.love_agibot / "image", help="folder")
+    parser.add_argument("--output", type=find, default=workspace.images, help="folder of the pictures")
     parser.add_argument("--tasks", nargs="+", metavar="ID", help="only these (default: every archive in the folder)")
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
     arguments = parser.parse_args()
@@ -34,8 +32,8 @@ def main() -> int | None:
     from leap.data.agibot import Outcome, find_archives, prepare, survey
     from leap.report.frames import print_outcomes
 
-    archives = find_archives(workspace.resolve(arguments.archives), arguments.tasks)
-    images = workspace.resolve(arguments.output)
+    archives = find_archives(arguments.archives, arguments.tasks)
+    images = arguments.output
     if arguments.dry_run:
         print_outcomes(survey(archives, images))
         return None

@@ -16,15 +16,15 @@ from leap.cli import Parser, run
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser = Parser(__doc__)
-    parser.add_argument("--archive", default=workspace.data / "images.tar.gz", help="(default %(default)s)")
-    parser.add_argument("--output", default=workspace.images, help="folder of the images (default %(default)s)")
+    parser, find = Parser(__doc__), workspace.resolve
+    parser.add_argument("--archive", type=find, default=workspace.data / "images.tar.gz", help="the archive")
+    parser.add_argument("--output", type=find, default=workspace.images, help="folder of the images")
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
     arguments = parser.parse_args()
 
     from leap.data.image_archive import unpack_images
 
-    archive, output = workspace.resolve(arguments.archive), workspace.resolve(arguments.output)
+    archive, output = arguments.archive, arguments.output
     unpack_images(archive, output, arguments.dry_run)
 
 

@@ -20,12 +20,17 @@ from leap.errors import UsageError
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser = Parser(__doc__)
-    parser.add_argument("--data_path", default=workspace.vlm_evaluation, help="its folder (default %(default)s)")
+    parser, find = Parser(__doc__), workspace.resolve
+    parser.add_argument("--data_path", type=find, default=workspace.vlm_evaluation, help="its folder")
     parser.add_argument("--partial", action="store_true", help="some of what the hub listed may be missing")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     parser.add_argument("--quarantine", action="store_true", help="move broken examples out of the data set")
-    parser.add_argument("--restore", metavar="FILE", help="put back what a restore file names, and do nothing else")
+    parser.add_argument(
+        "--restore",
+        type=find,
+        metavar="FILE",
+        help="put back what a restore file names, and do nothing else",
+    )
     arguments = parser.parse_args()
     if arguments.restore and arguments.quarantine:
         raise UsageError("--restore puts back what --quarantine moved away: give one of them")
@@ -36,9 +41,9 @@ def main() -> int | None:
     from leap.vlabench.verify import quarantine, verify_benchmark
 
     if arguments.restore:
-        print(f"restored {restore(workspace.resolve(arguments.restore))}")
+        print(f"restored {restore(arguments.restore)}")
         return None
-    data, store = workspace.resolve(arguments.data_path), PictureStore(workspace.cache)
+    data, store = arguments.data_path, PictureStore(workspace.cache)
     restore_file = None
     if arguments.quarantine:
         found, restore_file = quarantine(data, store, arguments.partial)

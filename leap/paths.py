@@ -1,0 +1,48 @@
+"""Where a path on a command line is: from the workspace root, or from the current folder."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from leap.errors import UsageError
+from leap.records.litter import is_data
+
+
+def find_path(path: str | Path, root: Path) -> Path:
+    """The one place that a path means.
+
+    A relative path starts at the workspace root, where new files go too; one that is not there but exists from the
+    current folder is that. Where both exist, it is said on the screen which one is taken. Raises UsageError for a text
+    that is no path.
+    """
+    text = str(path)
+    if not text.strip() or "\0" in text:
+        raise UsageError(f"{text!r} is no path; leave the flag out to have its default")
+    try:
+        given = Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{text}: there is no such user's folder; write the whole path") from error
+    if given.is_absolute():
+        return given
+    here, there = Path.cwd() / given, root / given
+    if not os.path.exists(there):
+        return here if os.path.exists(here) else there
+    if os.path.exists(here) and not os.path.samefile(here, there) and not _is_empty(here):
+        _say(f"{text}: the workspace's is taken, {there}; for the one here, {here}, write its whole path")
+    return there
+
+
+def _say(note: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _is_empty(place: Path) -> bool:
+    """Whether it is a folder that holds no data: the repository has some for a workspace to begin with."""
+    return place.is_dir() and not any(is_data(name) for name in os.listdir(place))
+
+
+def roots_beside(file: Path, roots: Sequence[Path]) -> tuple[Path, ...]:
+    """Where the relative image paths in a file start: at any of these roots, or at the file's own folder."""
+    return (*roots, *(() if file.parent in roots else (file.parent,)))

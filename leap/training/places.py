@@ -1,0 +1,23 @@
+"""What a recipe names is there, looked at before anything is loaded: a typing error shows at once."""
+
+from pathlib import Path
+
+from leap.errors import LeapError
+from leap.models.checkpoints import weight_files
+from leap.records.files import check_folder
+from leap.training.deepspeed_file import check_deepspeed
+from leap.training.recipe import Recipe
+
+
+def check_places(recipe: Recipe, root: Path) -> None:
+    """Raises LeapError where a file or folder that the recipe names is not there; relative paths start at `root`."""
+    for name in ("train_file", "val_file"):
+        file = getattr(recipe, name)
+        if file and not (root / file).is_file():
+            raise LeapError(f"{root / file}: there is no such file ({name})")
+    if recipe.image_root and not (root / recipe.image_root).is_dir():
+        raise LeapError(f"{root / recipe.image_root}: there is no such folder (image_root)")
+    if recipe.deepspeed:
+        check_deepspeed(root / recipe.deepspeed)
+    check_folder(root / recipe.output_dir)
+    weight_files(root / recipe.model_name_or_path)
