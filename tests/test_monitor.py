@@ -130,6 +130,18 @@ def test_the_end_is_told_by_the_manifest_and_so_is_the_mean_rate(tmp_path: Path,
     assert (seen.status, seen.done, seen.rate, seen.left) == (status, 10, 0.25, None)
 
 
+def test_an_end_that_a_later_run_wrote_anew_is_not_when_the_answers_ended(tmp_path: Path) -> None:
+    """An older LEAP did so where it asked nothing."""
+    folder = Folder(tmp_path)
+    for example in range(10):
+        folder.append(example)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    folder.manifest("complete", start, end=(start + timedelta(days=1)).isoformat())
+    answered = (start + timedelta(seconds=40)).timestamp()
+    os.utime(folder.path / "predictions.jsonl", (answered, answered))
+    assert only(Monitor(tmp_path).read()).rate == 0.25
+
+
 def test_a_live_rate_is_the_growth_that_was_seen(tmp_path: Path) -> None:
     """The evaluation began a day ago and was stopped meanwhile: the mean since then would say nothing of its end."""
     folder = Folder(tmp_path, total=100)

@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from conftest import run_script
 
 from leap.errors import LeapError
 from leap.evaluation.rescore import read_old_output, rescore
+from leap.evaluation.score import score_predictions
 from leap.records.benchmark import Prediction
 from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import find_dimension
@@ -76,6 +78,30 @@ def test_a_number_with_zeros_before_it_is_the_same_example(stored: tuple[Path, P
     (folder / "output.json").write_text(json.dumps({example.task: {"1": answer, "01": answer}}))
     with pytest.raises(LeapError, match=r"output\.json: .*both example 1"):
         rescore(folder, data, LEAP_SCORER)
+
+
+@pytest.mark.parametrize("mode", ["official", "lenient"])
+def test_answers_that_can_hold_no_plan_are_zero_and_of_their_own_kind(
+    stored: tuple[Path, Path], mode: Literal["official", "lenient"]
+) -> None:
+    """Whatever stands in them: a filter may withhold an answer after its plan."""
+    example = find_examples(stored[0], find_dimension("Complex"))[0]
+    plan = fenced_plan(example.skill_sequence)
+    for text, finish, kind in (
+        (plan, "filtered", "filtered"),
+        (plan, "refused", "refused"),
+        ("", "stop", "empty"),
+        (" \n", "length", "empty"),
+        ("I cannot.", "stop", "format_error"),
+        (None, None, "format_error"),  # of another program, which kept no text
+        (plan, "stop", None),
+    ):
+        prediction = Prediction(task=example.task, example=str(example.number), text=text, finish=finish)
+        scores, counts = score_predictions([example], {example.key: prediction}, mode=mode)
+        found = {name: number for name, number in counts.to_dict().items() if number}
+        found.pop("truncated", None)
+        assert found == {"examples": 1, "scored": 1, **({kind: 1} if kind else {})}
+        assert scores[example.task][str(example.number)]["total_score"] == (0 if kind else 80)
 
 
 def test_lenient_scores_stay_apart(stored: tuple[Path, Path]) -> None:

@@ -34,6 +34,13 @@ class _Data(_Part):
     fingerprint: str = ""
 
 
+class _Session(_Part):
+    """What answered, and when. Those of an older LEAP do not say how many answers took how long."""
+
+    answers: Count = 0
+    seconds: Annotated[float, Field(ge=0, le=10**9)] = 0.0
+
+
 class _Manifest(_Part):
     """As far as it is read. Results of an older LEAP lack some of it."""
 
@@ -43,7 +50,8 @@ class _Manifest(_Part):
     scorer: dict[str, Any] = {}
     data: _Data = _Data()
     counts: dict[str, Count] = {}
-    inference: list[dict[str, Any]] = []
+    inference: list[_Session] = []
+    answers_of_unknown_files: Count = 0
     start: Time = ""
     end: Time = ""
     status: str = ""

@@ -192,9 +192,10 @@ def _status(manifest: dict[str, Any], holder: str | None) -> Status:
 def _mean_rate(folder: Path, manifest: dict[str, Any], status: Status, done: int) -> float | None:
     """Answers a second of the time that the manifest counts for them.
 
-    Older manifests do not: from the first start to now, to the end, or to the last answer before it stopped.
+    Older manifests do not: from the first start to now, or to the last answer. A run that asked nothing gave them
+    another end.
     """
-    counted = [note for note in manifest.get("inference") or [] if "seconds" in note]
+    counted = [note for note in manifest.get("inference", []) if note.keys() >= {"answers", "seconds"}]
     if counted:
         seconds = sum(note["seconds"] for note in counted)
         return sum(note["answers"] for note in counted) / seconds if seconds > 0 else None
@@ -202,9 +203,8 @@ def _mean_rate(folder: Path, manifest: dict[str, Any], status: Status, done: int
         return None
     if status == "running":
         until = datetime.now(UTC)
-    elif "end" in manifest:
-        until = datetime.fromisoformat(manifest["end"])
     else:
         until = datetime.fromtimestamp((folder / PREDICTIONS).stat().st_mtime, UTC)
+        until = min(until, datetime.fromisoformat(manifest["end"])) if "end" in manifest else until
     seconds = (until - datetime.fromisoformat(manifest["start"])).total_seconds()
     return done / seconds if seconds > 0 else None

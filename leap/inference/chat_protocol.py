@@ -101,7 +101,7 @@ def _mentions(refusal: str, name: str) -> bool:
 # finish_reason of OpenAI, vLLM and most others; a call of a tool that nobody offered is the model's own ending.
 _ENDINGS: Mapping[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "stop", "function_call": "stop"}
 _FILTERED = ("content_filter", "sensitive", "safety")  # OpenAI's and Azure's, Zhipu's, Gemini's
-# Codes of an HTTP error that says the same of the request: Azure's (and its inner one), OpenAI's, DashScope's.
+# Codes of an HTTP error that say the same of the request: Azure's (and its inner one), OpenAI's, DashScope's.
 _FILTER_CODES = ("contentfilter", "responsibleaipolicyviolation", "contentpolicyviolation", "datainspectionfailed")
 
 
@@ -147,9 +147,10 @@ class Completion(_Strict):
 def is_content_filter(error: "APIStatusError") -> bool:
     """Whether an HTTP error is the verdict of the API's content filter on this request, by its code."""
     said = error.body if isinstance(error.body, dict) else {}
-    inner = said.get("innererror")
+    inner = said.get("innererror") or said.get("inner_error")
     codes = [said.get("code"), said.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    return any(re.sub(r"[\W_]", "", code).casefold() in _FILTER_CODES for code in codes if isinstance(code, str))
+    folded = [re.sub(r"[\W_]", "", code).casefold() for code in codes if isinstance(code, str)]
+    return any(code.startswith(_FILTER_CODES) for code in folded)
 
 
 def is_too_long(error: "APIStatusError") -> bool:

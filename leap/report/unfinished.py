@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from leap.evaluation.manifest import read_manifest
 from leap.evaluation.monitor import lock_holder
 from leap.evaluation.predictions import read_predictions
 from leap.evaluation.rescore import OLD_OUTPUT
-from leap.evaluation.result_folder import MANIFEST, PREDICTIONS, SCORES
-from leap.records.files import LOCK, read_object
+from leap.evaluation.result_folder import PREDICTIONS, SCORES
+from leap.records.files import LOCK
 from leap.records.litter import listed
 from leap.vlabench.dimensions import DIMENSIONS
 
@@ -33,7 +34,7 @@ def unfinished_note(results: Path, models: Iterable[str] | None = None, shown: i
 def _state(folder: Path) -> str | None:
     """None where the folder's scores are those of all that was asked, or where it is no result at all."""
     scored = (folder / SCORES).is_file()
-    manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    manifest = read_manifest(folder)
     if manifest.get("status") == "running":
         answered = sum(prediction.error is None for prediction in read_predictions(folder / PREDICTIONS).values())
         state = "running" if lock_holder(folder / LOCK) else "stopped"

@@ -76,7 +76,8 @@ FILTER_ERRORS = (
     refused_by_code(code="content_filter", innererror={"code": "ResponsibleAIPolicyViolation"}),
     refused_by_code(code="BadRequest", innererror={"code": "ResponsibleAIPolicyViolation"}),
     refused_by_code(code="content_policy_violation", type="invalid_request_error"),
-    refused_by_code(code=None, type="content_filter"),
+    refused_by_code(code=None, type="content_filter_error"),
+    refused_by_code(code="BadRequest", inner_error={"code": "ResponsibleAIPolicyViolation"}),
     refused_by_code(code="data_inspection_failed"),
     refused_by_code(403, code="content_filter"),
 )
