@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leap.errors import LeapError
-from leap.paths import find_path
+from leap.paths import at_home, find_path
 from leap.records.litter import is_bare
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class WorkspaceConfig:
         named = os.environ.get("LEAP_ROOT")
         if not named:
             return cls(REPOSITORY)
-        root = Path(named).expanduser().resolve()
+        root = at_home(named, "LEAP_ROOT=").resolve()
         if not root.is_dir():
             raise LeapError(f"LEAP_ROOT={named}: there is no such folder; create it, or unset LEAP_ROOT")
         return cls(root)

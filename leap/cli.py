@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from leap.environment import check_environment
 from leap.errors import LeapError, Stopped, UsageError, is_out_of_memory
 from leap.interrupt import INTERRUPTED, interrupts_end, interrupts_raise
 from leap.terminal import guard, in_one_line, shorten
@@ -57,6 +58,7 @@ def run(main: Callable[[], int | None]) -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     guard()
     try:
+        check_environment()
         code = main() or DONE
     except LeapError as error:
         print(f"error: {in_one_line(str(error))}", file=sys.stderr)

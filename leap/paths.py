@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from leap.environment import rank
 from leap.errors import UsageError
 from leap.records.litter import is_data
 
@@ -19,10 +20,7 @@ def find_path(path: str | Path, root: Path) -> Path:
     text = str(path)
     if not text.strip() or "\0" in text:
         raise UsageError(f"{text!r} is no path; leave the flag out to have its default")
-    try:
-        given = Path(path).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"{text}: there is no such user's folder; write the whole path") from error
+    given = at_home(path)
     if given.is_absolute():
         return given
     here, there = Path.cwd() / given, root / given
@@ -33,8 +31,16 @@ def find_path(path: str | Path, root: Path) -> Path:
     return there
 
 
+def at_home(path: str | Path, named_by: str = "") -> Path:
+    """The path with ~ and ~user as their home folders. Raises UsageError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{named_by}{path}: there is no such user's folder; write the whole path") from error
+
+
 def _say(note: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         print(f"note: {note}", file=sys.stderr)
 
 

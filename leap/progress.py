@@ -1,6 +1,5 @@
 """Progress of long work: a live bar on a terminal, a line every ten seconds in a log file."""
 
-import os
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from rich.progress import (
 )
 
 from leap.console import new_console
+from leap.environment import rank, world_size
 
 Item = TypeVar("Item")
 _LINE_EVERY = 10.0  # seconds
@@ -29,12 +29,12 @@ _LOOK_EVERY = 0.5  # seconds, at work that is done elsewhere
 
 def processes() -> int:
     """How many processes train together, as torchrun says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return world_size()
 
 
 def is_main_process() -> bool:
     """False in all but the first of several processes that torchrun started: they keep silent."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None, for_all: bool = False) -> Iterator[Item]:

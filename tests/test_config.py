@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_script
 
 from configs import config
 from configs.config import REPOSITORY, WorkspaceConfig
+from leap.environment import check_environment
 from leap.errors import LeapError
 from leap.training.overrides import add_recipe_flags, recipe_overrides
 from leap.training.recipe import Recipe, read_recipe
@@ -30,6 +32,46 @@ def test_the_workspace_is_the_repository_unless_leap_root_moves_it(
     monkeypatch.setenv("LEAP_ROOT", str(tmp_path / "nowhere"))
     with pytest.raises(LeapError, match="nowhere"):
         WorkspaceConfig.find()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LEAP_ROOT", "~nobody-of-this-name"),
+        ("WORLD_SIZE", "many"),
+        ("WORLD_SIZE", "0"),
+        ("WORLD_SIZE", "2"),
+        ("RANK", "first"),
+        ("RANK", "1"),
+        ("LOCAL_RANK", "-1"),
+        ("MASTER_PORT", "http"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "soon"),
+    ],
+)
+def test_an_environment_of_nonsense_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    for script in ("training/run-finetuning.py", "download/download_model.py"):
+        done = run_script(f"scripts/{script}", "--dry-run", root=None if name == "LEAP_ROOT" else tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: {name}={value}")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_home_folder_of_nobody_in_a_path_is_wrong_usage(tmp_path: Path) -> None:
+    done = run_script("scripts/evaluation/score_predictions.py", "~nobody-of-this-name/r", root=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "~nobody-of-this-name/r: there is no such user's folder" in done.stderr
+
+
+def test_a_notebook_s_plotting_backend_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notebooks name one to all their children, and matplotlib ends where a Python does not have it."""
+    monkeypatch.setenv("MPLBACKEND", "module://of_no_package")
+    check_environment()
+    code = "import matplotlib.figure; print(matplotlib.get_backend())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "agg\n"
 
 
 def test_the_workspace_is_frozen() -> None:

@@ -1,12 +1,13 @@
 """What processes that train together tell each other on the CPU, beside the traffic between their accelerators."""
 
+import os
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed
 
-from leap.errors import LeapError
+from leap.errors import LeapError, first_line
 from leap.progress import processes
 
 # One rank may check 150,000 samples while another finds them checked; a rank that ends is told by torchrun at once.
@@ -19,7 +20,11 @@ def join() -> None:
         return
     from accelerate import PartialState
 
-    PartialState(cpu=not torch.cuda.is_available())
+    try:
+        PartialState(cpu=not torch.cuda.is_available())
+    except (RuntimeError, ValueError, OSError) as error:  # an address that nobody has, a port that is taken
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise LeapError(f"the {processes()} ranks do not find each other at {place} ({first_line(error)})") from error
 
 
 class Processes:
