@@ -221,3 +221,29 @@ def test_a_killed_look_goes_on_where_it_was(tmp_path: Path) -> None:
     looked = PictureStore(tmp_path).look(files)
     assert 0 < looked.decoded < 1200
     assert len(looked.facts) == 1200
+
+
+def test_a_damaged_store_is_made_again(root: Path) -> None:
+    check(root)
+    (store,) = (root / ".cache" / "pictures").glob("*.arrow")
+    content = store.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], content[:400] + b"x" + content[401:]):
+        store.write_bytes(damaged)
+        done, _ = check(root)
+        assert done.returncode == 0
+        assert f"{store}: damaged" in done.stderr
+        assert store.read_bytes() == content
+
+
+def test_names_that_are_not_utf8_are_images_like_others(root: Path) -> None:
+    name = os.fsdecode(b"7-\xff.png")
+    draw(root / "data" / "images" / name, 9)
+    for _ in range(2):  # found, and found in the store
+        done, _ = check(root)
+        assert "7-\\udcff.png" in done.stdout
+        assert "Traceback" not in done.stderr
+    done, _ = check(root, "--delete")
+    assert not (root / "data" / "images" / name).exists()
+    done = run_script(SCRIPT, "--restore", done.stdout.split("--restore ")[1].split()[0], root=root)
+    assert done.returncode == 0, done.stderr
+    assert (root / "data" / "images" / name).exists()

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +234,35 @@ def test_a_picture_is_decoded_again_only_when_its_file_has_changed(tmp_path: Pat
     picture.unlink()
     with pytest.raises(LeapError, match=r"rows\.jsonl:1: picture p\.png: missing"):
         check()
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "one byte less": lambda content: content[:-1],
+    "a flipped bit": lambda content: content[:300] + bytes([content[300] ^ 4]) + content[301:],
+    "no Arrow": lambda content: b"ARROW1" * 100,
+    "of an older LEAP": lambda content: content[:-32],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_made_again(
+    tmp_path: Path, check: Any, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path, [row("a", "p.png"), row("b", answer="1) Go. 2) Stop."), row("a", "p.png")])
+    draw(tmp_path / "p.png")
+    whole = check()
+    caches = sorted((tmp_path / "cache").rglob("*.arrow"))
+    assert [cache.name.partition("-")[0] for cache in caches] == ["pictures", "rows.arrow"]
+    for cache in caches:
+        content = cache.read_bytes()
+        cache.write_bytes(DAMAGES[damage](content))
+        found = check()
+        assert found.tokens.tolist() == whole.tokens.tolist()
+        assert found.repeats.tolist() == whole.repeats.tolist()
+        assert f"{cache}: damaged, or of another version of LEAP; it is made again" in capsys.readouterr().err
+        assert cache.read_bytes() == content
 
 
 def test_other_roots_are_other_pictures(tmp_path: Path, check: Any) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from leap.data.arrow_files import is_whole, tell_damage
 from leap.data.chat import ChatFormat
 from leap.data.picture_check import FoundPictures, PictureTable, find_pictures
 from leap.data.pictures import LOADING, PictureEncoder
@@ -83,7 +84,7 @@ def check_training_file(
     fingerprint = _digest(path)
     key = hashlib.sha256(json.dumps([_FORMAT, fingerprint, chat.identity()]).encode()).hexdigest()
     folder = cache / "training" / f"{path.stem}-{key[:16]}"
-    if not (folder / "rows.arrow").is_file():
+    if not is_whole(folder / "rows.arrow"):
         with _alone(folder, name):
             _check_rows(path, fingerprint, chat, folder / "rows.arrow", name)
     table = RowTable(folder / "rows.arrow")
@@ -133,8 +134,9 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
 
 
 def _check_rows(path: Path, fingerprint: str, chat: ChatFormat, result: Path, name: str) -> None:
-    if result.is_file():  # another process was here while we waited
+    if is_whole(result):  # another process was here while we waited
         return
+    tell_damage(result)
     total = sum(1 for _ in read_lines(path))
     processes = usable_cores() if total > _FEW else 1
     with replacing(result) as temporary:

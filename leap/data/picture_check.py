@@ -10,15 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from leap.data.arrow_files import read_arrow, writing_arrow
 from leap.data.pictures import open_picture, refuse_stripes, resolve_picture
 from leap.errors import LeapError
-from leap.records.files import replacing
 from leap.workers import map_in_order
 
 MISSING, CORRUPT = "missing picture", "corrupt picture"
 _FILES = 32  # that are decoded together
 _STORE_EVERY = 200  # of these, so that a killed check goes on near where it was
 _COLUMNS = ("size", "mtime_ns", "height", "width")  # bytes, nanoseconds, pixels
+_SCHEMA = pa.schema([(name, pa.int64()) for name in _COLUMNS])
 
 
 class Decoded(NamedTuple):
@@ -85,12 +86,10 @@ class PictureTable:
         self._store = store
         self._columns = {name: np.full(count, -1, np.int64) for name in _COLUMNS}
         self.corrupt: dict[int, str] = {}  # why, by the picture's place
-        if store.is_file():
-            with pa.OSFile(str(store)) as file:
-                known = pa.ipc.open_stream(file).read_all()
-            for name, new in self._columns.items():
-                stored = known.column(name).to_numpy()
-                self._columns[name] = np.concatenate([stored, new[len(stored) :]])
+        known = read_arrow(store, _SCHEMA)
+        for name, new in self._columns.items():
+            stored = known.column(name).to_numpy()
+            self._columns[name] = np.concatenate([stored, new[len(stored) :]])
 
     def dimensions(self, count: int) -> np.ndarray:
         """Height and width in pixels of the first `count` [pictures, 2]; -1 where it is not known."""
@@ -123,13 +122,8 @@ class PictureTable:
             column[place] = value
 
     def _write(self) -> None:
-        table = pa.table(self._columns)
-        with (
-            replacing(self._store) as temporary,
-            pa.OSFile(str(temporary), "wb") as file,
-            pa.ipc.new_stream(file, table.schema) as writer,
-        ):
-            writer.write_table(table)
+        with writing_arrow(self._store, _SCHEMA) as writer:
+            writer.write_table(pa.table(self._columns, _SCHEMA))
 
 
 def decode_files(files: Sequence[str]) -> list[Decoded]:

@@ -15,11 +15,12 @@ import imagehash
 import numpy as np
 import pyarrow as pa
 
+from leap.data.arrow_files import read_arrow, writing_arrow
 from leap.data.pictures import LOADING, open_picture, refuse_stripes
 from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.progress import track
-from leap.records.files import FolderLock, replacing
+from leap.records.files import FolderLock, encoded
 from leap.workers import map_in_order
 
 _FORMAT = 1  # of the store; to be raised when a fact is measured otherwise
@@ -105,26 +106,24 @@ class PictureStore:
         return looked
 
     def _read(self) -> _Known:
-        if not self._file.is_file():
-            return {}
-        with pa.OSFile(str(self._file)) as file:
-            table = pa.ipc.open_stream(file).read_all()
+        table = read_arrow(self._file, _SCHEMA)
         path, size, mtime_ns, *columns = (column.to_pylist() for column in table.columns)
         facts = map(Facts, *columns)
         return {name: found for name, *found in zip(path, size, mtime_ns, facts, strict=True)}
 
     def _write(self, known: _Known) -> None:
-        rows = [(path, size, mtime_ns, *facts) for path, (size, mtime_ns, facts) in known.items()]
+        # Arrow's texts are UTF-8: a picture whose name is not is decoded anew each time.
+        rows = [(path, size, mtime_ns, *facts) for path, (size, mtime_ns, facts) in known.items() if _is_utf8(path)]
         columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _SCHEMA]
         table = pa.table(
             [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)], _SCHEMA
         )
-        with (
-            replacing(self._file) as temporary,
-            pa.OSFile(str(temporary), "wb") as file,
-            pa.ipc.new_stream(file, _SCHEMA) as writer,
-        ):
+        with writing_arrow(self._file, _SCHEMA) as writer:
             writer.write_table(table)
+
+
+def _is_utf8(path: str) -> bool:
+    return encoded(path) == os.fsencode(path)
 
 
 def _decode(stale: Sequence[_Stale]) -> Iterator[tuple[_Stale, Facts | str]]:

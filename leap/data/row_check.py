@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from pydantic import ValidationError
 
+from leap.data.arrow_files import writing_arrow
 from leap.data.chat import ChatFormat, Lengths, refuse_lost_pictures
 from leap.errors import LeapError
 from leap.records.files import first_problem, read_lines
@@ -55,7 +56,7 @@ def check_rows(path: Path, chat: ChatFormat, processes: int, result: Path) -> It
     """Write the Arrow file `result`, yielding the line numbers as they are done. Raises LeapError for an empty file."""
     first: dict[tuple[bytes, tuple[str, ...]], int] = {}
     batches = map_in_order(partial(check_lines, chat), _batches(path), processes)
-    with pa.OSFile(str(result), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
+    with writing_arrow(result, _SCHEMA) as writer:
         for checked in batches:
             rows = [row._asdict() for row in checked]
             for row in rows:
