@@ -116,6 +116,7 @@ def test_a_refusal_a_filter_and_an_empty_answer_score_zero_and_are_counted_apart
         "scripts/evaluation/score_predictions.py", str(tmp_path), "--parse", "lenient", root=workspace
     )
     assert rescored.returncode == 0, rescored.stderr
+    assert "filtered" in rescored.stdout
 
 
 def test_one_odd_record_of_predictions_ends_no_evaluation(workspace: Path, tmp_path: Path) -> None:

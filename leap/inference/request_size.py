@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from leap.data.pictures import BlankPicture, PictureEncoder, open_image
 from leap.errors import LeapError
 from leap.inference.protocol import Request
 
-_AT_ONCE = 256  # requests whose texts are in memory
+_COUNTED = 256  # requests whose texts are counted to the last token
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,30 @@ class RequestSize:
 
 
 def largest_request(requests: Sequence[Request], processor: Any, encoder: PictureEncoder) -> RequestSize:
-    """Of all requests, as the model's own chat template and tokenizer have them. Images are not decoded."""
-    chat, image_tokens = ChatFormat(processor), _ImageTokens(encoder)
-    longest = 0
-    for start in range(0, len(requests), _AT_ONCE):
-        part = requests[start : start + _AT_ONCE]
-        lengths = chat.lengths([(request.messages, "") for request in part])
-        for request, length in zip(part, lengths, strict=True):
-            longest = max(longest, length.prompt + sum(image_tokens.of(source) - 1 for source in request.pictures))
-    return RequestSize(longest, max((len(request.pictures) for request in requests), default=0))
+    """Of all requests, as the model's own chat template and tokenizer have them. Images are not decoded.
+
+    Only the longest by their bytes, a third of a token each, are counted exactly: thousands of texts would take as long
+    as a server's start, and differ by a sentence.
+    """
+    known = _ImageTokens(encoder)
+    of_images = {id(request): sum(map(known.of, request.pictures)) for request in requests}
+    longest = nlargest(_COUNTED, requests, key=lambda request: of_images[id(request)] + _bytes(request) / 3)
+    lengths = ChatFormat(processor).lengths([(request.messages, "") for request in longest])
+    tokens = [
+        length.prompt - length.pictures + of_images[id(request)]
+        for request, length in zip(longest, lengths, strict=True)
+    ]
+    images = max((len(request.pictures) for request in requests), default=0)
+    return RequestSize(max(tokens, default=0), images)
+
+
+def _bytes(request: Request) -> int:
+    return sum(
+        len(part.text.encode(errors="replace"))
+        for message in request.messages
+        for part in message.parts()
+        if part.type == "text"
+    )
 
 
 class _ImageTokens:

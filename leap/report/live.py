@@ -8,7 +8,7 @@ import pandas as pd
 from leap.console import new_console
 from leap.evaluation.rescore import Rescored
 from leap.evaluation.result_folder import DimensionResult
-from leap.report.results import read_counts, read_scores
+from leap.report.results import NO_PLAN, read_counts, read_scores
 from leap.report.summary import write_summary
 from leap.report.tables import metric_table, print_table, total_table
 from leap.report.unfinished import unfinished_note
@@ -40,9 +40,11 @@ def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
 def print_rescored(rescored: Sequence[Rescored], scorer: Scorer) -> None:
     """A line a folder: its mean total now and as it was stored, and every example whose official scores changed."""
     console = new_console()
+    apart = [name for name in NO_PLAN if any(getattr(found.counts, name) for found in rescored)]
+    names = ("scored", "format_error", *apart, "inference_error", "missing")
     rows = {
         "/".join(found.folder.parts[-2:]): {
-            **{name: getattr(found.counts, name) for name in ("scored", "format_error", "inference_error", "missing")},
+            **{name: getattr(found.counts, name) for name in names},
             "total": found.total,
             "stored": found.stored_total,
         }
