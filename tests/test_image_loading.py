@@ -153,6 +153,13 @@ def png(values: np.ndarray, before: bytes = b"", behind: bytes = b"", bits: int 
     return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", zlib.compress(rows)) + behind + chunk(b"IEND", b"")
 
 
+def of_few_bits(bits: int) -> bytes:
+    """A grey PNG, 8x1, in which the second darkest grey means transparent."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress(b"\0" + bytes(range(1, bits + 1))))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"tRNS", struct.pack(">H", 1)) + rows + chunk(b"IEND", b"")
+
+
 DEPTH = np.linspace(400, 4000, 9 * 14).reshape(9, 14)
 UNTOLD = {
     "depth.png": lambda path: Image.fromarray(DEPTH.astype(np.uint16)).save(path),
@@ -161,6 +168,8 @@ UNTOLD = {
     "whole.tiff": lambda path: Image.fromarray(DEPTH.astype(np.int32)).save(path),
     "float.tiff": lambda path: Image.fromarray((DEPTH / 4000).astype(np.float32)).save(path),
     "grey.pgm": lambda path: Image.fromarray(DEPTH.astype(np.int32)).save(path),
+    "four.png": lambda path: path.write_bytes(of_few_bits(4)),
+    "two.png": lambda path: path.write_bytes(of_few_bits(2)),
     "keyed.png": lambda path: path.write_bytes(png(noise(1)[..., :3], chunk(b"tRNS", struct.pack(">HHH", 9, 9, 9)))),
 }
 

@@ -126,7 +126,8 @@ def test_an_adapter_that_says_nothing_is_asked_as_its_base(root: Path, tmp_path:
 
 @pytest.mark.parametrize(
     "values", [{"image_tokens_min": "many", "image_tokens_max": 9}, {"image_tokens_min": 4},
-               {"image_tokens_min": 9, "image_tokens_max": 4}, {"image_tokens_min": -1, "image_tokens_max": 4}]
+               {"image_tokens_min": 9, "image_tokens_max": 4}, {"image_tokens_min": -1, "image_tokens_max": 4},
+               {"image_tokens_min": 4, "image_tokens_max": 10**12}]
 )  # fmt: skip
 def test_a_broken_record_is_refused_with_its_file(tmp_path: Path, values: dict[str, Any]) -> None:
     place = tmp_path / "processor_config.json"

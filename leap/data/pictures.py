@@ -3,6 +3,7 @@
 The size is always the caller's, never what a checkpoint's processor happens to hold.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from leap.errors import LeapError
 
 IMAGES_ARCHIVE = "images.tar.gz"  # which the published rows come with
 _FIRST_FOLDER = "demo-data/images/"
-LOADING = 2  # the version of `as_rgb`: to be raised when it makes other pixels of a file, since caches keep their facts
+LOADING = 3  # the version of `as_rgb`: to be raised when it makes other pixels of a file, since caches keep their facts
 
 # PIL's ways to say that a file is broken, or too large to be an image
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, EOFError,
@@ -118,15 +119,17 @@ def as_rgb(image: ImageFile) -> Image.Image:
 
     Raises LeapError for an image of which that cannot be told.
     """
-    of_16_bits = any(";16" in str(tile.args) for tile in image.tile)
+    packed = " ".join(str(tile.args) for tile in image.tile)  # how the file holds a pixel
     image.load()
     if image.mode not in _MODES:
         raise LeapError(
             f"pixels of 16 bits or more, or floats (mode {image.mode}), which do not say what is black and what is "
             "white; save it with 8 bits a channel"
         )
-    if of_16_bits and isinstance(image.info.get("transparency"), tuple):  # PIL has lost half of each pixel's bits
-        raise LeapError("16-bit colours, one of which means transparent; save it with 8 bits a channel")
+    key = image.info.get("transparency")
+    if (";16" in packed and isinstance(key, tuple)) or (re.search(r"\bL;[24]\b", packed) and isinstance(key, int)):
+        # PIL has made 8 bits of each pixel, and not of the colour that means transparent
+        raise LeapError("its pixels have not 8 bits, and one colour means transparent; save it with 8 bits a channel")
     _turn_upright(image)
     if not image.has_transparency_data:
         return image.convert("RGB")

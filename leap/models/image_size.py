@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from leap.cli import image_tokens
+from leap.cli import MOST_IMAGE_TOKENS, image_tokens
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, MARKER, adapter_base
@@ -22,8 +22,8 @@ _RECORDS = {MARKER: "recipe", "processor_config.json": "image_processor", "prepr
 class _Record(BaseModel):
     """The recipe's keys, which are those of the record as well."""
 
-    image_tokens_min: PositiveInt
-    image_tokens_max: PositiveInt
+    image_tokens_min: Annotated[int, Field(ge=1, le=MOST_IMAGE_TOKENS)]
+    image_tokens_max: Annotated[int, Field(ge=1, le=MOST_IMAGE_TOKENS)]
 
 
 def record_size(processor: Any, size: PictureSize) -> None:
