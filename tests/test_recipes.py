@@ -677,6 +677,8 @@ def schedule_problem(steps: int, **values: Any) -> str:
         ({"warmup_steps": 800}, 60, "warmup_steps=800: the run has 60 steps"),
         ({"warmup_steps": 60}, 60, "warmup_steps=60: the run has 60 steps"),
         ({"warmup_ratio": 0.99}, 60, "warmup_ratio=0.99: the run has 60 steps"),
+        ({"warmup_ratio": 0.99}, 60, "give fewer (--warmup_ratio 0.1) or more steps"),
+        ({"warmup_ratio": 0.99}, 3, "give fewer (--warmup_ratio 0) or more steps"),
         ({"warmup_steps": 1}, 1, "would end before it reaches learning_rate=0.001"),
     ],
 )

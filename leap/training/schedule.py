@@ -25,10 +25,12 @@ def check_schedule(recipe: Recipe, steps: int) -> None:
 
     warmup, values = warmup_steps(recipe, steps), dict(recipe.lr_scheduler_kwargs or {})
     if warmup >= steps:
-        given = f"warmup_ratio={recipe.warmup_ratio}" if recipe.warmup_ratio else f"warmup_steps={warmup}"
+        given, fewer = f"warmup_steps={warmup}", f"--warmup_steps {steps // 10}"
+        if recipe.warmup_ratio:
+            given, fewer = f"warmup_ratio={recipe.warmup_ratio}", f"--warmup_ratio {0.1 if steps >= 10 else 0}"
         raise LeapError(
             f"{given}: the run has {steps} steps, so that it would end before it reaches "
-            f"learning_rate={recipe.learning_rate}; give fewer (--warmup_steps {steps // 10}) or more steps"
+            f"learning_rate={recipe.learning_rate}; give fewer ({fewer}) or more steps"
         )
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=recipe.learning_rate)
     try:
