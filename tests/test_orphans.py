@@ -145,7 +145,8 @@ FORMS = {
     "a sample within a text": lambda name: json.dumps({"raw": row(name)}),
     "escaped": lambda name: row(name).replace("/", "\\/"),
 }
-FILES = ("val.jsonl", "blind_10.jsonl", "rows.json", "set/train_9.jsonl", "a/b/c/TEST.JSONL")
+FILES = ("val.jsonl", "blind_10.jsonl", "rows.json", "set/train_9.jsonl", "a/b/c/TEST.JSONL", "../mine.jsonl",
+         "old.jsonl.bak", "rows.ndjson", "train.jsonl~")  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from leap.records.litter import listed, walk
 from leap.records.set_aside import RESTORE
 
 IMAGE_NAMES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-_SAMPLES = (".jsonl", ".json")
+# Also copies, as editors and people name them.
+_SAMPLES = re.compile(r".*\.(?:json|jsonl|ndjson)(?:[.~_-].*)?", re.IGNORECASE)
 # A JSON string that ends like an image's name, whatever record it stands in: also where that is no sample of ours.
 _NAMED = re.compile(rb'"([^"\n]*\.(?:png|jpe?g|webp|bmp))\\?"', re.IGNORECASE)
 _EXAMPLE = re.compile(r"/example\d+/input/")  # in the benchmark's form: its images belong together
@@ -64,14 +65,16 @@ class Places:
         return None
 
     def known_files(self, files: Sequence[Path], searched: Sequence[Path]) -> list[Path]:
-        """Every file of samples there is: those that are checked, what lies beside them, and all in the data folder."""
-        beside = {file.parent for file in files} | {folder.parent for folder in searched}
+        """Every file of samples there is: those that are checked, what lies beside them or in the workspace itself, and
+        all in the data folder.
+        """
+        beside = {self.workspace} | {file.parent for file in files} | {folder.parent for folder in searched}
         beside |= {folder.resolve().parent for folder in searched}  # a linked one is another's, perhaps
         beside |= {self.root, self.root.parent} if self.root else set()
-        found = {path for folder in beside for path in listed(folder) if path.name.casefold().endswith(_SAMPLES)}
+        found = {path for folder in beside for path in listed(folder) if _SAMPLES.fullmatch(path.name)}
         for folder in {self.data, self.workspace / "data", *searched}:
             for place, names in walk(folder, RESTORE):  # of 150,000 names few are worth a path
-                found.update(place / name for name in names if name.casefold().endswith(_SAMPLES))
+                found.update(place / name for name in names if _SAMPLES.fullmatch(name))
         return sorted({*files, *(path for path in found if path.is_file())})
 
 

@@ -8,7 +8,7 @@
 Looks for missing and corrupt pictures, for rows that cannot be read, for pictures that no file of samples names (in
 images/, or with --image_root in its folders that hold the rows' pictures), and writes the tasks that lack a picture
 named <task>-<episode> to missing_task_ids.txt in the data folder. What any JSONL or JSON file of the data folder names,
-or one beside the checked files, is no such orphan.
+or one in the workspace's own folder or beside the checked files, is no such orphan.
 --delete deletes nothing: corrupt pictures and orphans go to trash/ in the data folder, or in an image root outside of
 it, and --restore brings them back.
 With --dry-run nothing is written either.
