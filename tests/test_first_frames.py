@@ -88,6 +88,8 @@ def test_an_episode_may_have_the_tasks_number(above: str) -> None:
         (["327/1/head/0.jpg"], r"'327/1/head/0.jpg' is not named <episode>/<frame>.* it is 'head'"),
         (["0.jpg"], "it is ''"),
         (["327/0.jpg", "327/1.jpg"], "images lie directly in '327', which is the task's folder"),
+        (["0327/0.jpg", "0327/1.jpg"], "images lie directly in '0327'"),
+        (["task_0327/0327/0.jpg", "x/1/0.jpg", "task_0328/2/0.jpg"], "belongs to task 0328"),
         (["./image/327/648642-0.jpg"], "images lie directly in 'image/327'"),
         (["327/0.jpg", "327/648642/0.jpg"], "images lie directly in '327'"),
         (["327/648642/0.jpg", "327/cover.png"], "images lie directly in '327'"),

@@ -117,6 +117,21 @@ def test_what_is_there_already_is_kept(root: Path) -> None:
     assert unpacked(root) == {**CONTENT, "other.png": b"mine too"}
 
 
+def test_a_file_in_the_place_of_a_folder_is_kept_and_named(root: Path) -> None:
+    images = root / "data" / "images"
+    images.mkdir()
+    (images / "sub").write_bytes(b"mine")
+    for _ in range(2):
+        done = script(root)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "1 images not unpacked (image sub/8-1.jpg, another image of this name is there" in line
+        assert unpacked(root) == {**{name: data for name, data in CONTENT.items() if "/" not in name}, "sub": b"mine"}
+    (images / "sub").unlink()
+    assert script(root).returncode == 0
+    assert unpacked(root) == CONTENT
+
+
 def _link(name: str, target: str) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.linkname = tarfile.SYMTYPE, target
@@ -136,6 +151,9 @@ HOSTILE = {
     "a newline": (tar_gz([*packed(), ("images/a\nb.png", b"x")]), "is no name for an image"),
     "too long a name": (tar_gz([*packed(), (f"images/{'é' * 130}.png", b"x")]), "is no name for an image"),
     "too large an image": (tar_gz([*packed(), ("images/a.png", bytes(1 << 26))]), "an image of 67,108,864 bytes"),
+    "two of one name": (tar_gz([*packed("a/images/"), ("b/images/327-1.png", b"x")]), "would both become images/327-1"),
+    "one without a folder": (tar_gz([*packed(), ("327-1.png", b"x")]), "would both become images/327-1.png"),
+    "an image as folder": (tar_gz([*packed(), ("images/327-1.png/a.png", b"x")]), "'327-1.png' is an image, and has"),
     "no images": (tar_gz([("images/a.txt", b"x")]), "no images in it"),
 }
 
@@ -151,6 +169,8 @@ def test_nothing_of_a_broken_or_hostile_archive_is_put_in_place(root: Path, kind
     assert words in line
     assert str(archive_of(root)) in line
     assert unpacked(root) == {}
+    assert "0 images of" in done.stdout
+    assert "0 of them new" in done.stdout
     assert {path for path in root.rglob("*") if "images" not in path.parts} == before
 
 

@@ -284,8 +284,23 @@ def test_no_row_at_all_says_why(root: Path) -> None:
     done = run_script(SCRIPT, root=root)
     assert done.returncode == 1
     assert "no picture: 40" in done.stderr
+    for file in (root / "data" / "task_info").iterdir():
+        file.write_text("[]")
+    assert "no row can be made (the sources are empty)" in run_script(SCRIPT, root=root).stderr
     shutil.rmtree(root / "data" / "task_info")
     assert run_script(SCRIPT, root=root).returncode == 2
+
+
+def test_half_a_character_in_an_annotation_is_no_end_of_the_making(root: Path) -> None:
+    """As Python's json writes it. No file in UTF-8 can hold one."""
+    half = "\ud83d"
+    actions = [{"start_frame": 0, "end_frame": 1, "action_text": f"Pick{half} up.", "skill": f"Pi{half}ck"}]
+    odd = episode(7, 0, task_name=f"A{half}", init_scene_text=f"B{half}", label_info={"action_config": actions})
+    write_annotations(root, 7, [odd, *(episode(7, number) for number in range(1, EPISODES))])
+    build(root)
+    written = "".join(file.read_text() for file in sorted((root / "data").glob("t*_*.jsonl")))
+    assert "Pick\ufffd up." in written
+    assert "B\ufffd" in written
 
 
 def copies(root: Path) -> None:

@@ -186,6 +186,7 @@ class _Work:
             pass
         except ArchiveError as error:
             store.discard()
+            store.made.clear()
             outcome.state, outcome.problem = "failed", str(error)
         except LeapError as error:
             outcome.state, outcome.problem = "failed", str(error)

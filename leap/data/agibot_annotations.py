@@ -23,17 +23,21 @@ from leap.data.candidates import Candidate, LeftOut, make_candidate, row_path
 from leap.data.listing import Listing
 from leap.data.wording import plain_request, plain_row
 from leap.errors import LeapError
-from leap.records.files import first_problem, read_json
+from leap.records.files import first_problem, read_json, whole_characters
 from leap.records.litter import listed
 
 SOURCE = "love-agibot"
 _TASK_FILE = re.compile(r"(?:task|output)_(\d+)")
 
 
+def _on_one_line(text: str) -> str:
+    return " ".join(whole_characters(text).split())
+
+
 def _said(text: str) -> str:
     if not text.strip():
         raise ValueError("the text is empty")
-    return " ".join(text.split())
+    return _on_one_line(text)
 
 
 Said = Annotated[str, AfterValidator(_said)]
@@ -65,7 +69,7 @@ class Episode(BaseModel):
     episode_id: Number
     task_id: Number | None = None
     task_name: Said
-    init_scene_text: str = ""
+    init_scene_text: Annotated[str, AfterValidator(_on_one_line)] = ""
     label_info: LabelInfo = Field(validation_alias=AliasChoices("label_info", "lable_info"))
 
     @property
@@ -155,7 +159,7 @@ def episode_rows(
 
 def _row(episode: Episode, picture: Path, roots: Sequence[Path], seed: int) -> Candidate:
     request = plain_request(episode.task_name, random.Random(f"{seed}/{episode.key}"), on_a_table=False)
-    question = f"{' '.join(episode.init_scene_text.split())} {request}".strip()
+    question = f"{episode.init_scene_text} {request}".strip()
     actions = episode.actions()
     row = plain_row(
         f"{SOURCE}/{episode.key}", row_path(picture, roots), question, [action.action_text for action in actions]

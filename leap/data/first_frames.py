@@ -99,7 +99,7 @@ class FirstFrames:
                 f"episode's number, and it is {episode!r}"
             )
         task = _TASK.fullmatch(above[0]) if above else None
-        if task and task[1] != self._task:
+        if task and int(task[1]) != int(self._task):
             raise ArchiveError(
                 f"{stream.path}: {name!r} belongs to task {task[1]}, and the file's name says task {self._task}"
             )
@@ -120,8 +120,10 @@ class FirstFrames:
 
         It is one where episodes lie beside it. Else many episodes would become one image.
         """
-        found = self._episodes.get(self._task)
-        if found is None or found.folder.split("/")[-2:-1] in ([self._task], [f"task_{self._task}"]):
+        number = int(self._task)  # leading zeros make no other task
+        found = next((one for episode, one in self._episodes.items() if int(episode) == number), None)
+        above = _TASK.fullmatch((["", *found.folder.split("/")])[-2]) if found else None
+        if found is None or (above and int(above[1]) == number):
             return
         others = [episode.folder for episode in self._episodes.values() if episode is not found]
         if not others or any(other.startswith(f"{found.folder}/") for other in others):

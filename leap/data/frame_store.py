@@ -86,9 +86,12 @@ class ImageStore:
         return self._aside / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}-{digest[:32]}"
 
     def _is_taken(self, name: str, known: PictureRecord | None) -> bool:
-        """Whether a file that is not ours, or not as we left it, lies in an image's place."""
+        """Whether a file that is not ours, or not as we left it, lies in an image's place, or in that of its folder."""
         place = self.picture(name)
-        return os.path.lexists(place) and not (known and known.describes(place))
+        if os.path.lexists(place):
+            return not (known and known.describes(place))
+        there = next(folder for folder in place.parents if os.path.lexists(folder))
+        return not there.is_dir()
 
     @property
     def begun(self) -> bool:

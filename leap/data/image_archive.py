@@ -6,7 +6,7 @@ a kill at any moment is gone on from, nothing of a broken or hostile one stays, 
 
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from rich.filesize import decimal
@@ -41,7 +41,7 @@ class _AllImages:
 
     def __init__(self, store: ImageStore) -> None:
         self._store = store
-        self._names: set[str] = set()
+        self._names: dict[str, str] = {}  # and as which member of the archive
 
     def __len__(self) -> int:
         return len(self._names)
@@ -56,10 +56,17 @@ class _AllImages:
             data = stream.read(member.size)
             if len(data) < member.size:
                 raise stream.broken(f"{member.name!r} is cut short")
-            self._names.add(name)
+            if self._names.setdefault(name, member.name) != member.name:
+                raise ArchiveError(
+                    f"{stream.path}: {self._names[name]!r} and {member.name!r} would both become "
+                    f"{_FOLDER}/{name}; unpack it by hand"
+                )
             self._store.settle(name, member.name, data)
         if not self._names:
             raise ArchiveError(f"{stream.path}: no images in it; {DOWNLOAD_AGAIN}")
+        for name in self._names:
+            if above := next((str(part) for part in PurePosixPath(name).parents if str(part) in self._names), None):
+                raise ArchiveError(f"{stream.path}: {above!r} is an image, and has {name!r} in it; {DOWNLOAD_AGAIN}")
 
 
 def _name_of(stream: GzipStream, path: str) -> str:

@@ -41,7 +41,8 @@ def build(sources: Sources, settings: BuildSettings, cache: Path, origin: dict[s
     if sources.examples:
         rows += _vlabench(sources.examples, sources, settings, told)
     if not rows:
-        why = ", ".join(f"{reason}: {len(names)}" for reason, names in left_out.names.items())
+        reasons = [f"{reason}: {len(names)}" for reason, names in left_out.names.items()]
+        why = ", ".join(reasons) or "the sources are empty"
         raise LeapError(f"no row can be made ({why}); pictures are expected in {sources.images}")
     evaluation = evaluation_pictures(sources.evaluation)
     card = build_training_file(rows, left_out, evaluation, PictureStore(cache), settings, {**origin, "sources": told})
