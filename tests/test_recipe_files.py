@@ -156,16 +156,35 @@ def test_any_value_of_any_key_is_good_or_one_line(values: dict[str, str], chance
 # --- a base, and who is to blame
 
 
-def test_a_base_is_found_beside_a_recipe_among_leaps_own_and_as_a_file(tmp_path: Path) -> None:
+def test_a_base_is_found_beside_a_recipe_among_leaps_own_and_as_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "deep").mkdir()
     mine = tmp_path / "deep" / "mine.yaml"
-    for base in ("demo", f"{RECIPES}/demo.yaml", "../demo.yaml", "../demo"):
+    for base in ("demo", "demo.yaml", f"{RECIPES}/demo.yaml", "../demo.yaml", "../demo", "~/demo.yaml", "~/demo"):
         mine.write_text(f"base: {base}\nseed: 7\n")
         (tmp_path / "demo.yaml").write_text(DEMO)
         assert read_recipe(mine) == read_recipe(RECIPES / "demo.yaml", {"seed": 7})
     (mine.parent / "demo.yaml").write_text(DEMO.replace("max_steps: 400", "max_steps: 9"))
     mine.write_text("base: demo\n")
     assert read_recipe(mine).max_steps == 9  # the nearest
+
+
+def test_a_home_folder_in_a_recipe_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell has put it in place: a run would write into a folder named ~ in the workspace."""
+    monkeypatch.setenv("HOME", "/home/me")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: demo\noutput_dir: ~/runs/one\ntrain_file: data/~mine.jsonl\n")
+    recipe = read_recipe(mine)
+    assert (recipe.output_dir, recipe.train_file) == ("/home/me/runs/one", "data/~mine.jsonl")
+    assert read_recipe(mine, {"val_file": "~/val.jsonl"}).val_file == "/home/me/val.jsonl"
+    mine.write_text("base: demo\nimage_root: ~no-such-user/images\n")
+    with pytest.raises(LeapError, match=f"{mine}: image_root: ~no-such-user/images: there is no such user's folder"):
+        read_recipe(mine)
+    mine.write_text("base: ~no-such-user/demo\n")
+    with pytest.raises(LeapError, match=f"{mine}: base: ~no-such-user/demo.yaml: there is no such user's folder"):
+        read_recipe(mine)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pydantic import (
 from leap.cli import LARGEST_COUNT, MOST_IMAGE_TOKENS, MOST_WORKERS
 from leap.errors import LeapError, UsageError
 from leap.models.families import COMPONENTS, Component
+from leap.paths import at_home
 from leap.records.files import first_problem, is_file, read_text
 from leap.records.litter import listed
 from leap.records.yaml_text import LARGEST, load_yaml
@@ -201,6 +202,17 @@ class Recipe(BaseModel):
             raise ValueError("it holds a control character, or bytes that are not UTF-8")
         return value
 
+    @field_validator(*PATHS, mode="before")
+    @classmethod
+    def place(cls, value: Any) -> Any:
+        """~ is a home folder in a file too, where no shell has put it in place."""
+        if not isinstance(value, str) or not value.startswith("~"):
+            return value
+        try:
+            return str(at_home(value))
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
     @model_validator(mode="after")
     def consistent(self) -> "Recipe":
         if self.bf16 and self.fp16:
@@ -312,7 +324,7 @@ def recipe_layers(path: Path) -> list[Layer]:
     """The values of a recipe file, under them those of its base. LeapError names file, line and key that are wrong.
 
     `base: NAME` in it means NAME.yaml beside it, or else among LEAP's own recipes; `base: FILE.yaml` a file, from the
-    recipe's folder. A base has none itself.
+    recipe's folder, where it is not one of LEAP's own. A base has none itself.
     """
     own = _read_values(path)
     base = own.pop("base", None)
@@ -328,9 +340,8 @@ def recipe_layers(path: Path) -> list[Layer]:
 
 
 def _base_file(path: Path, base: str) -> Path:
-    if Path(base).suffix in SUFFIXES:
-        return path.parent / base
-    beside, shipped = path.parent / f"{base}.yaml", SHIPPED / f"{base}.yaml"
+    name = base if Path(base).suffix in SUFFIXES else f"{base}.yaml"
+    beside, shipped = path.parent / at_home(name, f"{path}: base: "), SHIPPED / name
     return shipped if shipped.is_file() and not beside.is_file() else beside
 
 
