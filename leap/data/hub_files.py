@@ -1,6 +1,7 @@
 """What a repository of a hub holds: names, sizes and hashes of its files at one commit."""
 
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -8,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, TypeAdapter
 
 from leap.errors import LeapError
+from leap.records.files import naming
 
 HUB = "https://huggingface.co"
 _NOT_CONTENT = ".gitattributes"  # git's own; in a data folder it would act on the repository around it
@@ -93,6 +95,9 @@ def _file(entry: Entry, repository: Repository) -> HubFile:
 
 def note_origin(folder: Path, commit: str, file: HubFile) -> None:
     """Write down where a file came from, as `hf download` does: that then fetches none of ours again."""
-    from huggingface_hub._local_folder import write_download_metadata  # its format has no public writer
+    from huggingface_hub._local_folder import get_local_download_paths
 
-    write_download_metadata(folder, file.path, commit, file.sha256 or file.blob)
+    # Not by its own writer, which locks each note by flock: some file systems have none, and we hold the folder.
+    note = get_local_download_paths(folder, file.path).metadata_path
+    with naming(note):
+        note.write_text(f"{commit}\n{file.sha256 or file.blob}\n{time.time()}\n")

@@ -1,6 +1,5 @@
 """How far evaluations are, read from their result files alone; nothing is written."""
 
-import fcntl
 import os
 import time
 from collections import Counter, deque
@@ -17,8 +16,9 @@ from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.result_folder import PREDICTIONS
 from leap.evaluation.score import without_plan
 from leap.records.benchmark import Prediction
-from leap.records.files import LOCK, first_problem, is_file, read_record
+from leap.records.files import first_problem, is_file, read_record
 from leap.records.litter import listed
+from leap.records.locks import LOCK, lock_holder
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.parsing import parse_plan
 
@@ -167,19 +167,6 @@ class Monitor:
             process=holder,
             problem=problem,
         )
-
-
-def lock_holder(path: Path) -> str | None:
-    """What stands in a lock file ("PID host") while a process holds it; None where none does."""
-    try:
-        with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "unknown"
-    except FileNotFoundError:
-        return None
-    return None
 
 
 def _status(manifest: dict[str, Any], holder: str | None) -> Status:

@@ -22,8 +22,9 @@ from leap.evaluation.usage import usage_and_cost
 from leap.inference.protocol import Answer, Engine, Request, request_hash
 from leap.models.checkpoints import changed_files, read_marker
 from leap.records.benchmark import BenchmarkExample
-from leap.records.files import LOCK, FolderLock, JsonlAppender, is_file, move_folder, write_json
+from leap.records.files import FolderLock, JsonlAppender, is_file, move_folder, write_json
 from leap.records.litter import listed
+from leap.records.locks import LOCK
 from leap.redaction import hide_all
 from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, Dimension

@@ -14,6 +14,7 @@ from typing import Literal
 
 from leap import provenance
 from leap.errors import LeapError
+from leap.records.locks import is_alive
 from leap.redaction import hide
 from leap.workers import end_with_parent
 
@@ -133,28 +134,11 @@ def _start(job: Job, log: Path, environment: Mapping[str, str]) -> subprocess.Po
 
 
 def running_pid(path: Path) -> int | None:
-    """The PID in a PID file if such a process is alive; None for no file, or one that a crash left.
-
-    A process that has ended is not alive, also where nobody reaps it: in a container there is often no init that would.
-    """
+    """The PID in a PID file if such a process is alive; None for no file, or one that a crash left."""
     text = path.read_text(errors="replace").strip() if path.is_file() else ""
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):  # what else stands there is no process
         return None
-    try:
-        os.kill(int(text), 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:  # alive, another user's
-        pass
-    return None if _is_zombie(int(text)) else int(text)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:  # just gone, or no Linux
-        return False
-    return state in "ZX"
+    return int(text) if is_alive(int(text)) else None
 
 
 def end_leftover(logs: Path, name: str) -> None:

@@ -2,11 +2,9 @@
 
 import codecs
 import errno
-import fcntl
 import json
 import os
 import shutil
-import socket
 import stat
 import sys
 import tempfile
@@ -16,16 +14,16 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from leap.errors import LeapError
+from leap.records.locks import LOCK, Held, take, written_holder
 from leap.redaction import hide
 
 Record = TypeVar("Record", bound=BaseModel)
-LOCK = ".lock"
 _TEMPORARY = ".tmp"
 RESTORE = "restore or remove the file"
 _DEEPEST, _MOST_DIGITS = 100, 100  # of JSON; tokenizers' files have numbers of 31 digits
@@ -48,7 +46,7 @@ def write_atomic(path: Path, content: str | bytes, if_changed: bool = False) -> 
     data = encoded(hide(content)) if isinstance(content, str) else content
     if if_changed and path.is_file() and path.read_bytes() == data:
         return
-    with replacing(path) as temporary, _naming(path):
+    with replacing(path) as temporary, naming(path):
         temporary.write_bytes(data)
 
 
@@ -66,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with _naming(path), temporary.open("rb+") as file:
+        with naming(path), temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private
         os.replace(temporary, path)
@@ -77,7 +75,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """A failed write (a full disk) does not say by itself which file it was."""
     try:
         yield
@@ -127,7 +125,7 @@ def sync_tree(folder: Path) -> None:
     for place, _, names in os.walk(folder):
         for name in names:
             path = Path(place, name)
-            with _naming(path), path.open("rb") as file:
+            with naming(path), path.open("rb") as file:
                 os.fsync(file.fileno())
         sync_folder(Path(place))
 
@@ -365,11 +363,11 @@ class JsonlAppender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _naming(self.path):
+        with naming(self.path):
             self._file.close()
 
     def append(self, record: BaseModel) -> None:
-        with _naming(self.path):
+        with naming(self.path):
             self._file.write(jsonl_line(record))
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -431,24 +429,12 @@ def free_place(place: Path) -> Path:
     raise AssertionError
 
 
-_held: set[IO[str]] = set()  # files of the locks that this process holds
-
-
-def _let_go_after_fork() -> None:
-    """A forked worker has its parent's lock too, and would keep it when the parent is killed."""
-    for file in _held:
-        file.close()
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go_after_fork)
-
-
 class FolderLock:
     """One process at a time writes into a folder. The lock ends with its process, however that ends.
 
-    Raises LeapError that names the process that holds it, after `patience` seconds. What a killed process was replacing
-    is removed, and so is a folder with nothing in it but the lock.
+    Where the file system has no flock, a process killed on another machine leaves it behind: the error says so. Raises
+    LeapError that names the process that holds it, after `patience` seconds. What a killed process was replacing is
+    removed, and so is a folder with nothing in it but the lock.
     """
 
     def __init__(self, folder: Path, patience: float = _LOCK_PATIENCE) -> None:
@@ -456,56 +442,36 @@ class FolderLock:
 
     def __enter__(self) -> "FolderLock":
         deadline = time.monotonic() + self._patience
-        while not self._take():
+        while (held := self._take()) is None:
             if time.monotonic() > deadline:
-                raise LeapError(
-                    f"{self._folder}: another process writes here ({self._holder()}); wait until it is done, or stop it"
-                )
+                raise LeapError(self._told())
             time.sleep(_LOCK_PATIENCE / 10)
-        _held.add(self._file)
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._file.flush()
+        self._held = held
         for leftover in self._folder.glob(f".*{_TEMPORARY}"):
             leftover.unlink()
         return self
 
-    def _take(self) -> bool:
-        """Whether the lock is ours now; not where its last holder removed the file or the folder meanwhile."""
+    def _take(self) -> Held | None:
+        """None, too, where the last holder removed the file or the folder meanwhile."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a+")
+            return take(self._path)
         except FileNotFoundError:
-            return False
+            return None
         except FileExistsError:  # mkdir's answer, too, where the folder goes just while it looks
             if self._folder.exists():
                 raise
-            return False
-        with suppress(BlockingIOError):
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._in_place():
-                return True
-        self._file.close()
-        return False
+            return None
 
-    def _in_place(self) -> bool:
-        """Whether the file that we have open is the one that others find."""
-        try:
-            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
-        except FileNotFoundError:
-            return False
-
-    def _holder(self) -> str:
-        with suppress(FileNotFoundError):
-            return self._path.read_text().strip() or "unknown"
-        return "unknown"
+    def _told(self) -> str:
+        holder, may_stay = written_holder(self._path)
+        told = f"{self._folder}: another process writes here ({holder}); wait until it is done, or stop it"
+        way_out = f"; there is no flock on this file system: if that process is gone, remove {self._path}"
+        return told + way_out * may_stay
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._in_place():  # not moved away with the folder: then another's may be in its place
-            self._path.unlink()
-            with suppress(OSError):  # not empty
-                self._folder.rmdir()
-        _held.discard(self._file)
-        self._file.close()
+        self._held.release()
+        with suppress(OSError):  # not empty
+            self._folder.rmdir()

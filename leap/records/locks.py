@@ -1,0 +1,200 @@
+"""Who holds a folder: by flock, which ends with its process, or where a file system has none, by the lock file itself.
+
+Lustre without -o flock and NFS without its lock service refuse flock. A lock file that marks its holder by being there
+(`filelock`'s soft lock) works on both, but outlasts a killed process: one of this machine is found dead and replaced,
+one of another must be removed by hand. Machines that mount one file system in both ways heed each other.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import socket
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from filelock import SoftFileLock
+
+LOCK = ".lock"
+_NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_HOLDER = re.compile(r"(?:process )?([0-9]{1,10})(?: on |\n)(\S+)")  # flock's holder writes the one, filelock the other
+_NAMESPACE = "?pidns-"  # what filelock puts behind a host's name in a container
+_open: set[IO[str]] = set()  # files of the locks that this process holds by flock
+
+
+def _let_go_after_fork() -> None:
+    """A forked worker has its parent's lock too, and would keep it when the parent is killed."""
+    for file in _open:
+        file.close()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
+
+
+class Held(Protocol):
+    """A lock that this process holds."""
+
+    def release(self) -> None:
+        """Let go, and remove the lock file where it is ours still: its folder may have been moved away with it."""
+        ...
+
+
+def take(path: Path) -> Held | None:
+    """Take a lock file in a folder that is there; None while another process holds it."""
+    return _take_flock(path) if has_flock(path.parent) else _take_marker(path)
+
+
+class _Flock:
+    def __init__(self, path: Path, file: IO[str]) -> None:
+        self._path, self._file = path, file
+        _open.add(file)
+
+    def release(self) -> None:
+        if _is_in_place(self._path, self._file):
+            self._path.unlink()
+        _open.discard(self._file)
+        self._file.close()
+
+
+def _take_flock(path: Path) -> Held | None:
+    file = path.open("a+", errors="replace")
+    file.seek(0)
+    try:
+        if _try_flock(file, fcntl.LOCK_EX) and _is_in_place(path, file) and not _marks_a_living(file.read()):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            return _Flock(path, file)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        file.close()
+        raise
+    file.close()
+    return None
+
+
+class _Marker:
+    def __init__(self, lock: "SoftFileLock") -> None:
+        self._lock = lock
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _take_marker(path: Path) -> Held | None:
+    from filelock import SoftFileLock, Timeout
+
+    if path.is_file():
+        text = path.read_text(errors="replace")
+        if _may_live(text):
+            return None
+        _remove_dead(path, text)
+    lock = SoftFileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return _Marker(lock)
+
+
+def _remove_dead(path: Path, text: str) -> None:
+    """Remove the lock file with this text, and no other that takes its place just now."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as aside:
+        found = Path(aside, LOCK)
+        path.replace(found)
+        if found.read_text(errors="replace") != text:
+            with suppress(FileExistsError):
+                os.link(found, path)
+
+
+def has_flock(folder: Path) -> bool:
+    """Whether the file system of a folder has flock, tried on a file that nobody else sees."""
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        return _try_flock(probe, fcntl.LOCK_EX) is not None
+
+
+def _try_flock(file: IO[str] | IO[bytes], kind: int) -> bool | None:
+    """Whether the lock is ours now; None where the file system has none."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_FLOCK:
+            return None
+        raise
+    return True
+
+
+def _is_in_place(path: Path, file: IO[str]) -> bool:
+    """Whether the file that we have open is the one that others find."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def lock_holder(path: Path) -> str | None:
+    """Who stands in a lock file while a process holds it; None where none does. Nothing is written."""
+    try:
+        with path.open(errors="replace") as file:
+            taken, text = _try_flock(file, fcntl.LOCK_SH), file.read()
+    except FileNotFoundError:
+        return None
+    held = not taken if taken is not None else _may_live(text)
+    return _in_words(text) if held or _marks_a_living(text) else None
+
+
+def written_holder(path: Path) -> tuple[str, bool]:
+    """Who stands in a lock file, in words, and whether it may stand there for ever."""
+    with suppress(OSError):
+        text = path.read_text(errors="replace")
+        return _in_words(text), _is_marker(text) or not has_flock(path.parent)
+    return "unknown", False
+
+
+def _marks_a_living(text: str) -> bool:
+    return _is_marker(text) and _may_live(text)
+
+
+def _is_marker(text: str) -> bool:
+    """Whether a lock file's being there is the lock, since its holder found no flock."""
+    return re.match(r"[0-9]+\n", text) is not None
+
+
+def _may_live(text: str) -> bool:
+    """Whether the process that stands in a lock file may be alive: that of another machine may."""
+    match = _HOLDER.match(text)
+    return match is None or not _is_here(match[2]) or is_alive(int(match[1]))
+
+
+def _is_here(host: str) -> bool:
+    name, _, namespace = host.partition(_NAMESPACE)
+    return name == socket.gethostname() and namespace in ("", f"{Path('/proc/self/ns/pid').stat().st_ino:x}")
+
+
+def _in_words(text: str) -> str:
+    match = _HOLDER.match(text)
+    return f"process {match[1]} on {match[2].partition(_NAMESPACE)[0]}" if match else text.strip() or "unknown"
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is alive.
+
+    One that has ended is not, also where nobody reaps it: in a container there is often no init that would.
+    """
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # alive, another user's
+        pass
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # just gone, or no Linux
+        return True
+    return state not in "ZX"

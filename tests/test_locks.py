@@ -1,0 +1,137 @@
+"""File systems without flock (Lustre, NFS): a soft lock in its place, its holder named, and a way out of a dead one."""
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+from servers.faulty_openai import MODEL, FaultyServer
+from servers.hub import HubServer
+from servers.hub_store import Stored
+
+from leap.errors import LeapError
+from leap.records.files import FolderLock
+from leap.records.locks import lock_holder
+
+NO_FLOCK = """
+#include <errno.h>
+#include <stdlib.h>
+int flock(int file, int how) { (void)file; (void)how; errno = atoi(getenv("NO_FLOCK")); return -1; }
+"""
+HOLD = (
+    "import sys; from pathlib import Path; from leap.records.files import FolderLock\n"
+    "with FolderLock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+)
+ERRORS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A C library whose flock fails, to be loaded before the system's."""
+    folder, compiler = tmp_path_factory.mktemp("library"), shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    (folder / "flock.c").write_text(NO_FLOCK)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "flock.so", folder / "flock.c"], check=True)
+    return folder / "flock.so"
+
+
+def without(library: Path, number: int) -> dict[str, str]:
+    """The environment of a process that finds no flock."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "LD_PRELOAD": str(library), "NO_FLOCK": str(number)}
+
+
+@pytest.fixture
+def start() -> Iterator[Any]:
+    """Start a process that takes a folder's lock, and holds it until its input ends."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        started.append(subprocess.Popen([sys.executable, "-c", HOLD, folder], env=environment, text=True, **pipes))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
+def test_one_at_a_time_without_flock(tmp_path: Path, library: Path, start: Any, number: int) -> None:
+    folder, bare = tmp_path / "a", without(library, number)
+    first = start(folder, bare)
+    assert first.stdout.readline() == "held\n"
+    holder = f"process {first.pid} on {socket.gethostname()}"
+    second = start(folder, bare).communicate(timeout=60)[1]
+    assert f"{folder}: another process writes here ({holder})" in second
+    assert f"if that process is gone, remove {folder / '.lock'}" in second
+    with pytest.raises(LeapError, match=holder), FolderLock(folder):  # this process has flock there
+        pass
+    assert lock_holder(folder / ".lock") == holder
+    assert first.communicate(timeout=60)[1] == ""
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
+def test_a_killed_holder_of_this_machine_is_found_dead(tmp_path: Path, library: Path, start: Any, number: int) -> None:
+    folder, bare = tmp_path / "a", without(library, number)
+    for _ in range(2):
+        killed = start(folder, bare)
+        assert killed.stdout.readline() == "held\n"
+        killed.kill()  # nobody waits for it, as in a container without an init
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+        assert lock_holder(folder / ".lock") is None
+    assert start(folder, bare).communicate(timeout=60) == ("held\n", "")
+    assert not folder.exists()
+
+
+def test_a_holder_by_flock_keeps_others_out(tmp_path: Path, library: Path, start: Any) -> None:
+    bare = without(library, errno.ENOLCK)
+    with FolderLock(tmp_path / "a"):
+        assert f"(process {os.getpid()} on " in start(tmp_path / "a", bare).communicate(timeout=60)[1]
+        assert lock_holder(tmp_path / "a" / ".lock") == f"process {os.getpid()} on {socket.gethostname()}"
+    killed = start(tmp_path / "a", {**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    assert killed.stdout.readline() == "held\n"
+    killed.kill()
+    killed.wait()
+    assert start(tmp_path / "a", bare).communicate(timeout=60) == ("held\n", "")
+
+
+def test_a_holder_on_another_machine_is_removed_by_hand(tmp_path: Path, library: Path, start: Any) -> None:
+    (tmp_path / ".lock").write_text("4242\nanother.host?pidns-f000001f\n77\n")
+    for environment in (without(library, errno.ENOSYS), {**os.environ, "PYTHONPATH": str(REPOSITORY)}):
+        told = start(tmp_path, environment).communicate(timeout=60)[1]
+        assert "(process 4242 on another.host); wait until it is done, or stop it; there is no flock" in told
+    assert lock_holder(tmp_path / ".lock") == "process 4242 on another.host"
+    (tmp_path / ".lock").unlink()
+    assert start(tmp_path, without(library, errno.ENOSYS)).communicate(timeout=60) == ("held\n", "")
+
+
+def run(script: str, *arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / script), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_evaluations_and_downloads_need_no_flock(workspace: Path, tmp_path: Path, library: Path) -> None:
+    bare = without(library, errno.ENOLCK) | {"LEAP_ROOT": str(workspace), "NO_PROXY": "*"}
+    script, flags = "scripts/evaluation/run_vlm_evaluation.py", ["--engine", "openai", "--dimension", "Spatial"]
+    with FaultyServer(answer=lambda body: "[]") as server:
+        asked = [*flags, "--base_url", server.url, "--model", MODEL, "--output_dir", str(tmp_path / "results")]
+        done = run(script, *asked, environment=bare)
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "results").rglob(".lock*"))
+    files = {"a.txt": b"a", "b/c.bin": bytes(5000)}
+    with HubServer([Stored("someone/data", "model", files)]) as hub:
+        wanted = ["someone/data", "--local-dir", str(tmp_path / "data")]
+        online = bare | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+        done = run("scripts/download/download_model.py", *wanted, environment=online)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data" / "b" / "c.bin").read_bytes() == files["b/c.bin"]
