@@ -3,8 +3,8 @@
     python -I supervise.py PARENT_PID COMMAND [ARGUMENTS ...]
 
 The command runs in a process group of its own. When it ends, when this process is told to end, or when the parent is
-gone (SIGKILL gives it no chance to clean up), the whole group is ended: SIGTERM first, SIGKILL after GRACE seconds.
-Uses the standard library alone, so that it starts at once.
+gone (SIGKILL gives it no chance to clean up), the whole group is ended, and on Linux every descendant that has left the
+group: SIGTERM first, SIGKILL after GRACE seconds. Uses the standard library alone, so that it starts at once.
 """
 
 import contextlib
@@ -30,35 +30,89 @@ def main() -> int:
     while child.poll() is None and not told and os.getppid() == parent:
         time.sleep(_POLL)
     if child.poll() is None:
-        _signal_group(child.pid, signal.SIGTERM)
+        _signal_all(child.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE)
-    _signal_group(child.pid, signal.SIGKILL)  # what the command started and left behind, too
+    _signal_all(child.pid, signal.SIGKILL)  # what the command started and left behind, too
     code = child.wait()
-    _wait_for_orphans()
+    _end_orphans()
     return code if code >= 0 else 128 - code
 
 
 def _adopt_orphans() -> None:
-    """Make this process the parent of grandchildren whose own parent ends: only so can it wait for their end."""
+    """Make this process the parent of grandchildren whose own parent ends: only so are they found, and waited for."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _signal_group(group: int, number: int) -> None:
+def _signal_all(group: int, number: int) -> None:
+    """The group, and the descendants that are not in it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
+    for process in descendants(os.getpid()):
+        send(process, number, but_group=group)
 
 
-def _wait_for_orphans() -> None:
-    """Until no descendant is left: a killed process holds its GPU memory for a moment longer."""
+def _end_orphans() -> None:
+    """Until no descendant is left: each has children that become ours, and holds its GPU memory for a moment longer."""
     deadline = time.monotonic() + GRACE
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < deadline:
             if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                for process in descendants(os.getpid()):
+                    send(process, signal.SIGKILL)
                 time.sleep(_POLL)
+
+
+def descendants(ancestor: int) -> list[tuple[int, str]]:
+    """(id, time of start) of every process below this one, as /proc tells them; none where there is no /proc."""
+    children: dict[int, list[tuple[int, str]]] = {}
+    for entry in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if entry.isdecimal() and (found := _status(int(entry))):
+            parent, started, _ = found
+            children.setdefault(parent, []).append((int(entry), started))
+    below, found_all = [ancestor], []
+    while below:
+        for process in children.get(below.pop(), ()):
+            found_all.append(process)
+            below.append(process[0])
+    return found_all
+
+
+def end_all(processes: list[tuple[int, str]]) -> None:
+    """End those that are still there: SIGTERM, on which one that supervises others ends them, then SIGKILL."""
+    for number, patience in ((signal.SIGTERM, 2 * GRACE), (signal.SIGKILL, GRACE)):
+        deadline = time.monotonic() + patience
+        while (left := [one for one in processes if _is_there(one)]) and time.monotonic() < deadline:
+            for process in left:
+                send(process, number)
+            time.sleep(_POLL)
+
+
+def _is_there(process: tuple[int, str]) -> bool:
+    found = _status(process[0])
+    return found is not None and found[1:] == (process[1], True)
+
+
+def _status(process: int) -> tuple[int, str, bool] | None:
+    """(parent, time of start, whether it runs and is not only waited for by its parent); None for one that is gone."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[1]), fields[19], fields[0] not in "ZX"
+
+
+def send(process: tuple[int, str], number: int, but_group: int | None = None) -> None:
+    """Signal a process of `descendants`, if it is still that one and not another with its id."""
+    identity, started = process
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        found = _status(identity)
+        if found and found[1] == started and os.getpgid(identity) != but_group:
+            os.kill(identity, number)
 
 
 if __name__ == "__main__":

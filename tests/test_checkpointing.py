@@ -106,6 +106,20 @@ def made(run: Path, step: int, **marker: Any) -> Path:
     return place
 
 
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o027])
+def test_files_have_the_mode_that_the_umask_gives_any_file(tmp_path: Path, mask: int) -> None:
+    """Weights too, which safetensors writes for their owner alone: a group's checkpoint is read by the group."""
+    before = os.umask(mask)
+    try:
+        for step in (1, 2, 3):
+            made(tmp_path, step)
+        slim_older(tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~mask}
+
+
 def test_a_kill_while_slimming_loses_nothing(tmp_path: Path) -> None:
     """Any prefix of what slimming does leaves a checkpoint that loads, and the next call completes it."""
     for step in (1, 2, 3):

@@ -20,6 +20,7 @@ from leap.data.pictures import PictureSize
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding
 from leap.models.checkpoints import MARKER, adapter_base
+from leap.models.export import export_model
 
 EXPORT = "scripts/training/export_model.py"
 __all__ = ["one_thread"]  # a fixture that every test here uses
@@ -78,6 +79,18 @@ def test_a_whole_model_is_exported_too(workspace: Path, model: Path, tmp_path: P
     before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "whole"))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert "LEAP did not train it" in (tmp_path / "whole" / "README.md").read_text()
+
+
+def test_what_is_exported_is_for_others_too(workspace: Path, model: Path, tmp_path: Path) -> None:
+    """As far as the umask lets them, and the demo's own model as well."""
+    before = os.umask(0o027)
+    try:
+        folder = export_model(model, tmp_path / "exported", None, "float32", None)
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}
+    assert len({path.stat().st_mode for path in model.iterdir()}) == 1
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(workspace: Path, adapter: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from leap.data.pictures import PictureSize
 from leap.models.image_size import record_size
 from leap.progress import quiet_libraries
+from leap.records.files import share_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -169,4 +170,5 @@ def save_demo_model(folder: Path, texts: Iterable[str], seed: int) -> int:
     processor = make_processor(tokenizer)
     record_size(processor, IMAGE_SIZE)
     processor.save_pretrained(folder)
+    share_weights(folder)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -9,7 +9,6 @@ import importlib
 import math
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,6 +27,7 @@ from leap.demo.catalogue import KINDS
 from leap.demo.labels import draw_labels, place_labels, visible_numbers
 from leap.demo.scene import Scene
 from leap.errors import LeapError
+from leap.records.files import unfinished
 
 _TOP = len(CAMERAS) - 1  # the index of the view from above
 _HIDDEN_GROUP = 5  # a geom group that the renderer does not draw
@@ -263,12 +263,11 @@ def _render_job(job: RenderJob, view_size: int) -> None:
 
 def _write_png(image: Image.Image, path: Path) -> None:
     """Write to a temporary name in the same folder, then rename, so that no half-written picture is ever seen."""
-    handle, temporary = tempfile.mkstemp(suffix=".part", prefix=path.name, dir=path.parent)
+    temporary = unfinished(path)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("xb") as stream:
             image.save(stream, "PNG", compress_level=1)
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner reads
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise

@@ -16,6 +16,7 @@ from leap import provenance
 from leap.errors import LeapError
 from leap.records.locks import is_alive
 from leap.redaction import hide
+from leap.supervise import descendants, end_all
 from leap.workers import end_with_parent
 
 _POLL = 0.1  # seconds between two looks at a running process
@@ -158,13 +159,16 @@ def _wait(process: subprocess.Popen[bytes], stop: StopRequest) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes], stop: StopRequest, grace: float) -> None:
+    left = descendants(process.pid)  # those that have left the group are lost when their parent ends
     if process.poll() is None:
         _signal(process.pid, signal.SIGTERM)
         deadline = time.monotonic() + grace
         while process.poll() is None and time.monotonic() < deadline and stop.level() < 2:
             time.sleep(_POLL / 2)
+    left += descendants(process.pid)
     _signal(process.pid, signal.SIGKILL)  # its own children too: loader workers, servers
     process.wait()
+    end_all(left)
 
 
 def _signal(group: int, number: int) -> None:

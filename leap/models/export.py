@@ -3,7 +3,6 @@
 import glob
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from leap.errors import LeapError, first_line
 from leap.models.checkpoints import read_marker, weights_hash
 from leap.models.image_size import record_size, recorded_size
 from leap.models.loading import load_model, load_processor
-from leap.records.files import check_folder, write_atomic
+from leap.records.files import check_folder, share_weights, unfinished, write_atomic
 from leap.records.litter import is_litter
 
 Format = Literal["bfloat16", "float16", "float32"]
@@ -33,16 +32,17 @@ def export_model(checkpoint: Path, output: Path, base: Path | None, dtype: Forma
     if size := recorded_size(checkpoint, Path(), base):  # an older checkpoint has it outside of its processor
         record_size(processor, size)
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=".partial"))
+    partial = unfinished(output, ".partial")
+    partial.mkdir()
     try:
-        _cast(model, dtype).save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        write_atomic(unfinished / "README.md", model_card(checkpoint, output.name, base, dtype, commit))
-        unfinished.chmod(0o755)  # mkdtemp makes it private
+        _cast(model, dtype).save_pretrained(partial)
+        processor.save_pretrained(partial)
+        write_atomic(partial / "README.md", model_card(checkpoint, output.name, base, dtype, commit))
+        share_weights(partial)
         os.sync()  # the files must outlast a power cut before the folder has its name
-        unfinished.rename(output)
+        partial.rename(output)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     return output
 

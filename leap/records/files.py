@@ -4,6 +4,7 @@ import codecs
 import errno
 import json
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -59,19 +60,38 @@ def encoded(text: str) -> bytes:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write into. It takes the place of `path` at once, or goes where the writing fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = unfinished(path)
+    os.close(_create(temporary))
     try:
         yield temporary
         with naming(path), temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def unfinished(path: Path, suffix: str = _TEMPORARY) -> Path:
+    """A name beside `path` that nothing has, for what is to take its place when it is whole."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
+
+
+def _create(path: Path) -> int:
+    """An open file of its own, with the mode that the umask gives every file; mkstemp's are for their owner alone."""
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+
+
+def share_weights(folder: Path) -> None:
+    """Give weight files the mode of any other file here: safetensors makes them for their owner alone."""
+    probe = unfinished(folder / "mode")
+    descriptor = _create(probe)
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    os.close(descriptor)
+    probe.unlink()
+    for file in folder.glob("*.safetensors"):
+        file.chmod(mode)
 
 
 @contextmanager

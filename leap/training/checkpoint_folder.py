@@ -10,7 +10,7 @@ from typing import Any
 
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, checkpoint_step, find_checkpoints, is_resumable, read_marker
-from leap.records.files import FolderLock, read_object, sync_folder, sync_tree, write_json
+from leap.records.files import FolderLock, read_object, share_weights, sync_folder, sync_tree, write_json
 from leap.records.litter import listed
 
 RESUMABLE_KEPT = 2  # the newest checkpoints that keep their optimiser state
@@ -56,6 +56,7 @@ def start_checkpoint(place: Path, needed: int) -> None:
 def finish_checkpoint(place: Path, marker: dict[str, Any]) -> None:
     """The partial folder becomes the checkpoint, when all of it is on the disk."""
     partial = partial_folder(place)
+    share_weights(partial)
     sync_tree(partial)
     write_json(partial / MARKER, marker)
     _remove(place)  # one that an older LEAP or another program left there half-written: see find_resume
@@ -157,6 +158,7 @@ def _to_bf16(file: Path) -> None:
     slim = {name: value.bfloat16() if value.dtype == torch.float32 else value for name, value in tensors.items()}
     temporary = file.with_name(f".{file.name}.partial")
     save_file(slim, temporary, metadata)
+    shutil.copymode(file, temporary)
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
     temporary.replace(file)

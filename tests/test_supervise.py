@@ -1,0 +1,111 @@
+"""Ending a command ends all that it started, also what has left its process group."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from leap import supervise
+from leap.jobs.process import Job, StopRequest, run_job
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descendants are found in /proc")
+
+# Has a child in a session of its own, as daemons have, and that one a child in one more.
+LEAVER = """
+import os, signal, sys, time
+folder, stays, deaf = sys.argv[1], "stays" in sys.argv, "deaf" in sys.argv
+
+def leave(name, then):
+    if os.fork() == 0:
+        os.setsid()
+        if deaf:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        then()
+        with open(f"{folder}/{name}.new", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename(f"{folder}/{name}.new", f"{folder}/{name}")
+        time.sleep(600)
+
+leave("child", lambda: leave("grandchild", lambda: None))
+while not all(os.path.exists(f"{folder}/{name}") for name in ("child", "grandchild")):
+    time.sleep(0.01)
+time.sleep(600 if stays else 0)
+sys.exit(3)
+"""
+
+
+def leaver(folder: Path, *words: str) -> list[str]:
+    return [sys.executable, "-I", "-c", LEAVER, str(folder), *words]
+
+
+def left(folder: Path) -> list[int]:
+    """The processes that have left, once they are there."""
+    files = [folder / "child", folder / "grandchild"]
+    while not all(file.is_file() for file in files):
+        time.sleep(0.01)
+    return [int(file.read_text()) for file in files]
+
+
+def is_gone(process: int) -> bool:
+    """A process that has ended is gone, also where nobody reaps it."""
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def supervised(parent: str, folder: Path, *words: str) -> list[str]:
+    return [sys.executable, "-I", supervise.__file__, parent, *leaver(folder, *words)]
+
+
+def test_a_command_that_ends_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(supervised(str(os.getpid()), tmp_path, "deaf"), timeout=60, check=False)
+    assert done.returncode == 3
+    assert all(map(is_gone, left(tmp_path)))
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(supervised(str(os.getpid()), tmp_path, "stays", "deaf"))
+    processes = left(tmp_path)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert all(map(is_gone, processes))
+
+
+def test_a_command_whose_parent_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    command = supervised("PARENT", tmp_path, "stays", "deaf")
+    start = "import os, subprocess, sys; sys.argv[4] = str(os.getpid()); sys.exit(subprocess.call(sys.argv[1:]))"
+    parent = subprocess.Popen([sys.executable, "-I", "-c", start, *command])
+    processes = left(tmp_path)
+    (keeper,) = psutil.Process(parent.pid).children()
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs([keeper], timeout=60)
+    assert all(map(is_gone, processes))
+
+
+def test_a_job_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    stop = StopRequest(tmp_path / "stop")
+    threading.Thread(target=lambda: left(tmp_path) and stop.ask()).start()
+    ended = run_job(Job("leaver", leaver(tmp_path, "stays")), tmp_path, dict(os.environ), stop, grace=30)
+    assert ended.state == "stopped"
+    assert all(map(is_gone, left(tmp_path)))
+
+
+def test_another_process_with_the_id_of_one_that_ended_is_left_alone() -> None:
+    process = subprocess.Popen([sys.executable, "-I", "-c", "import time; time.sleep(600)"])
+    try:
+        (found,) = [one for one in supervise.descendants(os.getpid()) if one[0] == process.pid]
+        supervise.send((process.pid, f"{found[1]}0"), signal.SIGKILL)
+        supervise.end_all([(process.pid, f"{found[1]}0")])
+        assert process.poll() is None
+        supervise.end_all([found])
+        assert process.wait(60) == -signal.SIGTERM
+    finally:
+        process.kill()
