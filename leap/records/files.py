@@ -135,7 +135,8 @@ def sync_folder(folder: Path) -> None:
     """Names that were made or changed in a folder outlast a power cut when this returns."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
