@@ -100,9 +100,9 @@ def result_path(output: Path, result: dict[str, Any]) -> Path:
 
 
 def dtype_of(arguments: argparse.Namespace) -> str:
-    from leap.models.loading import default_dtype
+    from leap.models.loading import pick_dtype
 
-    return arguments.dtype or default_dtype(arguments.device)
+    return pick_dtype(arguments.dtype, arguments.device)
 
 
 def origin(device: str) -> dict[str, Any]:

@@ -95,7 +95,6 @@ class Setting:
 
 
 def main() -> int:
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # on both sides
     arguments = parse_arguments()
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if arguments.device.startswith("cuda"):

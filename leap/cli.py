@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from leap.environment import check_environment
 from leap.errors import LeapError, Stopped, UsageError, is_out_of_memory
+from leap.hardware import prepare_allocator
 from leap.interrupt import INTERRUPTED, interrupts_end, interrupts_raise
 from leap.terminal import guard, in_one_line, shorten
 
@@ -57,6 +58,7 @@ def run(main: Callable[[], int | None]) -> None:
     # Where it is installed, it says at every start, of a GPU machine too, which kernels for CPUs it could have.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     guard()
+    prepare_allocator()
     try:
         check_environment()
         code = main() or DONE

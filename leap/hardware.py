@@ -28,6 +28,8 @@ _PEAKS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
+ALLOCATOR, SEGMENTS = "PYTORCH_ALLOC_CONF", "expandable_segments:True"
+_OLDER_NAMES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")  # still read, where the newer one is not set
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,15 @@ def _nvidia_smi(*fields: str) -> list[list[str]]:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() else None
+
+
+def prepare_allocator() -> None:
+    """Let PyTorch's memory on a GPU grow in segments, since batches are of many lengths. What the user has set stays.
+
+    To be called before torch is imported: it may read the variable as it starts.
+    """
+    if not any(name in os.environ for name in (ALLOCATOR, *_OLDER_NAMES)):
+        os.environ[ALLOCATOR] = SEGMENTS
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -41,7 +41,11 @@ def add_engine_arguments(parser: argparse.ArgumentParser, find: Callable[[str], 
     add = parser.add_argument_group("engine").add_argument
     add("--engine", choices=ENGINES, default="hf", help="transformers in this process, a vLLM server, or any server")
     add("--device", type=device, help="cuda, cuda:1, cpu (default: the first GPU, or else the CPU)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on a CPU")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="default: bfloat16 on a GPU (float16 before Ampere), else float32",
+    )
     add("--batch_size", type=count, help="a cap (default: as many as the memory holds; 32 on a CPU)")
     add(
         "--workers",

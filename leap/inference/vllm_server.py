@@ -26,7 +26,7 @@ from typing import Any
 from leap import supervise
 from leap.data.pictures import PictureEncoder, PictureSize
 from leap.errors import LeapError
-from leap.hardware import usable_cores
+from leap.hardware import ALLOCATOR, SEGMENTS, usable_cores
 from leap.inference.protocol import Request
 from leap.models.checkpoints import ADAPTER, read_adapter, read_config
 from leap.records.files import write_atomic
@@ -152,6 +152,8 @@ def _lora_rank(adapter: Path) -> int:
 def _environment(settings: VllmSettings | None = None) -> dict[str, str]:
     """This process's environment with what the server needs: offline, silent, one device."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if environment.get(ALLOCATOR) == SEGMENTS:  # LEAP's wish for its own process; vLLM has an allocator of its own
+        del environment[ALLOCATOR]
     if settings is None:
         return environment
     if settings.on_cpu:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leap.errors import LeapError, UsageError, first_line
+from leap.libraries import refuse_old_libraries
 from leap.models.checkpoints import check_settings, how_to_get, read_adapter, refuse_another_base, weight_files
 from leap.progress import quiet_libraries
 
 Quantization = Literal["4bit", "8bit"]
+_FIRST_BFLOAT16 = (8, 0)  # compute capability
 _OF_A_LAYER = re.compile(r"\.(layers|blocks)\.\d+\..*(?<!inv_freq)$")
 _LARGEST_PATCH = 256  # pixels a side; patches larger than that would take memory without end
 
@@ -25,6 +27,7 @@ def load_processor(folder: Path, base: Path | None = None, trust_remote_code: bo
     from leap.data.chat import ChatFormat
     from leap.data.chat_template import try_template
 
+    refuse_old_libraries()
     weight_files(folder)  # a clear error where this is no model folder
     source = base if base and not (folder / "tokenizer_config.json").is_file() else folder
     check_settings(source)
@@ -211,6 +214,26 @@ def pick_device(wanted: str | None = None) -> str:
     return wanted
 
 
-def default_dtype(device: str) -> str:
-    """The number format of an evaluation where none is asked for."""
-    return "bfloat16" if device.startswith("cuda") else "float32"
+def pick_dtype(wanted: str | None, device: str) -> str:
+    """`wanted`, or what the device is fast in. Raises LeapError where that would be an emulated bfloat16."""
+    if not device.startswith("cuda"):
+        return wanted or "float32"
+    if has_bfloat16(device):
+        return wanted or "bfloat16"
+    if wanted == "bfloat16":
+        raise LeapError(f"--dtype bfloat16: {emulated(device)}; use --dtype float16")
+    return wanted or "float16"
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether a GPU computes in bfloat16. PyTorch itself says so of older ones too, which emulate it."""
+    import torch
+
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _FIRST_BFLOAT16
+
+
+def emulated(device: str) -> str:
+    """Why bfloat16 is not for this GPU."""
+    import torch
+
+    return f"{torch.cuda.get_device_name(device)} is older than Ampere and would emulate it, many times slower"

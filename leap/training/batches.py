@@ -36,25 +36,40 @@ def make_batches(run: "Run", model: Any, accelerator: Any, state_bytes: float, e
     `accelerator` is this rank's; `state_bytes` is what the optimiser will need beside weights and gradients; `earlier`
     is a fit that ran out of memory before.
     """
-    if _why_padded(run.recipe, family_of(model)) is None:
+    if why_padded(run.recipe, family_of(model)) is None:
         return _packed(run, model, accelerator, state_bytes, earlier)
     return _padded(run, model, accelerator, earlier)
 
 
 def check_packing(recipe: "Recipe", family: str) -> None:
     """Raises LeapError where rows of this recipe and `model_type` are padded, and a value is for packed ones only."""
-    reason = _why_padded(recipe, family)
+    reason = why_padded(recipe, family)
     for key in ("tokens_per_pack", "compile"):
         if reason and getattr(recipe, key):
             raise LeapError(f"{key} is for packed rows, but {reason} means padded ones: leave {key} out")
+    if reason and recipe.attn_implementation == "flash_attention_2":
+        _refuse_missing_flash(reason)
 
 
-def _why_padded(recipe: "Recipe", family: str) -> str | None:
-    """What asks for the library's own forward over padded rows; None for packed ones."""
+def _refuse_missing_flash(reason: str) -> None:
+    from transformers.utils import is_flash_attn_2_available, is_kernels_available
+
+    if not (is_flash_attn_2_available() or is_kernels_available()):
+        raise LeapError(
+            f"attn_implementation=flash_attention_2 with padded rows ({reason}) needs a GPU and the flash-attn "
+            "package; sdpa needs neither"
+        )
+
+
+def why_padded(recipe: "Recipe", family: str) -> str | None:
+    """What asks for the library's own forward over padded rows, which is slower; None for packed ones.
+
+    Packed rows have PyTorch's flash attention, whether sdpa or flash_attention_2 is asked for.
+    """
     if not recipe.packing:
         return "packing=false"
-    if recipe.attn_implementation != "sdpa":  # packed rows have an attention of their own
-        return f"attn_implementation={recipe.attn_implementation}"
+    if recipe.attn_implementation == "eager":
+        return "attn_implementation=eager"
     return None if families.family(family).packed_forward else f"a {family} model"
 
 

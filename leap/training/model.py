@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 from leap.errors import LeapError, first_line
-from leap.models.checkpoints import ADAPTER
+from leap.models.checkpoints import ADAPTER, read_config
 from leap.models.families import Component
-from leap.models.loading import load_model, pick_device
+from leap.models.loading import emulated, has_bfloat16, load_model, pick_device
+from leap.training.batches import why_padded
 from leap.training.lora import add_adapters, check_start, count_targets, describe_adapters, describe_start
 from leap.training.optimizer_choice import STOCHASTIC
 from leap.training.parts import count_weights, freeze, knows_parts, trainable_parts
@@ -19,9 +20,12 @@ from leap.training.recipe import Recipe
 
 def load_trainable(recipe: Recipe, folder: Path) -> Any:
     """The base model in `folder`, ready to train: on the CPU, a quantized one on this process's device."""
+    # Packed rows have an attention of their own, which needs no package.
+    packed = why_padded(recipe, str(read_config(folder).get("model_type"))) is None
+    attention = "sdpa" if packed else recipe.attn_implementation
     if recipe.finetuning == "full":
         number = "bfloat16" if recipe.optim == STOCHASTIC else "float32"
-        model = load_model(folder, number, attention=recipe.attn_implementation)
+        model = load_model(folder, number, attention=attention)
         freeze(model, recipe.frozen)
         return model
     # The weights beside the adapters get no updates that could round away, so bf16 is enough where bf16 is wanted.
@@ -29,7 +33,7 @@ def load_trainable(recipe: Recipe, folder: Path) -> Any:
         folder,
         "bfloat16" if recipe.bf16 else "float32",
         device=_device() if recipe.quantization else "cpu",
-        attention=recipe.attn_implementation,
+        attention=attention,
         quantization=recipe.quantization,
     )
     add_adapters(model, recipe)
@@ -40,6 +44,15 @@ def _device() -> str:
     """Where a quantized model has to be put while it is loaded: this process's GPU, or the CPU."""
     found = pick_device()
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if found == "cuda" else found
+
+
+def check_dtype(recipe: Recipe) -> None:
+    """Raises LeapError where this rank's GPU would only emulate bfloat16."""
+    device = _device()
+    if recipe.bf16 and device.startswith("cuda") and not has_bfloat16(device):
+        raise LeapError(
+            f"bf16: {emulated(device)}; take float16 (--bf16 false --fp16) or float32 (--bf16 false), with optim=auto"
+        )
 
 
 def plan_training(recipe: Recipe, folder: Path, start: Path | None = None) -> list[str]:

@@ -12,6 +12,7 @@ from leap.models.checkpoints import read_config
 from leap.models.families import family
 from leap.progress import processes
 from leap.training import memory
+from leap.training.batches import why_padded
 from leap.training.flops import Trained, sample_flops
 from leap.training.model import adapted_layers, count_trained
 from leap.training.recipe import Recipe
@@ -35,6 +36,7 @@ def describe(run: "Run") -> str:
         *_validation(run),
         f"steps       {run.steps} of {min(size, len(rows))} rows, learning rate {recipe.learning_rate}",
         *(f"learns      {line}" for line in run.learning),
+        *_packing(run),
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
         *_costs(run),
         f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
@@ -42,6 +44,11 @@ def describe(run: "Run") -> str:
     if rows.report and (rows.too_long or rows.duplicates):
         lines.append(f"report      {rows.report}")
     return "\n".join(lines)
+
+
+def _packing(run: "Run") -> list[str]:
+    reason = why_padded(run.recipe, str(read_config(run.model).get("model_type")))
+    return [f"packing     none ({reason}): rows are padded, which is slower"] if reason else []
 
 
 def _validation(run: "Run") -> list[str]:

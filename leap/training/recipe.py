@@ -161,7 +161,10 @@ class Recipe(BaseModel):
 
     bf16: Annotated[bool, Field(description="bf16 arithmetic over fp32 weights")] = False
     fp16: bool = False
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attn_implementation: Annotated[
+        Literal["sdpa", "eager", "flash_attention_2"],
+        Field(description="of padded rows; packed ones have PyTorch's flash attention. eager pads, which is slower"),
+    ] = "sdpa"
     gradient_checkpointing: Annotated[
         bool | None, Field(description="compute activations twice; null: of as much as memory needs")
     ] = None

@@ -32,7 +32,7 @@ from leap.records.files import cache_in_use, write_json
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in
 from leap.training.lora import load_adapters
-from leap.training.model import load_trainable, plan_training
+from leap.training.model import check_dtype, load_trainable, plan_training
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.places import check_places
 from leap.training.plan import describe
@@ -114,6 +114,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
     model, output = root / recipe.model_name_or_path, root / recipe.output_dir
     check_places(recipe, root)
     recipe = resolve_start(recipe, root)
+    check_dtype(recipe)
     join()
     ranks = Processes()
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output, ranks)})

@@ -5,22 +5,16 @@ asked by itself of plain scaled-dot-product attention, which computes the same.
 """
 
 import inspect
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-_varlen_attn: Any = None
-with suppress(ImportError):  # an older PyTorch
-    from torch.nn.attention.varlen import varlen_attn as _varlen_attn
+from torch.nn.attention.varlen import varlen_attn
 
 _attend = torch.nn.functional.scaled_dot_product_attention
 # Newer releases want to be told that query heads share key heads; older ones just take them.
-_GROUPED: Any = (
-    {"enable_gqa": True} if _varlen_attn and "enable_gqa" in inspect.signature(_varlen_attn).parameters else {}
-)
+_GROUPED: Any = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 class Segments(NamedTuple):
@@ -36,7 +30,7 @@ def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether variable-length flash attention runs there in that number format."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
-    return _varlen_attn is not None and torch.cuda.get_device_capability(device)[0] >= 8
+    return torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float) -> Tensor:
@@ -53,7 +47,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal
     query, key = query.to(value.dtype), key.to(value.dtype)
     lengths = segments.ends, segments.ends, segments.longest, segments.longest
     window = (-1, 0) if causal else (-1, -1)
-    found: Tensor = _varlen_attn(query, key, value, *lengths, scale=scale, window_size=window, **_GROUPED)
+    found: Any = varlen_attn(query, key, value, *lengths, scale=scale, window_size=window, **_GROUPED)
     return found
 
 

@@ -52,13 +52,13 @@ def main() -> int | None:
     from leap.evaluation.settings import EvaluationSettings
     from leap.inference.hf import HfEngine
     from leap.inference.protocol import Decoding
-    from leap.models.loading import default_dtype, pick_device
+    from leap.models.loading import pick_device, pick_dtype
     from leap.vlabench.parsing import parse_plan
     from leap.vlabench.sources import choose_instructions
 
     size = choose_size(arguments, workspace.image_size, [folder], root=workspace.root)
     device = pick_device(arguments.device)
-    engine = HfEngine(folder, size.tokens, device, default_dtype(device), base)
+    engine = HfEngine(folder, size.tokens, device, pick_dtype(None, device), base)
     instructions = choose_instructions(arguments.prompt, workspace.vlabench)
     decoding = Decoding(arguments.max_new_tokens)
     settings = EvaluationSettings(workspace.vlm_evaluation, instructions, size.tokens, decoding)

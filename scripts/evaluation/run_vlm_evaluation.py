@@ -148,7 +148,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
     from leap.evaluation.settings import EvaluatedModel
     from leap.inference.engines import open_local
     from leap.models.checkpoints import weight_files
-    from leap.models.loading import default_dtype, pick_device
+    from leap.models.loading import pick_device, pick_dtype
 
     baseline, base = arguments.baseline_model, arguments.base_model_path
     if arguments.batch_mode:
@@ -162,7 +162,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
         weight_files(folder)
     size = choose_size(arguments, workspace.image_size, folders, baseline, workspace.root, base)
     device = pick_device(arguments.device)
-    dtype = arguments.dtype or default_dtype(device)
+    dtype = pick_dtype(arguments.dtype, device)
     settings, results = _settings(workspace, arguments, options, dtype, size), arguments.output_dir
 
     def identified(folder: Path) -> EvaluatedModel:

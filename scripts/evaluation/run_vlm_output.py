@@ -120,7 +120,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
     from leap.evaluation.models import chosen_models, plain_model
     from leap.inference.engines import open_local
     from leap.models.checkpoints import weight_files
-    from leap.models.loading import default_dtype, pick_device
+    from leap.models.loading import pick_device, pick_dtype
 
     baseline, base = arguments.baseline_model, arguments.base_model_path
     folders = chosen_models(baseline, arguments.checkpoints_dir, arguments.max_checkpoints)
@@ -130,7 +130,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
         weight_files(folder)
     size = choose_size(arguments, workspace.image_size, folders, baseline, workspace.root, base)
     device = pick_device(arguments.device)
-    dtype = arguments.dtype or default_dtype(device)
+    dtype = pick_dtype(arguments.dtype, device)
     settings = _settings(workspace, arguments, options, dtype, size)
 
     def identified(folder: Path):
