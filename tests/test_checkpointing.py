@@ -384,14 +384,14 @@ def overflowing(workspace: Path, tmp_path: Path) -> tuple[Path, Path]:
 BEST = "--save_steps 100 --val_file data/test_demo.jsonl --max_eval_samples 2 --eval_steps 5"
 
 
-@pytest.mark.parametrize("saving", ["--save_steps 1", f"{BEST} --early_stopping_patience 3"])
+@pytest.mark.parametrize("saving", ["--save_steps 1", f"{BEST} --early_stopping_patience 1"])
 def test_a_loss_that_is_no_number_names_its_rows_and_is_not_saved(
     workspace: Path, overflowing: tuple[Path, Path], tmp_path: Path, saving: str
 ) -> None:
     """Nothing is logged: the look before each save, or evaluation after which one is saved, finds it."""
     model, rows = overflowing
     options = ["--model_name_or_path", str(model), "--train_file", str(rows), *saving.split()]
-    options += ["--logging_steps", "100", "--max_steps", "6", "--per_device_train_batch_size", "2"]
+    options += ["--logging_steps", "100", "--max_steps", "12", "--per_device_train_batch_size", "2"]
     options += ["--gradient_accumulation_steps", "2", "--seed", "43"]
     run = tmp_path / "run"
     done = train(workspace, run, *options)
