@@ -18,16 +18,20 @@ from typing import Any, TextIO, cast
 from urllib.parse import quote, quote_plus, unquote
 
 HIDDEN = "[hidden]"
-_SECRET_VARIABLE = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)$", re.IGNORECASE)
-_SECRET_FLAG = re.compile(r"--?(?:[\w-]*[-_])?(?:key|token|secret|password|passwd|passphrase)", re.IGNORECASE)
+_WORDS = r"(?:api|access)?(?:key|token)|secret|pass(?:word|wd|phrase)?|pwd|pat|credential"
+# HF_TOKEN, MY_API_KEYS_2, DB_PASS: of variables, and of what stands in an address's query.
+_SECRET_NAME = re.compile(rf"(?:^|[_-])(?:(?:{_WORDS})s?|auth|authorization|sig|signature)(?=[_-]|\d*$)", re.IGNORECASE)
+_SECRET_FLAG = re.compile(rf"--?(?:[\w-]*[-_])?(?:{_WORDS})", re.IGNORECASE)
 _IN_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#\s\"'<>\\]+)@", re.IGNORECASE)  # user and password
+_IN_QUERY = re.compile(r"[?&]([\w.-]+)=([^&#\s\"'<>]+)")
 _SHORTEST = 6  # characters: less is no secret, and hiding it would hide half of every text
+_SHORTEST_WORD, _SHORTEST_NUMBER = 12, 8  # of letters or digits alone: shorter ones stand in texts and JSON anyway
 _given: set[str] = set()
 
 
 def keep_hidden(*values: str | None) -> None:
     """These are secrets too, from now on and as long as this process lives."""
-    _given.update(value for value in values if value and _is_secret(value))
+    _given.update(value for value in values if value and _may_be_secret(value))
 
 
 def hide(text: str) -> str:
@@ -48,15 +52,35 @@ def hide_all(value: Any) -> Any:
 def _secrets() -> Iterator[str]:
     yield from _given
     for name, value in os.environ.items():
-        if _SECRET_VARIABLE.search(name) and _is_secret(value.strip()):
-            yield value.strip()
-        yield from _in_addresses(value)
+        yield from _in_variable(name, value)
     yield from _on_command_line(tuple(sys.argv[1:]))
 
 
+@lru_cache(maxsize=512)
+def _in_variable(name: str, value: str) -> tuple[str, ...]:
+    proxy = name.lower().endswith("_proxy") and "://" not in value  # HOST:PORT will do for one
+    found = list(_in_addresses(f"http://{value}" if proxy else value))
+    if _SECRET_NAME.search(name) and _is_secret(value.strip()):
+        found.append(value.strip())
+    return tuple(found)
+
+
 def _is_secret(value: str) -> bool:
-    """Not so a word alone (EMPTY, ollama), which local servers take for a key, and a path to one."""
-    return len(value) >= _SHORTEST and not value.isalpha() and not value.startswith(("/", "~", "."))
+    """Not so the path to one, which variables and flags hold as well."""
+    return _may_be_secret(value) and not _is_path(value)
+
+
+def _is_path(value: str) -> bool:
+    """A key may begin as a path does: then there is no such file, and no suffix."""
+    if not value.startswith(("/", "~", ".")):
+        return False
+    return re.search(r"\.[a-z]{1,5}$", value) is not None or os.path.exists(os.path.expanduser(value))
+
+
+def _may_be_secret(value: str) -> bool:
+    """Not so a short word alone (EMPTY, ollama), which local servers take for a key, nor a number (MAX_TOKENS)."""
+    least = _SHORTEST_WORD if value.isalpha() else _SHORTEST_NUMBER if value.isdigit() else _SHORTEST
+    return len(value) >= least
 
 
 @lru_cache(maxsize=8)
@@ -73,15 +97,19 @@ def _on_command_line(arguments: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _in_addresses(text: str) -> Iterator[str]:
-    """User and password of each address as they stand there, and the password alone."""
-    if "@" not in text:
+    """User and password of each address as they stand there, the password alone, and secrets in its query."""
+    if "://" not in text:
         return
     for match in _IN_ADDRESS.finditer(text):
         user, colon, password = match[1].partition(":")
         if colon or _is_secret(user):  # a user's name alone may be a token; "git@" is none
             yield f"{match[1]}@"
-            yield from (found for found in (password, unquote(password)) if _is_secret(found))
+            alone = password if colon else user
+            yield from (found for found in (alone, unquote(alone)) if len(found) >= _SHORTEST)
             yield base64.b64encode(unquote(match[1]).encode()).decode()
+    for name, value in _IN_QUERY.findall(text):
+        if _SECRET_NAME.search(name):
+            yield from (found for found in (value, unquote(value)) if _may_be_secret(found))
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -37,7 +38,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @given(key=KEYS, around=st.text(max_size=20))
 def test_a_key_is_hidden_in_every_spelling(key: str, around: str) -> None:
-    if key.isalpha() or key[0] in "/~.":
+    if (key.isalpha() and len(key) < 12) or (key.isdigit() and len(key) < 8) or re.search(r"^[/~.].*\.[a-z]+$", key):
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOME_API_KEY", key)
@@ -52,6 +53,48 @@ def test_what_is_no_secret_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "EMPTY ollama 1 /etc/key.pem git@github.com ssh://git@github.com/a"
     monkeypatch.setenv("REMOTE", text)
     assert hide(text) == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("OPENAI_APIKEY", "MY_API_KEYS", "apikey", "Api-Key", "HF_TOKEN_2", "WANDB_API_KEY1", "ACCESS_TOKEN_OLD"),
+        *("GITHUB_PAT", "DB_PASS", "MYSQL_PWD", "AZURE_CREDENTIALS", "SECRET_SAUCE", "PROXY_AUTHORIZATION"),
+    ],
+)
+@pytest.mark.parametrize(
+    "secret", ["Zz9-value", "onlyletterswithoutanydigit", "/Ab3dEf6h+kLm", ".x3dEf6h/kLm", "20261128"]
+)
+def test_variables_that_hold_secrets(name: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, secret)
+    assert hide(f"bad {secret}!") == f"bad {HIDDEN}!"
+
+
+@pytest.mark.parametrize(("name", "value"), [("MAX_TOKENS", "1000000"), ("TOKENIZERS_PARALLELISM", "falsehood1")])
+def test_variables_that_hold_none(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert hide(f'{{"n": {value}}}') == f'{{"n": {value}}}'
+
+
+@pytest.mark.parametrize(
+    ("address", "secret"),
+    [
+        ("http://host/v1?api_key=query-secret", "query-secret"),
+        ("http://host/v1?version=1&key=query%20secret", "query secret"),
+        ("https://host/x?X-Amz-Signature=0123456789abcdef", "0123456789abcdef"),
+        ("http://tok3n-alone@host/v1", "tok3n-alone"),
+        ("http://bob:swordfish@host/v1", "swordfish"),
+    ],
+)
+def test_secrets_in_addresses(address: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--base_url", address])
+    assert hide(f"{secret} is wrong") == f"{HIDDEN} is wrong"
+    assert secret.partition(" ")[0] not in command()
+
+
+def test_a_proxy_without_a_scheme_has_a_password_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "me:proxy-pw@proxy:3128")
+    assert hide("me:proxy-pw@proxy, proxy-pw") == f"{HIDDEN}proxy, {HIDDEN}"
 
 
 def test_where_secrets_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
