@@ -30,6 +30,7 @@ from leap.backoff import retry_after
 from leap.data import picture_urls
 from leap.data.pictures import BlankPicture, PictureSize
 from leap.errors import LeapError, UsageError
+from leap.evaluation.models import served_name
 from leap.evaluation.predictions import as_prediction
 from leap.evaluation.requests import build_requests
 from leap.evaluation.score import without_plan
@@ -132,6 +133,36 @@ def test_refusals_filtered_and_empty_texts_are_answers(fault: Fault) -> None:
     assert_right(found, [requests[0], requests[2]])
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"), [("STOP", "stop"), ("end_turn", "stop"), ("eos_token", "stop"), ("MAX_TOKENS", "length")]
+)
+def test_endings_of_other_protocols(said: str, kept: str) -> None:
+    with FaultyServer(lambda seen: Fault(said, body=completion("[]", finish=said))) as server:
+        (answer,) = answers(server, asked(1)).values()
+    assert (answer.error, answer.finish, answer.text) == (None, kept, "[]")
+
+
+def test_a_servers_names_for_its_model_are_bounded() -> None:
+    """They stand beside every answer."""
+
+    def plan(seen: Seen) -> Fault:
+        return Fault(
+            "named", body=json.dumps({**json.loads(completion("[]")), "model": f"{seen.text}m" * 9999}).encode()
+        )
+
+    with FaultyServer(plan) as server:
+        asking = engine(server.url)
+        assert len(list(asking.answers(asked(40), Decoding()))) == 40
+    assert len(asking.describe()["server_model"]) < 5000
+
+
+@pytest.mark.parametrize("name", ["", "...", "/", "x" * 5000, "模" * 300])
+def test_every_model_of_a_server_has_results_of_its_own_folder(name: str, tmp_path: Path) -> None:
+    made = tmp_path / f"{served_name(name)}_2shot_upstream-shots_CoT_zh_swapped_1-16384tokens"
+    made.mkdir()
+    assert made.name[0] not in "_."
+
+
 @pytest.mark.parametrize("fault", faulty.BAD_BODIES, ids=lambda fault: fault.name)
 def test_a_second_bad_body_is_an_error(fault: Fault) -> None:
     with FaultyServer(by_text({"ask 0": [fault] * 9})) as server:
@@ -228,6 +259,9 @@ REFUSALS = [  # what hosted servers say: the status, the fields that they refuse
     (400, {"top_p"}, {"message": "`temperature` and `top_p` cannot both be specified for this model."}),
     (400, {"seed"}, {"message": 'Invalid JSON payload received. Unknown name "seed": Cannot find field.'}),
     (400, {"repetition_penalty"}, {"message": "Unrecognized request argument supplied: repetition_penalty"}),
+    (400, {"temperature"}, {"message": "Unsupported value.", "param": "temperature"}),
+    (400, {"top_p"}, {"message": 'Invalid JSON payload received. Unknown name "topP": Cannot find field.'}),
+    (400, {"frequency_penalty", "repetition_penalty"}, {"message": "Penalty is not enabled for this model"}),
     (422, {"seed", "frequency_penalty"}, [{"type": "extra_forbidden", "loc": ["body", "seed"]},
      {"type": "extra_forbidden", "loc": ["body", "frequency_penalty"]}]),
 ]  # fmt: skip

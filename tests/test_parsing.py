@@ -185,6 +185,14 @@ def test_lenient_repairs_and_names_them(text: str, plan: Any, repairs: list[str]
         ("◁think▷", "◁/think▷"),
         ("[THINK]", "[/THINK]"),
         ("<seed:think>", "</seed:think>"),
+        ('<think level="high">', "</think>"),
+        ("<scratchpad>", "</scratchpad>"),
+        ("<|think|>", "<|/think|>"),
+        ("&lt;think&gt;", "&lt;/think&gt;"),
+        ("＜思考＞", "＜/思考＞"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ],
 )
 def test_a_draft_among_the_thoughts_is_scored_officially_and_is_no_answer_to_lenient(opening: str, end: str) -> None:
@@ -194,6 +202,10 @@ def test_a_draft_among_the_thoughts_is_scored_officially_and_is_no_answer_to_len
     for unfinished in (draft, f"{draft}{end}", f"{draft}{end}I cannot do it."):
         assert parse_plan(unfinished).plan == []
         assert parse_plan(unfinished, "lenient").error == "no plan after the thoughts"
+
+
+def test_an_empty_thought_hides_nothing() -> None:
+    assert parse_plan(f"<think/>{TEXT}", "lenient").plan == PLAN
 
 
 SIGNS = {

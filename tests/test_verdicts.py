@@ -178,7 +178,23 @@ def test_anything_else_is_unusable(text: str, why: str) -> None:
         read_verdict(text, Verdict)
 
 
-@pytest.mark.parametrize("written", ['"4"', '" 4 "', "4.0", "4e0"])
+@pytest.mark.parametrize(
+    ("opening", "end"), [("<think>", "</think>"), ("<thinking>", "</thinking>"), ("◁think▷", "◁/think▷")]
+)
+def test_a_draft_of_a_verdict_is_none(opening: str, end: str) -> None:
+    draft = f"{opening}{json.dumps({**RIGHT, 'granularity': 1})}"
+    assert read_verdict(f"{draft}{end}{json.dumps(RIGHT)}", Verdict).granularity == RIGHT["granularity"]
+    for unfinished in (draft, f"{draft}{end}", f"{draft}{end} Good."):
+        with pytest.raises(Unusable, match="0 JSON objects"):
+            read_verdict(unfinished, Verdict)
+
+
+@pytest.mark.parametrize("rationale", ["It ends with </think>, which is no step.", "It holds <think> alone."])
+def test_a_rationale_may_speak_of_thoughts(rationale: str) -> None:
+    assert read_verdict(json.dumps({**RIGHT, "rationale": rationale}), Verdict).rationale == rationale
+
+
+@pytest.mark.parametrize("written", ['"4"', '" 4 "', "4.0", "4e0", '"4.0"', '"４"'])
 def test_a_whole_score_in_another_form_is_a_score(written: str) -> None:
     verdict = read_verdict(TEXT.replace("3", written), Verdict)
     assert [getattr(verdict, name) for name in CRITERIA] == [4, 4, 4, 4]

@@ -20,6 +20,7 @@ from leap.models.checkpoints import (
 from leap.vlabench.dimensions import DIMENSIONS
 
 BASELINE = "Baseline"
+_LONGEST_NAME = 50  # characters: with what is added to a name, they fit into the 255 bytes of a file system
 
 
 def chosen_models(baseline: Path | None, checkpoints: Path, newest: int | None = None) -> list[Path]:
@@ -107,8 +108,9 @@ def served_model(
 
 
 def served_name(model: str) -> str:
-    """A server's name for a model as the name of results."""
-    return re.sub(r"[^\w.+-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-.+")
+    """A server's name for a model as the name of results; one that no folder could have is served-model."""
+    named = re.sub(r"[^\w.+-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-.+")
+    return named[:_LONGEST_NAME].strip("-.+") or "served-model"
 
 
 def check_name(name: str | None, flag: str = "--model_name") -> None:

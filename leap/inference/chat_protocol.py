@@ -81,7 +81,7 @@ class Fields:
         if "max_completion_tokens" in refusal or (named == limit and "unsupported" in refusal.lower()):
             limit = "max_completion_tokens"
         mentioned = [name for name in _OPTIONAL if name not in self.left_out and _mentions(refusal, name)]
-        if named in mentioned:
+        if named in mentioned or (named in _OPTIONAL and named not in self.left_out):
             mentioned = [str(named)]
         gone = mentioned[:-1] if mentioned[1:] and mentioned[-1] == "temperature" else mentioned
         return Fields(limit, self.left_out | set(gone))
@@ -93,16 +93,31 @@ class Fields:
 
 
 def _mentions(refusal: str, name: str) -> bool:
+    """Whether it is named, also as topP or top-p; Gemini says "Penalty is not enabled" of both penalties."""
     if name == "response_format" and "schema" in refusal:
         return True
-    return re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", refusal) is not None
+    if name in _NEUTRAL and re.search(r"(?<![A-Za-z_-])[Pp]enalt(y|ies)\b", refusal):
+        return True
+    spelt = name.replace("_", "[_-]?")
+    return re.search(rf"(?<![A-Za-z_])(?:{spelt})(?![A-Za-z_])", refusal, re.IGNORECASE) is not None
 
 
-# finish_reason of OpenAI, vLLM and most others; a call of a tool that nobody offered is the model's own ending.
-_ENDINGS: Mapping[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "stop", "function_call": "stop"}
-_FILTERED = ("content_filter", "sensitive", "safety")  # OpenAI's and Azure's, Zhipu's, Gemini's
-# Codes of an HTTP error that say the same of the request: Azure's (and its inner one), OpenAI's, DashScope's.
-_FILTER_CODES = ("contentfilter", "responsibleaipolicyviolation", "contentpolicyviolation", "datainspectionfailed")
+# finish_reason of OpenAI, vLLM and most others, then of Anthropic, TGI, Gemini and Mistral behind a gateway; a call of
+# a tool that nobody offered is the model's own ending.
+_ENDINGS: Mapping[str, Finish] = {
+    **dict.fromkeys(
+        ("stop", "tool_calls", "function_call", "end_turn", "stop_sequence", "eos_token", "tool_use"), "stop"
+    ),
+    **dict.fromkeys(("length", "max_tokens", "model_length"), "length"),
+}
+# OpenAI's and Azure's (Gemini's adds its reason: "content_filter: RECITATION"), Zhipu's, Gemini's own.
+_FILTERED = re.compile(r"content_?filter\b.*|sensitive|(image_)?safety|recitation|blocklist|prohibited_content|spii")
+# Parts of the codes of an HTTP error that says the same of the request: Azure's (and its inner one), OpenAI's,
+# DashScope's, Volcano's.
+_FILTER_CODES = re.compile(
+    "contentfilter|responsibleaipolicy|contentpolicyviolation|datainspectionfailed|sensitivecontent|moderationblocked"
+    "|contentmoderation|prohibitedcontent"
+)
 
 
 class _Strict(BaseModel):
@@ -122,11 +137,12 @@ class _Choice(_Strict):
 
     def ending(self) -> Finish | None:
         """How the response ended; None for an ending that is a failure of the server, not the model's doing."""
-        if (self.finish_reason or "").casefold() in _FILTERED:
+        reason = (self.finish_reason or "").casefold()
+        if _FILTERED.fullmatch(reason.replace("-", "_")):
             return "filtered"
-        if (self.message is not None and self.message.refusal) or self.finish_reason == "refusal":
+        if (self.message is not None and self.message.refusal) or reason == "refusal":
             return "refused"
-        return _ENDINGS.get(self.finish_reason or "")
+        return _ENDINGS.get(reason)
 
 
 class Usage(_Strict):
@@ -149,8 +165,7 @@ def is_content_filter(error: "APIStatusError") -> bool:
     said = error.body if isinstance(error.body, dict) else {}
     inner = said.get("innererror") or said.get("inner_error")
     codes = [said.get("code"), said.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    folded = [re.sub(r"[\W_]", "", code).casefold() for code in codes if isinstance(code, str)]
-    return any(code.startswith(_FILTER_CODES) for code in folded)
+    return any(_FILTER_CODES.search(re.sub(r"[\W_]", "", code).casefold()) for code in codes if isinstance(code, str))
 
 
 def is_too_long(error: "APIStatusError") -> bool:

@@ -38,7 +38,7 @@ from leap.inference.throttle import Throttle
 from leap.network import http_client, is_address, is_loopback, proxy_names, refuse_redirect, without_user
 from leap.records.files import first_problem, read_record
 from leap.redaction import hide, keep_hidden
-from leap.terminal import first_few, in_one_line
+from leap.terminal import first_few, in_one_line, shorten
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI
@@ -224,7 +224,7 @@ class OpenAiEngine:
             "engine": "openai",
             "base_url": self._endpoint.shown_url,
             "model": self._endpoint.shown_model,
-            "server_model": ", ".join(sorted(self._server.models)) or None,
+            "server_model": first_few(sorted(self._server.models), _MODELS_SHOWN) or None,
             "concurrency": self._endpoint.concurrency,
             **({"takes_json_schema": "response_format" not in refused} if self._schema else {}),
             **({"fields_refused": sorted(refused)} if refused else {}),
@@ -427,7 +427,7 @@ class _Run:
             problem = self._endpoint.hidden(first_problem(error))
             raise _BadBody(f"the server's answer is no chat completion ({problem})") from error
         if completion.model:
-            self._server.models.add(hide(completion.model))
+            self._server.models.add(shorten(hide(completion.model), 200))
         (choice,), usage = completion.choices, completion.usage or Usage()
         ending, message = choice.ending(), choice.message or Message()
         if choice.message is None and ending != "filtered":

@@ -1,6 +1,7 @@
 """Records of a blind review: what models answered, and what a judge said about it."""
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal
@@ -15,9 +16,9 @@ CRITERIA = ("completeness", "logical_sequence", "hallucination_redundancy", "gra
 
 
 def _whole_number(value: Any) -> Any:
-    """4 for "4" and for 4.0, which judges write who are held to no schema. All else is for the score to refuse."""
-    if isinstance(value, str) and value.strip() in _SCORES:
-        return int(value)
+    """4 for "4", "4.0" and 4.0, which judges write who are held to no schema. All else is for the score to refuse."""
+    if isinstance(value, str) and (match := _SCORE.fullmatch(value.strip())):
+        return int(match[1])
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -26,7 +27,7 @@ def _named(value: Any) -> Any:
 
 
 _PATHS = TypeAdapter(list[str])
-_SCORES = ("1", "2", "3", "4", "5")
+_SCORE = re.compile(r"([1-5１-５])(?:\.0+)?")
 _CHOICES = {"a": "A", "b": "B", "tie": "tie"}
 Score = Annotated[int, BeforeValidator(_whole_number), Field(strict=True, ge=1, le=5)]
 MeanScore = Annotated[Annotated[float, Field(ge=1, le=5)] | None, BeforeValidator(lambda cell: cell or None)]

@@ -30,11 +30,20 @@ REPAIRS = (
 )
 """Every name that `ParsedPlan.repairs` can hold."""
 
-# The tags of the models that show their thoughts: most <think>, Kimi ◁think▷, Mistral [THINK], Seed <seed:think>.
-_NAMES = r"(?:(?:seed:)?think(?:ing)?|thoughts?|reasoning|reflection)"
-_THOUGHT_END = rf"<\s*/\s*{_NAMES}\s*>|◁\s*/\s*{_NAMES}\s*▷|\[\s*/\s*THINK\s*\]"
+# The tags of the models that show their thoughts: most <think>, also with attributes, Kimi ◁think▷, Mistral [THINK],
+# Seed <seed:think>, OpenThinker <|begin_of_thought|>, Cohere <|START_THINKING|>, gpt-oss its channel of analysis.
+_NAMES = r"(?:(?:seed:)?think(?:ing)?|thoughts?|reasoning|reflection|analysis|scratchpad|思考)"
+_OPEN, _CLOSE = r"(?:<\|?|＜|&lt;)", r"(?:\|?>|＞|&gt;)"
+_THOUGHT_START = (
+    rf"{_OPEN}\s*{_NAMES}(?:\s[^<>]{{0,200}})?(?<!/)\s*{_CLOSE}|◁\s*{_NAMES}\s*▷|\[\s*THINK\s*\]"
+    r"|<\|(?:begin_of_thought|START_THINKING)\|>|<\|channel\|>\s*(?:analysis|commentary)[^<>]{0,200}<\|message\|>"
+)
+_THOUGHT_END = (
+    rf"{_OPEN}\s*/\s*{_NAMES}\s*{_CLOSE}|◁\s*/\s*{_NAMES}\s*▷|\[\s*/\s*THINK\s*\]"
+    r"|<\|(?:end_of_thought|END_THINKING)\|>|<\|channel\|>\s*final\b[^<>]{0,200}<\|message\|>"
+)
 _THOUGHTS = re.compile(
-    rf"(?:<\s*{_NAMES}\s*>|◁\s*{_NAMES}\s*▷|\[\s*THINK\s*\]).*?(?:{_THOUGHT_END}|\Z)|(?P<lone_end>{_THOUGHT_END})",
+    rf"(?:{_THOUGHT_START}).*?(?:{_THOUGHT_END}|\Z)|(?P<lone_end>{_THOUGHT_END})",
     re.DOTALL | re.IGNORECASE,
 )
 _FENCE = re.compile(r"`{3,}(?P<tag>[ \t]*[\w.+-]*)(?P<body>.*?)(?P<close>`{3,}|\Z)", re.DOTALL)
@@ -115,6 +124,11 @@ def _thoughts(text: str) -> list[tuple[int, int]]:
             spans.clear()
         spans.append((0, match.end()) if match["lone_end"] else match.span())
     return spans
+
+
+def without_thoughts(text: str) -> str:
+    """A response without what its model only thought: drafts are no answers."""
+    return _without(text, _thoughts(text))
 
 
 def _without(text: str, spans: list[tuple[int, int]]) -> str:

@@ -60,6 +60,10 @@ BLANK = Fault("blank", body=completion(text=" \n"))
 TOOL_CALL = Fault("tool call", body=completion(text=None, finish="tool_calls", tool_calls=[]))
 REFUSAL = Fault("refusal", body=completion(text=None, refusal="I would rather not."))
 FILTERED = Fault("content filter", body=completion(text="Well", finish="content_filter"))
+BLOCKED = [  # what gateways hand on of other APIs
+    Fault(f"ended by {reason}", body=completion(text=None, finish=reason))
+    for reason in ("content_filter: PROHIBITED_CONTENT", "CONTENT-FILTER", "SAFETY", "RECITATION", "blocklist")
+]
 WITHHELD = Fault("withheld", body=json.dumps({"choices": [{"finish_reason": "content_filter"}]}).encode())
 PROSE = Fault("prose around JSON")  # of the right answer: see FaultyServer
 OUT_OF_RANGE = Fault("score out of range", body=completion('{"completeness": 9, "logical_sequence": 3}'))
@@ -80,6 +84,8 @@ FILTER_ERRORS = (
     refused_by_code(code="BadRequest", inner_error={"code": "ResponsibleAIPolicyViolation"}),
     refused_by_code(code="data_inspection_failed"),
     refused_by_code(403, code="content_filter"),
+    refused_by_code(code="moderation_blocked"),
+    refused_by_code(code="InputTextSensitiveContentDetected.PolicyViolation"),
 )
 ENDED = Fault("aborted", body=completion(text="[", finish="abort"), final=True)
 OTHER_CODE = refused_by_code(final=True, code="context_length_exceeded", innererror=["content_filter"])
@@ -88,7 +94,13 @@ PASSING = (RATE_LIMITED, ERROR_500, ERROR_502, ERROR_503, CUT, CUT_WITHIN)
 SLOW = (STALLING, DRIPPING)
 BAD_BODIES = (BROKEN_JSON, NO_JSON, WRONG_TYPE, NO_CHOICE)
 FINAL = (BAD_REQUEST, UNPROCESSABLE, OTHER_CODE, ENDED)
-REFUSALS = (REFUSAL, FILTERED, WITHHELD, *FILTER_ERRORS)  # by the model, or by its server: answers without a plan
+REFUSALS = (
+    REFUSAL,
+    FILTERED,
+    *BLOCKED,
+    WITHHELD,
+    *FILTER_ERRORS,
+)  # by the model, or by its server: answers without a plan
 EMPTY = (NULL_CONTENT, BLANK, TOOL_CALL)
 
 
