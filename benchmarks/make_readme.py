@@ -18,7 +18,7 @@ from leap.records.litter import listed
 HEADER = """# Benchmarks
 
 Speed, measured. Every row is a file in [results/](results) that names machine, versions, commit and all timed windows.
-This page is written by `python benchmarks/make_readme.py`.
+This page is written by `python benchmarks/make_readme.py`. Benchmarks need LEAP installed: `pip install -e .`
 
 | benchmark | device | figure | beside it | commit | command |
 | --- | --- | ---: | --- | --- | --- |
