@@ -63,6 +63,55 @@ def test_no_file_leads_out_of_the_folder(tmp_path: Path, path: str) -> None:
     assert not on_disk(tmp_path)
 
 
+@pytest.mark.parametrize("path", ["a//b.txt", "a/./b.txt", "a\x1b[2Jb.txt", "a\u202eb.txt", "good.txt/b.txt"])
+def test_a_name_without_one_place_of_its_own_is_refused(tmp_path: Path, path: str) -> None:
+    with (
+        HubServer([stored({path: 10, "good.txt": 10})]) as hub,
+        pytest.raises(LeapError, match="nothing is downloaded"),
+    ):
+        get(hub, tmp_path / "data")
+    assert not on_disk(tmp_path)
+
+
+HIDDEN = (
+    *(
+        ".git/hooks/post-checkout",
+        "a/.git/config",
+        ".GIT/config",
+        ".bashrc",
+        ".vscode/tasks.json",
+        ".envrc",
+        "a/.htaccess",
+    ),
+    *(".lock", ".cache/leap/listing.json", ".download-someone--data/x.part", ".gitmodules", ".gitattributes"),
+)
+
+
+def test_hidden_names_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What acts on its own has a hidden name: git's hooks, a shell's and an editor's files, and our own notes."""
+    with HubServer([stored(dict.fromkeys([*HIDDEN, "good.txt", "b/..c.txt"], 10))]) as hub:
+        get(hub, tmp_path)
+    assert on_disk(tmp_path).keys() == {"good.txt"}
+    told = capsys.readouterr().err
+    assert "left out, since what is hidden may act on its own: .GIT/config, " in told
+    assert ".gitattributes" not in told
+
+
+def test_nothing_is_downloaded_through_a_link_that_leads_out(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "data"
+    (outside / "b").mkdir(parents=True)
+    folder.mkdir()
+    (folder / "a").symlink_to(outside)
+    with HubServer([stored({"a/b/x.txt": 10})]) as hub:
+        with pytest.raises(LeapError, match=r"data/a: a link that leads out of"):
+            get(hub, folder)
+        assert not on_disk(outside)
+        (folder / "a").unlink()
+        (tmp_path / "link").symlink_to(folder)
+        get(hub, tmp_path / "link")  # the folder itself may be one
+    assert on_disk(folder).keys() == {"a/b/x.txt"}
+
+
 def test_the_token_goes_to_the_hub_and_no_further(tmp_path: Path) -> None:
     with HubServer([stored()]) as hub:
         get(hub, tmp_path / "data")

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rich.filesize import decimal
 
@@ -25,6 +25,7 @@ from leap.progress import track_bytes
 from leap.records.files import FolderLock, check_folder
 from leap.terminal import first_few
 
+_ORDINARY = (".gitattributes", ".gitignore")  # of most repositories
 Choice = Callable[[Sequence[str]], set[str]]  # which of a repository's paths are wanted
 
 
@@ -78,6 +79,9 @@ def download(
     wanted = choice([file.path for file in snapshot.files])
     files = [file for file in snapshot.files if file.path in wanted]
     tell(f"{repository.name} at {snapshot.commit[:12]}: {_amount(files)}, into {folder}")
+    if hidden := [path for path in snapshot.hidden if path not in _ORDINARY]:
+        tell(f"left out, since what is hidden may act on its own: {first_few(hidden)}")
+    _refuse_ways_out(files, folder)
     parts = folder / f".download-{repository.name.replace('/', '--')}"
     fetch = Fetch(hub, snapshot, folder, parts, patience)
     if dry_run:
@@ -92,6 +96,17 @@ def download(
         if missing := _missing(files, folder):
             _fetch(fetch, missing, folder)
     tell(f"{folder}: all {len(files)} files have the hub's sizes and hashes")
+
+
+def _refuse_ways_out(files: Sequence[HubFile], folder: Path) -> None:
+    """Raise LeapError where a link in the folder would take files of the hub to a place outside."""
+    parents = {folder / parent for file in files for parent in PurePosixPath(file.path).parents}
+    for parent in sorted(parents - {folder}):
+        if parent.is_symlink() and not parent.resolve().is_relative_to(folder.resolve()):
+            raise LeapError(
+                f"{parent}: a link that leads out of {folder}; nothing is downloaded through it. Put a folder in its "
+                f"place, or make {folder} the link"
+            )
 
 
 def _amount(files: Sequence[HubFile]) -> str:

@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from leap.errors import LeapError
 from leap.records.files import naming
+from leap.terminal import shown
 
 HUB = "https://huggingface.co"
-_NOT_CONTENT = ".gitattributes"  # git's own; in a data folder it would act on the repository around it
 _PIECE = 1 << 20  # bytes read at a time
 
 
@@ -58,6 +58,7 @@ class Snapshot:
     repository: Repository
     commit: str
     files: tuple[HubFile, ...]
+    hidden: tuple[str, ...] = ()  # paths that are left out
 
 
 class _Lfs(BaseModel):
@@ -80,17 +81,33 @@ ENTRIES = TypeAdapter(list[Entry])
 
 
 def snapshot_of(repository: Repository, commit: str, entries: list[Entry]) -> Snapshot:
-    """The files among the entries. Raises LeapError for a path that leads out of the folder it is put into."""
-    files = [_file(entry, repository) for entry in entries if entry.type == "file" and entry.path != _NOT_CONTENT]
-    return Snapshot(repository, commit, tuple(files))
+    """The files among the entries, but for hidden ones: git, shells and editors act on these (`.git/hooks/`, `.envrc`).
+
+    Raises LeapError for a path that leads out of the folder it is put into, or has no one place in it.
+    """
+    files = {entry.path: entry for entry in entries if entry.type == "file"}
+    for path in files:
+        _refuse(path, repository)
+    if len(files) < sum(entry.type == "file" for entry in entries):
+        raise LeapError(f"{repository.name}: its listing names a file twice; nothing is downloaded from there")
+    if both := {str(parent) for path in files for parent in PurePosixPath(path).parents} & files.keys():
+        raise LeapError(f"{repository.name}: {min(both)!r} is a file and a folder; nothing is downloaded from there")
+    hidden = {path for path in files if any(part.startswith(".") for part in path.split("/"))}
+    kept = (_file(entry) for path, entry in files.items() if path not in hidden)
+    return Snapshot(repository, commit, tuple(kept), tuple(sorted(hidden)))
 
 
-def _file(entry: Entry, repository: Repository) -> HubFile:
-    path = PurePosixPath(entry.path)
-    if path.is_absolute() or ".." in path.parts or not path.parts or {"\\", "\0"} & set(entry.path):
-        raise LeapError(f"{repository.name}: {entry.path!r} leads out of the folder; nothing is downloaded from there")
+def _refuse(text: str, repository: Repository) -> None:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in text:
+        raise LeapError(f"{repository.name}: {text!r} leads out of the folder; nothing is downloaded from there")
+    if str(path) != text or shown(text) != text:  # a//b, a/./b; names that a terminal would obey
+        raise LeapError(f"{repository.name}: {text!r} is no name of a file; nothing is downloaded from there")
+
+
+def _file(entry: Entry) -> HubFile:
     size, sha256 = (entry.lfs.size, entry.lfs.oid) if entry.lfs else (entry.size, None)
-    return HubFile(str(path), size, entry.oid, sha256, entry.xetHash)
+    return HubFile(entry.path, size, entry.oid, sha256, entry.xetHash)
 
 
 def note_origin(folder: Path, commit: str, file: HubFile) -> None:
