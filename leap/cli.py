@@ -1,6 +1,7 @@
 """What every script shares: its parser, the numbers on a command line, errors in one line, and exit codes."""
 
 import argparse
+import errno
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ from leap.hardware import prepare_allocator
 from leap.interrupt import INTERRUPTED, interrupts_end, interrupts_raise
 from leap.terminal import guard, in_one_line, shorten
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 MOST_IMAGE_TOKENS = 16_384  # of an image: Qwen3-VL's processors take no more
 LARGEST_COUNT = 2**31 - 1  # what arrays, libraries and servers take as a count
@@ -82,7 +84,8 @@ def run(main: Callable[[], int | None]) -> None:
         print(in_one_line(f"error: out of memory ({error}); ask less at once, or free memory"), file=sys.stderr)
         code = FAILED
     except OSError as error:  # a full disk, a folder that may not be written
-        print(in_one_line(f"error: {error.filename or 'a file'}: {error.strerror or error}"), file=sys.stderr)
+        remedy = "; make room, then run the same command again" if error.errno in _NO_ROOM else ""
+        print(in_one_line(f"error: {error.filename or 'a file'}: {error.strerror or error}{remedy}"), file=sys.stderr)
         code = FAILED
     interrupts_end()
     sys.exit(code)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +106,48 @@ def test_nothing_is_overwritten_and_nothing_half_written(workspace: Path, adapte
     assert failed.returncode == 1
     assert len(failed.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "kept"]
+
+
+def test_the_loser_of_two_exports_leaves_the_winners_model(
+    workspace: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one's model comes into being while this one writes its own."""
+    output, sync = tmp_path / "exported", os.sync
+
+    def meanwhile() -> None:
+        output.mkdir()
+        (output / "config.json").write_text("the winner's")
+        sync()
+
+    monkeypatch.setattr(os, "sync", meanwhile)
+    done = run_script(EXPORT, "--checkpoint", str(model), "--output", str(output), root=workspace)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"{output}: it was made meanwhile" in line
+    assert (output / "config.json").read_text() == "the winner's"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("size", [0, 100, 1 << 20])
+def test_an_export_without_room_is_one_line_and_leaves_nothing(
+    workspace: Path, model: Path, tmp_path: Path, size: int
+) -> None:
+    """A limit on the size of files stands in for a full disk: it stops the settings, the tokenizer or the weights."""
+    output = tmp_path / "exported"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        done = run_script(EXPORT, "--checkpoint", str(model), "--output", str(output), root=workspace)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {tmp_path}")
+    assert line.endswith("File too large")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

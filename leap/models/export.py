@@ -13,8 +13,9 @@ from leap.errors import LeapError, first_line
 from leap.models.checkpoints import read_marker, weights_hash
 from leap.models.image_size import record_size, recorded_size
 from leap.models.loading import load_model, load_processor
-from leap.records.files import check_folder, share_weights, unfinished, write_atomic
+from leap.records.files import check_folder, naming, share_weights, unfinished, write_atomic
 from leap.records.litter import is_litter
+from leap.records.tables import markdown_block, markdown_text
 
 Format = Literal["bfloat16", "float16", "float32"]
 
@@ -35,16 +36,29 @@ def export_model(checkpoint: Path, output: Path, base: Path | None, dtype: Forma
     partial = unfinished(output, ".partial")
     partial.mkdir()
     try:
-        _cast(model, dtype).save_pretrained(partial)
-        processor.save_pretrained(partial)
-        write_atomic(partial / "README.md", model_card(checkpoint, output.name, base, dtype, commit))
-        share_weights(partial)
+        with naming(output):
+            _cast(model, dtype).save_pretrained(partial)
+            processor.save_pretrained(partial)
+            write_atomic(partial / "README.md", model_card(checkpoint, output.name, base, dtype, commit))
+            share_weights(partial)
         os.sync()  # the files must outlast a power cut before the folder has its name
-        partial.rename(output)
+        _give_name(partial, output)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return output
+
+
+def _give_name(partial: Path, output: Path) -> None:
+    try:
+        partial.rename(output)
+    except OSError as error:
+        if not os.path.lexists(output):
+            raise
+        raise LeapError(
+            f"{output}: it was made meanwhile, by another export perhaps, and is left as it is; "
+            "give another folder (--output)"
+        ) from error
 
 
 def _cast(model: Any, dtype: Format) -> Any:
@@ -63,7 +77,7 @@ def model_card(checkpoint: Path, name: str, base: Path | None, dtype: Format, co
     on = run.get("base_model") or (weights_hash(base) if base else "unknown")
     facts = [
         f"- what: {how}; {dtype} weights for image-text-to-text generation with `transformers`",
-        f"- base model: {Path(original).name if original else 'not recorded'}",
+        f"- base model: {markdown_text(Path(original).name) if original else 'not recorded'}",
         f"- sha256 over the base's weight files: {on}",
         f"- step: {run.get('step', 'unknown')}",
         f"- training data, sha256 of its file: {run.get('data', 'unknown')}",
@@ -71,11 +85,10 @@ def model_card(checkpoint: Path, name: str, base: Path | None, dtype: Format, co
         f"- versions: {', '.join(f'{key} {value}' for key, value in run.get('versions', {}).items()) or 'unknown'}",
     ]
     head = yaml.safe_dump({"library_name": "transformers", "pipeline_tag": "image-text-to-text"})
-    told = (
-        f"```yaml\n{yaml.safe_dump(recipe, sort_keys=False)}```" if recipe else "Not recorded: LEAP did not train it."
-    )
+    keys = markdown_block(yaml.safe_dump(recipe, sort_keys=False), "yaml")
+    told = keys if recipe else "Not recorded: LEAP did not train it."
     lead = "Fine-tuned as a robot task planner with LEAP (Logical Embodied Action Planning)."
-    return f"---\n{head}---\n\n# {name}\n\n{lead}\n\n" + "\n".join(facts) + f"\n\n## Recipe\n\n{told}\n"
+    return f"---\n{head}---\n\n# {markdown_text(name)}\n\n{lead}\n\n" + "\n".join(facts) + f"\n\n## Recipe\n\n{told}\n"
 
 
 def _portable(value: Any) -> Any:

@@ -26,6 +26,12 @@ from leap.redaction import hide
 
 Record = TypeVar("Record", bound=BaseModel)
 _TEMPORARY = ".tmp"
+DISK_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a file may not be so large",
+    errno.EIO: "writing failed",
+}
 RESTORE = "restore or remove the file"
 _DEEPEST, _MOST_DIGITS = 100, 100  # of JSON; tokenizers' files have numbers of 31 digits
 _TOO_DEEP = f"nested deeper than {_DEEPEST} levels"
@@ -47,7 +53,7 @@ def write_atomic(path: Path, content: str | bytes, if_changed: bool = False) -> 
     data = encoded(hide(content)) if isinstance(content, str) else content
     if if_changed and path.is_file() and path.read_bytes() == data:
         return
-    with replacing(path) as temporary, naming(path):
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
@@ -63,7 +69,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = unfinished(path)
     os.close(_create(temporary))
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         with naming(path), temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -96,12 +103,25 @@ def share_weights(folder: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """A failed write (a full disk) does not say by itself which file it was."""
+    """A failed write (a full disk) as an OSError that says which file or folder it was.
+
+    It does not say so by itself; torch.save and safetensors raise errors of their own for it.
+    """
     try:
         yield
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+    except Exception as error:
+        if number := _disk_error(error):
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+
+
+def _disk_error(error: Exception) -> int | None:
+    """The system's number of what a library could not write for; torch.save does not say it."""
+    numbers = (number for number in DISK_FULL if f"os error {number})" in str(error))
+    return next(numbers, errno.EIO if "inline_container.cc" in str(error) else None)
 
 
 def check_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from leap.terminal import in_one_line
+from leap.terminal import in_one_line, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,13 @@ def _marked(cell: Any) -> Any:
 def markdown_text(text: str) -> str:
     """Text that Markdown shows as it stands, in a table too: no markup, HTML, link or line end."""
     return _MARKDOWN.sub(r"\\\g<0>", in_one_line(text))
+
+
+def markdown_block(text: str, language: str) -> str:
+    """Lines of code that Markdown shows as they stand, whatever fences are in them."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{shown(text)}{fence}"
 
 
 def markdown_lines(header: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,5 @@
 """A run's checkpoint folders: whole or not there; old ones slimmed, then removed, once newer ones are whole."""
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,16 +9,20 @@ from typing import Any
 
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, checkpoint_step, find_checkpoints, is_resumable, read_marker
-from leap.records.files import FolderLock, read_object, share_weights, sync_folder, sync_tree, write_json
+from leap.records.files import (
+    DISK_FULL,
+    FolderLock,
+    naming,
+    read_object,
+    share_weights,
+    sync_folder,
+    sync_tree,
+    write_json,
+)
 from leap.records.litter import listed
 
 RESUMABLE_KEPT = 2  # the newest checkpoints that keep their optimiser state
 _SMALL_FILES = 32 << 20  # bytes: processor, settings, logs
-_FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "a file may not be so large",
-}
 # What only resuming reads; global_step* and latest are DeepSpeed's.
 _TRAINING_STATE = (
     "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "loss_since_log.json", "global_step*", "latest",
@@ -67,26 +70,14 @@ def finish_checkpoint(place: Path, marker: dict[str, Any]) -> None:
 @contextmanager
 def telling_disk_errors(place: Path, needed: int) -> Iterator[None]:
     """A write that fails for want of room removes the partial folder and ends with one clear error."""
-    from safetensors import SafetensorError
-
     try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        cause = _disk_trouble(error)
-        if cause is None:
+        with naming(place):
+            yield
+    except OSError as error:
+        if (cause := DISK_FULL.get(error.errno or 0)) is None:
             raise
         shutil.rmtree(partial_folder(place), ignore_errors=True)
         raise LeapError(_no_room(place, cause, needed)) from error
-
-
-def _disk_trouble(error: BaseException) -> str | None:
-    """What is wrong with the disk, in words. torch.save and safetensors raise errors of their own for a full one."""
-    if isinstance(error, OSError):
-        return _FULL.get(error.errno or 0)
-    for number, words in _FULL.items():
-        if f"os error {number}" in str(error):
-            return words
-    return "writing failed" if "inline_container.cc" in str(error) else None  # torch.save's writer
 
 
 def _no_room(place: Path, cause: str, needed: int) -> str:
