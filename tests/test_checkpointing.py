@@ -381,7 +381,7 @@ def overflowing(workspace: Path, tmp_path: Path) -> tuple[Path, Path]:
     return model, file
 
 
-BEST = "--save_steps 100 --val_file data/test_demo.jsonl --max_eval_samples 2 --eval_steps 5"
+BEST = "--save_steps 100 --val_file data/test_demo.jsonl --max_eval_samples 2 --eval_steps 2"
 
 
 @pytest.mark.parametrize("saving", ["--save_steps 1", f"{BEST} --early_stopping_patience 1"])
