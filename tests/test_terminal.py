@@ -167,3 +167,36 @@ def test_a_name_makes_no_cell_and_no_markup_of_its_own(name: str) -> None:
     assert sum(token.type == "td_open" for token in tokens) == 2
     inner = [child.type for token in tokens for child in token.children or []]
     assert set(inner) <= {"text", "text_special"}
+
+
+NAMES = ["a|b", "x\ny", "=cmd|calc!A0", "[red]q[bold]\x1b[31m", os.fsdecode(b"caf\xe9"), "<b>c", "checkpoint-7_1shot"]
+
+
+def test_results_of_models_with_hostile_names_are_shown_and_written(tmp_path: Path) -> None:
+    keys = ("skill_match_score", "entity_match_score", "skill_with_entity_match_score", "exact_match_score")
+    scores = {"select_x": {str(n): dict.fromkeys([*keys, "total_score"], 10.0 * n) for n in range(3)}}
+    counts = {"examples": 3, "scored": 3, "format_error": 0, "truncated": 0, "inference_error": 0, "missing": 0}
+    for name in ["Baseline", *NAMES]:
+        folder = tmp_path / "eva_results" / "Spatial" / name
+        folder.mkdir(parents=True)
+        (folder / "final_score.json").write_text(json.dumps(scores))
+        (folder / "manifest.json").write_text(json.dumps({"counts": counts, "status": "complete"}))
+    for script, *options in (
+        ("draw_evaluation_results.py", "--models", "Baseline", *NAMES),
+        ("compare_models.py", NAMES[3], NAMES[4]),
+    ):
+        done = run_script(f"scripts/evaluation/{script}", *options, root=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert not RAW.search(done.stdout + done.stderr)
+        assert "caf\\udce9" in done.stdout
+    found = list((tmp_path / "eva_results").rglob("*.md")) + list((tmp_path / "eva_results").rglob("*.csv"))
+    assert len(found) >= 4
+    for path in found:
+        text = path.read_text()
+        assert not RAW.search(text)
+        if path.suffix == ".csv":
+            cells = pd.read_csv(path, dtype=str, keep_default_na=False).to_numpy().flatten()
+            assert not [cell for cell in cells if re.match(r"[=@]|[+-](?!\d)", cell)]
+        else:
+            rows = [line for line in text.splitlines() if line.startswith("|")]
+            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1

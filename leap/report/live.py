@@ -12,6 +12,7 @@ from leap.report.results import NO_PLAN, read_counts, read_scores
 from leap.report.summary import write_summary
 from leap.report.tables import metric_table, print_table, total_table
 from leap.report.unfinished import unfinished_note
+from leap.terminal import shown
 from leap.vlabench.sources import Scorer
 
 
@@ -43,7 +44,7 @@ def print_rescored(rescored: Sequence[Rescored], scorer: Scorer) -> None:
     apart = [name for name in NO_PLAN if any(getattr(found.counts, name) for found in rescored)]
     names = ("scored", "format_error", *apart, "inference_error", "missing")
     rows = {
-        "/".join(found.folder.parts[-2:]): {
+        shown("/".join(found.folder.parts[-2:])): {
             **{name: getattr(found.counts, name) for name in names},
             "total": found.total,
             "stored": found.stored_total,

@@ -16,6 +16,7 @@ from leap.records.files import is_file
 from leap.records.litter import listed
 from leap.report.unfinished import unfinished_note
 from leap.statistics.summary import MEAN
+from leap.terminal import shown
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 
@@ -180,10 +181,11 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def _result_folders(results: Path, models: Iterable[str] | None) -> list[tuple[str, str, Path]]:
-    wanted = None if models is None else set(models)
+    # Tables hold no bytes that are not UTF-8, and a name must be no command to a terminal: see leap.terminal.
+    wanted = None if models is None else {shown(model) for model in models}
     return [
-        (dimension.name, folder.name, folder)
+        (dimension.name, shown(folder.name), folder)
         for dimension in DIMENSIONS
         for folder in listed(results / dimension.name)
-        if is_file(folder / SCORES) and (wanted is None or folder.name in wanted)
+        if is_file(folder / SCORES) and (wanted is None or shown(folder.name) in wanted)
     ]

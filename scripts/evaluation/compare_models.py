@@ -11,6 +11,7 @@ import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import Parser, run, seed
 from leap.errors import LeapError, UsageError
+from leap.terminal import shown
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 
 SCORES = (*OFFICIAL_KEYS, *LEAP_KEYS)
@@ -19,8 +20,8 @@ SCORES = (*OFFICIAL_KEYS, *LEAP_KEYS)
 def main() -> None:
     workspace = WorkspaceConfig.find()
     parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("model", help="A: a model's name in the results")
-    parser.add_argument("baseline", help="B: the model that it is compared with")
+    parser.add_argument("model", type=shown, help="A: a model's name in the results")
+    parser.add_argument("baseline", type=shown, help="B: the model that it is compared with")
     parser.add_argument("--results_dir", type=find, default=workspace.eva_results, help="the folder of results")
     parser.add_argument("--score", choices=SCORES, default="total_score", help="of which score")
     parser.add_argument("--seed", type=seed, default=0, help="of the resampling and the permutations")

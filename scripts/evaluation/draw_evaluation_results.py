@@ -13,6 +13,7 @@ import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import Parser, run
 from leap.errors import UsageError
+from leap.terminal import shown
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
@@ -20,8 +21,8 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add, find = parser.add_argument, workspace.resolve
     add("--results_dir", type=find, default=workspace.eva_results, help="<dimension>/<model>/final_score.json lie here")
     add("--output_dir", type=find, help="where tables and figures go (default: figures/ in the results)")
-    add("--baseline", help="the model that the others are compared with (default: Baseline)")
-    add("--models", nargs="+", metavar="MODEL", help="only these models (default: all that have results)")
+    add("--baseline", type=shown, help="the model that the others are compared with (default: Baseline)")
+    add("--models", nargs="+", type=shown, metavar="MODEL", help="only these models (default: all that have results)")
     add(
         "--run_dir",
         type=find,
