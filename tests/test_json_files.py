@@ -20,6 +20,7 @@ from leap.evaluation.monitor import Monitor
 from leap.evaluation.rescore import read_old_output, rescore
 from leap.evaluation.score import read_scores
 from leap.models.checkpoints import adapter_base, find_checkpoints, is_resumable, read_log, read_marker
+from leap.records.files import FolderLock
 from leap.records.set_aside import restore
 from leap.report.curves import read_loss
 from leap.report.results import read_counts, unlike_settings_note
@@ -262,3 +263,24 @@ def test_scores_and_manifests_of_any_shape_end_no_rescoring(tmp_path: Path) -> N
         (path.parent / name).unlink()
     _rescored(path, data)
     assert read_scores(path) == {}
+
+
+def test_a_named_pipe_in_a_locks_place_is_not_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "r" / "Spatial" / "m"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / ".lock")
+    with (
+        pytest.raises(LeapError, match=r"\.lock: something else lies where a lock file is expected"),
+        FolderLock(folder),
+    ):
+        pass
+    (found,) = Monitor(tmp_path / "r").read()
+    assert found.problem is not None
+    assert str(folder / ".lock") in found.problem
+
+
+def test_a_task_whose_name_is_not_utf8_is_named(tmp_path: Path) -> None:
+    task = tmp_path / "d" / "Spatial" / "t"
+    task.rename(task.with_name(os.fsdecode(b"t\xe9")))
+    with pytest.raises(LeapError, match="no name of a task"):
+        find_examples(tmp_path / "d", find_dimension("Spatial"))

@@ -137,9 +137,10 @@ class Monitor:
         return found
 
     def _progress(self, dimension: str, folder: _Folder) -> Progress:
-        holder, problem = lock_holder(folder.path / LOCK), None
+        holder, problem = None, None
         manifest: dict[str, Any] = {}
         try:
+            holder = lock_holder(folder.path / LOCK)
             manifest = read_manifest(folder.path)
             folder.read_on()
         except LeapError as error:

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
+from leap.errors import LeapError
+
 if TYPE_CHECKING:
     from filelock import SoftFileLock
 
@@ -60,7 +62,14 @@ class _Flock:
         self._file.close()
 
 
+def _refuse_pipe(path: Path) -> None:
+    """To open a named pipe waits for ever."""
+    if path.exists() and not path.is_file():
+        raise LeapError(f"{path}: something else lies where a lock file is expected; move it away")
+
+
 def _take_flock(path: Path) -> Held | None:
+    _refuse_pipe(path)
     file = path.open("a+", errors="replace")
     file.seek(0)
     try:
@@ -140,6 +149,7 @@ def _is_in_place(path: Path, file: IO[str]) -> bool:
 
 def lock_holder(path: Path) -> str | None:
     """Who stands in a lock file while a process holds it; None where none does. Nothing is written."""
+    _refuse_pipe(path)
     try:
         with path.open(errors="replace") as file:
             taken, text = _try_flock(file, fcntl.LOCK_SH), file.read()

@@ -11,6 +11,7 @@ from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, OperationSequence
 from leap.records.files import is_file, read_object, read_text
 from leap.records.litter import listed
+from leap.terminal import shown
 from leap.vlabench.dimensions import DIMENSIONS, Dimension, find_dimension
 
 Value = TypeVar("Value")
@@ -61,6 +62,9 @@ def find_examples(
     """
     folder = dimension_folder(root, dimension)
     tasks = [task for task in listed(folder) if task.is_dir() and example_folders(task)]
+    for task in tasks[:max_tasks]:
+        if shown(task.name) != task.name:  # results could not hold it
+            raise LeapError(f"{task}: no name of a task (it is not UTF-8, or has control characters); {DOWNLOAD_AGAIN}")
     examples = [
         _read_example(dimension, task.name, number, example)
         for task in tasks[:max_tasks]
