@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leap.cli import count, image_tokens
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.inference.protocol import Decoding, Engine, Request
 from leap.provenance import command, device_name, git_state, versions
 
@@ -34,7 +34,7 @@ def plain_generation(
     """(request, answer, seconds) by the library's processor and `generate`, as its documentation shows them."""
     import torch
 
-    from leap.data.pictures import open_picture
+    from leap.data.image import open_picture
     from leap.models.loading import load_model, load_processor
 
     processor = load_processor(model)

@@ -91,9 +91,9 @@ def alone(work: Any, folder: Path) -> dict[str, Any]:
 
 
 def measured(work: Any, folder: Path) -> dict[str, Any]:
-    from leap.data.chat import ChatFormat
-    from leap.data.checked_file import check_training_file  # noqa: F401  imported before the clock starts
-    from leap.data.pictures import PictureEncoder, PictureSize
+    from leap.data.chat_encoding import ChatFormat
+    from leap.data.image import PictureEncoder, PictureSize
+    from leap.preparation.check.checked_dataset import check_training_file  # noqa: F401  imported before the clock starts
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     set_start_method("fork", force=True)  # Linux's default, which spawning this process has replaced
@@ -119,7 +119,7 @@ def peak_mb() -> int:
 
 def start(folder: Path, chat: Any, encoder: Any) -> tuple[int, int]:
     """(rows, tokens) as a run of today learns them."""
-    from leap.data.checked_file import check_training_file
+    from leap.preparation.check.checked_dataset import check_training_file
 
     checked = check_training_file(folder / "rows.jsonl", [folder], chat, encoder, MAX_LENGTH, folder / "cache")
     return len(checked), int(checked.tokens.sum())
@@ -129,7 +129,7 @@ def seed_start(folder: Path, chat: Any, encoder: Any) -> tuple[int, int]:
     """(rows, tokens) row by row; every row stays in memory, as it did."""
     from PIL import Image
 
-    from leap.data.pictures import resolve_picture
+    from leap.data.image import resolve_picture
     from leap.records.files import read_jsonl
     from leap.records.training import TrainingRow
 
@@ -193,7 +193,7 @@ def row(index: int) -> dict[str, Any]:
 def save_processor(folder: Path) -> None:
     from full_size import qwen_tokenizer
 
-    from leap.demo.model import make_processor
+    from leap.tabletop.tiny_model import make_processor
 
     make_processor(qwen_tokenizer()).save_pretrained(folder / "processor")
 

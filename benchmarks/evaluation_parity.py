@@ -18,15 +18,15 @@ import installed  # noqa: F401
 from compared import REPOSITORY, add_arguments, dtype_of, open_engine, origin, plain_generation, result_path
 
 from leap.cli import Parser, count, run
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.evaluation.requests import build_requests
 from leap.evaluation.score import score_answer
 from leap.evaluation.settings import EvaluationSettings
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.records.benchmark import BenchmarkExample
 from leap.records.files import write_json
-from leap.vlabench.dataset import find_examples
 from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
 
 DATA = REPOSITORY / "demo" / "dataset" / "vlm_evaluation_v1.0"

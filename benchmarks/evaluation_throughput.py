@@ -27,14 +27,14 @@ from full_size import make_model, make_requests
 from limits import examples_per_second
 
 from leap.cli import Parser, count, run, whole
-from leap.data.pictures import PictureEncoder, PictureSize, open_picture
+from leap.data.image import PictureEncoder, PictureSize, open_picture
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.models.loading import load_processor
 from leap.records.files import write_json
-from leap.vlabench.dataset import find_examples
 from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
 
 WINDOW = 64  # examples

@@ -123,7 +123,7 @@ def figures(rounds: list[dict[str, Round]], watched: dict[str, Round]) -> dict[s
 
 
 def streamed(archives: Sequence[Path], folder: Path, workers: int) -> None:
-    from leap.data.agibot import Outcome, find_archives, prepare
+    from leap.preparation.agibot.archive_tasks import Outcome, find_archives, prepare
 
     outcomes: list[Outcome] = []
     prepare(find_archives(archives[0].parent), folder / "images", workers, outcomes)
@@ -140,7 +140,7 @@ def extracted(archives: Sequence[Path], folder: Path, workers: int) -> None:
 def extract_then_take(task: tuple[Path, Path, Path]) -> None:
     from PIL import Image
 
-    from leap.data.first_frames import natural_key
+    from leap.preparation.agibot.first_frames import natural_key
 
     archive, everything, images = task
     with tarfile.open(archive) as opened:
@@ -168,7 +168,7 @@ def alone(side: Side, archives: Sequence[Path], folder: Path, workers: int, watc
 def measured(side: Side, archives: Sequence[Path], folder: Path, workers: int, watch: bool) -> Round:
     import PIL.Image
 
-    import leap.data.agibot  # noqa: F401  both are imported before the clock starts
+    import leap.preparation.agibot.archive_tasks  # noqa: F401  both are imported before the clock starts
 
     PIL.Image.init()
     set_start_method("fork", force=True)  # Linux's default, which spawning this process has replaced
@@ -214,7 +214,7 @@ def allocated(path: Path) -> int:
 def hashes(images: Path) -> dict[str, str]:
     import hashlib
 
-    from leap.data.pictures import open_picture
+    from leap.data.image import open_picture
 
     return {path.name: hashlib.sha256(open_picture(path).tobytes()).hexdigest() for path in images.glob("*.png")}
 

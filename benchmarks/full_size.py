@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from leap.demo.model import SPLIT_PATTERN, make_processor
 from leap.inference.protocol import Request
 from leap.records.training import Message, TrainingRow
+from leap.tabletop.tiny_model import SPLIT_PATTERN, make_processor
 from leap.vlabench.prompts import leap_instructions, request_parts
 
 SHAPE = Path(__file__).with_name("qwen3_vl_2b.json")

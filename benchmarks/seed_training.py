@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from transformers import Trainer, TrainingArguments
 
-from leap.data.chat import IGNORED
-from leap.data.pictures import PictureSize
+from leap.data.chat_encoding import IGNORED
+from leap.data.image import PictureSize
 from leap.models.loading import load_model
 from leap.records.training import TrainingRow
 

@@ -24,7 +24,7 @@ from leap.provenance import command, device_name, git_state, versions
 from leap.records.files import write_json
 from leap.statistics.comparison import PERMUTATIONS, compare_all
 from leap.statistics.intervals import RESAMPLES
-from leap.statistics.summary import summarise
+from leap.statistics.means import summarise
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.golden import decode_dependency, load_golden
 from leap.vlabench.scoring import official_scores, plan_scores

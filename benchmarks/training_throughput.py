@@ -33,14 +33,14 @@ from step_profile import as_markdown
 
 from configs.config import WorkspaceConfig
 from leap.cli import Parser, count, gigabytes, image_tokens, run, whole
-from leap.data.chat import ChatFormat
-from leap.data.pictures import PictureEncoder, PictureSize
-from leap.demo.model import save_demo_model
+from leap.data.chat_encoding import ChatFormat
+from leap.data.image import PictureEncoder, PictureSize
 from leap.hardware import peak_flops
 from leap.models.loading import load_processor
 from leap.progress import duration
 from leap.records.files import read_object, write_atomic, write_json
 from leap.records.training import TrainingRow
+from leap.tabletop.tiny_model import save_demo_model
 from leap.training.flops import EVERYTHING, Trained, sample_flops
 
 PROFILED_STEPS = 2
@@ -275,9 +275,9 @@ def train_ours(
     """Train on these rows as the scripts do; returns the recipe's values."""
     from accelerate import PartialState
 
-    from leap.training.plan import describe as plan
+    from leap.training.dry_run import describe as plan
+    from leap.training.fine_tune import check_run, train
     from leap.training.recipe import read_recipe
-    from leap.training.run import check_run, train
 
     root = setting.arguments.workdir
     output = root / "output" / f"{setting.name}-{name}"

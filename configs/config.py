@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leap.errors import LeapError
-from leap.paths import at_home, find_path
 from leap.records.litter import is_bare
+from leap.records.paths import at_home, find_path
 
 if TYPE_CHECKING:
-    from leap.data.pictures import PictureSize
+    from leap.data.image import PictureSize
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -57,7 +57,7 @@ class WorkspaceConfig:
     @property
     def image_size(self) -> "PictureSize":
         """In an evaluation of models that record none."""
-        from leap.data.pictures import PictureSize
+        from leap.data.image import PictureSize
 
         return PictureSize(self.image_tokens_min, self.image_tokens_max)
 

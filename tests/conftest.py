@@ -32,7 +32,7 @@ def _kept_interrupts() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo workspace with one task a dimension. Tests that write into it use names of their own."""
-    from leap.demo.workspace import DemoSize, make_workspace
+    from leap.tabletop.demo_workspace import DemoSize, make_workspace
 
     root = tmp_path_factory.mktemp("workspace") / "demo"
     make_workspace(root, DemoSize(seed=3, tasks_per_dimension=1, examples_per_task=2, training_rows=24, size=64))

@@ -8,10 +8,10 @@ import pytest
 from servers.hub import HubServer
 from servers.hub_store import Stored
 
-from leap.data.downloads import download, everything
-from leap.data.fetch import Manners
-from leap.data.hub import Hub
-from leap.data.hub_files import Repository
+from leap.hub.client import Hub
+from leap.hub.download import download, everything
+from leap.hub.file_listing import Repository
+from leap.hub.resume_download import Manners
 
 QUICK = Manners(max_workers=3, initial_sleep=0.01, max_sleep=0.02, max_tries=5)
 DATA = Repository("someone/data", "dataset")

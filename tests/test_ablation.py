@@ -27,13 +27,22 @@ from test_families import one_thread
 from test_jobs import alive
 from test_recipes import LORA, tiny_recipe, train
 
-from leap.ablation.figures import score_by_cost
-from leap.ablation.plan import aligned, kept_steps, plan_runs
-from leap.ablation.report import readable, write_report
-from leap.ablation.results import BASE, Findings, Outcome, collect, dimension_table, gain_table, method_table, run_table
+from leap.ablation.ablation_figures import score_by_cost
+from leap.ablation.ablation_plan import aligned, kept_steps, plan_runs
+from leap.ablation.ablation_report import readable, write_report
+from leap.ablation.effect_tables import (
+    BASE,
+    Findings,
+    Outcome,
+    collect,
+    dimension_table,
+    gain_table,
+    method_table,
+    run_table,
+)
 from leap.ablation.runs import FULL, Scripts, label, make_runs, refuse_unlike
 from leap.ablation.stages import Places
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, small_files, weights_hash
 from leap.report import style
@@ -41,12 +50,12 @@ from leap.report.curves import Loss
 from leap.report.results import dimension_means
 from leap.statistics.comparison import holm
 from leap.statistics.seeds import MOST_SEEDS, seed_interval
-from leap.training import run as runs
-from leap.training.model import load_trainable
+from leap.training import fine_tune as runs
+from leap.training.dry_run import costs
 from leap.training.overrides import add_recipe_flags, recipe_overrides
-from leap.training.plan import costs
 from leap.training.presets import known_presets, read_preset
 from leap.training.recipe import read_recipe
+from leap.training.trainable_model import load_trainable
 from leap.vlabench.dimensions import NAMES
 
 RECIPES = REPOSITORY / "configs" / "recipes"

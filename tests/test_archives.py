@@ -13,8 +13,8 @@ from frame_archives import tar_bytes, tar_gz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leap.data import archives
-from leap.data.archives import ArchiveError, GzipStream, read_members
+from leap.preparation.agibot import archives
+from leap.preparation.agibot.archives import ArchiveError, GzipStream, read_members
 
 NAME = st.text(st.sampled_from("ab/é中 .1") | st.characters(codec="utf-8", exclude_characters="/\0"), max_size=140).map(
     lambda text: "/".join(part for part in text.split("/") if part not in ("", ".."))

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from servers import faulty_openai as faulty
 from servers.faulty_openai import FaultyServer, Seen
 
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.evaluation.settings import EvaluatedModel
 from leap.inference.protocol import Answer, Decoding, Request
-from leap.judge.files import OUTPUT_COLUMNS, find_newest, read_outputs, read_table, write_table
 from leap.judge.outputs import OutputSettings, read_samples, write_outputs
+from leap.judge.review_files import OUTPUT_COLUMNS, find_newest, read_outputs, read_table, write_table
 from leap.models.checkpoints import UNKNOWN_FILES
-from leap.records.review import split_images
+from leap.records.judging import split_images
 
 SCRIPT = "scripts/evaluation/run_vlm_output.py"
 SMALL = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 8 --max_samples 3 --device cpu".split()

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leap.data.chat import IGNORED, ChatFormat
-from leap.data.pictures import PictureEncoder, PictureSize
-from leap.demo.model import CHAT_TEMPLATE, SPECIAL_TOKENS, make_processor
+from leap.data.chat_encoding import IGNORED, ChatFormat
+from leap.data.image import PictureEncoder, PictureSize
 from leap.models.loading import load_processor
 from leap.records.training import ImagePart, Message, TextPart
+from leap.tabletop.tiny_model import CHAT_TEMPLATE, SPECIAL_TOKENS, make_processor
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,12 @@ import leap.evaluation
 import leap.records
 from leap import provenance
 from leap.cli import run
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import LeapError
-from leap.evaluation.monitor import Monitor
+from leap.evaluation.evaluate import evaluate_models
+from leap.evaluation.evaluation_progress import Monitor
 from leap.evaluation.predictions import read_predictions
 from leap.evaluation.rescore import rescore
-from leap.evaluation.run import evaluate_models
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.records.benchmark import Prediction

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from leap.errors import LeapError, UsageError
-from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, NAMES, find_dimension, find_dimensions
+from leap.vlabench.examples import find_examples, fingerprint
 
 
 @pytest.mark.parametrize(

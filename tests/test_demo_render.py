@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leap.demo.appearance import LOOKS
-from leap.demo.appearance.world import CAMERAS
-from leap.demo.catalogue import KINDS
-from leap.demo.labels import LABEL_SHARE, anchor, draw_labels, place_labels, visible_numbers
-from leap.demo.render import RenderJob, SceneRenderer, render_many
-from leap.demo.scene import TABLES, PlacedObject, Scene, make_scene
 from leap.errors import LeapError
+from leap.tabletop.appearance import LOOKS
+from leap.tabletop.appearance.world import CAMERAS
+from leap.tabletop.catalogue import KINDS
+from leap.tabletop.labels import LABEL_SHARE, anchor, draw_labels, place_labels, visible_numbers
+from leap.tabletop.render import RenderJob, SceneRenderer, render_many
+from leap.tabletop.scene import TABLES, PlacedObject, Scene, make_scene
 
 pytest.importorskip("mujoco")
 SIZE = 120  # pixels a view: quick, and the labels still fit

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from leap.data.wording import expand, numbered, plain_request, sentence
-from leap.demo.catalogue import KINDS
-from leap.demo.scene import PlacedObject
-from leap.demo.tasks import TASKS, Episode, make_episode
-from leap.demo.tasks.facts import FACTS
-from leap.demo.tasks.wishes import WISHES
-from leap.demo.tasks.wording import templates_for
 from leap.errors import LeapError
+from leap.preparation.build.phrasing import expand, numbered, plain_request, sentence
+from leap.tabletop.catalogue import KINDS
+from leap.tabletop.scene import PlacedObject
+from leap.tabletop.tasks import TASKS, Episode, make_episode
+from leap.tabletop.tasks.facts import FACTS
+from leap.tabletop.tasks.semantic_requests import WISHES
+from leap.tabletop.tasks.surface_forms import templates_for
 
 NAMES = [(dimension, maker.name) for dimension, makers in TASKS.items() for maker in makers]
 SUBTASKS = [  # in upstream's order
@@ -286,7 +286,8 @@ def test_unknown_names_are_refused() -> None:
 
 def test_same_seed_same_bytes_in_any_process() -> None:
     code = (
-        "import random\nfrom leap.data.wording import plain_request\nfrom leap.demo.tasks import TASKS, make_episode\n"
+        "import random\nfrom leap.preparation.build.phrasing import plain_request\n"
+        "from leap.tabletop.tasks import TASKS, make_episode\n"
         "for d, makers in TASKS.items():\n    for m in makers:\n        for s in range(5):\n"
         "            rng = random.Random(s)\n            e = make_episode(d, m.name, rng, ('train', 'eval')[s % 2])\n"
         "            print(e, plain_request(e.instruction, rng))\n"

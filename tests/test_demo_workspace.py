@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, run_script
 
-from leap.demo.scene import Scene
-from leap.demo.workspace import DemoSize, benchmark_episodes, make_workspace, scene_key, training_files
 from leap.errors import LeapError
 from leap.records.files import read_jsonl
 from leap.records.training import TrainingRow
+from leap.tabletop.demo_workspace import DemoSize, benchmark_episodes, make_workspace, scene_key, training_files
+from leap.tabletop.scene import Scene
 from leap.vlabench.parsing import parse_plan
 from leap.vlabench.scoring import dependency_of, official_scores
 
 SIZE = DemoSize(seed=5, tasks_per_dimension=3, examples_per_task=6, training_rows=720)
 TEXTS = """
 import hashlib, json
-from leap.demo.workspace import DemoSize, benchmark_episodes, training_files
+from leap.tabletop.demo_workspace import DemoSize, benchmark_episodes, training_files
 size = DemoSize(seed=5, training_rows=90)
 digest = hashlib.sha256()
 for number, episode in benchmark_episodes(size):

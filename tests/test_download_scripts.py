@@ -8,9 +8,9 @@ from downloading import on_disk, online
 from servers.hub import HubServer
 from servers.hub_store import Stored
 
-from leap.data.downloads import named, numbered
 from leap.errors import LeapError
-from leap.vlabench.dataset import dimension_of
+from leap.hub.download import named, numbered
+from leap.vlabench.examples import dimension_of
 
 __all__ = ["online"]  # a fixture that every test here uses
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from servers.hub import HubServer
 from servers.hub_store import UNAVAILABLE, WHOLE, WRONG, Fault, Stored, by_path, cut, limited
 
-from leap.data.downloads import download, everything
-from leap.data.fetch import Manners
-from leap.data.hub import Hub
-from leap.data.hub_hash import hub_sha256
 from leap.errors import LeapError
+from leap.hub.client import Hub
+from leap.hub.download import download, everything
+from leap.hub.hashes import hub_sha256
+from leap.hub.resume_download import Manners
 from leap.records.files import FolderLock
 
 __all__ = ["online"]  # a fixture that every test here uses

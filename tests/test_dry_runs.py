@@ -14,9 +14,9 @@ from test_cli import SCRIPTS, parser_of
 from test_image_archive import packed
 from test_recipes import tiny_recipe
 
-from leap.demo.workspace import MARKER
 from leap.records.files import cache_in_use
-from leap.training.run import check_run
+from leap.tabletop.demo_workspace import MARKER
+from leap.training.fine_tune import check_run
 
 __all__ = ["online"]  # a fixture that the downloads use
 

@@ -17,11 +17,10 @@ from conftest import run_script
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from leap.data.chat import ChatFormat
-from leap.data.checked_file import check_training_file
-from leap.data.collate import Collator
-from leap.data.pictures import PictureEncoder, PictureSize
-from leap.data.training_set import TrainingSet
+from leap.data.chat_encoding import ChatFormat
+from leap.data.collator import Collator
+from leap.data.dataset import TrainingSet
+from leap.data.image import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
@@ -32,9 +31,10 @@ from leap.inference.prepare import Prepared
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.models.checkpoints import UNKNOWN_FILES
 from leap.models.loading import load_model, load_processor
+from leap.preparation.check.checked_dataset import check_training_file
 from leap.training.loop import summed_loss
-from leap.vlabench.dataset import find_examples
 from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
 
 SIZE = PictureSize(4, 9)
@@ -102,7 +102,7 @@ def test_workers_prepare_the_same(model: Path, requests: list[Request], tmp_path
 PREPARING = """
 import sys
 from pathlib import Path
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.inference.prepare import find_preparer, prepare_ahead
 from leap.inference.protocol import Request
 from leap.models.loading import load_processor

@@ -18,7 +18,7 @@ from servers.hub_store import Stored
 from test_families import one_thread
 from test_recipes import LORA, questions, train
 
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding
 from leap.models.checkpoints import MARKER, adapter_base

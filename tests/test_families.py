@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tiny_models import FAMILIES, save_tiny_model
 
-from leap.data.pictures import PictureEncoder, PictureSize
+from leap.data.image import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.inference import attention
 from leap.inference.hf import HfEngine

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leap.data import first_frames
-from leap.data.archives import ArchiveError, GzipStream
-from leap.data.first_frames import FirstFrames, as_png, natural_key
-from leap.data.png import encode_png
 from leap.errors import LeapError
+from leap.preparation.agibot import first_frames
+from leap.preparation.agibot.archives import ArchiveError, GzipStream
+from leap.preparation.agibot.first_frames import FirstFrames, as_png, natural_key
+from leap.preparation.agibot.png import encode_png
 
 # --- which frame is the first
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from leap.data.packing import Cost, PackPlan
 from leap.errors import LeapError
-from leap.training import fit
-from leap.training.fit import Fit
+from leap.training import memory_plan
+from leap.training.memory_plan import Fit
 
 # Qwen3-VL-2B's shape
 CONFIG = SimpleNamespace(
@@ -36,7 +36,7 @@ def plan(rows: int = 36) -> PackPlan:
 
 def needed(found: PackPlan, one: Fit) -> float:
     """Bytes of a fit's heaviest pack, by the estimate of each token, patch and label token."""
-    each, cost = fit.Activations.of(CONFIG, one.checkpointing), found.cost
+    each, cost = memory_plan.Activations.of(CONFIG, one.checkpointing), found.cost
     counts = ((each.token, cost.tokens), (each.patch, cost.patches), (each.label, cost.label_tokens))
     row = sum(size * count.astype(float) for size, count in counts)
     divided = replace(found, packs=one.packs)
@@ -46,7 +46,7 @@ def needed(found: PackPlan, one: Fit) -> float:
 @pytest.mark.parametrize("free", [2e9, 1e10, 6e10])
 def test_the_estimate_of_the_real_shape_uses_what_there_is(free: float) -> None:
     """A row of it has more bytes than an int32 holds."""
-    first = fit.estimate(plan(), CONFIG, free)
+    first = memory_plan.estimate(plan(), CONFIG, free)
     assert 0.6 * free < needed(plan(), first) < free
 
 
@@ -61,20 +61,20 @@ def test_few_attempts_find_what_runs(free: float, wrong: float) -> None:
         return wrong * needed(found, one) <= free
 
     try:
-        chosen = fit.first_that_runs(fit.candidates(found, CONFIG, free, fit.LEVELS), runs)
+        chosen = memory_plan.first_that_runs(memory_plan.candidates(found, CONFIG, free, memory_plan.LEVELS), runs)
     except LeapError:
         assert wrong * needed(found, Fit(36, "all")) > free
         return
     assert chosen == tried[-1]
-    assert len(tried) <= fit._ATTEMPTS + 1
+    assert len(tried) <= memory_plan._ATTEMPTS + 1
     assert len(set(tried)) == len(tried)
     assert len(tried) == 1 or wrong * needed(found, tried[-2]) > free
 
 
 def test_every_attempt_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    fits = fit.candidates(plan(), CONFIG, 5e9, fit.LEVELS)
+    fits = memory_plan.candidates(plan(), CONFIG, 5e9, memory_plan.LEVELS)
     with pytest.raises(LeapError, match="one row does not fit"):
-        fit.first_that_runs(fits, lambda one: False)
+        memory_plan.first_that_runs(fits, lambda one: False)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(fits)
     assert fits[-1] == Fit(36, "all")
@@ -82,10 +82,10 @@ def test_every_attempt_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_wished_packs_stay_as_long_as_computing_twice_helps() -> None:
-    assert fit.wished(plan(), 10, fit.LEVELS) == [
+    assert memory_plan.wished(plan(), 10, memory_plan.LEVELS) == [
         Fit(10, "none"), Fit(10, "vision"), Fit(10, "all"), Fit(20, "all"), Fit(36, "all"),
     ]  # fmt: skip
-    assert fit.wished(plan(), 36, ("none",)) == [Fit(36, "none")]
+    assert memory_plan.wished(plan(), 36, ("none",)) == [Fit(36, "none")]
 
 
 class Greedy(torch.nn.Module):
@@ -108,16 +108,16 @@ class Greedy(torch.nn.Module):
 
 def test_a_failed_attempt_leaves_nothing_behind() -> None:
     model, kept = Greedy(), []
-    assert not fit._runs(model, {"room": 20, "kept": kept}, 8, torch.float32, kept=True)
+    assert not memory_plan._runs(model, {"room": 20, "kept": kept}, 8, torch.float32, kept=True)
     assert kept[0]() is None
-    assert fit._runs(model, {"room": 10, "kept": kept}, 8, torch.float32, kept=False)
+    assert memory_plan._runs(model, {"room": 10, "kept": kept}, 8, torch.float32, kept=False)
     assert model.weight.grad is None
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_pack_is_tried_beside_the_gradients_of_those_before_it(kept: bool) -> None:
     model = Greedy()
-    assert fit._runs(model, {"room": 10, "kept": []}, 8, torch.float32, kept)
+    assert memory_plan._runs(model, {"room": 10, "kept": []}, 8, torch.float32, kept)
     assert (model.gradient is not None) == kept
     assert model.weight.grad is None
 
@@ -131,8 +131,8 @@ def test_choosing_tries_a_model_in_training(monkeypatch: pytest.MonkeyPatch) -> 
         ), train=lambda: part.train(), parameters=lambda: iter([torch.zeros(1)]),
     )  # fmt: skip
     part.eval()
-    monkeypatch.setattr(fit, "_free_bytes", lambda *_: 1e10)
-    monkeypatch.setattr(fit, "_runs", lambda *_: part.training and part.gradient_checkpointing)
+    monkeypatch.setattr(memory_plan, "_free_bytes", lambda *_: 1e10)
+    monkeypatch.setattr(memory_plan, "_runs", lambda *_: part.training and part.gradient_checkpointing)
     recipe: Any = SimpleNamespace(gradient_checkpointing=None, tokens_per_pack=None)
-    chosen = fit.choose(recipe, model, plan(), lambda _: {}, 1e9, torch.device("cuda"), torch.bfloat16)
+    chosen = memory_plan.choose(recipe, model, plan(), lambda _: {}, 1e9, torch.device("cuda"), torch.bfloat16)
     assert chosen.checkpointing != "none"

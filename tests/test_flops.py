@@ -11,9 +11,9 @@ from test_recipes import tiny_recipe
 from torch.utils.flop_counter import FlopCounterMode
 
 from leap.hardware import peak_flops
+from leap.models.lora import add_adapters
+from leap.training.dry_run import _trained
 from leap.training.flops import Trained, causal_attention, sample_flops
-from leap.training.lora import add_adapters
-from leap.training.plan import _trained
 
 TOKENS, LABELS, GRIDS = 60, 11, ((1, 4, 6), (1, 4, 4))
 PATCHES = [h * w for _, h, w in GRIDS]

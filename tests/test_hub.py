@@ -8,10 +8,10 @@ from downloading import DATA, QUICK, SIZES, get, on_disk, online, stored
 from servers.hub import HubServer
 from servers.hub_store import Fault
 
-from leap.data.downloads import download, everything, tell
-from leap.data.hub import find_hub
-from leap.data.hub_files import Repository
 from leap.errors import LeapError, UsageError
+from leap.hub.client import find_hub
+from leap.hub.download import download, everything, tell
+from leap.hub.file_listing import Repository
 
 __all__ = ["online"]  # a fixture that every test here uses
 

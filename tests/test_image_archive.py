@@ -17,11 +17,11 @@ from test_crash_safety import killed_at
 from test_picture_check import row
 from test_prepare_love_agibot import LINES_OF
 
-from leap.data.archives import ArchiveError, GzipStream
-from leap.data.image_archive import _AllImages, unpack_images
-from leap.data.picture_check import find_pictures
-from leap.data.pictures import resolve_picture
+from leap.data.image import resolve_picture
 from leap.errors import LeapError
+from leap.preparation.agibot.archives import ArchiveError, GzipStream
+from leap.preparation.agibot.image_archive import _AllImages, unpack_images
+from leap.preparation.check.image_check import find_pictures
 
 __all__ = ["online"]  # a fixture that every test here uses
 

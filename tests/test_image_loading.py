@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leap.data import checked_file, picture_facts
-from leap.data.first_frames import as_png
-from leap.data.picture_facts import PictureStore
-from leap.data.picture_urls import picture_url
-from leap.data.pictures import BlankPicture, PictureSize, open_picture
+from leap.data.image import BlankPicture, PictureSize, open_picture
+from leap.data.image_urls import picture_url
 from leap.errors import LeapError
+from leap.preparation.agibot.first_frames import as_png
+from leap.preparation.check import checked_dataset, image_facts
+from leap.preparation.check.image_facts import PictureStore
 
 ORIENTATION = 0x0112
 # How a viewer turns the stored pixels [height, width, ...] (EXIF 2.32, table 6).
@@ -251,18 +251,18 @@ def test_facts_of_an_older_way_of_loading_are_not_taken_for_right(
 ) -> None:
     file = str(saved(tmp_path / "a.jpg", Image.fromarray(noise(5, 40, 70, 3)), "JPEG", exif=exif(6)))
     with monkeypatch.context() as older:
-        older.setattr(picture_facts, "LOADING", 1)
-        older.setattr(picture_facts, "open_picture", lambda path: Image.open(path).convert("RGB"))
+        older.setattr(image_facts, "LOADING", 1)
+        older.setattr(image_facts, "open_picture", lambda path: Image.open(path).convert("RGB"))
         assert PictureStore(tmp_path).look([file]).facts[file].height == 40
     looked = PictureStore(tmp_path).look([file])
     assert (looked.decoded, looked.facts[file].height, looked.facts[file].width) == (1, 70, 40)
 
 
 def test_a_training_file_is_measured_anew(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from leap.data import picture_check
-    from leap.data.chat import ChatFormat
-    from leap.data.pictures import PictureEncoder
+    from leap.data.chat_encoding import ChatFormat
+    from leap.data.image import PictureEncoder
     from leap.models.loading import load_processor
+    from leap.preparation.check import image_check
 
     saved(tmp_path / "a.jpg", Image.fromarray(noise(5, 32, 96, 3)), "JPEG", exif=exif(6))
     (tmp_path / "rows.jsonl").write_text(row("a.jpg"))
@@ -271,11 +271,13 @@ def test_a_training_file_is_measured_anew(model: Path, tmp_path: Path, monkeypat
 
     def decode() -> Any:
         place = tmp_path / "rows.jsonl"
-        return checked_file.check_training_file(place, [tmp_path], ChatFormat(processor), encoder, 512, tmp_path / "c")
+        return checked_dataset.check_training_file(
+            place, [tmp_path], ChatFormat(processor), encoder, 512, tmp_path / "c"
+        )
 
     with monkeypatch.context() as older:
-        older.setattr(checked_file, "LOADING", 1)
-        older.setattr(picture_check, "open_picture", lambda path: Image.open(path).convert("RGB").resize((32, 32)))
+        older.setattr(checked_dataset, "LOADING", 1)
+        older.setattr(image_check, "open_picture", lambda path: Image.open(path).convert("RGB").resize((32, 32)))
         assert decode().patches.tolist() == [4]
     assert decode().patches.tolist() == [12]
 

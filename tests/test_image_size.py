@@ -14,9 +14,9 @@ from test_families import one_thread
 from test_recipes import LORA, train
 
 from leap.ablation.stages import Places
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import LeapError, UsageError
-from leap.evaluation.models import size_suffix
+from leap.evaluation.model_names import size_suffix
 from leap.models.checkpoints import MARKER
 from leap.models.image_size import choose_size, recorded_size
 

@@ -48,7 +48,7 @@ def test_while_its_modules_are_loaded(script: str, tmp_path: Path) -> None:
         ("transformers", "scripts/evaluation/plan_one.py --model_path models/leap-demo --image IMAGE --instruction b"),
         ("pandas", "scripts/evaluation/compare_models.py a b"),
         ("huggingface_hub", "scripts/download/download_model.py"),
-        ("leap.data.agibot", "scripts/utils/prepare_love_agibot.py"),
+        ("leap.preparation.agibot.archive_tasks", "scripts/utils/prepare_love_agibot.py"),
     ],
 )
 def test_while_libraries_are_loaded(module: str, line: str, workspace: Path) -> None:

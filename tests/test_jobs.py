@@ -16,8 +16,8 @@ from rich.console import Console
 
 from leap.errors import LeapError, UsageError
 from leap.hardware import gpu_states, visible_gpus
+from leap.jobs.job_runner import run_jobs, slots_for
 from leap.jobs.process import Job
-from leap.jobs.run import run_jobs, slots_for
 from leap.jobs.show import log_tail, print_outcome
 
 
@@ -40,7 +40,7 @@ import sys
 from pathlib import Path
 from leap.cli import run
 from leap.jobs.process import Job
-from leap.jobs.run import run_jobs
+from leap.jobs.job_runner import run_jobs
 folder = Path(sys.argv[1])
 scripts = sys.argv[3:]
 jobs = [Job(f"job-{n}", ["bash", "-c", f"cd {folder}; mkdir {n}; cd {n}; {text}"]) for n, text in enumerate(scripts)]

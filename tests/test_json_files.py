@@ -11,27 +11,27 @@ from typing import Any
 
 import pytest
 
-from leap.data.agibot_annotations import read_annotations
-from leap.data.hub_listing import read_listing
-from leap.demo.workspace import DemoSize, make_workspace
 from leap.errors import LeapError
+from leap.evaluation.evaluation_progress import Monitor
 from leap.evaluation.manifest import read_manifest
-from leap.evaluation.monitor import Monitor
 from leap.evaluation.rescore import read_old_output, rescore
 from leap.evaluation.score import read_scores
+from leap.hub.stored_listing import read_listing
 from leap.models.checkpoints import adapter_base, find_checkpoints, is_resumable, read_log, read_marker
+from leap.preparation.agibot.annotations import read_annotations
+from leap.preparation.check.benchmark_check import check_example
 from leap.records.files import FolderLock
-from leap.records.set_aside import restore
+from leap.records.quarantine import restore
 from leap.report.curves import read_loss
 from leap.report.results import read_counts, unlike_settings_note
 from leap.report.results import read_scores as read_all_scores
-from leap.training.memory_plan import recall
-from leap.training.report import read_report
+from leap.tabletop.demo_workspace import DemoSize, make_workspace
+from leap.training.out_of_memory import recall
 from leap.training.resume import find_resume
-from leap.vlabench.dataset import find_examples
+from leap.training.training_report import read_report
 from leap.vlabench.dimensions import find_dimension
+from leap.vlabench.examples import find_examples
 from leap.vlabench.sources import LEAP_SCORER
-from leap.vlabench.verify import check_example
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 NO_JSON_OF_OURS = {

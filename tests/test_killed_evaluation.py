@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from leap.evaluation.monitor import Monitor
+from leap.evaluation.evaluation_progress import Monitor
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -21,9 +21,9 @@ from leap.hardware import ALLOCATOR, SEGMENTS
 from leap.inference.vllm_server import _environment
 from leap.libraries import OLDEST, refuse_old, refuse_old_libraries
 from leap.models.loading import pick_dtype
-from leap.training import varlen_attention
-from leap.training.model import check_dtype
-from leap.training.varlen_attention import Segments
+from leap.models.qwen3_vl import varlen_attention
+from leap.models.qwen3_vl.varlen_attention import Segments
+from leap.training.trainable_model import check_dtype
 
 FINETUNE = "scripts/training/run-finetuning.py"
 

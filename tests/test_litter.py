@@ -18,25 +18,25 @@ from servers.hub import HubServer
 from servers.hub_store import Stored
 from test_picture_check import draw, row
 
-from leap.data.agibot import find_archives, prepare
-from leap.data.agibot_annotations import read_annotations
-from leap.data.picture_facts import PictureStore
-from leap.demo.workspace import DemoSize, make_workspace
 from leap.errors import LeapError
-from leap.evaluation.monitor import Monitor
+from leap.evaluation.evaluation_progress import Monitor
 from leap.evaluation.rescore import find_stored
 from leap.models.checkpoints import find_checkpoints, weight_files, weights_hash
+from leap.preparation.agibot.annotations import read_annotations
+from leap.preparation.agibot.archive_tasks import find_archives, prepare
+from leap.preparation.build.benchmark_samples import evaluation_pictures
+from leap.preparation.check.benchmark_check import verify_benchmark
+from leap.preparation.check.image_facts import PictureStore
 from leap.records.files import read_json, read_jsonl, read_lines
 from leap.records.litter import is_bare, is_data, listed, walk
-from leap.records.set_aside import restore, set_aside
+from leap.records.quarantine import restore, set_aside
 from leap.records.training import TrainingRow
 from leap.report.results import read_scores
+from leap.tabletop.demo_workspace import DemoSize, make_workspace
 from leap.training.recipe import read_recipe
-from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS
-from leap.vlabench.rows import evaluation_pictures
+from leap.vlabench.examples import find_examples, fingerprint
 from leap.vlabench.upstream import find_upstream
-from leap.vlabench.verify import verify_benchmark
 
 BENCHMARK = "dataset/vlm_evaluation_v1.0"
 FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "._", "Icon\r")

@@ -10,7 +10,7 @@ import torch
 from conftest import run_script
 from test_families import one_thread
 
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import LeapError
 from leap.inference.hf import HfEngine
 from leap.models.loading import Quantization, load_model

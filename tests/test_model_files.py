@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from leap.data import chat_template
-from leap.data.chat import ChatFormat
-from leap.data.row_check import check_lines
+from leap.data.chat_encoding import ChatFormat
 from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, read_marker
 from leap.models.loading import load_model, load_processor
+from leap.preparation.check.sample_check import check_lines
 from leap.records.training import Message
 
 DEEP = b"[" * 100_000 + b"]" * 100_000

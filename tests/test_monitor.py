@@ -15,7 +15,7 @@ import pytest
 from conftest import REPOSITORY, run_script
 
 from leap.errors import LeapError
-from leap.evaluation.monitor import Monitor, Progress
+from leap.evaluation.evaluation_progress import Monitor, Progress
 
 MONITOR = "scripts/utils/monitor_evaluation.py"
 PLAN = '```json\n[{"name": "lift"}]\n```'

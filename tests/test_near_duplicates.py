@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from leap.data.near_duplicates import MOST_BITS, first_alike, nearest_of
-from leap.data.picture_facts import look_at_files
 from leap.errors import UsageError
+from leap.preparation.build.near_duplicates import MOST_BITS, first_alike, nearest_of
+from leap.preparation.check.image_facts import look_at_files
 
 # Few bits far apart, so that near hashes in every band are common
 HASHES = st.lists(

@@ -17,10 +17,10 @@ from servers import hub_store
 from servers.faulty_openai import Fault, FaultyServer
 from servers.hub import HubServer
 
-from leap.data.downloads import download, everything, tell
-from leap.data.hub import find_hub
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import LeapError, UsageError
+from leap.hub.client import find_hub
+from leap.hub.download import download, everything, tell
 from leap.inference.openai import Endpoint, OpenAiEngine, find_endpoint
 from leap.inference.protocol import Answer, Decoding, Request
 from leap.network import is_loopback, never_proxied

@@ -27,10 +27,10 @@ from servers import faulty_openai as faulty
 from servers.faulty_openai import Fault, FaultyServer, Seen, answer_to, by_text, completion
 
 from leap.backoff import retry_after
-from leap.data import picture_urls
-from leap.data.pictures import BlankPicture, PictureSize
+from leap.data import image_urls
+from leap.data.image import BlankPicture, PictureSize
 from leap.errors import LeapError, UsageError
-from leap.evaluation.models import served_name
+from leap.evaluation.model_names import served_name
 from leap.evaluation.predictions import as_prediction
 from leap.evaluation.requests import build_requests
 from leap.evaluation.score import without_plan
@@ -43,8 +43,8 @@ from leap.inference.protocol import Answer, Decoding, Request
 from leap.models.loading import load_processor
 from leap.records.benchmark import Prediction
 from leap.records.training import Message
-from leap.vlabench.dataset import find_examples
 from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
 
 SIZE = PictureSize(4, 9)
@@ -426,13 +426,13 @@ def test_a_wait_of_hours_ends_the_run() -> None:
 def test_few_pictures_are_in_memory(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
     with FaultyServer(hold=0.01) as server:
-        original = picture_urls.picture_url
+        original = image_urls.picture_url
 
         def counted(*arguments: Any) -> str:
             opened.append(len(opened) + 1 - len(server.attempts))  # opened pictures whose request has not arrived
             return original(*arguments)
 
-        monkeypatch.setattr(picture_urls, "picture_url", counted)
+        monkeypatch.setattr(image_urls, "picture_url", counted)
         answers(server, asked(30, picture), concurrency=3)
     assert len(opened) == 30
     assert max(opened) <= 3
@@ -569,7 +569,7 @@ def test_no_mixture_of_faults_loses_or_doubles_a_request(
 
 def sent_bytes(source: Path | BlankPicture, size: PictureSize) -> bytes:
     """What a server gets."""
-    kind, _, content = picture_urls.picture_url(source, size).partition(",")
+    kind, _, content = image_urls.picture_url(source, size).partition(",")
     assert kind == "data:image/png;base64"
     return base64.b64decode(content)
 
@@ -611,9 +611,7 @@ def test_a_server_on_this_machine_reads_the_files_it_may(tmp_path: Path) -> None
         Image.effect_noise((side, 64), 90).convert("RGB").save(path)
     link = tmp_path / "inside" / "link.png"
     link.symlink_to(paths[2])
-    urls = [
-        picture_urls.picture_url(path, SIZE, tmp_path / "inside") for path in (*paths, link, BlankPicture(paths[0]))
-    ]
+    urls = [image_urls.picture_url(path, SIZE, tmp_path / "inside") for path in (*paths, link, BlankPicture(paths[0]))]
     assert urls[0] == paths[0].resolve().as_uri()
     assert [url.partition(":")[0] for url in urls] == ["file", "data", "data", "data", "data"]
 

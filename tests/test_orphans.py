@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_picture_check import SCRIPT, check, draw, make_root, row
 
-from leap.data.orphans import Places, named_in
-from leap.data.picture_audit import audit_pictures
-from leap.data.picture_facts import PictureStore
-from leap.data.pictures import resolve_picture
+from leap.data.image import resolve_picture
 from leap.errors import LeapError
+from leap.preparation.check.image_audit import audit_pictures
+from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.orphans import Places, named_in
 from leap.records.files import FolderLock
-from leap.records.set_aside import restore, set_aside
+from leap.records.quarantine import restore, set_aside
 
 
 @pytest.fixture

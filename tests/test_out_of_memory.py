@@ -19,16 +19,16 @@ from safetensors.torch import load_file
 from test_training import FINETUNE, STEPS, losses, weights
 
 from leap.errors import LeapError
-from leap.training import packed
-from leap.training.fit import LEVELS, Fit, smaller
-from leap.training.memory_plan import FILE, recall, remember
+from leap.models.qwen3_vl import packed_forward
+from leap.training.memory_plan import LEVELS, Fit, smaller
+from leap.training.out_of_memory import FILE, recall, remember
 
 EIGHT = "--per_device_train_batch_size 4 --gradient_accumulation_steps 2".split()
 
 
 def full_beyond(tokens: int) -> Callable[..., torch.Tensor]:
     """The packed forward of a device that holds so many tokens; it fails after computing, or on the way back."""
-    original = packed._forward
+    original = packed_forward._forward
 
     def forward(self: Any, **pack: Any) -> torch.Tensor:
         loss = original(self, **pack)
@@ -47,14 +47,14 @@ def _full(*_: Any) -> None:
 def undisturbed(workspace: Path) -> tuple[dict[str, torch.Tensor], list[float], list[int]]:
     """Weights, losses, and the tokens of every batch of a run with enough memory."""
     seen: list[int] = []
-    original = packed._forward
+    original = packed_forward._forward
 
     def forward(self: Any, **pack: Any) -> torch.Tensor:
         seen.append(len(pack["input_ids"]))
         return original(self, **pack)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed, "_forward", forward)
+        patch.setattr(packed_forward, "_forward", forward)
         done = run_script(FINETUNE, *STEPS, *EIGHT, "--output_dir", "output/enough", root=workspace)
     assert done.returncode == 0, done.stderr
     return weights(workspace, "enough"), losses(done.stderr), seen
@@ -69,7 +69,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
 ) -> None:
     """Every row counts once: the loss and the weights are those of a run that never ran out of memory."""
     expected, wanted, seen = undisturbed
-    monkeypatch.setattr(packed, "_forward", full_beyond(int(share * max(seen))))
+    monkeypatch.setattr(packed_forward, "_forward", full_beyond(int(share * max(seen))))
     run = f"out-of-memory-{share}"
     done = run_script(FINETUNE, *STEPS, *EIGHT, "--output_dir", f"output/{run}", root=workspace)
     assert done.returncode == 0, done.stderr
@@ -85,7 +85,7 @@ def test_rows_that_do_not_fit_one_by_one_end_the_run_and_the_next_start_divides_
 ) -> None:
     run = workspace / "output" / "full"
     with monkeypatch.context() as patch:
-        patch.setattr(packed, "_forward", full_beyond(1))
+        patch.setattr(packed_forward, "_forward", full_beyond(1))
         done = run_script(FINETUNE, *STEPS, *EIGHT, "--output_dir", "output/full", root=workspace)
     assert done.returncode == 1
     assert "step 1 ran out of memory in 2 batches with checkpointing none; run the same command again" in done.stderr
@@ -96,12 +96,12 @@ def test_rows_that_do_not_fit_one_by_one_end_the_run_and_the_next_start_divides_
 
 
 def test_validation_that_does_not_fit_names_its_batch_size(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = packed._forward
+    original = packed_forward._forward
 
     def forward(self: Any, **pack: Any) -> torch.Tensor:
         return original(self, **pack) if self.training else _full()  # type: ignore[return-value]
 
-    monkeypatch.setattr(packed, "_forward", forward)
+    monkeypatch.setattr(packed_forward, "_forward", forward)
     (workspace / "data" / "few.jsonl").write_bytes((workspace / "data" / "blind_10.jsonl").read_bytes())
     options = "--val_file data/few.jsonl --eval_steps 1 --output_dir output/validation-full".split()
     done = run_script(FINETUNE, *STEPS, *EIGHT, *options, root=workspace)
@@ -128,7 +128,7 @@ def test_what_ran_out_of_memory_is_divided_further_until_nothing_is_left(tmp_pat
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_that_runs_out_of_memory(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Something else takes the GPU after the first step: from then on it has too little for any step's one batch."""
-    original, needed, taken, calls = packed._forward, 0, [], 0
+    original, needed, taken, calls = packed_forward._forward, 0, [], 0
     step = [*STEPS, "--per_device_train_batch_size", "8"]
 
     def measured(self: Any, **pack: Any) -> torch.Tensor:
@@ -146,10 +146,10 @@ def test_a_gpu_that_runs_out_of_memory(workspace: Path, monkeypatch: pytest.Monk
             taken.append(torch.empty(int(free - 0.6 * needed), dtype=torch.uint8, device="cuda"))
         return original(self, **pack)
 
-    monkeypatch.setattr(packed, "_forward", measured)
+    monkeypatch.setattr(packed_forward, "_forward", measured)
     enough = run_script(FINETUNE, *step, "--output_dir", "output/gpu-enough", root=workspace)
     assert enough.returncode == 0, enough.stderr
-    monkeypatch.setattr(packed, "_forward", crowded)
+    monkeypatch.setattr(packed_forward, "_forward", crowded)
     done = run_script(FINETUNE, *step, "--output_dir", "output/gpu-crowded", root=workspace)
     assert done.returncode == 0, done.stderr
     assert "out of memory in step" in done.stderr
@@ -197,13 +197,13 @@ def _rank(results: str, script: str, *options: str) -> None:
     from torch import distributed
 
     from leap.training import optimizer_choice
-    from leap.training.fit import candidates, common_candidates
-    from leap.training.processes import Processes
+    from leap.training.memory_plan import candidates, common_candidates
+    from leap.training.ranks import Processes
     from leap.training.recipe import read_recipe
 
     rank = int(os.environ["RANK"])
     if rank == 1:
-        original = packed._forward
+        original = packed_forward._forward
         calls: list[int] = []
 
         def forward(self: Any, **pack: Any) -> torch.Tensor:
@@ -215,7 +215,7 @@ def _rank(results: str, script: str, *options: str) -> None:
                 _full()
             return loss
 
-        packed._forward = forward
+        packed_forward._forward = forward
     done = run_script(script, *options, root=Path(os.environ["LEAP_ROOT"]))
     sys.stderr.write(done.stderr)
     assert done.returncode == 0

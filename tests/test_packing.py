@@ -16,17 +16,18 @@ from PIL import Image
 from test_training import FINETUNE, STEPS, losses
 
 from leap.data import packing
-from leap.data.chat import ChatFormat
-from leap.data.checked_file import check_training_file
-from leap.data.collate import Collator
-from leap.data.pack import PackCollator, PackLayout
+from leap.data.chat_encoding import ChatFormat
+from leap.data.collator import Collator
+from leap.data.dataset import Sample, TrainingSet
+from leap.data.image import PictureEncoder, PictureSize
+from leap.data.packed_batch import PackCollator, PackLayout
 from leap.data.packing import Cost, PackPlan
-from leap.data.pictures import PictureEncoder, PictureSize
-from leap.data.training_set import Sample, TrainingSet
 from leap.errors import LeapError
 from leap.models.loading import load_model, load_processor
+from leap.models.qwen3_vl import packed_forward
+from leap.preparation.check.checked_dataset import check_training_file
 from leap.records.training import ImagePart, Message, TextPart
-from leap.training import fit, packed
+from leap.training import memory_plan
 from leap.training.batches import check_packing
 from leap.training.loop import cross_entropy, summed_loss
 from leap.training.recipe import read_recipe
@@ -112,7 +113,7 @@ def test_long_answers_make_a_pack_heavy_that_costs_little() -> None:
         ),
         vision_config=SimpleNamespace(hidden_size=64, intermediate_size=128, depth=4),
     )  # fmt: skip
-    weight = fit.Activations.of(config, "none").of_rows(found.cost)
+    weight = memory_plan.Activations.of(config, "none").of_rows(found.cost)
     assert found.rows(9_999)[0] in found.heaviest(weight)[0]
 
 
@@ -128,12 +129,12 @@ def test_what_is_estimated_to_fit_does_fit(free: float, processes: int) -> None:
     )  # fmt: skip
     found = plan(90, 12 * processes, processes=processes)
     try:
-        chosen = fit.estimate(found, config, free)
+        chosen = memory_plan.estimate(found, config, free)
     except LeapError:
-        smallest = fit.Activations.of(config, "all")
+        smallest = memory_plan.Activations.of(config, "all")
         assert (smallest.token * found.cost.tokens).max() + (smallest.patch * found.cost.patches).max() > free / 2
         return
-    each = fit.Activations.of(config, chosen.checkpointing).of_rows(found.cost)
+    each = memory_plan.Activations.of(config, chosen.checkpointing).of_rows(found.cost)
     divided = replace(found, packs=chosen.packs)
     heaviest = max(each[pack].sum() for step in range(7) for pack in divided.divide(step))
     assert heaviest <= free or chosen.packs == 12
@@ -226,10 +227,10 @@ def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(
     padded = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder)(samples)
     expected = summed_loss(trained, padded)
     wanted = gradients(trained, expected)
-    packed.install(trained, encoder, compiled=False, cross_entropy=cross_entropy)
+    packed_forward.install(trained, encoder, compiled=False, cross_entropy=cross_entropy)
     pack = PackCollator(layout(trained, samples))(samples)
-    for level in fit.LEVELS:
-        fit.checkpoint(trained, level)
+    for level in memory_plan.LEVELS:
+        memory_plan.checkpoint(trained, level)
         loss = trained(**pack)
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
         assert_same(wanted, gradients(trained, loss))
@@ -240,7 +241,7 @@ def test_samples_of_a_pack_do_not_see_each_other(
 ) -> None:
     trained = rough_model(model)
     collate = PackCollator(layout(trained, samples))
-    packed.install(trained, tools[2], compiled=False, cross_entropy=cross_entropy)
+    packed_forward.install(trained, tools[2], compiled=False, cross_entropy=cross_entropy)
     with torch.no_grad():
         alone = sum(trained(**collate([sample])) for sample in samples)
         assert trained(**collate(samples)).item() == pytest.approx(alone.item(), rel=1e-5)
@@ -252,7 +253,7 @@ def test_a_pack_without_pictures_still_uses_every_weight(
 ) -> None:
     """Else one process would wait for ever for the others' gradients."""
     trained = rough_model(model)
-    packed.install(trained, tools[2], compiled=False, cross_entropy=cross_entropy)
+    packed_forward.install(trained, tools[2], compiled=False, cross_entropy=cross_entropy)
     collate = PackCollator(layout(trained, samples, processes=2))
     found = gradients(trained, trained(**collate([samples[2]])))
     assert all(not gradient.any() for name, gradient in found.items() if ".visual." in name)

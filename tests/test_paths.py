@@ -12,7 +12,7 @@ from test_cli import SCRIPTS, parser_of
 
 from configs.config import WorkspaceConfig
 from leap.errors import LeapError, UsageError
-from leap.paths import find_path, roots_beside
+from leap.records.paths import find_path, roots_beside
 from leap.records.training import TrainingRow
 from leap.training.overrides import recipe_overrides
 from leap.training.recipe import PATHS, Recipe

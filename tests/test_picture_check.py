@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leap.data.listing import Listing
-from leap.data.picture_facts import PictureStore
-from leap.data.pictures import resolve_picture
+from leap.data.image import resolve_picture
 from leap.errors import LeapError
+from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.image_listing import Listing
 from leap.records.files import FolderLock
 
 SCRIPT = "scripts/utils/check_and_clean_images.py"
@@ -208,7 +208,7 @@ def test_a_killed_look_goes_on_where_it_was(tmp_path: Path) -> None:
     """kill -9 between two writes of the store: the next look decodes only the rest."""
     files = [str(draw(tmp_path / "images" / f"{number}.png", number)) for number in range(1200)]
     code = (
-        "import sys, leap.data.picture_facts as f\n"
+        "import sys, leap.preparation.check.image_facts as f\n"
         "f._STORE_EVERY = 64\n"
         "from pathlib import Path\n"
         "f.PictureStore(Path(sys.argv[1])).look(sys.argv[2:])\n"

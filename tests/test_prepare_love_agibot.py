@@ -21,10 +21,10 @@ from test_crash_safety import killed_at
 import leap.data
 import leap.records
 from leap import progress
-from leap.data import archives
-from leap.data.agibot import Outcome, find_archives, prepare, survey
-from leap.data.archives import GzipStream
-from leap.data.first_frames import FirstFrames
+from leap.preparation.agibot import archives
+from leap.preparation.agibot.archive_tasks import Outcome, find_archives, prepare, survey
+from leap.preparation.agibot.archives import GzipStream
+from leap.preparation.agibot.first_frames import FirstFrames
 from leap.records.files import FolderLock
 
 SCRIPT = "scripts/utils/prepare_love_agibot.py"
@@ -208,7 +208,7 @@ def test_one_process_at_a_time(root: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_keeps_what_is_ready(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import leap.data.frame_store as store
+    import leap.preparation.agibot.frame_store as store
 
     write, written = store.write_atomic, []
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from conftest import GOLDEN
 
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import LeapError
+from leap.evaluation.few_shot import draw_shots
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings, FewShot, variant_name
-from leap.evaluation.shots import draw_shots
 from leap.inference.protocol import Decoding
-from leap.vlabench.dataset import find_examples
 from leap.vlabench.dimensions import DIMENSIONS, find_dimension
+from leap.vlabench.examples import find_examples
 from leap.vlabench.parsing import parse_plan
 from leap.vlabench.prompts import LANGUAGES, Shot, leap_instructions, request_parts
 

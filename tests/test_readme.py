@@ -135,3 +135,10 @@ def test_the_benchmarks_page_shows_the_committed_results() -> None:
     folder = REPOSITORY / "benchmarks"
     table = runpy.run_path(str(folder / "make_readme.py"))["table"]
     assert table(folder / "results") == (folder / "README.md").read_text(), "run python benchmarks/make_readme.py"
+
+
+def test_every_path_that_contributors_are_sent_to_is_there() -> None:
+    paths = re.findall(r"`([\w./-]+/[\w./-]+)`", (REPOSITORY / "CONTRIBUTING.md").read_text())
+    assert len(paths) > 30
+    missing = [path for path in paths if "NAME" not in path and not (REPOSITORY / path).exists()]
+    assert missing == []

@@ -20,23 +20,23 @@ from test_families import one_thread
 from tiny_models import FAMILIES, save_tiny_model
 from transformers import get_scheduler
 
-from leap.data.collate import Collator
+from leap.data.collator import Collator
+from leap.data.dataset import TrainingSet
+from leap.data.image import PictureSize, resolve_picture
 from leap.data.packing import _epoch_order
-from leap.data.pictures import PictureSize, resolve_picture
-from leap.data.training_set import TrainingSet
 from leap.errors import LeapError
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding, Request
 from leap.models.checkpoints import ADAPTER, adapter_base
 from leap.models.loading import load_model
 from leap.records.training import TrainingRow
-from leap.training import run as runs
-from leap.training.model import load_trainable, plan_training
+from leap.training import fine_tune as runs
+from leap.training.dry_run import describe
 from leap.training.overrides import add_recipe_flags, recipe_overrides
-from leap.training.plan import describe
 from leap.training.recipe import Recipe, read_recipe
 from leap.training.schedule import check_schedule
 from leap.training.stopping import best_step, has_stopped
+from leap.training.trainable_model import load_trainable, plan_training
 
 RECIPES = REPOSITORY / "configs" / "recipes"
 FINETUNE = "scripts/training/run-finetuning.py"

@@ -26,7 +26,7 @@ from leap.progress import rounded
 from leap.records.benchmark import Prediction
 from leap.report import figures
 from leap.report.charts import GROUPS
-from leap.report.comparison import print_comparison, readable, write_comparison
+from leap.report.comparison_page import print_comparison, readable, write_comparison
 from leap.report.curves import find_series, read_loss, training_loss
 from leap.report.figures import Evaluation, draw_figures
 from leap.report.live import print_results
@@ -41,8 +41,8 @@ from leap.report.results import (
     unlike_settings_note,
     unscored_examples,
 )
+from leap.report.results_summary import write_summary
 from leap.report.style import GREY, looks, save
-from leap.report.summary import write_summary
 from leap.report.tables import _cells, improvement, metric_table, print_table, total_table, write_tables
 from leap.report.unfinished import unfinished_note, unfinished_results
 from leap.statistics.comparison import compare

@@ -12,8 +12,8 @@ from leap.errors import LeapError
 from leap.evaluation.rescore import read_old_output, rescore
 from leap.evaluation.score import score_predictions
 from leap.records.benchmark import Prediction
-from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import find_dimension
+from leap.vlabench.examples import find_examples, fingerprint
 from leap.vlabench.prompts import fenced_plan
 from leap.vlabench.sources import LEAP_SCORER
 

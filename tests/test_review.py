@@ -23,10 +23,11 @@ from PIL import Image
 from servers import faulty_openai as faulty
 from servers.faulty_openai import Fault, FaultyServer, Seen
 
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import LeapError, UsageError
 from leap.inference.protocol import Decoding
-from leap.judge.files import (
+from leap.judge.judges import RUBRIC, JudgeOptions, find_judges
+from leap.judge.review_files import (
     OUTPUT_COLUMNS,
     PAIR_COLUMNS,
     SCORE_COLUMNS,
@@ -35,8 +36,7 @@ from leap.judge.files import (
     read_table,
     write_table,
 )
-from leap.judge.judges import RUBRIC, JudgeOptions, find_judges
-from leap.records.review import CRITERIA, join_images, split_images
+from leap.records.judging import CRITERIA, join_images, split_images
 
 ANALYZE, DRAW = "scripts/evaluation/analyze_output_results.py", "scripts/evaluation/draw_blind10_scores.py"
 QUICK = "--repeats 2 --retry-sleep 0.01 --max-retries 3 --timeout 20 --image_tokens_min 1 --image_tokens_max 4".split()

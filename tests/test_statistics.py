@@ -21,7 +21,7 @@ from leap.statistics.intervals import (
     mean_of_dimensions_interval,
     resampled_means,
 )
-from leap.statistics.summary import summarise, summarise_between_tasks
+from leap.statistics.means import summarise, summarise_between_tasks
 from leap.vlabench.dimensions import NAMES
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)

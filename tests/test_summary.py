@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import run_script
 
-from leap.report.summary import INCOMPLETE, SIGNIFICANT, write_summary
+from leap.report.results_summary import INCOMPLETE, SIGNIFICANT, write_summary
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 

@@ -22,9 +22,9 @@ from rich.table import Table
 from leap.cli import run
 from leap.console import new_console
 from leap.errors import LeapError
-from leap.judge.files import read_table, write_table
+from leap.judge.review_files import read_table, write_table
 from leap.progress import track
-from leap.records.tables import csv_text, markdown_lines, without_marks
+from leap.records.table_cells import csv_text, markdown_lines, without_marks
 from leap.terminal import guard, in_one_line, shown
 
 RAW = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u202e\u2066\ud800-\udfff]")

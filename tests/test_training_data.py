@@ -17,14 +17,14 @@ import pytest
 import torch
 from PIL import Image
 
-from leap.data.chat import IGNORED, ChatFormat
-from leap.data.checked_file import CheckedFile, check_training_file
-from leap.data.collate import Collator
-from leap.data.pictures import PictureEncoder, PictureSize, open_picture
-from leap.data.row_check import check_rows
-from leap.data.training_set import Sample, TrainingSet
+from leap.data.chat_encoding import IGNORED, ChatFormat
+from leap.data.collator import Collator
+from leap.data.dataset import Sample, TrainingSet
+from leap.data.image import PictureEncoder, PictureSize, open_picture
 from leap.errors import LeapError
 from leap.models.loading import load_processor
+from leap.preparation.check.checked_dataset import CheckedFile, check_training_file
+from leap.preparation.check.sample_check import check_rows
 from leap.records.training import TrainingRow
 from leap.workers import map_in_order
 
@@ -403,9 +403,9 @@ def test_padded_batches_are_scaled_where_they_are_made(
 CHECKING = """
 import sys
 from pathlib import Path
-from leap.data.chat import ChatFormat
-from leap.data.checked_file import check_training_file
-from leap.data.pictures import PictureEncoder, PictureSize
+from leap.data.chat_encoding import ChatFormat
+from leap.preparation.check.checked_dataset import check_training_file
+from leap.data.image import PictureEncoder, PictureSize
 from leap.models.loading import load_processor
 folder = Path(sys.argv[2])
 processor = load_processor(Path(sys.argv[1]))

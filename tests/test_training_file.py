@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from leap.data.agibot_annotations import read_annotations
-from leap.data.pictures import resolve_picture
-from leap.data.split import TEST_SHARE, split_episodes
+from leap.data.image import resolve_picture
 from leap.errors import UsageError
+from leap.preparation.agibot.annotations import read_annotations
+from leap.preparation.build.split import TEST_SHARE, split_episodes
 from leap.records.files import read_jsonl
 from leap.records.training import TrainingRow
 from leap.vlabench.parsing import parse_plan

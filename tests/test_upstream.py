@@ -13,8 +13,8 @@ from conftest import GOLDEN, REPOSITORY, run_script
 
 from leap.errors import LeapError
 from leap.vlabench import upstream as upstream_module
-from leap.vlabench.agreement import compare_requests, compare_scorers
 from leap.vlabench.prompts import leap_instructions
+from leap.vlabench.scorer_agreement import compare_requests, compare_scorers
 from leap.vlabench.scoring import OFFICIAL_KEYS
 from leap.vlabench.sources import choose_instructions, choose_scorer
 from leap.vlabench.upstream import COMMIT, PROMPT_SHA256, find_upstream

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from leap.training.varlen_attention import Segments, attend, has_flash
+from leap.models.qwen3_vl.varlen_attention import Segments, attend, has_flash
 
 LENGTHS = ((1064, 1064, 1064), (7, 300, 1, 1064, 128, 65))
 

@@ -16,7 +16,7 @@ from leap.judge.prompts import fenced, harmless, marker_code, pair_request, plan
 from leap.judge.rubric import match_steps, rubric_scores, steps_of
 from leap.judge.verdicts import Unusable, read_verdict
 from leap.models.loading import load_processor
-from leap.records.review import CRITERIA, Output, Preference, Verdict
+from leap.records.judging import CRITERIA, Output, Preference, Verdict
 from leap.records.training import TextPart
 from leap.vlabench.parsing import LONGEST_READ
 

@@ -17,12 +17,12 @@ from PIL import Image
 from servers.hub import HubServer
 from servers.hub_store import Stored
 
-from leap.data.picture_facts import PictureStore
+from leap.preparation.check.benchmark_check import Verification, check_example, verify_benchmark
+from leap.preparation.check.image_facts import PictureStore
 from leap.records.files import FolderLock
-from leap.vlabench.dataset import find_examples
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
+from leap.vlabench.examples import find_examples
 from leap.vlabench.scoring import official_scores
-from leap.vlabench.verify import Verification, check_example, verify_benchmark
 
 SCRIPT = "scripts/utils/verify_dataset.py"
 

@@ -21,11 +21,11 @@ from conftest import run_script
 from servers.stand_in_vllm import make_interpreter
 from test_engine import SIZE, answers
 
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import LeapError
+from leap.evaluation.few_shot import draw_shots
 from leap.evaluation.requests import build_request, build_requests
 from leap.evaluation.settings import EvaluationSettings, FewShot
-from leap.evaluation.shots import draw_shots
 from leap.inference.hf import HfEngine
 from leap.inference.prepare import PatchPreparer, Prepared, prepare_ahead
 from leap.inference.protocol import Decoding, Request
@@ -46,13 +46,13 @@ from leap.inference.vllm_server import (
     find_interpreter,
     fit_requests,
 )
-from leap.judge.files import read_scores, read_table
+from leap.judge.review_files import read_scores, read_table
 from leap.models.loading import load_processor
 from leap.records.files import read_jsonl
-from leap.records.review import CRITERIA
+from leap.records.judging import CRITERIA
 from leap.records.training import ImagePart, TrainingRow
-from leap.vlabench.dataset import find_examples
 from leap.vlabench.dimensions import DIMENSIONS, find_dimension
+from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
 
 PIXELS = {"shortest_edge": 4096, "longest_edge": 9216}

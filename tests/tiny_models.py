@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from leap.demo.model import (
+from leap.tabletop.tiny_model import (
     CHAT_TEMPLATE,
     IMAGE,
     PAD,

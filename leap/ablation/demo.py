@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from leap.demo.workspace import DemoSize, is_complete, make_workspace
 from leap.records.files import cache_in_use
+from leap.tabletop.demo_workspace import DemoSize, is_complete, make_workspace
+from leap.training.fine_tune import check_run, train
 from leap.training.recipe import read_recipe
-from leap.training.run import check_run, train
 
 
 def prepare_demo(workspace: Any, own_base: bool, dry_run: bool) -> dict[str, Any] | None:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leap.ablation.plan import PlannedRun, describe
-from leap.ablation.report import write_report
-from leap.ablation.results import collect
+from leap.ablation.ablation_plan import PlannedRun, describe
+from leap.ablation.ablation_report import write_report
+from leap.ablation.effect_tables import collect
 from leap.ablation.runs import Scripts
 from leap.ablation.stages import Machine, Places, evaluate, train
 

@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leap.ablation.plan import PlannedRun
+from leap.ablation.ablation_plan import PlannedRun
 from leap.cli import count_or_all
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import LeapError
 from leap.evaluation.manifest import read_manifest
-from leap.evaluation.models import size_suffix
+from leap.evaluation.model_names import size_suffix
 from leap.evaluation.sweep import evaluation_jobs, named_models
+from leap.jobs.job_runner import ray_installed, run_jobs, slots_for
 from leap.jobs.process import Job
-from leap.jobs.run import ray_installed, run_jobs, slots_for
 from leap.jobs.show import print_outcome
 from leap.models.checkpoints import MARKER, adapter_base, is_same_model, small_files, weights_hash
 from leap.models.image_size import size_flags
-from leap.paths import find_path
-from leap.vlabench.dataset import find_examples, fingerprint
+from leap.records.paths import find_path
 from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.examples import find_examples, fingerprint
 
 _SAVING = 300.0  # seconds that a run has to save a checkpoint when it is told to stop
 

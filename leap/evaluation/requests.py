@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from leap.data.pictures import BlankPicture
+from leap.data.image import BlankPicture
 from leap.errors import LeapError
+from leap.evaluation.few_shot import draw_shots
 from leap.evaluation.settings import EvaluationSettings, PictureControl
-from leap.evaluation.shots import draw_shots
 from leap.inference.protocol import Request
 from leap.records.benchmark import BenchmarkExample
 from leap.records.training import Message

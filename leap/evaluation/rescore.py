@@ -15,8 +15,8 @@ from leap.evaluation.score import Counts, Scores, read_scores, score_predictions
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.records.files import FolderLock, is_file, read_object, write_json
 from leap.records.litter import listed
-from leap.vlabench.dataset import by_example, find_examples, fingerprint
 from leap.vlabench.dimensions import Dimension, find_dimension
+from leap.vlabench.examples import by_example, find_examples, fingerprint
 from leap.vlabench.parsing import Mode
 from leap.vlabench.prompts import fenced_plan
 from leap.vlabench.scoring import OFFICIAL_KEYS

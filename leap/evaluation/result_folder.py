@@ -26,8 +26,8 @@ from leap.records.files import FolderLock, JsonlAppender, is_file, move_folder, 
 from leap.records.litter import listed
 from leap.records.locks import LOCK
 from leap.redaction import hide_all
-from leap.vlabench.dataset import find_examples, fingerprint
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
+from leap.vlabench.examples import find_examples, fingerprint
 
 PREDICTIONS, SCORES = "predictions.jsonl", "final_score.json"
 _NOTE_EVERY = 10.0  # seconds between two notes of how fast answers come, for whoever watches

@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.records.files import first_problem, read_json
-from leap.vlabench.dataset import by_example
+from leap.vlabench.examples import by_example
 from leap.vlabench.parsing import Mode, parse_plan
 from leap.vlabench.scoring import LEAP_KEYS, ZERO_SCORES, dependency_of, plan_scores
 from leap.vlabench.sources import LEAP_SCORER, Scorer

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.inference.protocol import Decoding
 from leap.vlabench.prompts import Instructions
 from leap.vlabench.sources import LEAP_SCORER, Scorer

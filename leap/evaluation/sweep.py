@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from leap.errors import UsageError
-from leap.evaluation.models import BASELINE
+from leap.evaluation.model_names import BASELINE
 from leap.jobs.process import Job
 from leap.models.checkpoints import result_name
 from leap.vlabench.dimensions import Dimension

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.inference.protocol import Decoding, Request
 from leap.records.benchmark import Finish
 from leap.records.tokens import TokenCount
@@ -23,7 +23,7 @@ def chat_messages(request: Request, size: PictureSize, readable: Path | None = N
 
     Raises LeapError for a broken picture.
     """
-    from leap.data.picture_urls import picture_url
+    from leap.data.image_urls import picture_url
 
     pictures = iter(request.pictures)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from leap import provenance
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import first_line, is_out_of_memory
 from leap.inference import attention
 from leap.inference.generation import Generation

@@ -20,7 +20,7 @@ from anyio.from_thread import start_blocking_portal
 from pydantic import BaseModel, ValidationError
 
 from leap.backoff import LONGEST_PAUSE, backoff, retry_after
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import LeapError, UsageError
 from leap.inference.chat_protocol import (
     Completion,
@@ -213,7 +213,7 @@ class OpenAiEngine:
     """
 
     def __init__(self, endpoint: Endpoint, pictures: PictureSize, schema: Mapping[str, Any] | None = None) -> None:
-        from leap.data import picture_urls  # noqa: F401  (loads libraries; see there)
+        from leap.data import image_urls  # noqa: F401  (loads libraries; see there)
 
         self._endpoint, self._pictures, self._schema, self._server = endpoint, pictures, schema, endpoint.server
 

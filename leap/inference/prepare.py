@@ -11,10 +11,10 @@ import torch
 from jinja2 import TemplateError
 from PIL import Image
 
-from leap.data.chat import ChatFormat
+from leap.data.chat_encoding import ChatFormat
 from leap.data.chat_template import refusal
-from leap.data.collate import pad_ids
-from leap.data.pictures import PictureEncoder, PictureSize, open_picture
+from leap.data.collator import pad_ids
+from leap.data.image import PictureEncoder, PictureSize, open_picture
 from leap.errors import LeapError, first_line, is_out_of_memory
 from leap.hardware import usable_cores
 from leap.inference.protocol import Request

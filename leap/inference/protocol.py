@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from leap.data.pictures import BlankPicture
+from leap.data.image import BlankPicture
 from leap.records.benchmark import Finish
 from leap.records.training import ImagePart, Message
 

@@ -6,8 +6,8 @@ from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
-from leap.data.chat import ChatFormat
-from leap.data.pictures import BlankPicture, PictureEncoder, open_image
+from leap.data.chat_encoding import ChatFormat
+from leap.data.image import BlankPicture, PictureEncoder, open_image
 from leap.errors import LeapError
 from leap.inference.protocol import Request
 

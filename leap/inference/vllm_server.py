@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from leap import supervise
-from leap.data.pictures import PictureEncoder, PictureSize
+from leap.data.image import PictureEncoder, PictureSize
 from leap.errors import LeapError
 from leap.hardware import ALLOCATOR, SEGMENTS, usable_cores
 from leap.inference.protocol import Request

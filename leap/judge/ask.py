@@ -16,7 +16,7 @@ from leap.judge.judges import Judge
 from leap.judge.store import AnswerStore, content_key
 from leap.judge.verdicts import Unusable, read_verdict
 from leap.progress import track
-from leap.records.review import StoredAnswer
+from leap.records.judging import StoredAnswer
 
 NOT_ASKED = "not asked: the next request could have passed --max-cost"
 _NEXT_TRY = 1000  # added to the seed of a question that is asked again

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leap.records.review import CRITERIA
+from leap.records.judging import CRITERIA
 
 FORMULA = (
     "final_score = (completeness + logical_sequence + hallucination_redundancy + granularity) / 4, computed by LEAP"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leap.cli import usd
-from leap.data.pictures import PictureSize
+from leap.data.image import PictureSize
 from leap.errors import UsageError
 from leap.inference.openai import NO_KEY, OPENAI_URL, Endpoint, find_endpoint
 from leap.inference.protocol import Decoding

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from leap import provenance
-from leap.data.pictures import PictureSize, resolve_picture
+from leap.data.image import PictureSize, resolve_picture
 from leap.errors import LeapError
 from leap.inference.protocol import Answer, Decoding, Engine, Request, request_hash
-from leap.judge.files import OUTPUT_COLUMNS, OUTPUTS, write_table
+from leap.judge.review_files import OUTPUT_COLUMNS, OUTPUTS, write_table
 from leap.judge.store import AnswerStore, content_key, distinct
 from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
 from leap.records.files import FolderLock, read_jsonl, write_json
-from leap.records.review import StoredAnswer, join_images
+from leap.records.judging import StoredAnswer, join_images
 from leap.records.training import TextPart, TrainingRow
 
 STORE = "answers.jsonl"

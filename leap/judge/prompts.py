@@ -12,7 +12,7 @@ from typing import Any
 
 from leap.inference.protocol import Request
 from leap.judge.criteria import in_order
-from leap.records.review import CRITERIA, Output
+from leap.records.judging import CRITERIA, Output
 from leap.records.training import ImagePart, Message, TextPart
 
 _LONGEST_RATIONALE = 600  # characters: guided decoding would let some models talk for ever

@@ -25,7 +25,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from leap.records.review import CRITERIA
+from leap.records.judging import CRITERIA
 from leap.vlabench.parsing import LONGEST_READ, parse_plan
 
 MATCHED_FROM = 0.5

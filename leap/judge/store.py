@@ -9,7 +9,7 @@ from typing import Any
 
 from leap.inference.protocol import Answer, Engine
 from leap.records.files import JsonlAppender, encoded, read_store
-from leap.records.review import StoredAnswer
+from leap.records.judging import StoredAnswer
 
 
 class AnswerStore:

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import yaml
 
-from leap.data.hub import use_client
 from leap.errors import LeapError, first_line
+from leap.hub.client import use_client
 from leap.models.checkpoints import read_marker, weights_hash
 from leap.models.image_size import record_size, recorded_size
 from leap.models.loading import load_model, load_processor
 from leap.records.files import check_folder, naming, share_weights, unfinished, write_atomic
 from leap.records.litter import is_litter
-from leap.records.tables import markdown_block, markdown_text
+from leap.records.table_cells import markdown_block, markdown_text
 
 Format = Literal["bfloat16", "float16", "float32"]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from leap.cli import MOST_IMAGE_TOKENS, image_tokens
-from leap.data.pictures import PictureEncoder, PictureSize
+from leap.data.image import PictureEncoder, PictureSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, MARKER, adapter_base
 from leap.records.files import first_problem, is_file, read_object

@@ -24,7 +24,7 @@ def load_processor(folder: Path, base: Path | None = None, trust_remote_code: bo
     """The folder's processor: tokenizer, chat template and picture settings. An adapter without one has its base's."""
     from transformers import AutoProcessor
 
-    from leap.data.chat import ChatFormat
+    from leap.data.chat_encoding import ChatFormat
     from leap.data.chat_template import try_template
 
     refuse_old_libraries()
@@ -48,7 +48,7 @@ def _try_images(processor: Any) -> None:
     """One small image as it will be used: settings of another type fail here, and not in the middle of the work."""
     from PIL import Image
 
-    from leap.data.pictures import PictureEncoder, PictureSize
+    from leap.data.image import PictureEncoder, PictureSize
 
     image, settings = Image.new("RGB", (64, 64)), processor.image_processor
     if not PictureEncoder.encodes(processor):
@@ -192,7 +192,7 @@ def _with_adapter(model: Any, folder: Path, merge: bool) -> Any:
 
 def stop_tokens(processor: Any, model: Any) -> set[int]:
     """The token ids that end an answer: the template's end of turn, and the model's and the tokenizer's end tokens."""
-    from leap.data.chat import ChatFormat
+    from leap.data.chat_encoding import ChatFormat
 
     own = model.generation_config.eos_token_id
     ends = [*(own if isinstance(own, list) else [own]), processor.tokenizer.eos_token_id]

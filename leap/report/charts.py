@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from leap.report.style import FAINT, GREY, INK, Look, clean, lightened, plain
-from leap.statistics.summary import MEAN
+from leap.statistics.means import MEAN
 from leap.vlabench.dimensions import NAMES
 
 GROUPS = (*NAMES, MEAN)

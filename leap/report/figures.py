@@ -17,7 +17,7 @@ from leap.report.curves import Loss, checkpoint_curves, find_series, training_lo
 from leap.report.results import dimension_means, incomplete_note, incomplete_results, unlike_note
 from leap.report.style import GREY, Look, legend_above, lightened, looks, new_figure, plain, save
 from leap.report.tables import improvement
-from leap.statistics.summary import MEAN
+from leap.statistics.means import MEAN
 from leap.vlabench.dimensions import NAMES
 
 FIGURES = ("total_scores", "metrics", "stacked", "improvement", "checkpoints", "training_loss")

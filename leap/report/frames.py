@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from leap.console import new_console
-from leap.data.agibot import Outcome
+from leap.preparation.agibot.archive_tasks import Outcome
 from leap.progress import duration
 
 

@@ -9,7 +9,7 @@ from leap.console import new_console
 from leap.evaluation.rescore import Rescored
 from leap.evaluation.result_folder import DimensionResult
 from leap.report.results import NO_PLAN, read_counts, read_scores
-from leap.report.summary import write_summary
+from leap.report.results_summary import write_summary
 from leap.report.tables import metric_table, print_table, total_table
 from leap.report.unfinished import unfinished_note
 from leap.terminal import shown

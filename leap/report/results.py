@@ -9,13 +9,13 @@ import pandas as pd
 
 from leap.errors import LeapError, UsageError
 from leap.evaluation.manifest import MANIFEST, read_manifest
-from leap.evaluation.models import BASELINE
+from leap.evaluation.model_names import BASELINE
 from leap.evaluation.result_folder import SCORES
 from leap.evaluation.score import read_scores as read_score_file
 from leap.records.files import is_file
 from leap.records.litter import listed
 from leap.report.unfinished import unfinished_note
-from leap.statistics.summary import MEAN
+from leap.statistics.means import MEAN
 from leap.terminal import shown
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS

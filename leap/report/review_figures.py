@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from leap.judge import summary
+from leap.judge import review_summary
 from leap.progress import rounded
-from leap.records.review import CRITERIA
-from leap.report.review import review_tables
+from leap.records.judging import CRITERIA
+from leap.report.review_page import review_tables
 from leap.report.style import FAINT, GREY, INK, PALETTE, Look, clean, legend_above, looks, new_figure, plain, save
 from leap.statistics.comparison import ALPHA
 
@@ -59,7 +59,9 @@ class ReviewFigures:
     def footnotes(self) -> tuple[str, ...]:
         unscored = int(self.tables["counts"]["unscored"].sum())
         left_out = f"* {unscored} verdicts are missing or unusable; they are left out." if unscored else ""
-        return left_out, "Bars: 95 % bootstrap intervals of the mean over samples. " + summary.power_note(self.scores)
+        return left_out, "Bars: 95 % bootstrap intervals of the mean over samples. " + review_summary.power_note(
+            self.scores
+        )
 
     def labels(self, judge: str) -> list[str]:
         """Models, with an asterisk where this judge's verdicts are incomplete."""
@@ -90,7 +92,7 @@ def draw_review(figures: ReviewFigures, folder: Path) -> list[Path]:
 
 def final_scores(figures: ReviewFigures) -> Figure:
     """Each model's mean final score with its interval over the scores of the single samples."""
-    samples = summary.sample_scores(figures.scores)
+    samples = review_summary.sample_scores(figures.scores)
 
     def panel(axes: Axes, judge: str) -> None:
         means = _of(figures.tables["means"], judge, "final_score")

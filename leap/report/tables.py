@@ -13,9 +13,9 @@ from leap.console import new_console
 from leap.errors import LeapError
 from leap.progress import rounded
 from leap.records.files import write_atomic
-from leap.records.tables import csv_text, markdown_lines, markdown_text
+from leap.records.table_cells import csv_text, markdown_lines, markdown_text
 from leap.report.results import NO_PLAN, dimension_means, unscored_examples
-from leap.statistics.summary import MEAN
+from leap.statistics.means import MEAN
 from leap.vlabench.dimensions import NAMES
 
 _METRICS = {

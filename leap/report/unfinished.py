@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from leap.evaluation.evaluation_progress import lock_holder
 from leap.evaluation.manifest import read_manifest
-from leap.evaluation.monitor import lock_holder
 from leap.evaluation.predictions import read_predictions
 from leap.evaluation.rescore import OLD_OUTPUT
 from leap.evaluation.result_folder import PREDICTIONS, SCORES

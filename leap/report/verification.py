@@ -8,8 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from leap.console import new_console
+from leap.preparation.check.benchmark_check import Finding, Verification
 from leap.terminal import in_one_line
-from leap.vlabench.verify import Finding, Verification
 
 _SHOWN = 20  # findings on the screen
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leap.errors import LeapError
 from leap.statistics.intervals import RESAMPLES, Array, random_stream
-from leap.statistics.summary import MEAN, by_dimension, interval_rows, score_table
+from leap.statistics.means import MEAN, by_dimension, interval_rows, score_table
 from leap.vlabench.dimensions import NAMES
 
 PERMUTATIONS = 10_000

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from leap.data.packing import Cost, PackPlan, Packs
 from leap.errors import LeapError
 from leap.models import families
-from leap.training.fit import LEVELS, Checkpointing, Fit, choose, smaller
+from leap.models.components import family_of
+from leap.training.memory_plan import LEVELS, Checkpointing, Fit, choose, smaller
 from leap.training.optimizer_state import is_sharded
-from leap.training.parts import family_of
 
 if TYPE_CHECKING:
-    from leap.data.checked_file import CheckedFile
+    from leap.preparation.check.checked_dataset import CheckedFile
+    from leap.training.fine_tune import Run
     from leap.training.recipe import Recipe
-    from leap.training.run import Run
 
 _PATCH_TOKENS = 0.3  # the vision tower's arithmetic for a patch, in that of a decoder's token (2B)
 
@@ -74,7 +74,7 @@ def why_padded(recipe: "Recipe", family: str) -> str | None:
 
 
 def _padded(run: "Run", model: Any, accelerator: Any, earlier: Fit | None) -> Batches:
-    from leap.data.collate import Collator
+    from leap.data.collator import Collator
 
     def collate(rows: "CheckedFile") -> Collator:
         together = accelerator.num_processes > 1 and bool(rows.pictures.any())
@@ -116,7 +116,7 @@ def _cost(rows: "CheckedFile") -> Cost:
 
 
 def _samples(run: "Run", rows: "CheckedFile") -> Any:
-    from leap.data.training_set import TrainingSet
+    from leap.data.dataset import TrainingSet
 
     return TrainingSet(rows, run.chat, run.encoder)
 
@@ -134,16 +134,16 @@ def _held_out(run: "Run", accelerator: Any, collate: Callable[..., dict[str, Any
 def _packed(run: "Run", model: Any, accelerator: Any, state_bytes: float, earlier: Fit | None) -> Batches:
     import torch
 
-    from leap.data.pack import PackCollator, PackLayout
-    from leap.training import packed
+    from leap.data.packed_batch import PackCollator, PackLayout
+    from leap.models.qwen3_vl import packed_forward
+    from leap.models.qwen3_vl.varlen_attention import has_flash
     from leap.training.loop import cross_entropy
-    from leap.training.varlen_attention import has_flash
 
     recipe, device = run.recipe, accelerator.device
     plan, samples = _plan(run, accelerator.num_processes), _samples(run, run.train)
     number = getattr(torch, recipe.number)
     compiled = recipe.compile if recipe.compile is not None else has_flash(device, number)
-    packed.install(model, run.encoder, compiled, cross_entropy)
+    packed_forward.install(model, run.encoder, compiled, cross_entropy)
     collate = PackCollator(PackLayout.of(model.config, run.train, accelerator.num_processes))
 
     def batch(rows: list[int]) -> dict[str, Any]:

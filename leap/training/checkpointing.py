@@ -26,6 +26,7 @@ from transformers.trainer_pt_utils import safe_globals
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, TRAINER_STATE, find_checkpoints, read_log, read_marker
 from leap.models.loading import load_model, refusing
+from leap.models.lora import has_adapters, load_adapters, name_base
 from leap.records.files import object_if_there
 from leap.training.checkpoint_folder import (
     finish_checkpoint,
@@ -36,14 +37,13 @@ from leap.training.checkpoint_folder import (
     step_of,
     telling_disk_errors,
 )
-from leap.training.lora import has_adapters, load_adapters, name_base
 from leap.training.optimizer_state import (
     gather_optimizer_state,
     is_sharded,
     restore_optimizer_state,
     restore_scheduler_state,
 )
-from leap.training.processes import Processes
+from leap.training.ranks import Processes
 from leap.training.stopping import best_step
 
 _LOSS = "loss_since_log.json"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from leap.errors import LeapError
 from leap.models.checkpoints import find_checkpoints, is_resumable
-from leap.training.processes import Processes
+from leap.training.ranks import Processes
 
 _NAMED = 40  # rows in an error
 

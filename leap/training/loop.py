@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, get_scheduler, set_seed
 
-from leap.data.chat import IGNORED
+from leap.data.chat_encoding import IGNORED
 from leap.data.packing import Packs
 from leap.data.transfer import Arrays, tensors_of
 from leap.errors import LeapError, Stopped
@@ -30,7 +30,7 @@ from leap.training.checkpointing import LossSum, Training, load, load_rng_state,
 from leap.training.finite import StepLosses
 from leap.training.optimizer_state import is_sharded
 from leap.training.optimizers import make_optimizer
-from leap.training.processes import Processes
+from leap.training.ranks import Processes
 from leap.training.recipe import Recipe
 from leap.training.schedule import warmup_steps
 from leap.training.sharding import Sharded

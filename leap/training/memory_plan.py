@@ -1,46 +1,297 @@
-"""What a run learned of its memory: a step that did not fit is divided further at the next start.
+"""How a run is made to fit its device: into how many packs a step's rows are divided, and what is computed twice.
 
-Without it, a run that resumes would come to the same step in the same batches and end there again, for ever.
+Both are first estimated from the model's configuration, then tried on the run's heaviest pack before the first step.
+More packs cost little until they are small; computing activations a second time (checkpointing) costs a third of the
+arithmetic, so the vision tower's come first, everything's last.
 """
 
-from pathlib import Path
+import gc
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+import torch
 
+from leap.data.packing import Cost, PackPlan
 from leap.errors import LeapError
-from leap.records.files import first_problem, is_file, read_object, write_json
-from leap.training.fit import Checkpointing, Fit
+from leap.progress import duration, is_main_process
+from leap.training.memory import MOMENTS
+from leap.training.optimizer_state import is_sharded
+from leap.training.sharding import sharded_units
 
-FILE = "memory_plan.json"
+Checkpointing = Literal["none", "vision", "all"]
+LEVELS: tuple[Checkpointing, ...] = ("none", "vision", "all")
+_SHARE = 0.96  # of a device's memory that is planned with; the rest is the context and fragments
+_UNTRIED = 0.85  # where the estimate is not tried
+_GRADIENTS = 0.2  # of a device's memory: what whole gradients of a divided model may take
+_PEERS = 4e9  # bytes that talking to other processes takes
+_ATTEMPTS = 6  # estimates that are tried
+_LESS = 0.75  # of the memory, for the next estimate
+_SMALL = 2_048  # tokens: packs below keep the GPU less busy than checkpointing costs
+_ONE_ROW = "one row does not fit into this device's memory: lower --model_max_length or use LoRA"
+_HALF = 2  # bytes of a number in bf16, in which activations are kept
 
 
-class _OutOfMemory(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that the backward pass needs of each token, patch and label token."""
 
-    step: PositiveInt
-    packs: PositiveInt
+    token: float
+    patch: float
+    label: float
+
+    @classmethod
+    def of(cls, config: Any, checkpointing: Checkpointing) -> "Activations":
+        """Counted from a Qwen3-VL configuration: what every matrix product and attention of a layer keeps."""
+        text, vision = config.text_config, config.vision_config
+        heads, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
+        # residuals and norms, queries and keys before and after their rotation, values, attention, feed-forward
+        layer = 4 * text.hidden_size + 2 * (heads + keys) + keys + heads + 3 * text.intermediate_size
+        block = 4 * vision.hidden_size + 3 * vision.hidden_size + 3 * vision.hidden_size + 2 * vision.intermediate_size
+        layers, blocks = text.num_hidden_layers, vision.depth
+        all_layers = text.hidden_size * layers + layer if checkpointing == "all" else layer * layers
+        all_blocks = vision.hidden_size * blocks + block if checkpointing != "none" else block * blocks
+        # Floats: a row's bytes do not fit the int32 of a plan's arrays.
+        return cls(float(_HALF * all_layers), float(_HALF * all_blocks), float(4 * _HALF * text.vocab_size))
+
+    def of_rows(self, cost: Cost) -> Any:
+        """Bytes of each row, [rows]. Its label tokens count: each has a float of the whole vocabulary, twice."""
+        return self.token * cost.tokens + self.patch * cost.patches + self.label * cost.label_tokens
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Packs of a step and process, and which parts' activations are computed twice."""
+
+    packs: int
     checkpointing: Checkpointing
 
 
-def remember(output: Path, step: int, fit: Fit) -> LeapError:
-    """Write down that `step` ran out of memory under `fit`; the error for the user."""
-    known = recall(output)
-    if known is None or known.packs <= fit.packs:
-        found = _OutOfMemory(step=step, packs=fit.packs, checkpointing=fit.checkpointing)
-        write_json(output / FILE, found.model_dump())
-    return LeapError(
-        f"step {step} ran out of memory in {fit.packs} batches with checkpointing {fit.checkpointing}; run the same "
-        f"command again: it resumes and divides each step further ({output / FILE})"
+def estimate(plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...] = LEVELS) -> Fit:
+    """The least checkpointing, and then the fewest packs, whose heaviest pack fits. Raises LeapError if none does."""
+    for level in allowed:
+        activations = Activations.of(config, level)
+        row = activations.of_rows(plan.cost)
+        if row.max() > free_bytes:
+            continue
+        mean = row.mean() * plan.rows_per_step / plan.processes
+        packs = max(1, round(mean / free_bytes))
+        while packs < _rows_of_process(plan) and replace(plan, packs=packs).heaviest(row)[1] > free_bytes:
+            packs += 1
+        tokens = plan.cost.tokens.mean() * plan.rows_per_step / plan.processes / packs
+        if tokens >= _SMALL or packs == 1 or level == allowed[-1]:
+            return Fit(packs, level)
+    raise LeapError(
+        f"one row needs more than the {free_bytes / 1e9:.1f} GB that this device has left for it: "
+        "lower --model_max_length or --image_tokens_max, or use LoRA"
     )
 
 
-def recall(output: Path) -> Fit | None:
-    """The fit that ran out of memory in an earlier start of the run in this folder."""
-    path = output / FILE
-    if not is_file(path):
-        return None
+def checkpoint(model: Any, level: Checkpointing) -> None:
+    """Compute the activations of the model's blocks or layers twice, as `level` says."""
+    blocks, layers = [*model.model.visual.blocks], [*model.model.language_model.layers]
+    twice = {"none": [], "vision": blocks, "all": blocks + layers}[level]
+    dropout = any(isinstance(part, torch.nn.Dropout) and part.p for part in model.modules())
+    again = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False, preserve_rng_state=dropout)
+    for part in blocks + layers:
+        part.gradient_checkpointing, part._gradient_checkpointing_func = part in twice, again
+
+
+def choose(
+    recipe: Any,
+    model: Any,
+    plan: PackPlan,
+    batch: Callable[[list[int]], dict[str, Any]],
+    state_bytes: float,
+    device: torch.device,
+    number: torch.dtype,
+    earlier: Fit | None = None,
+) -> Fit:
+    """What the recipe says, and the rest as memory allows: the first of a few fits whose heaviest pack really runs.
+
+    `batch` gives rows as a batch on the device, `state_bytes` is what the optimiser will take, and `earlier` a fit that
+    ran out of memory in an earlier start. All ranks try the same fits, made from the least memory that any of them has
+    free, and come to the same. Raises LeapError if a single row does not fit.
+    """
+    allowed = LEVELS if recipe.gradient_checkpointing is None else (LEVELS[-1 if recipe.gradient_checkpointing else 0],)
+    if recipe.tokens_per_pack or device.type != "cuda":
+        fits = wished(plan, _packs_of(plan, recipe.tokens_per_pack), allowed)
+    else:
+        fits = common_candidates(plan, model.config, _free_bytes(model, device, state_bytes), allowed, device)
+    if earlier:
+        fits = smaller(fits, earlier, _rows_of_process(plan), allowed)
+    if device.type != "cuda" or is_sharded(model):  # where memory ends in one process, the others would wait for ever
+        checkpoint(model, fits[0].checkpointing)
+        return fits[0]
+
+    def runs(fit: Fit) -> bool:
+        checkpoint(model, fit.checkpointing)
+        kept = fit.packs > 1 or torch.distributed.is_initialized()  # DDP has them from the first pack on
+        weight = Activations.of(model.config, fit.checkpointing).of_rows(plan.cost)
+        pack = batch(replace(plan, packs=fit.packs).heaviest(weight)[0])
+        return _everywhere(_runs(model, pack, state_bytes, number, kept), device)
+
+    model.train()  # a loaded model is not, and computes nothing twice then
+    return first_that_runs(fits, runs)
+
+
+def common_candidates(
+    plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...], device: torch.device
+) -> list[Fit]:
+    """`candidates` for the least memory that any rank has free: ranks that divide a step differently would train some
+    rows twice and leave others out."""
+    return candidates(plan, config, _least(free_bytes, device), allowed)
+
+
+def candidates(plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...]) -> list[Fit]:
+    """What is estimated to fit, then what fits into less and less: an estimate may be too good.
+
+    Never many, and each clearly smaller than the one before. Raises LeapError where not even one row should fit.
+    """
+    fits = [estimate(plan, config, free_bytes, allowed)]
+    for attempt in range(1, _ATTEMPTS):
+        with suppress(LeapError):
+            fits.append(estimate(plan, config, free_bytes * _LESS**attempt, allowed))
+    return list(dict.fromkeys([*fits, Fit(_rows_of_process(plan), allowed[-1])]))
+
+
+def wished(plan: PackPlan, packs: int, allowed: tuple[Checkpointing, ...]) -> list[Fit]:
+    """So many packs, with more and more computed twice; then twice as many packs, and so on."""
+    fits = [Fit(packs, level) for level in allowed]
+    while packs < _rows_of_process(plan):
+        packs = min(2 * packs, _rows_of_process(plan))
+        fits.append(Fit(packs, allowed[-1]))
+    return fits
+
+
+def smaller(fits: Sequence[Fit], than: Fit, rows: int, allowed: tuple[Checkpointing, ...]) -> list[Fit]:
+    """The fits with at least twice the packs of one that ran out of memory; where each is a row, with everything
+    computed twice."""
+    packs = min(2 * than.packs, rows)
+    if than.packs >= rows:
+        if than.checkpointing == allowed[-1]:
+            raise LeapError(f"{_ONE_ROW}; with more memory than before, remove the output folder's memory_plan.json")
+        return [Fit(rows, allowed[-1])]
+    return list(dict.fromkeys(replace(fit, packs=max(packs, fit.packs)) for fit in fits))
+
+
+def first_that_runs(fits: Sequence[Fit], runs: Callable[[Fit], bool]) -> Fit:
+    """Raises LeapError where none does. Every attempt is told in one line of the first process."""
+    for fit in fits:
+        started = time.monotonic()
+        found = runs(fit)
+        if is_main_process():
+            told = f"{fit.packs} packs, checkpointing {fit.checkpointing}: {'fits' if found else 'does not fit'}"
+            print(f"tried       {told} ({duration(time.monotonic() - started)})", file=sys.stderr, flush=True)
+        if found:
+            return fit
+    raise LeapError(_ONE_ROW)
+
+
+def _rows_of_process(plan: PackPlan) -> int:
+    """In an optimiser step: more packs would be empty."""
+    return plan.rows_per_step // plan.processes
+
+
+def _packs_of(plan: PackPlan, tokens_per_pack: int | None) -> int:
+    """As many packs as tokens are wanted in each; without such a wish, the plan's."""
+    if tokens_per_pack is None:
+        return plan.packs
+    rows = _rows_of_process(plan)
+    return min(rows, max(1, math.ceil(plan.cost.tokens.mean() * rows / tokens_per_pack)))
+
+
+def _free_bytes(model: Any, device: torch.device, state_bytes: float) -> float:
+    """For activations: what weights, gradients, the optimiser and the weights' copies in bf16 leave."""
+    unused, _ = torch.cuda.mem_get_info(device)
+    free = min(unused, _limit(device) - torch.cuda.memory_reserved(device))
+    peers = _PEERS if torch.distributed.is_initialized() else 0
+    if is_sharded(model):
+        return free * _UNTRIED - _divided_bytes(model, keeps_gradients(model, device)) - state_bytes - peers
+    learning = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    copies = sum(weight.numel() * _HALF for weight in model.parameters() if weight.element_size() > _HALF)
+    return free * _SHARE - learning - copies - state_bytes - peers
+
+
+def _divided_bytes(model: Any, whole: bool) -> float:
+    """Gradients of a divided model (`whole`, or this process's part), and what of it is put together at once.
+
+    That is what no layer has for itself and three of the largest, in bf16, and their gradients in float32.
+    """
+    units = [sum(weight.numel() for weight in part.parameters()) for part in sharded_units(model)]
+    total = sum(weight.numel() for weight in model.parameters())
+    together = (_HALF + 4) * (total - sum(units) + 3 * max(units))
+    return together + 4 * total / (1 if whole else torch.distributed.get_world_size())
+
+
+def keeps_gradients(model: Any, device: torch.device) -> bool:
+    """Whether every process of a divided model has room for whole gradients, to sum them once a step."""
+    if device.type != "cuda":
+        return True
+    needed = 4 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return _everywhere(needed <= _GRADIENTS * _limit(device), device)
+
+
+def _limit(device: torch.device) -> float:
+    """Bytes that this rank may use; older releases cannot say their share, newer ones ask for an index."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    return torch.cuda.get_device_properties(index).total_memory * (float(fraction(index)) if fraction else 1.0)
+
+
+def _everywhere(here: bool, device: torch.device) -> bool:
+    """Whether it is so in every process."""
+    return bool(_least(float(here), device))
+
+
+def _least(here: float, device: torch.device) -> float:
+    """The least of all processes' values."""
+    if not torch.distributed.is_initialized():
+        return here
+    agreed = torch.tensor(here, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
+    return agreed.item()
+
+
+def _runs(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dtype, kept: bool) -> bool:
+    """Whether a pack goes through the model and back; with `kept`, beside the gradients of packs before it.
+
+    All gradients are dropped.
+    """
+    found = True
     try:
-        found = _OutOfMemory.model_validate(read_object(path))
-    except ValidationError as error:
-        raise LeapError(f"{path}: {first_problem(error)}; remove the file") from error
-    return Fit(found.packs, found.checkpointing)
+        if kept:
+            _make_gradients(model)
+        _forward_and_back(model, pack, state_bytes, number)
+    except torch.OutOfMemoryError:
+        found = False
+    # Not within `except`: the error holds on to all that was computed.
+    model.zero_grad()
+    gc.collect()
+    torch.cuda.empty_cache()
+    return found
+
+
+def _make_gradients(model: Any) -> None:
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.zeros_like(weight)
+
+
+def _forward_and_back(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dtype) -> None:
+    held = torch.empty(int(state_bytes), dtype=torch.uint8, device=model.device)  # the optimiser's place
+    with torch.autocast(model.device.type, number, enabled=number != torch.float32):
+        loss = model(**pack)
+    loss.backward()
+    del held
+
+
+def optimizer_bytes(model: Any, optim: str) -> float:
+    """What the optimiser keeps of the weights that learn, in this process."""
+    held = sum(MOMENTS[optim] * weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return held / torch.distributed.get_world_size() if is_sharded(model) else held

@@ -5,7 +5,7 @@ from pathlib import Path
 from leap.models.checkpoints import read_marker
 from leap.progress import processes
 from leap.training import memory
-from leap.training.processes import Processes
+from leap.training.ranks import Processes
 from leap.training.recipe import Recipe
 
 STOCHASTIC = "adamw_bf16_stochastic"

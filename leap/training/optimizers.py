@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leap.models.components import set_part_rates
 from leap.training.optimizer_choice import STOCHASTIC
-from leap.training.parts import set_part_rates
 
 _UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 _CHUNK = 1 << 24  # weights at a time, which bounds the memory of what lies between

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from leap.errors import UsageError
-from leap.paths import find_path
+from leap.records.paths import find_path
 from leap.records.yaml_text import load_yaml
 from leap.terminal import shorten
 from leap.training.recipe import PATHS, Recipe

@@ -22,9 +22,9 @@ from pydantic import (
 from leap.cli import LARGEST_COUNT, MOST_IMAGE_TOKENS, MOST_WORKERS
 from leap.errors import LeapError, UsageError
 from leap.models.families import COMPONENTS, Component
-from leap.paths import at_home
 from leap.records.files import first_problem, is_file, read_text
 from leap.records.litter import listed
+from leap.records.paths import at_home
 from leap.records.yaml_text import LARGEST, load_yaml
 from leap.terminal import in_one_line, shorten
 

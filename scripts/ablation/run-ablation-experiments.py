@@ -58,8 +58,8 @@ def main() -> int | None:
         raise UsageError("--dry-run writes nothing, --report-only writes the report: give one of them")
 
     from leap.ablation.runs import Scripts, make_runs, refuse_options
-    from leap.data.pictures import PictureSize
-    from leap.evaluation.models import check_name
+    from leap.data.image import PictureSize
+    from leap.evaluation.model_names import check_name
     from leap.hardware import chosen_gpus
     from leap.models.image_size import choose_size, read_size_flags
     from leap.training.presets import known_presets
@@ -80,9 +80,9 @@ def main() -> int | None:
     trained = PictureSize(runs[0].recipe.image_tokens_min, runs[0].recipe.image_tokens_max)
     size = choose_size(read_size_flags(options), trained, otherwise="as all runs are trained")
 
+    from leap.ablation.ablation_plan import plan_runs
     from leap.ablation.demo import prepare_demo
     from leap.ablation.experiment import Experiment
-    from leap.ablation.plan import plan_runs
     from leap.ablation.stages import Machine, Places
 
     if demo:

@@ -46,7 +46,7 @@ def main() -> None:
 
     from leap.progress import is_main_process
     from leap.report.loss_plot import LossPlot
-    from leap.training.run import plan_and_train
+    from leap.training.fine_tune import plan_and_train
 
     if is_main_process():
         print(f"preset      {arguments.lora_preset}")

@@ -15,7 +15,7 @@ from leap.cli import Parser, run
 
 
 def main() -> None:
-    from leap.data.downloads import add_manners, download, everything, manners_of, named, numbered, tell
+    from leap.hub.download import add_manners, download, everything, manners_of, named, numbered, tell
 
     parser = Parser(__doc__)
     parser.add_argument("--data", action="store_true", help="the training data, beside what else is named")
@@ -25,10 +25,10 @@ def main() -> None:
     add_manners(parser)
     arguments = parser.parse_args()
 
-    from leap.data.hub import find_hub
-    from leap.data.hub_files import Repository
-    from leap.data.pictures import IMAGES_ARCHIVE
+    from leap.data.image import IMAGES_ARCHIVE
     from leap.errors import UsageError
+    from leap.hub.client import find_hub
+    from leap.hub.file_listing import Repository
 
     if arguments.love_agibot != bool(arguments.tasks):
         raise UsageError("--love-agibot and --tasks go together: --love-agibot --tasks 327 352, or --tasks all")
@@ -47,7 +47,7 @@ def main() -> None:
         download(hub, archives, workspace.love_agibot, choice, manners, arguments.dry_run)
     packed = workspace.data / IMAGES_ARCHIVE
     if with_data and packed.is_file() and not arguments.dry_run:
-        from leap.data.image_archive import unpack_images
+        from leap.preparation.agibot.image_archive import unpack_images
 
         unpack_images(packed, workspace.images)
 

@@ -14,7 +14,7 @@ from leap.cli import Parser, run
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    from leap.data.downloads import add_manners, download, everything, manners_of, tell
+    from leap.hub.download import add_manners, download, everything, manners_of, tell
 
     parser, find = Parser(__doc__), workspace.resolve
     parser.add_argument("repository", nargs="?", default=workspace.base_model_repository, help="OWNER/NAME")
@@ -23,8 +23,8 @@ def main() -> None:
     add_manners(parser)
     arguments = parser.parse_args()
 
-    from leap.data.hub import find_hub
-    from leap.data.hub_files import Repository
+    from leap.hub.client import find_hub
+    from leap.hub.file_listing import Repository
 
     folder = arguments.local_dir or workspace.models / arguments.repository.rpartition("/")[2]
     wanted = Repository(arguments.repository, "model", arguments.revision)

@@ -14,7 +14,7 @@ from leap.cli import Parser, run
 
 
 def main() -> None:
-    from leap.data.downloads import add_manners, download, manners_of, named, tell
+    from leap.hub.download import add_manners, download, manners_of, named, tell
 
     workspace = WorkspaceConfig.find()
     parser, find = Parser(__doc__), workspace.resolve
@@ -24,10 +24,10 @@ def main() -> None:
     add_manners(parser)
     arguments = parser.parse_args()
 
-    from leap.data.hub import find_hub
-    from leap.data.hub_files import Repository
-    from leap.vlabench.dataset import dimension_of
+    from leap.hub.client import find_hub
+    from leap.hub.file_listing import Repository
     from leap.vlabench.dimensions import find_dimensions
+    from leap.vlabench.examples import dimension_of
 
     wanted = [dimension.name for dimension in find_dimensions(arguments.dimensions)]
     repository = Repository(workspace.benchmark_repository, "dataset", arguments.revision)

@@ -90,8 +90,8 @@ def main() -> int | None:
     judges = find_judges(arguments.judge, _judge_options(arguments))
     refuse_in_vain(judges, arguments.pairwise, arguments.max_cost)
 
-    from leap.judge.run import run_review
-    from leap.report.review import write_review
+    from leap.judge.run_review import run_review
+    from leap.report.review_page import write_review
 
     found = run_review(
         arguments.input_csv,
@@ -110,7 +110,7 @@ def main() -> int | None:
 
 
 def _judge_options(arguments: argparse.Namespace):
-    from leap.data.pictures import PictureSize
+    from leap.data.image import PictureSize
     from leap.inference.protocol import Decoding
     from leap.judge.judges import JudgeOptions
 
@@ -130,7 +130,7 @@ def _judge_options(arguments: argparse.Namespace):
 
 
 def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace):
-    from leap.judge.review import ReviewSettings
+    from leap.judge.ask_judges import ReviewSettings
 
     root = arguments.workspace_root
     return ReviewSettings(

@@ -29,7 +29,7 @@ def main() -> None:
     if arguments.model == arguments.baseline:
         raise UsageError(f"{arguments.model} is to be compared with itself: name two models")
 
-    from leap.report.comparison import print_comparison, write_comparison
+    from leap.report.comparison_page import print_comparison, write_comparison
     from leap.report.results import read_scores, unlike_settings_note
     from leap.report.unfinished import unfinished_note
     from leap.statistics.comparison import compare

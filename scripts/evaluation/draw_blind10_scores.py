@@ -29,7 +29,7 @@ def main() -> None:
     workspace = WorkspaceConfig.find()
     arguments = parse_arguments(workspace)
 
-    from leap.judge.files import SCORES, find_newest, find_pairs, read_pairs, read_scores
+    from leap.judge.review_files import SCORES, find_newest, find_pairs, read_pairs, read_scores
     from leap.report.results import chosen_baseline
 
     folder = arguments.save_dir

@@ -63,7 +63,7 @@ def main() -> None:
 
     from leap.report.curves import read_loss
     from leap.report.figures import Evaluation, draw_figures
-    from leap.report.summary import SIGNIFICANT, write_summary
+    from leap.report.results_summary import SIGNIFICANT, write_summary
     from leap.report.tables import metric_table, print_table, total_table, write_tables
 
     scores, counts = read_scores(results, models), read_counts(results, models)

@@ -75,10 +75,10 @@ def main() -> int | None:
     arguments, options = parse_arguments(workspace, words[:end]), words[end + 1 :]
     _refuse_contradictions(arguments)
 
-    from leap.evaluation.models import chosen_models
+    from leap.evaluation.model_names import chosen_models
     from leap.evaluation.sweep import evaluation_jobs, named_models
     from leap.hardware import chosen_gpus
-    from leap.jobs.run import run_jobs, slots_for
+    from leap.jobs.job_runner import run_jobs, slots_for
     from leap.jobs.show import print_outcome
     from leap.vlabench.dimensions import find_dimensions
 

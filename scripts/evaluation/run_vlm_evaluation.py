@@ -81,7 +81,7 @@ def main() -> int | None:
     _refuse_what_would_be_ignored(arguments)
     options = EngineOptions.of(arguments)
 
-    from leap.evaluation.models import check_name
+    from leap.evaluation.model_names import check_name
     from leap.records.files import check_folder
     from leap.vlabench.dimensions import find_dimensions
 
@@ -90,7 +90,7 @@ def main() -> int | None:
     dimensions = find_dimensions([] if arguments.dimension == ["baseline"] else arguments.dimension)
     models, settings, load = (_served if options.engine == "openai" else _local)(workspace, arguments, options)
 
-    from leap.evaluation.run import evaluate_models
+    from leap.evaluation.evaluate import evaluate_models
     from leap.report.live import print_results
 
     results = arguments.output_dir
@@ -133,7 +133,7 @@ def _settings(
 
 def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
     """The one model that a server has, or that --model names."""
-    from leap.evaluation.models import served_model
+    from leap.evaluation.model_names import served_model
     from leap.inference.openai import OpenAiEngine
 
     settings = _settings(workspace, arguments, options, None, choose_size(arguments, workspace.image_size))
@@ -144,7 +144,7 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
 
 def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
     """Models in folders, loaded one after the other."""
-    from leap.evaluation.models import chosen_models, identify, refuse_no_adapter
+    from leap.evaluation.model_names import chosen_models, identify, refuse_no_adapter
     from leap.evaluation.settings import EvaluatedModel
     from leap.inference.engines import open_local
     from leap.models.checkpoints import weight_files

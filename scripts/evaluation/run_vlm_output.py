@@ -82,7 +82,7 @@ def _settings(
 ):
     from leap.inference.protocol import Decoding
     from leap.judge.outputs import OutputSettings
-    from leap.paths import roots_beside
+    from leap.records.paths import roots_beside
 
     print(size)
     roots = roots_beside(arguments.data_file, (workspace.root, workspace.data))
@@ -105,7 +105,7 @@ def _settings(
 
 def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
     """The one model that a server has, or that --model names."""
-    from leap.evaluation.models import served_name
+    from leap.evaluation.model_names import served_name
     from leap.evaluation.settings import EvaluatedModel
     from leap.inference.openai import OpenAiEngine
 
@@ -117,7 +117,7 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
 
 def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
     """The baseline and the checkpoints, loaded one after the other."""
-    from leap.evaluation.models import chosen_models, plain_model
+    from leap.evaluation.model_names import chosen_models, plain_model
     from leap.inference.engines import open_local
     from leap.models.checkpoints import weight_files
     from leap.models.loading import pick_device, pick_dtype

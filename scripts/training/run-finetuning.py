@@ -30,7 +30,7 @@ def main() -> None:
     check_places(recipe, workspace.root)
 
     from leap.report.loss_plot import LossPlot
-    from leap.training.run import plan_and_train
+    from leap.training.fine_tune import plan_and_train
 
     places = workspace.root, workspace.cache, workspace.repository, workspace.logs
     plan_and_train(recipe, *places, [LossPlot()], arguments.dry_run)

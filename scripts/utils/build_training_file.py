@@ -6,7 +6,7 @@
     python scripts/utils/build_training_file.py --annotations task_info/task_327.json --output-dir data/task_327
 
 Annotations are AgiBot World's task_info files (data/task_info), or LOVE-Agibot's (data/love_agibot/json; both are
-described in leap/data/agibot_annotations.py), pictures <task>-<episode>.png as
+described in leap/preparation/agibot/annotations.py), pictures <task>-<episode>.png as
 prepare_love_agibot.py makes them. No episode is on both sides. Writes train_<rows>.jsonl, test_<rows>.jsonl, and
 data_card.md, .json and .png: counts, lengths, copies of pictures, overlap with the evaluation, what was left out.
 """
@@ -48,9 +48,9 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
     arguments = parser.parse_args()
 
-    from leap.data.training_file import BuildSettings
+    from leap.preparation.build.build_dataset import Sources, build
+    from leap.preparation.build.dataset_file import BuildSettings
     from leap.provenance import command, git_state
-    from leap.training.build import Sources, build
 
     usual = (workspace.data / "task_info", workspace.love_agibot / "json")
     annotations = arguments.annotations or next((folder for folder in usual if folder.is_dir()), None)

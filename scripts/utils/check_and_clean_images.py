@@ -55,9 +55,9 @@ def main() -> int | None:
     if (arguments.restore is not None) + arguments.delete + arguments.dry_run > 1:
         raise UsageError("--restore, --delete (--no-dry-run) and --dry-run exclude each other: give one of them")
 
-    from leap.data.orphans import Places
-    from leap.data.picture_cleaning import Cleaning, clean_pictures
-    from leap.records.set_aside import restore
+    from leap.preparation.check.orphans import Places
+    from leap.preparation.check.quarantine_images import Cleaning, clean_pictures
+    from leap.records.quarantine import restore
 
     if arguments.restore:
         print(f"restored {restore(arguments.restore):,}")

@@ -19,8 +19,8 @@ def main() -> int | None:
     parser.add_argument("--golden", type=find, default=golden, help="golden vectors to compare the scorers on")
     arguments = parser.parse_args()
 
-    from leap.vlabench.agreement import compare_requests, compare_scorers
     from leap.vlabench.prompts import LANGUAGES
+    from leap.vlabench.scorer_agreement import compare_requests, compare_scorers
     from leap.vlabench.upstream import COMMIT, find_upstream
 
     upstream = find_upstream(arguments.vlabench)

@@ -14,7 +14,7 @@ from pathlib import Path
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import REPOSITORY
 from leap.cli import Parser, count, run, seed
-from leap.paths import find_path
+from leap.records.paths import find_path
 
 _HELP = {
     "seed": "the same seed gives the same texts and scenes",
@@ -31,8 +31,8 @@ def _from_here(text: str) -> Path:
 
 
 def main() -> None:
-    from leap.demo.workspace import DemoSize, make_workspace
     from leap.progress import duration
+    from leap.tabletop.demo_workspace import DemoSize, make_workspace
 
     parser = Parser(__doc__)
     parser.add_argument("--root", type=_from_here, default=REPOSITORY / "demo", help="the workspace's folder")

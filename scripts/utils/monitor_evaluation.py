@@ -25,7 +25,7 @@ def main() -> int | None:
     if arguments.once and arguments.interval:
         raise UsageError("--once looks a single time: --interval does nothing with it")
 
-    from leap.report.monitor import print_once, watch
+    from leap.report.monitor_view import print_once, watch
 
     results = arguments.results
     if arguments.once:

@@ -29,7 +29,7 @@ def main() -> int | None:
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
     arguments = parser.parse_args()
 
-    from leap.data.agibot import Outcome, find_archives, prepare, survey
+    from leap.preparation.agibot.archive_tasks import Outcome, find_archives, prepare, survey
     from leap.report.frames import print_outcomes
 
     archives = find_archives(arguments.archives, arguments.tasks)

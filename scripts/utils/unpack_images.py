@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
     arguments = parser.parse_args()
 
-    from leap.data.image_archive import unpack_images
+    from leap.preparation.agibot.image_archive import unpack_images
 
     archive, output = arguments.archive, arguments.output
     unpack_images(archive, output, arguments.dry_run)

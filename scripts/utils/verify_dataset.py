@@ -35,10 +35,10 @@ def main() -> int | None:
     if arguments.restore and arguments.quarantine:
         raise UsageError("--restore puts back what --quarantine moved away: give one of them")
 
-    from leap.data.picture_facts import PictureStore
-    from leap.records.set_aside import restore
+    from leap.preparation.check.benchmark_check import quarantine, verify_benchmark
+    from leap.preparation.check.image_facts import PictureStore
+    from leap.records.quarantine import restore
     from leap.report.verification import print_verification
-    from leap.vlabench.verify import quarantine, verify_benchmark
 
     if arguments.restore:
         print(f"restored {restore(arguments.restore)}")

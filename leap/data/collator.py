@@ -1,0 +1,53 @@
+"""Samples to one batch for Qwen3-VL."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from leap.data.chat_encoding import IGNORED
+from leap.data.dataset import Sample
+from leap.data.image import PictureEncoder
+
+
+class Collator:
+    """Pads samples on the right to the longest of the batch, and scales their pictures' bytes.
+
+    With `blank`, a batch without pictures gets a row more, which has one and no labels: processes that train together
+    must all use the same weights, or one would wait for ever for the others' gradients.
+    """
+
+    def __init__(self, pad_token_id: int, image_token_id: int, encoder: PictureEncoder, blank: bool = False) -> None:
+        self._pad, self._image, self._encoder, self._blank = pad_token_id, image_token_id, encoder, blank
+
+    def __call__(self, samples: Sequence[Sample], counted: bool = True) -> dict[str, Any]:
+        """input_ids, labels, attention_mask, mm_token_type_ids [batch, tokens]; pixel_values, image_grid_thw.
+
+        Samples that are not `counted` have no labels: they fill a batch that would be empty.
+        """
+        samples = list(samples)
+        if self._blank and all(sample.pixel_values is None for sample in samples):
+            samples.append(Sample([self._image], [IGNORED], *self._encoder.blank()))
+        batch = pad_ids([sample.input_ids for sample in samples], self._pad, self._image, left=False)
+        width = batch["input_ids"].shape[1]
+        labels = torch.tensor([s.labels + [IGNORED] * (width - len(s.labels)) for s in samples])
+        batch["labels"] = labels if counted else torch.full_like(labels, IGNORED)
+        with_pictures = [sample for sample in samples if sample.pixel_values is not None]
+        if with_pictures:
+            patches = torch.cat([sample.pixel_values for sample in with_pictures])
+            batch["pixel_values"] = self._encoder.scale(patches)
+            batch["image_grid_thw"] = torch.cat([sample.image_grid_thw for sample in with_pictures])
+        return batch
+
+
+def pad_ids(rows: Sequence[list[int]], pad: int, image: int, left: bool) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask and mm_token_type_ids (1 on a picture's tokens) [batch, tokens] of the longest row."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[index, place] = torch.tensor(row, dtype=torch.long)
+        mask[index, place] = 1
+    pictures = ((ids == image) & (mask == 1)).to(torch.int32)
+    return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": pictures}

@@ -1,0 +1,129 @@
+"""Qwen3-VL over one packed row of samples: the library's modules, called without padding, masks or waiting for the GPU.
+
+`install` gives a model this forward; its weights, their names and its submodules stay. The summed loss equals the
+padded model's, sample by sample.
+"""
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from leap.models.qwen3_vl.varlen_attention import Segments, attend, has_flash
+
+_VARIANTS = 64
+NAME = "leap_packed"  # of the decoder's attention, in the library's register
+
+
+def install(model: Any, encoder: Any, compiled: bool, cross_entropy: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Replace the model's forward; with `compiled`, blocks, layers and loss are compiled (each kind once).
+
+    `cross_entropy` takes logits [labels, vocabulary] and targets [labels] to their summed loss.
+    """
+
+    def summed_loss(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(head(hidden), targets)
+
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _text_attention)
+    text = model.model.language_model
+    text.config._attn_implementation = NAME
+    for block in model.model.visual.blocks:
+        block.attn.forward = MethodType(_vision_attention, block.attn)
+    mean, deviation = encoder.statistics()
+    model.register_buffer("leap_mean", mean.to(model.device), persistent=False)
+    model.register_buffer("leap_deviation", deviation.to(model.device), persistent=False)
+    model.leap_loss = torch.compile(summed_loss, dynamic=True) if compiled else summed_loss
+    model.forward = MethodType(_forward, model)
+    if compiled:
+        # With and without gradients, two number formats, adapters: more variants of a layer than PyTorch expects.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
+        for part in (*model.model.visual.blocks, *text.layers):
+            part.compile()
+
+
+def _forward(self: Any, *, pixels: Tensor | None, input_ids: Tensor, position_ids: Tensor, **pack: Any) -> Tensor:
+    """The loss summed over a pack's label tokens (see `PackCollator` for what a pack holds)."""
+    text = self.model.language_model
+    number = (
+        torch.get_autocast_dtype(input_ids.device.type) if torch.is_autocast_enabled(input_ids.device.type) else None
+    )
+    hidden = text.embed_tokens(input_ids)[None]
+    hidden = hidden.to(number) if number else hidden  # else the whole residual stream would be fp32
+    deep: list[Tensor] = []
+    if pixels is not None:
+        features, deep = _vision(self, pixels, pack, number)
+        hidden = _put(hidden, pack["pixels_index"], features, torch.Tensor.index_copy)
+    segments = _segments(hidden, pack["ends"], pack["lengths"], pack["longest"])
+    positions = text.rotary_emb(hidden, position_ids[:, None])
+    for number_of_layer, layer in enumerate(text.layers):
+        hidden = layer(hidden, position_embeddings=positions, attention_mask=None, segments=segments)
+        if number_of_layer < len(deep):
+            hidden = _put(hidden, pack["pixels_index"], deep[number_of_layer], torch.Tensor.index_add)
+    chosen = text.norm(hidden[0, pack["label_index"]])
+    return self.leap_loss(self.lm_head, chosen, pack["targets"])
+
+
+def _put(hidden: Tensor, index: Tensor, features: Tensor, how: Any) -> Tensor:
+    """`features` at the places `index`; a blank picture's have none, and add nothing."""
+    features = features.to(hidden.dtype)
+    if index.shape[0] == 0:
+        return hidden + 0 * features.sum()
+    return how(hidden, 1, index, features[None])
+
+
+def _vision(self: Any, pixels: Tensor, pack: dict[str, Any], number: torch.dtype | None) -> tuple[Tensor, list[Tensor]]:
+    """(features [picture tokens, width], those for the first layers of the decoder)."""
+    tower = self.model.visual
+    hidden = _embed_patches(tower, ((pixels - self.leap_mean) / self.leap_deviation).flatten(1))
+    place = tower.pos_embed(pack["interpolation_index"]) * pack["interpolation_weight"][:, :, None]
+    hidden = hidden + place.sum(1).to(hidden.dtype)
+    hidden = hidden.to(number) if number else hidden
+    positions = tower.rotary_pos_emb(hidden, pack["patch_positions"])
+    segments = _segments(
+        hidden, pack["picture_ends"], pack["picture_lengths"], pack["largest_picture"], pack["equal_pictures"]
+    )
+    deep: list[Tensor] = []
+    for index, block in enumerate(tower.blocks):
+        hidden = block(hidden, cu_seqlens=None, position_embeddings=positions, segments=segments)
+        if index in tower.deepstack_visual_indexes:
+            deep.append(tower.deepstack_merger_list[tower.deepstack_visual_indexes.index(index)](hidden))
+    return tower.merger(hidden), deep
+
+
+def _embed_patches(tower: Any, patches: Tensor) -> Tensor:
+    """The patch embedding of pictures, [patches, values] of one frame: every frame is the same, so kernels are summed.
+
+    A convolution whose stride is its size is a product of matrices, and PyTorch's 3-D one is many times slower.
+    """
+    projection = tower.patch_embed.proj
+    return functional.linear(patches, projection.weight.sum(2).flatten(1), projection.bias)
+
+
+def _segments(hidden: Tensor, ends: Tensor, lengths: tuple[int, ...], longest: int, equal: int = 0) -> Segments:
+    return Segments(ends, None if has_flash(hidden.device, hidden.dtype) else lengths, longest, equal)
+
+
+def _text_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, scaling: float, segments: Segments,
+    **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """query [1, heads, tokens, width]; the result [1, tokens, heads, width], as the library's interface has it."""
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    return attend(query, key, value, segments, causal=True, scale=scaling)[None], None
+
+
+def _vision_attention(
+    self: Any, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], segments: Segments, **_: Any
+) -> Tensor:
+    """The library's forward with the segments of a pack. hidden_states [patches, width]."""
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
+
+    patches = hidden_states.shape[0]
+    query, key, value = self.qkv(hidden_states).reshape(patches, 3, self.num_heads, -1).unbind(1)
+    query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
+    return self.proj(attend(query, key, value, segments, causal=False, scale=self.scaling).reshape(patches, -1))

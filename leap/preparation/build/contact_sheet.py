@@ -1,0 +1,92 @@
+"""A picture of a training file's pictures: some rows, and the pairs that were taken for copies."""
+
+import io
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from leap.data.image import open_picture
+from leap.preparation.build.candidates import Candidate
+from leap.records.files import write_atomic
+from leap.records.training import TrainingRow
+
+_COLUMNS, _WIDTH, _HEIGHT, _CAPTION, _GAP, _TITLE = 6, 220, 165, 34, 10, 34  # pixels
+_ROWS, _PAIRS = 18, 9  # shown at most
+_INK, _GREY = "#222222", "#e3e3e3"
+
+
+class Pair(NamedTuple):
+    """A row's picture, and the file of the one that it was taken for."""
+
+    row: Candidate
+    other: str
+    bits: int
+    same: bool
+
+
+class _Cell(NamedTuple):
+    picture: str
+    caption: str
+    detail: str
+
+
+def write_contact_sheet(
+    path: Path, rows: Sequence[Candidate], copies: Sequence[Pair], overlaps: Sequence[Pair], seed: int
+) -> None:
+    """Write a PNG with rows drawn by the seed, and the first of the pairs side by side."""
+    chosen = random.Random(seed).sample(range(len(rows)), min(_ROWS, len(rows)))
+    sections = [
+        (f"{len(chosen)} of {len(rows):,} rows", [_row_cell(rows[place]) for place in sorted(chosen)]),
+        (f"Copies within the rows ({len(copies):,}), the least alike first, in pairs", _pair_cells(copies)),
+        (f"Rows with a picture of the evaluation ({len(overlaps):,}), in pairs", _pair_cells(overlaps)),
+    ]
+    sections = [(title, cells) for title, cells in sections if cells]
+    lines = [-(-len(cells) // _COLUMNS) for _, cells in sections]
+    step = _HEIGHT + _CAPTION + _GAP
+    size = _COLUMNS * (_WIDTH + _GAP) + _GAP, sum(_TITLE + count * step for count in lines) + _GAP
+    sheet = Image.new("RGB", size, "white")
+    top = 0
+    for (title, cells), count in zip(sections, lines, strict=True):
+        ImageDraw.Draw(sheet).text((_GAP, top + 10), title, fill=_INK, font=ImageFont.load_default(17))
+        for number, cell in enumerate(cells):
+            left = _GAP + number % _COLUMNS * (_WIDTH + _GAP)
+            _draw(sheet, cell, left, top + _TITLE + number // _COLUMNS * step)
+        top += _TITLE + count * step
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
+    write_atomic(path, content.getvalue())
+
+
+def _row_cell(row: Candidate) -> _Cell:
+    return _Cell(row.picture, row.name, " ".join(TrainingRow.model_validate_json(row.line).target.steps.split()))
+
+
+def _pair_cells(pairs: Sequence[Pair]) -> list[_Cell]:
+    cells = []
+    for number, pair in enumerate(pairs[:_PAIRS], start=1):
+        alike = "the very same pixels" if pair.same else f"{pair.bits} bits apart"
+        cells += [
+            _Cell(pair.row.picture, f"{number}a  {pair.row.name}", alike),
+            _Cell(pair.other, f"{number}b  {'/'.join(Path(pair.other).parts[-4:])}", alike),
+        ]
+    return cells
+
+
+def _draw(sheet: Image.Image, cell: _Cell, left: int, top: int) -> None:
+    small = ImageOps.contain(open_picture(Path(cell.picture)), (_WIDTH, _HEIGHT))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    draw.rectangle((left, top, left + _WIDTH - 1, top + _HEIGHT - 1), fill=_GREY)
+    sheet.paste(small, (left + (_WIDTH - small.width) // 2, top + (_HEIGHT - small.height) // 2))
+    for line, text in enumerate((cell.caption, cell.detail)):
+        draw.text((left, top + _HEIGHT + 2 + 15 * line), _fitting(text, draw, font), fill=_INK, font=font)
+
+
+def _fitting(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    if draw.textlength(text, font=font) <= _WIDTH:
+        return text
+    while text and draw.textlength(f"{text}…", font=font) > _WIDTH:
+        text = text[:-1]
+    return f"{text}…"

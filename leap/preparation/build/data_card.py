@@ -1,0 +1,138 @@
+"""The data card of a training file: what is in it, where it comes from, and what is doubtful about it."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from leap.preparation.build.candidates import Candidate, LeftOut, row_path
+from leap.preparation.build.copies import Copy
+from leap.preparation.check.image_facts import Facts
+from leap.records.table_cells import markdown_lines
+from leap.terminal import in_one_line
+
+if TYPE_CHECKING:
+    from leap.preparation.build.dataset_file import BuildSettings, Built
+
+_SHOWN = 30  # tasks and skills in the Markdown card; the JSON card has all
+
+
+def make_card(
+    built: "Built",
+    left_out: LeftOut,
+    facts: dict[str, Facts],
+    files: dict[str, str],
+    settings: "BuildSettings",
+    evaluation_pictures: int | None,
+    origin: dict[str, Any],
+) -> dict[str, Any]:
+    """The card as a JSON object. `files`: sha256 by name."""
+    rows = built.rows
+    sides = {"train": built.train, "test": built.test}
+    return {
+        **origin,
+        "seed": settings.seed,
+        "files": {name: {"sha256": digest} for name, digest in files.items()},
+        "rows": {side: _count(row.source for row in part) for side, part in sides.items()},
+        "tasks": {side: _count(f"{row.source}/{row.task}" for row in part) for side, part in sides.items()},
+        "skills": _count(skill for row in rows for skill in row.skills),
+        "lengths": {
+            "question, characters": _spread([row.question for row in rows]),
+            "answer, characters": _spread([row.answer for row in rows]),
+            "steps": _spread([len(row.skills) for row in rows]),
+        },
+        "picture_sizes": _count(f"{facts[row.picture].width}x{facts[row.picture].height}" for row in rows),
+        "near_bits": settings.near_bits,
+        "excluded": sorted(settings.exclude),
+        "duplicates": _copies(built.within, rows, settings.roots),
+        "test_rows_with_a_training_picture": _copies(built.across, built.test, settings.roots),
+        "evaluation_pictures": evaluation_pictures,
+        "overlap_with_the_evaluation": None if built.overlap is None else _copies(built.overlap, rows, settings.roots),
+        "left_out": {reason: len(names) for reason, names in left_out.names.items()},
+        "left_out_names": dict(left_out.names),
+    }
+
+
+def _count(values: Iterable[str]) -> dict[str, int]:
+    """How often each is there, the most frequent first."""
+    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _spread(values: Sequence[int]) -> dict[str, float]:
+    return {
+        "smallest": min(values),
+        "median": float(np.median(values)),
+        "mean": round(float(np.mean(values)), 1),
+        "largest": max(values),
+    }
+
+
+def _copies(copies: Sequence[Copy], rows: Sequence[Candidate], roots: Sequence[Path]) -> dict[str, Any]:
+    return {
+        "same": sum(copy.same for copy in copies),
+        "near": sum(not copy.same for copy in copies),
+        "rows": {
+            rows[copy.row].name: {"other": row_path(Path(copy.other), roots), "bits": copy.bits, "same": copy.same}
+            for copy in copies
+        },
+    }
+
+
+def as_markdown(card: dict[str, Any]) -> str:
+    """The card for people; lists that are long are cut, and said to be."""
+    near = card["near_bits"]
+    parts = [
+        f"# Data card\n\nMade by `{in_one_line(card['command'])}` (commit {card['commit'] or 'unknown'}"
+        f"{', with changes' if card['dirty'] else ''}), seed {card['seed']}. A picture: data_card.png; "
+        "every name: data_card.json.\n",
+        _table("Files", ("file", "sha256"), [(name, found["sha256"]) for name, found in card["files"].items()]),
+        _table("Sources", ("source", "what"), [(name, str(what)) for name, what in card["sources"].items()]),
+        _sides("Rows", "source", card["rows"]),
+        _sides("Tasks", "task", card["tasks"]),
+        _table("Skills", ("skill", "steps"), list(card["skills"].items())),
+        _table("Lengths", ("of", "smallest", "median", "mean", "largest"), [(k, *v.values()) for k, v in _items(card)]),
+        _table("Picture sizes", ("pixels", "rows"), list(card["picture_sizes"].items())),
+        f"\n## Copies of pictures\n\nThe first picture of each row is compared: the very same pixels, or perceptual "
+        f"hashes of 64 bits that differ in no more than {near}. A hash sees the whole picture, so scenes before one "
+        "background may pass for near although their objects differ: look at data_card.png before excluding them.\n",
+        _table("", ("", "same", "near"), _copy_rows(card)),
+        _table("Left out", ("why", "episodes"), list(card["left_out"].items()) or [("nothing", 0)]),
+    ]
+    return "".join(parts)
+
+
+def _items(card: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    return list(card["lengths"].items())
+
+
+def _copy_rows(card: dict[str, Any]) -> list[tuple[Any, ...]]:
+    found = [
+        ("rows with the picture of another row", card["duplicates"]),
+        ("test rows with the picture of a training row", card["test_rows_with_a_training_picture"]),
+    ]
+    rows = [(what, copies["same"], copies["near"]) for what, copies in found]
+    overlap = card["overlap_with_the_evaluation"]
+    if overlap is None:
+        return [*rows, ("rows with a picture of the evaluation", "not compared: it is not there", "")]
+    what = f"rows with a picture of the evaluation ({card['evaluation_pictures']:,} pictures)"
+    return [*rows, (what, overlap["same"], overlap["near"])]
+
+
+def _sides(title: str, what: str, sides: dict[str, dict[str, int]]) -> str:
+    names = dict.fromkeys(name for side in sides.values() for name in side)
+    rows = [(name, sides["train"].get(name, 0), sides["test"].get(name, 0)) for name in names]
+    return _table(title, (what, "train", "test"), rows)
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    right = [isinstance(value, int | float) for value in rows[0]] if rows else [False] * len(header)
+    heading = f"\n## {title}\n\n" if title else "\n"
+    cells = [[_cell(value) for value in row] for row in rows[:_SHOWN]]
+    more = f"\nand {len(rows) - _SHOWN} more in data_card.json\n" if len(rows) > _SHOWN else ""
+    return heading + markdown_lines(header, right, cells) + more
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)

@@ -1,0 +1,175 @@
+"""A training and a test file from finished rows: copies found, episodes split, a data card and a picture written."""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from leap.errors import LeapError
+from leap.preparation.build.candidates import Candidate, LeftOut
+from leap.preparation.build.contact_sheet import Pair, write_contact_sheet
+from leap.preparation.build.copies import Copy, Exclusion, Pictures, copies_of, copies_within
+from leap.preparation.build.data_card import as_markdown, make_card
+from leap.preparation.build.near_duplicates import check_distance
+from leap.preparation.build.split import split_episodes
+from leap.preparation.check.image_facts import Facts, PictureStore
+from leap.records.files import is_file, object_if_there, write_atomic, write_json
+
+CARD = "data_card"
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How the files are made. `near_bits`: pictures whose hashes differ in no more bits look alike."""
+
+    output: Path
+    roots: tuple[Path, ...]  # where a relative path of a picture may start; the first that holds it counts
+    seed: int = 42
+    train_rows: int | None = None
+    test_rows: int | None = None
+    near_bits: int = 4
+    exclude: Collection[Exclusion] = ()
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_distance(self.near_bits)
+
+
+@dataclass(frozen=True)
+class Built:
+    """The rows of each side, and the copies that remain in them."""
+
+    train: list[Candidate]
+    test: list[Candidate]
+    within: list[Copy]  # of rows in train + test
+    across: list[Copy]  # test rows with a training picture
+    overlap: list[Copy] | None  # rows in train + test with an evaluation picture; None where there is no evaluation set
+
+    @cached_property
+    def rows(self) -> list[Candidate]:
+        return [*self.train, *self.test]
+
+
+def build_training_file(
+    rows: Sequence[Candidate],
+    left_out: LeftOut,
+    evaluation: Sequence[str] | None,
+    store: PictureStore,
+    settings: BuildSettings,
+    origin: dict[str, Any],
+) -> dict[str, Any]:
+    """Write train_<rows>.jsonl, test_<rows>.jsonl, data_card.json, .md and .png; the card.
+
+    `evaluation` are the pictures that training must not have seen; `origin` goes into the card as it is. Rows with a
+    picture that cannot be decoded are left out. Raises LeapError where no row remains, and where another file of the
+    same name is there.
+    """
+    facts = store.look([*(row.picture for row in rows), *(evaluation or ())]).facts
+    usable = [row for row in rows if row.picture in facts]
+    for row in rows:
+        if row.picture not in facts:
+            left_out.add("the picture cannot be decoded", row.name)
+    shown = None if evaluation is None else Pictures.of([path for path in evaluation if path in facts], facts)
+    built = _split(_exclude(usable, shown, facts, settings, left_out), shown, facts, settings)
+    files = {
+        f"{side}_{len(part)}.jsonl": b"".join(row.line for row in part)
+        for side, part in (("train", built.train), ("test", built.test))
+        if part
+    }
+    _refuse_others(settings, files)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    card = make_card(built, left_out, facts, digests, settings, None if shown is None else len(shown.files), origin)
+    write_contact_sheet(settings.output / f"{CARD}.png", *_shown(built), settings.seed)
+    for name, content in files.items():
+        write_atomic(settings.output / name, content)
+    write_atomic(settings.output / f"{CARD}.md", as_markdown(card))
+    write_json(settings.output / f"{CARD}.json", card)
+    return card
+
+
+def _exclude(
+    rows: list[Candidate],
+    evaluation: Pictures | None,
+    facts: dict[str, Facts],
+    settings: BuildSettings,
+    left_out: LeftOut,
+) -> list[Candidate]:
+    """The rows that remain. What shows the evaluation's pictures goes first, so that no copy stands for such a row."""
+    wanted = set(settings.exclude)
+    if evaluation and wanted & {"overlap", "near-overlap"}:
+        copies = copies_of(_pictures(rows, facts), evaluation, settings.near_bits)
+        rows = _without(rows, copies, ("overlap", "near-overlap"), wanted, left_out)
+    if wanted & {"duplicates", "near-duplicates"}:
+        copies = copies_within(_pictures(rows, facts), settings.near_bits)
+        rows = _without(rows, copies, ("duplicates", "near-duplicates"), wanted, left_out)
+    return rows
+
+
+def _pictures(rows: Sequence[Candidate], facts: dict[str, Facts]) -> Pictures:
+    return Pictures.of([row.picture for row in rows], facts)
+
+
+def _without(
+    rows: Sequence[Candidate],
+    copies: Sequence[Copy],
+    kinds: tuple[Exclusion, Exclusion],
+    wanted: Collection[Exclusion],
+    left_out: LeftOut,
+) -> list[Candidate]:
+    """The rows less the copies of a wanted kind; `kinds` are those of the same and of near pictures."""
+    same, near = kinds
+    dropped = {copy.row: kind for copy in copies if (kind := same if copy.same else near) in wanted}
+    for place, kind in dropped.items():
+        left_out.add(f"excluded: {kind}", rows[place].name)
+    return [row for place, row in enumerate(rows) if place not in dropped]
+
+
+def _split(
+    rows: Sequence[Candidate], evaluation: Pictures | None, facts: dict[str, Facts], settings: BuildSettings
+) -> Built:
+    if not rows:
+        raise LeapError("no row remains; the data card is not written")
+    by_name: dict[str, list[Candidate]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    sizes = {name: len(found) for name, found in by_name.items()}
+    names = split_episodes(sizes, settings.seed, settings.test_rows, settings.train_rows)
+    train, test = ([row for name in side for row in by_name[name]] for side in names)
+    everything = _pictures([*train, *test], facts)
+    return Built(
+        train,
+        test,
+        copies_within(everything, settings.near_bits),
+        copies_of(_pictures(test, facts), _pictures(train, facts), settings.near_bits),
+        None if evaluation is None else copies_of(everything, evaluation, settings.near_bits),
+    )
+
+
+def _refuse_others(settings: BuildSettings, files: dict[str, bytes]) -> None:
+    """Never replace what somebody else made: a downloaded train_151230.jsonl, say."""
+    for name, content in files.items():
+        path = settings.output / name
+        if path.is_file() and path.read_bytes() != content and not settings.overwrite:
+            raise LeapError(f"{path}: another file of this name is there; give --output-dir, or --overwrite")
+    card = settings.output / f"{CARD}.json"
+    if settings.overwrite or not (is_file(card) or is_file(card.with_suffix(".md"))):
+        return
+    described = object_if_there(card).get("files")
+    if not isinstance(described, dict):
+        raise LeapError(f"{card.with_suffix('.*')}: no data card of LEAP's; give --output-dir, or --overwrite")
+    if others := [name for name in described if name not in files and (settings.output / name).is_file()]:
+        raise LeapError(
+            f"{card}: it describes {', '.join(others)}, which would be left without a data card; give --output-dir, or "
+            "--overwrite"
+        )
+
+
+def _shown(built: Built) -> tuple[list[Candidate], list[Pair], list[Pair]]:
+    """For the contact sheet: all rows, then pairs of copies and of overlaps, the least alike first."""
+    pairs = []
+    for copies in (built.within, built.overlap or []):
+        doubtful = sorted(copies, key=lambda copy: (copy.same, -copy.bits, copy.row))
+        pairs.append([Pair(built.rows[copy.row], copy.other, copy.bits, copy.same) for copy in doubtful])
+    return built.rows, pairs[0], pairs[1]

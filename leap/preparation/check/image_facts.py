@@ -1,0 +1,152 @@
+"""What is known of picture files: dimensions, a digest of the pixels, a perceptual hash. One decoding gives all of it.
+
+The store is an Arrow file that remembers each path with its size and time of change; a picture is decoded again only
+where these differ. Every tool that looks at pictures before training shares it.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+
+from leap.data.arrow_files import read_arrow, writing_arrow
+from leap.data.image import LOADING, open_picture, refuse_stripes
+from leap.errors import LeapError
+from leap.hardware import usable_cores
+from leap.progress import track
+from leap.records.files import FolderLock, encoded
+from leap.workers import map_in_order
+
+_FORMAT = 1  # of the store; to be raised when a fact is measured otherwise
+_FEW = 200  # pictures that are decoded sooner than processes start
+_TOGETHER = 32  # that a process decodes at a time
+_STORE_EVERY = 12_800  # pictures, so that a killed look goes on near where it was
+_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("digest", pa.binary(16)),
+        ("phash", pa.uint64()),
+    ]
+)
+
+
+class Facts(NamedTuple):
+    """What one decoding tells. Equal digests mean equal pixels; hashes that differ in few bits mean alike pictures."""
+
+    height: int  # pixels
+    width: int
+    digest: bytes  # 16 bytes of the sha256 of size and RGB values
+    phash: int  # 64 bits: ImageHash's phash, the signs of the lowest frequencies around their median
+
+
+_Stale = tuple[str, int, int]  # path, size, time of change
+_Known = dict[str, Sequence[Any]]  # by path: size in bytes, time of change in nanoseconds, Facts
+
+
+@dataclass
+class Looked:
+    """What became of the files that were looked at."""
+
+    facts: dict[str, Facts] = field(default_factory=dict)  # by path
+    broken: dict[str, str] = field(default_factory=dict)  # by path, why
+    decoded: int = 0  # how many of them were decoded now
+
+
+class PictureStore:
+    """Facts of pictures, kept in a folder that may be removed at any time but while it is written."""
+
+    def __init__(self, cache: Path) -> None:
+        self._folder = cache / "pictures"
+        self._file = self._folder / f"facts-{_FORMAT}-{LOADING}.arrow"
+
+    def look(self, files: Sequence[str], what: str = "decoding pictures") -> Looked:
+        """The facts of every file, decoding those that are new or changed by all cores.
+
+        One that cannot be decoded is never taken as known: the fault may have been the disk's or the network's.
+        Raises LeapError where another process is looking.
+        """
+        with FolderLock(self._folder):
+            known, looked = self._read(), Looked()
+            stale = []
+            for path in dict.fromkeys(files):
+                try:
+                    status = os.stat(path)
+                except OSError as error:
+                    looked.broken[path] = f"{path}: cannot be reached ({error.strerror})"
+                    continue
+                found = known.get(path)
+                if found and found[0] == status.st_size and found[1] == status.st_mtime_ns:
+                    looked.facts[path] = found[2]
+                else:
+                    stale.append((path, status.st_size, status.st_mtime_ns))
+            try:
+                for (path, size, mtime_ns), seen in track(_decode(stale), what, len(stale)):
+                    looked.decoded += 1
+                    if isinstance(seen, Facts):
+                        looked.facts[path] = seen
+                        known[path] = size, mtime_ns, seen
+                    else:
+                        looked.broken[path] = seen
+                        known.pop(path, None)
+                    if looked.decoded % _STORE_EVERY == 0:
+                        self._write(known)
+            finally:  # also where Ctrl-C ends it
+                if looked.decoded:
+                    self._write(known)
+        return looked
+
+    def _read(self) -> _Known:
+        table = read_arrow(self._file, _SCHEMA)
+        path, size, mtime_ns, *columns = (column.to_pylist() for column in table.columns)
+        facts = map(Facts, *columns)
+        return {name: found for name, *found in zip(path, size, mtime_ns, facts, strict=True)}
+
+    def _write(self, known: _Known) -> None:
+        # Arrow's texts are UTF-8: a picture whose name is not is decoded anew each time.
+        rows = [(path, size, mtime_ns, *facts) for path, (size, mtime_ns, facts) in known.items() if _is_utf8(path)]
+        columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _SCHEMA]
+        table = pa.table(
+            [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)], _SCHEMA
+        )
+        with writing_arrow(self._file, _SCHEMA) as writer:
+            writer.write_table(table)
+
+
+def _is_utf8(path: str) -> bool:
+    return encoded(path) == os.fsencode(path)
+
+
+def _decode(stale: Sequence[_Stale]) -> Iterator[tuple[_Stale, Facts | str]]:
+    """Each file with what was seen of it, in order."""
+    parts = [stale[start : start + _TOGETHER] for start in range(0, len(stale), _TOGETHER)]
+    processes = usable_cores() if len(stale) > _FEW else 1
+    results = map_in_order(look_at_files, ([path for path, *_ in part] for part in parts), processes)
+    for part, seen in zip(parts, results, strict=True):
+        yield from zip(part, seen, strict=True)
+
+
+def look_at_files(files: Iterable[str]) -> list[Facts | str]:
+    """Each file decoded whole: its facts, or why it is of no use."""
+    return [_look_at(Path(file)) for file in files]
+
+
+def _look_at(file: Path) -> Facts | str:
+    try:
+        picture = open_picture(file)
+        refuse_stripes(picture.height, picture.width)
+    except LeapError as error:
+        return str(error)
+    pixels = hashlib.sha256(f"{picture.width}x{picture.height}\0".encode())
+    pixels.update(picture.tobytes())
+    signs = np.packbits(imagehash.phash(picture).hash)
+    return Facts(picture.height, picture.width, pixels.digest()[:16], int.from_bytes(signs.tobytes(), "big"))

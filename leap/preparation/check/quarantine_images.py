@@ -1,0 +1,117 @@
+"""What is done with the outcome of a picture check: told, written down, and, if wanted, the bad pictures set aside."""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from leap.preparation.check.image_audit import Audit, audit_pictures
+from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.orphans import Places
+from leap.records.files import cache_in_use, write_atomic, write_json
+from leap.records.litter import listed
+from leap.records.quarantine import alone_in, set_aside
+
+MISSING_TASKS = "missing_task_ids.txt"
+_SHOWN = 3  # examples of each kind on the screen
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What is checked, and what is done with what is found."""
+
+    places: Places
+    files: tuple[Path, ...]  # none: every JSONL file of the data folder
+    roots: tuple[Path, ...]  # where a sample's relative image paths start
+    cache: Path
+    decode: bool = True
+    write: bool = True  # a report, the ids of incomplete tasks, and what is known of images
+    delete: bool = False
+    keep_orphans: bool = False
+
+    @property
+    def quarantine(self) -> Path:
+        return self.places.home / "trash"
+
+
+def clean_pictures(work: Cleaning) -> bool:
+    """Check, tell and write down, and with `delete` move away; whether all rows can be trained on.
+
+    Raises LeapError where another process moves images away.
+    """
+    with ExitStack() as held:
+        if work.delete:
+            held.enter_context(alone_in(work.quarantine))
+        cache = held.enter_context(cache_in_use(work.cache, work.write))
+        files = list(dict.fromkeys(work.files)) or listed(work.places.data, "*.jsonl")
+        store = PictureStore(cache) if work.decode else None
+        audit = audit_pictures(files, work.roots, work.places, store)
+        tasks = audit.incomplete_tasks()
+        _tell(audit, tasks)
+        if work.write:
+            _write_down(audit, tasks, work)
+        _set_aside(audit, work)
+    return not audit.problems
+
+
+def _write_down(audit: Audit, tasks: Sequence[int], work: Cleaning) -> None:
+    report = work.cache / "pictures" / "report.json"
+    write_json(report, audit.to_dict())
+    print(f"everything in {report}")
+    if work.places.in_data:
+        write_atomic(work.places.data / MISSING_TASKS, "".join(f"{task}\n" for task in tasks))
+        print(f"task ids in {work.places.data / MISSING_TASKS}")
+
+
+def _tell(audit: Audit, tasks: Sequence[int]) -> None:
+    names = ", ".join(file.name for file in audit.files) or "no JSONL file, so that nothing can be missing or orphaned"
+    print(f"rows               {audit.rows:>9,}  ({names})")
+    print(f"pictures named     {audit.pictures:>9,}")
+    print(f"decoded now        {audit.decoded:>9,}  (the others are as they were)")
+    for what, found in (
+        ("missing", [f"{name}: {why}" for name, why in audit.missing.items()]),
+        ("corrupt", list(audit.corrupt.values())),
+        ("unreadable rows", [f"{place}: {why}" for place, why in audit.invalid.items()]),
+        ("orphans", audit.orphans),
+        ("incomplete tasks", [str(task) for task in tasks]),
+    ):
+        print(f"{what:18} {len(found):>9,}")
+        for example in found[:_SHOWN]:
+            print(f"    {example}")
+        if len(found) > _SHOWN:
+            print(f"    and {len(found) - _SHOWN:,} more")
+    if audit.vanished:
+        print(f"images that went away meanwhile (does another command move them? check again): {len(audit.vanished):,}")
+
+
+def _set_aside(audit: Audit, work: Cleaning) -> None:
+    home = work.places.home
+    corrupt = {path: why for name, why in audit.corrupt.items() if (path := _inside(home, name))}
+    own = (path for name in audit.orphans if (path := _inside(home, name)) and _is_own(home, path))
+    orphans = dict.fromkeys(own, "no row names it")
+    reasons = corrupt if work.keep_orphans else {**orphans, **corrupt}
+    for what, elsewhere in (
+        ("corrupt pictures", len(audit.corrupt) - len(corrupt)),
+        ("orphans", len(audit.orphans) - len(orphans)),
+    ):
+        if elsewhere:
+            print(f"{what} outside {home}, which are never moved: {elsewhere:,}")
+    if not reasons:
+        return
+    if not work.delete:
+        print(f"dry run: --delete would move {len(reasons):,} pictures to {work.quarantine}")
+        return
+    restore_file = set_aside(reasons, home, work.quarantine)
+    print(f"moved {len(reasons):,} pictures; --restore {restore_file} puts them back")
+
+
+def _inside(home: Path, name: str) -> Path | None:
+    """A file that is still there by its plain path in a folder, whatever `..` it was named with; None outside."""
+    path = Path(os.path.normpath(name))
+    return path if path.is_relative_to(home) and path.is_file() and path.samefile(name) else None
+
+
+def _is_own(home: Path, path: Path) -> bool:
+    """Whether no link leads out of the folder: what lies elsewhere may be named by files that are not known here."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(home))

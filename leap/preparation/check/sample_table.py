@@ -1,0 +1,98 @@
+"""The checked lines of a training file as columns: lengths with pictures, and what is wrong with which row."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+
+from leap.data.image import PictureEncoder
+from leap.preparation.check.image_check import CORRUPT, MISSING, FoundPictures, PictureTable
+
+
+class Problem(NamedTuple):
+    """Why a row cannot be trained on."""
+
+    line: int
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Lengths of the first rows of a file, int32 [rows], and by its place what is wrong with one."""
+
+    tokens: np.ndarray
+    patches: np.ndarray
+    largest_image: np.ndarray  # patches of a row's largest image
+    problems: dict[int, Problem]
+
+    def split(self, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the rows without a problem: those up to `max_length` tokens, and those over it."""
+        usable = np.ones(len(self.tokens), bool)
+        usable[list(self.problems)] = False
+        fits = self.tokens <= max_length
+        return np.flatnonzero(usable & fits), np.flatnonzero(usable & ~fits)
+
+
+class RowTable:
+    """An Arrow file of leap.preparation.check.sample_check, mapped into memory; rows are counted from 0."""
+
+    def __init__(self, file: Path) -> None:
+        from datasets import Dataset
+
+        self.rows: Any = Dataset.from_file(str(file))
+        self._columns = self.rows.data
+        self.lines, self.text_tokens, self.label_tokens, self.repeats = (
+            self._columns.column(name).to_numpy() for name in ("line", "text_tokens", "label_tokens", "repeats")
+        )
+        pictures = self._columns.column("pictures")
+        self.pictures: np.ndarray = pc.list_value_length(pictures).to_numpy()
+        encoded = pc.list_flatten(pictures).combine_chunks().dictionary_encode()
+        self._names = encoded.dictionary
+        self._place: np.ndarray = encoded.indices.to_numpy()  # of each row's pictures, in their order, in `_names`
+        self._row = np.repeat(np.arange(len(self)), self.pictures)  # that each of them belongs to
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def picture_names(self, rows: int) -> list[str]:
+        """The distinct picture paths of the first rows, in the order of their first use."""
+        used = self._place[: self.pictures[:rows].sum()]
+        return self._names.slice(0, used.max() + 1 if len(used) else 0).to_pylist()
+
+    def measure(self, rows: int, found: FoundPictures, known: PictureTable, encoder: PictureEncoder) -> Measured:
+        """Lengths of the first rows with their pictures, once these are found and decoded."""
+        bad = {place: (MISSING, why) for place, why in found.missing.items()}
+        bad |= {place: (CORRUPT, why) for place, why in known.corrupt.items()}
+        of_picture = _patches(known.dimensions(len(found.files)), bad.keys(), encoder)
+        used = slice(0, self.pictures[:rows].sum())
+        place, row = self._place[used], self._row[used]
+        patches = np.bincount(row, of_picture[place], rows).astype(np.int32)
+        largest_image = np.zeros(rows, np.int32)
+        np.maximum.at(largest_image, row, of_picture[place].astype(np.int32))
+        tokens = self.text_tokens[:rows] + patches // encoder.patches_per_token
+        return Measured(tokens, patches, largest_image, self._problems(rows, place, row, bad))
+
+    def _problems(
+        self, rows: int, place: np.ndarray, row: np.ndarray, bad: dict[int, tuple[str, str]]
+    ) -> dict[int, Problem]:
+        kinds, reasons = (self._columns.column(name).slice(0, rows) for name in ("kind", "reason"))
+        unusable = np.flatnonzero(kinds.is_valid().to_numpy())
+        problems = {int(at): (kinds[at].as_py(), reasons[at].as_py()) for at in unusable}
+        for at in np.flatnonzero(np.isin(place, list(bad))):
+            problems.setdefault(int(row[at]), bad[int(place[at])])
+        return {at: Problem(int(self.lines[at]), *problems[at]) for at in sorted(problems)}
+
+
+def _patches(dimensions: np.ndarray, without: Iterable[int], encoder: PictureEncoder) -> np.ndarray:
+    """Patches of each picture [pictures] from heights and widths; 0 for those in `without`."""
+    patches = np.zeros(len(dimensions), np.int64)
+    good = np.ones(len(dimensions), bool)
+    good[list(without)] = False
+    sizes, which = np.unique(dimensions[good], axis=0, return_inverse=True)
+    of_size = np.array([encoder.patches(height, width) for height, width in sizes.tolist()], np.int64)
+    patches[good] = of_size[which.reshape(-1)] if len(sizes) else 0
+    return patches

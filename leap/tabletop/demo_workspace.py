@@ -1,0 +1,216 @@
+"""The demo workspace: a benchmark, training data and a small model, in a folder that is a LEAP_ROOT of its own.
+
+<root>/dataset/vlm_evaluation_v1.0/<dimension>/<task>/exampleN/...   held-out scenes
+<root>/data/train_demo.jsonl, test_demo.jsonl, blind_10.jsonl, images/
+<root>/models/leap-demo/
+<root>/workspace.json            written last; says with which values all of it was made
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from leap.errors import LeapError, UsageError
+from leap.preparation.build import phrasing
+from leap.preparation.build.benchmark_samples import plan_row
+from leap.progress import track
+from leap.records.files import is_file, object_if_there, read_object, write_atomic, write_json
+from leap.records.litter import is_bare, listed
+from leap.records.training import TextPart, TrainingRow
+from leap.tabletop.render import RenderJob, render_many
+from leap.tabletop.tasks import TASKS, Episode, make_episode
+from leap.tabletop.tiny_model import save_demo_model
+from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.prompts import leap_instructions
+
+MARKER = "workspace.json"
+TEST_SHARE = 10  # one test row for ten training rows
+BLIND_ROWS = 10
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much to make; `size` is the edge of one of a picture's four views, in pixels."""
+
+    seed: int = 0
+    tasks_per_dimension: int = 3
+    examples_per_task: int = 6
+    training_rows: int = 720
+    size: int = 240
+
+    def __post_init__(self) -> None:
+        smallest = {"seed": 0, "tasks_per_dimension": 1, "examples_per_task": 1, "training_rows": 3, "size": 64}
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A training row before rendering. `scene` names its pictures in data/images/."""
+
+    scene: str
+    episode: Episode
+    row: TrainingRow
+
+
+def make_workspace(root: Path, size: DemoSize) -> bool:
+    """Make all of it; False where it is there already, made with the same values. Continues an interrupted making."""
+    values = {**asdict(size), "generator": _generator_hash()}
+    if _already_made(root, values):
+        return False
+    write_json(root / MARKER, {**values, "complete": False})
+    benchmark = benchmark_episodes(size)
+    kept_out = {scene_key(episode) for _, episode in benchmark}
+    files = training_files(size, kept_out)
+    jobs = [*_write_benchmark(root, benchmark), *_row_pictures(root, files)]
+    missing = [job for job in jobs if not (job.picture.is_file() and job.numbered.is_file())]
+    for _ in track(render_many(missing, size.size), "rendering scenes", total=len(missing)):
+        pass
+    for name, rows in files.items():
+        lines = "".join(row.row.model_dump_json(exclude_none=True) + "\n" for row in rows)
+        write_atomic(root / "data" / name, lines)
+    save_demo_model(root / "models" / "leap-demo", _texts(files), size.seed)
+    write_json(root / MARKER, {**values, "complete": True})
+    return True
+
+
+def is_complete(root: Path) -> bool:
+    """Whether a whole demo workspace is there, of whatever size."""
+    return bool(object_if_there(root / MARKER).get("complete"))
+
+
+def scene_key(episode: Episode) -> str:
+    """sha256 of scene and instruction: equal keys would be the same example."""
+    return hashlib.sha256(f"{episode.scene.fingerprint()}\0{episode.instruction}".encode()).hexdigest()
+
+
+def benchmark_episodes(size: DemoSize) -> list[tuple[int, Episode]]:
+    """(example number, episode) for every dimension and task, in the wording kept for evaluation."""
+    return [
+        (number, make_episode(dimension, task, random.Random(f"{size.seed}/benchmark/{task}/{number}"), "eval"))
+        for dimension, tasks in _tasks(size).items()
+        for task in tasks
+        for number in range(size.examples_per_task)
+    ]
+
+
+def training_files(size: DemoSize, kept_out: set[str]) -> dict[str, list[_Row]]:
+    """The rows of each file. No row shares scene and instruction with `kept_out` (the benchmark) or another file.
+
+    Every scene gives a row whose answer is the plan, every other one also a row in plain language.
+    """
+    both = {"train_demo": size.training_rows, "test_demo": max(3, size.training_rows // TEST_SHARE)}
+    seen = set(kept_out)
+    files: dict[str, list[_Row]] = {}
+    for stem, count in both.items():
+        rows = []
+        for index, episode in enumerate(_fresh_episodes(size, stem, -(-count * 2 // 3), seen)):
+            rows.append(_plan_row(f"{stem}-{index:05d}", episode))
+            if index % 2:
+                rows.append(_plain_row(f"{stem}-{index:05d}", episode, size.seed))
+        files[f"{stem}.jsonl"] = rows[:count]
+    blind = _fresh_episodes(size, "blind", BLIND_ROWS, seen)
+    files["blind_10.jsonl"] = [
+        _plain_row(f"blind-{index:05d}", episode, size.seed) for index, episode in enumerate(blind)
+    ]
+    return files
+
+
+def _fresh_episodes(size: DemoSize, stem: str, count: int, seen: set[str]) -> list[Episode]:
+    """`count` episodes, the tasks in turn, none of them in `seen` (to which they are added)."""
+    tasks = [(dimension, task) for dimension, names in _tasks(size).items() for task in names]
+    episodes: list[Episode] = []
+    for index in range(count):
+        rng = random.Random(f"{size.seed}/{stem}/{index}")
+        episode = make_episode(*tasks[index % len(tasks)], rng)
+        while scene_key(episode) in seen:
+            episode = make_episode(*tasks[index % len(tasks)], rng)
+        seen.add(scene_key(episode))
+        episodes.append(episode)
+    return episodes
+
+
+def _tasks(size: DemoSize) -> dict[str, list[str]]:
+    names = {dimension: [maker.name for maker in makers] for dimension, makers in TASKS.items()}
+    fewest = min(map(len, names.values()))
+    if not 1 <= size.tasks_per_dimension <= fewest:
+        raise LeapError(
+            f"--tasks-per-dimension {size.tasks_per_dimension}: the demo has 1 to {fewest} in each dimension"
+        )
+    return {dimension: tasks[: size.tasks_per_dimension] for dimension, tasks in names.items()}
+
+
+def _plan_row(scene: str, episode: Episode) -> _Row:
+    """A request in the benchmark's form; the answer is the fenced plan."""
+    pictures = Path(f"images/{scene}.png"), Path(f"images/{scene}_numbered.png")
+    request = leap_instructions().text, pictures, episode.instruction
+    return _Row(scene, episode, plan_row(f"{scene}-plan", *request, episode.skill_sequence))
+
+
+def _plain_row(scene: str, episode: Episode, seed: int) -> _Row:
+    """A question in plain language about the plain picture; the answer is numbered steps."""
+    question = phrasing.plain_request(episode.instruction, random.Random(f"{seed}/question/{scene}"))
+    row = phrasing.plain_row(f"{scene}-steps", f"images/{scene}.png", question, episode.steps)
+    return _Row(scene, episode, row)
+
+
+def _row_pictures(root: Path, files: dict[str, list[_Row]]) -> list[RenderJob]:
+    images = root / "data" / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    scenes = {row.scene: row.episode.scene for rows in files.values() for row in rows}
+    return [RenderJob(scene, images / f"{name}.png", images / f"{name}_numbered.png") for name, scene in scenes.items()]
+
+
+def _write_benchmark(root: Path, episodes: Sequence[tuple[int, Episode]]) -> list[RenderJob]:
+    """Write every example's text files in VLABench's layout; the pictures are still to be rendered."""
+    folders = {dimension.name: dimension.folder for dimension in DIMENSIONS}
+    jobs = []
+    for number, episode in episodes:
+        task = root / "dataset" / "vlm_evaluation_v1.0" / folders[episode.dimension] / episode.task
+        example = task / f"example{number}"
+        write_atomic(example / "input" / "instruction.txt", episode.instruction)
+        write_json(example / "output" / "operation_sequence.json", {"skill_sequence": episode.skill_sequence})
+        config = {"task": episode.task, "targets": list(episode.targets), "scene": episode.scene.to_dict()}
+        write_json(example / "env_config" / "env_config.json", config)
+        pictures = example / "input" / "input.png", example / "input" / "input_mask.png"
+        jobs.append(RenderJob(episode.scene, *pictures))
+    return jobs
+
+
+def _texts(files: dict[str, list[_Row]]) -> list[str]:
+    """What the tokenizer learns from: the training rows' texts and answers."""
+    rows = [row.row for row in files["train_demo.jsonl"]]
+    parts = (part for row in rows for message in row.messages for part in message.parts())
+    texts = [part.text for part in parts if isinstance(part, TextPart)]
+    return [*texts, *(row.target.steps for row in rows), "user", "assistant", "system"]
+
+
+def _generator_hash() -> str:
+    """sha256 of the demo's own code, wording and prompt: a workspace made by other code is not the same workspace."""
+    digest = hashlib.sha256(leap_instructions().text.encode())
+    for path in [*listed(Path(__file__).parent, "**/*.py"), Path(phrasing.__file__)]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _already_made(root: Path, values: dict[str, Any]) -> bool:
+    """Whether the very same workspace is there. Another one, or somebody's folder, raises LeapError."""
+    marker = root / MARKER
+    if not is_file(marker):
+        if root.is_dir() and not is_bare(root):
+            raise LeapError(f"{root}: not empty and no demo workspace; give another folder (--root)")
+        return False
+    found = read_object(marker)
+    different = [f"{name}={found.get(name)}" for name, value in values.items() if found.get(name) != value]
+    if different:
+        what = ", ".join(different) if len(json.dumps(different)) < 200 else "other values"
+        raise LeapError(
+            f"{root}: this workspace was made with {what} (or by another version of LEAP). "
+            f"Remove it (rm -r {root}) to make it anew, or give another folder (--root)"
+        )
+    return bool(found["complete"])

@@ -1,0 +1,136 @@
+"""The plan of a run, told before it starts: what is trained on what, and the memory, disk and hours that it takes."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from leap.hardware import gpu_states
+from leap.models.checkpoints import read_config
+from leap.models.families import family
+from leap.progress import processes
+from leap.training import memory
+from leap.training.batches import why_padded
+from leap.training.flops import Trained, sample_flops
+from leap.training.recipe import Recipe
+from leap.training.trainable_model import adapted_layers, count_trained
+
+if TYPE_CHECKING:
+    from leap.training.fine_tune import Run
+
+
+def describe(run: "Run") -> str:
+    """The plan of a run, for `--dry-run` and for the start of a real one."""
+    recipe, rows = run.recipe, run.train
+    size = recipe.rows_per_step(processes())
+    pictures = enumerate(np.bincount(rows.pictures).tolist())
+    lines = [
+        f"model       {run.model}",
+        f"rows        {len(rows)} ({len(rows.too_long)} longer than {recipe.model_max_length} tokens left out; "
+        f"{rows.duplicates} repeat an earlier row)",
+        f"pictures    {', '.join(f'{count} rows with {number}' for number, count in pictures if count)}",
+        f"tokens      {rows.tokens.min()} to {rows.tokens.max()} a row, median {np.median(rows.tokens):.0f}; "
+        f"{rows.label_tokens.mean():.0f} label tokens a row",
+        *_validation(run),
+        f"steps       {run.steps} of {min(size, len(rows))} rows, learning rate {recipe.learning_rate}",
+        *(f"learns      {line}" for line in run.learning),
+        *_packing(run),
+        f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
+        *_costs(run),
+        f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
+    ]
+    if rows.report and (rows.too_long or rows.duplicates):
+        lines.append(f"report      {rows.report}")
+    return "\n".join(lines)
+
+
+def _packing(run: "Run") -> list[str]:
+    reason = why_padded(run.recipe, str(read_config(run.model).get("model_type")))
+    return [f"packing     none ({reason}): rows are padded, which is slower"] if reason else []
+
+
+def _validation(run: "Run") -> list[str]:
+    if run.held_out is None or run.eval_steps is None:
+        return []
+    line = f"validation  {len(run.held_out)} samples, every {run.eval_steps} steps and after the last"
+    if run.shared:
+        line += f"; {run.shared} of them are training samples too, so that the loss is too low"
+    return [line]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run takes, as far as it is known before the first step."""
+
+    trained: int  # weights
+    frozen: int
+    shares: int  # processes that these are divided among
+    held: int  # bytes a GPU: weights, gradients, optimiser states
+    size: memory.CheckpointSize
+    kept: int  # checkpoints
+    flops: float  # of the whole run; 0 for models whose operations are not counted
+
+
+def costs(run: "Run") -> Costs:
+    recipe = run.recipe
+    trained, frozen = count_trained(recipe, run.model)
+    shares = processes() if recipe.fsdp else 1
+    written = math.ceil(run.steps / recipe.save_steps)
+    return Costs(
+        trained,
+        frozen,
+        shares,
+        memory.states(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe)).total // shares,
+        memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora"),
+        min(written, recipe.save_total_limit or written),
+        _row_flops(run) * run.steps * recipe.rows_per_step(1),
+    )
+
+
+def _costs(run: "Run") -> list[str]:
+    """Memory, disk and hours."""
+    found = costs(run)
+    size, flops = found.size, found.flops
+    lines = [
+        f"memory      {memory.gigabytes(found.held)} a GPU for weights, gradients and {run.recipe.optim}"
+        f"{f', divided among {found.shares}' if found.shares > 1 else ''}; packs fill the rest",
+        f"disk        {memory.gigabytes(size.of_run(found.kept))} for {found.kept} checkpoints: the newest two of "
+        f"{memory.gigabytes(size.whole)}, older ones without optimiser {memory.gigabytes(size.slim)}",
+    ]
+    gpus = gpu_states()
+    if gpus and flops and (hours := memory.hours(flops, gpus[0].name)):
+        share = f"{memory.ASSUMED_UTILISATION:.0%} of the peak of {gpus[0].name}"
+        lines.append(f"hours       {hours:.1f} at {share} (assumed); {flops / 1e18:.2f} EFLOP a GPU")
+    return lines
+
+
+def _frozen_bytes(recipe: Recipe) -> float:
+    """Of a weight that stays as it is."""
+    if recipe.quantization:
+        return {"4bit": 0.6, "8bit": 1.1}[recipe.quantization]
+    return 2 if recipe.finetuning == "lora" and recipe.bf16 else 4
+
+
+def _row_flops(run: "Run", sample: int = 200) -> float:
+    """Of a row, the mean of some; 0 for models whose operations are not counted."""
+    config = read_config(run.model)
+    if not family(str(config.get("model_type"))).counts_flops:
+        return 0.0
+    rows, trained = run.train, _trained(run.recipe, run.model)
+    counted = []
+    for index in range(0, len(rows), max(1, len(rows) // sample)):
+        # As floats: these products do not fit the arrays' int32.
+        pictures, tokens, labels = int(rows.pictures[index]), float(rows.tokens[index]), float(rows.label_tokens[index])
+        patches = [int(rows.patches[index]) // max(1, pictures)] * pictures
+        flops = sample_flops(config, tokens, labels, patches, trained)
+        counted.append(flops.total)
+    return sum(counted) / len(counted)
+
+
+def _trained(recipe: Recipe, model: Path) -> Trained:
+    if recipe.finetuning == "lora":
+        layers = adapted_layers(recipe, model)
+        return Trained(False, False, False, recipe.lora_r, layers.pop("llm", ()), layers)
+    return Trained(not recipe.freeze_vision, not recipe.freeze_projector, not recipe.freeze_llm)

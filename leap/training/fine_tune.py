@@ -1,0 +1,255 @@
+"""One training run: check everything, resume what can be resumed, train, leave checkpoints that load anywhere."""
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leap import provenance
+from leap.data.chat_encoding import ChatFormat
+from leap.data.image import PictureEncoder, PictureSize
+from leap.errors import LeapError
+from leap.models.checkpoints import (
+    MARKER,
+    checkpoint_step,
+    find_checkpoints,
+    read_config,
+    read_log,
+    small_files,
+    weights_hash,
+)
+from leap.models.image_size import record_size
+from leap.models.loading import load_processor
+from leap.models.lora import load_adapters
+from leap.preparation.check.checked_dataset import CheckedFile, check_training_file
+from leap.preparation.check.overlap import count_shared
+from leap.progress import is_main_process, processes
+from leap.records.files import cache_in_use, write_json
+from leap.records.paths import roots_beside
+from leap.training.batches import check_packing, make_batches
+from leap.training.checkpoint_folder import resume_point, training_in
+from leap.training.dry_run import describe
+from leap.training.optimizer_choice import choose_optimizer
+from leap.training.places import check_places
+from leap.training.ranks import Processes, join
+from leap.training.recipe import Recipe
+from leap.training.resume import find_resume, note_unknown_files, resolve_start
+from leap.training.schedule import check_reports, check_schedule, check_stopping
+from leap.training.sharding import check_sharding
+from leap.training.stopping import best_step, has_stopped, held_out_losses
+from leap.training.trainable_model import check_dtype, load_trainable, plan_training
+from leap.workers import clear_worker_errors
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been checked: its paths, its rows, what it continues."""
+
+    recipe: Recipe
+    root: Path  # of the workspace
+    model: Path
+    output: Path
+    processor: Any
+    chat: ChatFormat
+    encoder: PictureEncoder
+    train: CheckedFile
+    held_out: CheckedFile | None
+    identity: dict[str, Any]
+    resume: Path | None  # the newest complete checkpoint
+    learning: list[str]  # what learns, told to a person
+    shared: int = 0  # validation samples that are training samples too
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run, as the Trainer counts them."""
+        an_epoch = math.ceil(len(self.train) / self.recipe.rows_per_step(processes()))
+        return self.recipe.max_steps or math.ceil(an_epoch * self.recipe.num_train_epochs)
+
+    @property
+    def eval_steps(self) -> int | None:
+        """Steps between validations; None for no validation."""
+        recipe = self.recipe
+        strategy = recipe.eval_strategy or ("steps" if recipe.val_file else "no")
+        if strategy == "no":
+            return None
+        an_epoch = math.ceil(len(self.train) / recipe.rows_per_step(processes()))
+        return recipe.eval_steps if strategy == "steps" else an_epoch
+
+    @property
+    def finished(self) -> bool:
+        """Whether the newest checkpoint is the last step's, or that of an early stop."""
+        if self.resume is None:
+            return False
+        patience = self.recipe.early_stopping_patience
+        stopped = bool(patience) and has_stopped(read_log(self.resume), patience)
+        return stopped or (checkpoint_step(self.resume) or 0) >= self.steps
+
+
+def plan_and_train(
+    recipe: Recipe, root: Path, cache: Path, repository: Path, logs: Path, callbacks: Sequence[Any], dry_run: bool
+) -> None:
+    """With `dry_run`, or where the run is finished, only the plan. For the rest see `check_run` and `train`."""
+    with cache_in_use(cache, keep=not dry_run) as place:
+        checked = check_run(recipe, root, place, report=not dry_run)
+    tell = print if is_main_process() else (lambda *_: None)
+    tell(describe(checked))
+    if dry_run:
+        return
+    if checked.finished:
+        tell(f"this run is finished: {checked.resume}")
+        return
+    tell(f"done: {train(checked, repository, logs, callbacks)}")
+
+
+def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> Run:
+    """Check model, data and output folder before any work. Relative paths start at `root`. Raises LeapError.
+
+    What the check of the data finds is kept in the folder `cache`, so that the next start need not look again, with a
+    `report` for people.
+    """
+    model, output = root / recipe.model_name_or_path, root / recipe.output_dir
+    check_places(recipe, root)
+    recipe = resolve_start(recipe, root)
+    check_dtype(recipe)
+    join()
+    ranks = Processes()
+    recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output, ranks)})
+    check_reports(recipe.report_to)
+    processor = load_processor(model)
+    family = read_config(model).get("model_type") or "unknown"
+    check_sharding(recipe, family)
+    check_packing(recipe, family)
+    if not PictureEncoder.encodes(processor):
+        raise LeapError(f"{model}: training is for models that read images as Qwen's do, not for {family}")
+    chat = ChatFormat(processor)
+    size = PictureSize(recipe.image_tokens_min, recipe.image_tokens_max)
+    encoder = PictureEncoder(processor, size)
+    record_size(processor, size)  # every checkpoint holds the processor
+    start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
+    learning = plan_training(recipe, model, start)
+
+    def check(file: Path, max_rows: int | None, name: str) -> CheckedFile:
+        usual = (root, root / "data")
+        roots = (root / recipe.image_root,) if recipe.image_root else roots_beside(file, usual)
+        return check_training_file(file, roots, chat, encoder, recipe.model_max_length, cache, max_rows, name, report)
+
+    train = check(root / recipe.train_file, recipe.max_train_samples, "training rows")
+    held_out = None
+    if recipe.val_file:
+        held_out = check(root / recipe.val_file, recipe.max_eval_samples, "held-out rows")
+    if "llm" not in recipe.learning and not train.pictures.any():
+        raise LeapError(f"{train.path}: no row has a picture, so that nothing would learn while the LLM is frozen")
+    identity = {
+        "recipe": {**recipe.identity(), "processes": processes()},
+        "base_model": weights_hash(model),
+        "base_files": small_files(model),
+        "data": train.fingerprint,
+    }
+    resume = find_resume(output, identity)
+    note_unknown_files(resume)
+    ranks.same("recipe, base model and data of this run", identity)
+    ranks.same("validation samples", held_out.fingerprint if held_out else None)
+    ranks.same("samples that are used", [(len(rows), int(rows.tokens.sum())) for rows in (train, held_out) if rows])
+    ranks.same("checkpoint to resume from", str(resume.name) if resume else None)
+    shared = count_shared(train, held_out) if held_out else 0
+    run = Run(
+        recipe, root, model, output, processor, chat, encoder, train, held_out, identity, resume, learning, shared
+    )
+    if resume is None:  # a run goes on as it began
+        check_schedule(recipe, run.steps)
+    if not run.finished:
+        check_stopping(recipe.early_stopping_patience, run.eval_steps, run.steps)
+    return run
+
+
+def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ()) -> Path:
+    """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`.
+
+    `callbacks` are transformers' TrainerCallbacks, called after LEAP's own. Raises Stopped where a signal ended it,
+    with a checkpoint saved.
+    """
+    with training_in(run.output) if is_main_process() else nullcontext():
+        if is_main_process() and find_resume(run.output, run.identity) != run.resume:
+            raise LeapError(f"{run.output}: another process trained here meanwhile; run the same command again")
+        return _train(run, repository, logs / "tensorboard", callbacks)
+
+
+def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) -> Path:
+    import torch
+
+    from leap.training.accelerator import make_accelerator
+    from leap.training.callbacks import EarlyStopping, ProgressLines
+    from leap.training.checkpointing import load_state
+    from leap.training.loop import TrainingJob, train_loop
+    from leap.training.memory_plan import keeps_gradients, optimizer_bytes
+    from leap.training.out_of_memory import recall, remember
+    from leap.training.sharding import shard
+    from leap.training.training_report import TrainingReport, about
+
+    recipe = run.recipe
+    every_rank_uses_all = bool(run.train.pictures.any())  # each batch uses the vision tower, or none does
+    accelerator = make_accelerator(recipe, run.root, scalars, find_unused=not every_rank_uses_all)
+    model = load_trainable(recipe, run.model)
+    if recipe.resume_from_lora and not run.resume:
+        load_adapters(model, run.root / recipe.resume_from_lora)
+    divided = recipe.fsdp and accelerator.num_processes > 1
+    if divided:
+        model = shard(model, accelerator.device, getattr(torch, recipe.number))
+    elif not recipe.quantization:
+        model = model.to(accelerator.device)
+    ranks = Processes()
+    earlier = ranks.first(recall(run.output))
+    batches = make_batches(run, model, accelerator, optimizer_bytes(model, recipe.optim), earlier)
+    ranks.same("division of a step", batches.fit)
+    if is_main_process():
+        print(f"batches     {batches.told}", file=sys.stderr, flush=True)
+    identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
+    identity["held_out"] = f"{run.held_out.fingerprint}, {len(run.held_out)} rows" if run.held_out else None
+    if is_main_process():
+        write_json(run.output / MARKER, identity)
+    own = [
+        TrainingReport(about(run, identity, batches.told), batches.train.plan.rows_before),
+        ProgressLines(batches.train.plan.rows_before),
+    ]
+    if recipe.early_stopping_patience:
+        own.append(EarlyStopping(recipe.early_stopping_patience))
+    job = TrainingJob(
+        recipe=recipe,
+        accelerator=accelerator,
+        model=model,
+        processor=run.processor,
+        train=batches.train,
+        validation=batches.held_out,
+        output=run.output,
+        resume=run.resume,
+        state=load_state(run.resume, run.steps, identity),
+        identity=identity,
+        eval_steps=run.eval_steps,
+        base_name=_under_root(run.model, run.root),
+        callbacks=[*own, *callbacks],
+        keeps_gradients=divided and keeps_gradients(model, accelerator.device),
+        ranks=ranks,
+    )
+    try:
+        with clear_worker_errors("--dataloader_num_workers"):
+            state = train_loop(job)
+    except torch.OutOfMemoryError as error:  # one that smaller batches could not mend within the step
+        raise remember(run.output, job.state.global_step + 1, batches.fit) from error
+    _tell_best(state.log_history, run.output)
+    return run.output / f"checkpoint-{state.global_step}"
+
+
+def _under_root(model: Path, root: Path) -> str:
+    """A folder's path from the workspace root, or its whole path outside of it."""
+    model, root = Path(os.path.abspath(model)), Path(os.path.abspath(root))  # a link stays a link
+    return str(model.relative_to(root) if model.is_relative_to(root) else model)
+
+
+def _tell_best(log: list[dict[str, Any]], output: Path) -> None:
+    best = best_step(log, [checkpoint_step(folder) or 0 for folder in find_checkpoints(output)])
+    if best is not None and is_main_process():
+        print(f"lowest held-out loss: {held_out_losses(log)[best]:.4f} in {output}/checkpoint-{best}", file=sys.stderr)

@@ -1,0 +1,46 @@
+"""What a run learned of its memory: a step that did not fit is divided further at the next start.
+
+Without it, a run that resumes would come to the same step in the same batches and end there again, for ever.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from leap.errors import LeapError
+from leap.records.files import first_problem, is_file, read_object, write_json
+from leap.training.memory_plan import Checkpointing, Fit
+
+FILE = "memory_plan.json"
+
+
+class _OutOfMemory(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    step: PositiveInt
+    packs: PositiveInt
+    checkpointing: Checkpointing
+
+
+def remember(output: Path, step: int, fit: Fit) -> LeapError:
+    """Write down that `step` ran out of memory under `fit`; the error for the user."""
+    known = recall(output)
+    if known is None or known.packs <= fit.packs:
+        found = _OutOfMemory(step=step, packs=fit.packs, checkpointing=fit.checkpointing)
+        write_json(output / FILE, found.model_dump())
+    return LeapError(
+        f"step {step} ran out of memory in {fit.packs} batches with checkpointing {fit.checkpointing}; run the same "
+        f"command again: it resumes and divides each step further ({output / FILE})"
+    )
+
+
+def recall(output: Path) -> Fit | None:
+    """The fit that ran out of memory in an earlier start of the run in this folder."""
+    path = output / FILE
+    if not is_file(path):
+        return None
+    try:
+        found = _OutOfMemory.model_validate(read_object(path))
+    except ValidationError as error:
+        raise LeapError(f"{path}: {first_problem(error)}; remove the file") from error
+    return Fit(found.packs, found.checkpointing)
