@@ -6,8 +6,8 @@ from importlib.metadata import version
 from leap.errors import LeapError
 
 # The oldest releases that LEAP was tested with, all of them together; pyproject.toml asks pip for the same.
-# torch 2.10's variable-length attention takes no scale, transformers 5.17 refuses an older PEFT in its own way.
-OLDEST = {"torch": "2.11", "transformers": "5.17", "accelerate": "1.10", "peft": "0.19.1"}
+# torch 2.10's variable-length attention takes no scale; transformers refuses an older PEFT, with a traceback.
+OLDEST = {"torch": "2.11", "transformers": "5.17", "accelerate": "1.10", "peft": "0.20"}
 
 
 @cache

@@ -36,6 +36,9 @@ def test_pip_is_asked_for_what_the_check_asks_for() -> None:
     for name in ("torch", "transformers"):  # their next major releases break what LEAP calls
         assert not asked[name].contains(f"{Version(OLDEST[name]).major + 1}.0")
     refuse_old_libraries()
+    from transformers.integrations.peft import MIN_PEFT_VERSION
+
+    assert Version(OLDEST["peft"]) >= Version(MIN_PEFT_VERSION)  # this release's own wish
 
 
 @pytest.mark.parametrize("installed", ["2.9.1", "2.10.0", "2.10.0+cu128", "2.10.0a0+b558c986e8.nv25.11"])
