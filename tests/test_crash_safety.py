@@ -129,7 +129,7 @@ def test_a_dimensions_rate_is_that_of_its_own_answers(
 ) -> None:
     """All dimensions are asked at once, and in several runs: pauses and the others' time are not its own."""
     clock = Clock()
-    for module in ("run", "result_folder"):
+    for module in ("evaluate", "result_folder"):
         monkeypatch.setattr(f"leap.evaluation.{module}.time", clock)
     watched = []
 

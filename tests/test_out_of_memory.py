@@ -143,7 +143,9 @@ def test_a_gpu_that_runs_out_of_memory(workspace: Path, monkeypatch: pytest.Monk
         if calls == 3:  # after the trial and the first step, which makes the optimiser's state
             torch.cuda.empty_cache()
             free, _ = torch.cuda.mem_get_info()
-            taken.append(torch.empty(int(free - 0.6 * needed), dtype=torch.uint8, device="cuda"))
+            within = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # rest of segments that are in use
+            left = max(0.0, 0.6 * needed - within)
+            taken.append(torch.empty(int(free - left), dtype=torch.uint8, device="cuda"))
         return original(self, **pack)
 
     monkeypatch.setattr(packed_forward, "_forward", measured)

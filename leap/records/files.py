@@ -499,8 +499,8 @@ class FolderLock:
             return take(self._path)
         except FileNotFoundError:
             return None
-        except FileExistsError:  # mkdir's answer, too, where the folder goes just while it looks
-            if self._folder.exists():
+        except FileExistsError:  # mkdir's answer, too, where the folder goes, or goes and comes, while it looks
+            if self._folder.exists() and not self._folder.is_dir():
                 raise
             return None
 
