@@ -45,6 +45,7 @@ from leap.ablation.stages import Places
 from leap.data.image import PictureSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, small_files, weights_hash
+from leap.records.files import FolderLock
 from leap.report import style
 from leap.report.curves import Loss
 from leap.report.results import dimension_means
@@ -542,8 +543,8 @@ def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_p
     shutil.rmtree(light / "checkpoint-4", ignore_errors=True)  # where the job was faster than the kill
 
     # A run that fails stops no other, but makes the end one.
-    full.write_text("in the way")
-    failed = run_script(ABLATION, *SMALL, root=root)
+    with FolderLock(full):  # as if another process trained there
+        failed = run_script(ABLATION, *SMALL, root=root)
     assert failed.returncode == 1
     assert "continues checkpoint-2" in failed.stdout
     assert f"MISSING t_{FULL}-checkpoint-4: not trained" in failed.stdout
@@ -553,7 +554,6 @@ def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_p
     assert methods["mean"].isna().to_dict() == {BASE: False, "LoRA light": False, "full fine-tuning": True}
 
     # The same command does what is left, and that only.
-    full.unlink()
     finished = "output/t_lora_light/**/*", "eva_results/*/t_lora_light-*/*", "logs/*t_lora_light*"
     before = touched(root, *finished)
     done = run_script(ABLATION, *SMALL, root=root)
