@@ -454,7 +454,7 @@ def test_a_killed_check_leaves_nothing_half_made(tmp_path: Path, start: Any, che
     process.stdin.write("go\n")
     process.stdin.flush()
     deadline = time.monotonic() + 100
-    while not any(path.stat().st_size > 50_000 for path in (tmp_path / "cache").rglob(".rows.arrow.*")):
+    while not any(path.stat().st_size > 50_000 for path in (tmp_path / "cache").rglob(".*rows.arrow.*")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
