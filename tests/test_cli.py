@@ -54,6 +54,7 @@ OTHERS = {
     "device",
     "resolve",
     "_from_here",
+    "shown",
 }  # what else a value is read with
 
 
