@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leap.cli import count, image_tokens
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.inference.protocol import Decoding, Engine, Request
 from leap.provenance import command, device_name, git_state, versions
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engines", nargs="+", choices=("hf", "vllm"), default=["hf"], help="which are measured")
     add("--device", default="cuda", help="cuda or cpu")
     add("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
-    add("--picture_tokens", type=image_tokens, nargs=2, default=(256, 1024), metavar=("MIN", "MAX"), help="of an image")
+    add("--image_tokens", type=image_tokens, nargs=2, default=(256, 1024), metavar=("MIN", "MAX"), help="of an image")
     add("--batch_size", type=count, help="a cap for hf")
     add("--vllm_python", help="the interpreter of vLLM's environment")
     add("--vllm_args", type=shlex.split, default=[], help="vLLM's own flags")
@@ -29,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plain_generation(
-    model: Path, size: PictureSize, arguments: argparse.Namespace, requests: Sequence[Request], decoding: Decoding
+    model: Path, size: ImageSize, arguments: argparse.Namespace, requests: Sequence[Request], decoding: Decoding
 ) -> Iterator[tuple[Request, str, float]]:
     """(request, answer, seconds) by the library's processor and `generate`, as its documentation shows them."""
     import torch
 
-    from leap.data.image import open_picture
+    from leap.data.image import load_image
     from leap.models.loading import load_model, load_processor
 
     processor = load_processor(model)
@@ -43,7 +43,7 @@ def plain_generation(
     bounds = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
     for request in requests:
         started = time.perf_counter()
-        pictures = [open_picture(source) for source in request.pictures]
+        images = [load_image(source) for source in request.images]
         conversation = [
             {
                 "role": message.role,
@@ -52,7 +52,7 @@ def plain_generation(
             for message in request.messages
         ]
         text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        inputs = processor(text=[text], images=pictures, size=bounds, return_tensors="pt").to(arguments.device)
+        inputs = processor(text=[text], images=images, size=bounds, return_tensors="pt").to(arguments.device)
         with torch.inference_mode():
             output = loaded.generate(
                 **inputs,
@@ -60,12 +60,12 @@ def plain_generation(
                 max_new_tokens=decoding.max_new_tokens,
                 min_new_tokens=decoding.min_new_tokens,
             )
-        answer = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        yield request, answer, time.perf_counter() - started
+        response = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        yield request, response, time.perf_counter() - started
 
 
 def open_engine(
-    name: str, model: Path, size: PictureSize, arguments: argparse.Namespace, readable: Path, compiled: bool = False
+    name: str, model: Path, size: ImageSize, arguments: argparse.Namespace, readable: Path, compiled: bool = False
 ) -> Engine:
     dtype = dtype_of(arguments)
     free_memory(arguments.device)

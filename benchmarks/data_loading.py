@@ -1,12 +1,12 @@
-"""How long a training run waits for its rows: at the first start, which checks them, and at every later one.
+"""How long a training run waits for its samples: at the first start, which checks them, and at every later one.
 
-    python benchmarks/data_loading.py --rows 150000
+    python benchmarks/data_loading.py --samples 150000
 
-Rows of about 110 prompt and 100 label tokens under Qwen's vocabulary, each with a picture file of its own (names for
+Samples of about 110 prompt and 100 label tokens under Qwen's vocabulary, each with an image file of its own (names for
 3,000 contents, 320x240 JPEG). The seed's setting is what LEAP did at every start before: in one process, read every
-row, read its picture's header and tokenize it. Ours, `check_training_file`, decodes every picture and keeps what it
+sample, read its image's header and tokenize it. Ours, `check_training_file`, decodes every image and keeps what it
 finds. Each side runs in a process of its own. Peak memory is that process's; "imports" is its memory before it reads a
-row, PyTorch and the tokenizer included. The figure is the median of the later starts. Writes
+sample, PyTorch and the tokenizer included. The figure is the median of the later starts. Writes
 data_loading-<device>.json.
 """
 
@@ -31,13 +31,13 @@ from leap.records.files import write_atomic, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONTENTS, WIDTH, HEIGHT = 3_000, 320, 240
-MAX_LENGTH, PICTURE_TOKENS = 4096, (256, 768)
+MAX_LENGTH, IMAGE_TOKENS = 4096, (256, 768)
 OBJECTS = "cup bowl plate towel drawer apple bottle spoon basket book lamp sponge tray knife kettle pan".split()
 
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--rows", type=count, default=150_000, help="of the training file")
+    parser.add_argument("--samples", type=count, default=150_000, help="of the training file")
     parser.add_argument("--starts", type=count, default=5, help="later starts that are timed (default %(default)s)")
     parser.add_argument("--workdir", type=Path, default=Path("/tmp/leap-data"), help="what is made lies here")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
@@ -45,26 +45,26 @@ def main() -> None:
     from leap.provenance import device_name
 
     where = origin()  # before a result is written, which would make the checkout differ from its commit
-    folder = make_data(arguments.workdir, arguments.rows)
+    folder = make_data(arguments.workdir, arguments.samples)
     first = alone(start, folder)
     later = [alone(start, folder) for _ in range(arguments.starts)]
     seed = alone(seed_start, folder)
     assert first["found"] == seed["found"] == later[0]["found"], "both sides must count the same tokens"
-    result = {"benchmark": "data_loading", **where, **figures(arguments.rows, first, later, seed)}
+    result = {"benchmark": "data_loading", **where, **figures(arguments.samples, first, later, seed)}
     print(json.dumps({name: result[name] for name in ("seed_setting", "ours", "ratio", "parts")}))
     write_json(arguments.output / f"data_loading-{device_name('cpu').replace(' ', '-').replace(',', '')}.json", result)
 
 
-def figures(rows: int, first: dict[str, Any], later: list[dict[str, Any]], seed: dict[str, Any]) -> dict[str, Any]:
+def figures(samples: int, first: dict[str, Any], later: list[dict[str, Any]], seed: dict[str, Any]) -> dict[str, Any]:
     seconds = [each["seconds"] for each in later]
     ours = statistics.median(seconds)
     return {
         "settings": {
-            "rows": rows,
-            "picture_files": rows,
-            "picture_contents": CONTENTS,
-            "picture": f"{WIDTH}x{HEIGHT} JPEG",
-            "image_tokens": PICTURE_TOKENS,
+            "rows": samples,
+            "image_files": samples,
+            "image_contents": CONTENTS,
+            "image": f"{WIDTH}x{HEIGHT} JPEG",
+            "image_tokens": IMAGE_TOKENS,
             "cores": usable_cores(),
         },
         "seed_setting": round(seed["seconds"], 2),
@@ -92,13 +92,13 @@ def alone(work: Any, folder: Path) -> dict[str, Any]:
 
 def measured(work: Any, folder: Path) -> dict[str, Any]:
     from leap.data.chat_encoding import ChatFormat
-    from leap.data.image import PictureEncoder, PictureSize
+    from leap.data.image import ImageEncoder, ImageSize
     from leap.preparation.check.checked_dataset import check_training_file  # noqa: F401  imported before the clock starts
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     set_start_method("fork", force=True)  # Linux's default, which spawning this process has replaced
     processor = saved_processor(folder)
-    chat, encoder = ChatFormat(processor), PictureEncoder(processor, PictureSize(*PICTURE_TOKENS))
+    chat, encoder = ChatFormat(processor), ImageEncoder(processor, ImageSize(*IMAGE_TOKENS))
     before = peak_mb()
     started = time.perf_counter()
     found = work(folder, chat, encoder)
@@ -118,57 +118,57 @@ def peak_mb() -> int:
 
 
 def start(folder: Path, chat: Any, encoder: Any) -> tuple[int, int]:
-    """(rows, tokens) as a run of today learns them."""
+    """(samples, tokens) as a run of today learns them."""
     from leap.preparation.check.checked_dataset import check_training_file
 
-    checked = check_training_file(folder / "rows.jsonl", [folder], chat, encoder, MAX_LENGTH, folder / "cache")
+    checked = check_training_file(folder / "samples.jsonl", [folder], chat, encoder, MAX_LENGTH, folder / "cache")
     return len(checked), int(checked.tokens.sum())
 
 
 def seed_start(folder: Path, chat: Any, encoder: Any) -> tuple[int, int]:
-    """(rows, tokens) row by row; every row stays in memory, as it did."""
+    """(samples, tokens) sample by sample; every sample stays in memory, as it did."""
     from PIL import Image
 
-    from leap.data.image import resolve_picture
+    from leap.data.image import resolve_image
     from leap.records.files import read_jsonl
-    from leap.records.training import TrainingRow
+    from leap.records.training import TrainingSample
 
-    rows = []
-    for _, row in read_jsonl(folder / "rows.jsonl", TrainingRow):
-        pictures = [resolve_picture(image, [folder]) for image in row.images()]
-        tokens = [encoder.tokens(*reversed(Image.open(picture).size)) for picture in pictures]
-        rows.append((row, pictures, len(chat.encode(row.messages, row.target.steps, tokens).input_ids)))
-    return len(rows), sum(tokens for *_, tokens in rows)
+    samples = []
+    for _, sample in read_jsonl(folder / "samples.jsonl", TrainingSample):
+        images = [resolve_image(image, [folder]) for image in sample.images()]
+        tokens = [encoder.tokens(*reversed(Image.open(path).size)) for path in images]
+        samples.append((sample, images, len(chat.encode(sample.messages, sample.target.steps, tokens).input_ids)))
+    return len(samples), sum(tokens for *_, tokens in samples)
 
 
-def make_data(workdir: Path, rows: int) -> Path:
-    """A folder with rows.jsonl, its pictures and the processor, and without a cache. Data that is there is kept."""
-    folder = workdir / f"rows-{rows}"
-    if not (folder / "rows.jsonl").is_file():
+def make_data(workdir: Path, samples: int) -> Path:
+    """A folder with samples.jsonl, its images and the processor, and without a cache. Data that is there is kept."""
+    folder = workdir / f"samples-{samples}"
+    if not (folder / "samples.jsonl").is_file():
         save_processor(folder)
-        make_rows(folder, rows, os.link)
+        make_samples(folder, samples, os.link)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     return folder
 
 
-def make_rows(folder: Path, rows: int, again: Callable[[Path, Path], Any]) -> None:
-    """Write rows.jsonl and images/; `again` makes a file of the same content as one that is there."""
+def make_samples(folder: Path, samples: int, again: Callable[[Path, Path], Any]) -> None:
+    """Write samples.jsonl and images/; `again` makes a file of the same content as one that is there."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor() as pool:
-        contents = list(pool.map(picture, range(CONTENTS), chunksize=50))
+        contents = list(pool.map(path, range(CONTENTS), chunksize=50))
     lines = []
-    for index in range(rows):
+    for index in range(samples):
         file = folder / "images" / f"{index}.jpg"
         file.unlink(missing_ok=True)
         if index < CONTENTS:
             file.write_bytes(contents[index])
         else:
             again(folder / "images" / f"{index % CONTENTS}.jpg", file)
-        lines.append(json.dumps(row(index)))
-    write_atomic(folder / "rows.jsonl", "\n".join(lines) + "\n")
+        lines.append(json.dumps(sample(index)))
+    write_atomic(folder / "samples.jsonl", "\n".join(lines) + "\n")
 
 
-def picture(seed: int) -> bytes:
+def path(seed: int) -> bytes:
     import io
 
     import numpy as np
@@ -181,7 +181,7 @@ def picture(seed: int) -> bytes:
     return content.getvalue()
 
 
-def row(index: int) -> dict[str, Any]:
+def sample(index: int) -> dict[str, Any]:
     rng = random.Random(index)
     things = ", ".join(f"a {rng.choice(OBJECTS)} at place {rng.randrange(90)}" for _ in range(12))
     steps = " ".join(f"{n}) Put the {rng.choice(OBJECTS)} into the {rng.choice(OBJECTS)}." for n in range(1, 11))

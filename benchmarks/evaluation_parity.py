@@ -1,7 +1,7 @@
 """Do the engines answer as plain generation does? Identical answers, and the difference in score, example by example.
 
-    python benchmarks/evaluation_parity.py --model demo/output/checkpoint-400 --device cpu --picture_tokens 64 64
-    python benchmarks/evaluation_parity.py --model demo/output/checkpoint-400 --picture_tokens 64 64 --engines hf vllm
+    python benchmarks/evaluation_parity.py --model demo/output/checkpoint-400 --device cpu --image_tokens 64 64
+    python benchmarks/evaluation_parity.py --model demo/output/checkpoint-400 --image_tokens 64 64 --engines hf vllm
 
 Plain generation is the library's processor and `generate`, one example after the other, in the same number format. In
 float32 every answer must be the same; in bfloat16 batches round otherwise, so that an answer can part from the plain
@@ -18,11 +18,11 @@ import installed  # noqa: F401
 from compared import REPOSITORY, add_arguments, dtype_of, open_engine, origin, plain_generation, result_path
 
 from leap.cli import Parser, count, run
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.evaluation.requests import build_requests
-from leap.evaluation.score import score_answer
+from leap.evaluation.score import score_response
 from leap.evaluation.settings import EvaluationSettings
-from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.records.benchmark import BenchmarkExample
 from leap.records.files import write_json
 from leap.vlabench.dimensions import DIMENSIONS
@@ -36,7 +36,7 @@ Key = tuple[str, ...]
 def main() -> None:
     arguments = parse_arguments()
     where = origin(arguments.device)
-    size, decoding = PictureSize(*arguments.picture_tokens), Decoding(arguments.max_new_tokens)
+    size, decoding = ImageSize(*arguments.image_tokens), Decoding(arguments.max_new_tokens)
     examples = [example for dimension in DIMENSIONS for example in find_examples(arguments.data, dimension)]
     settings = EvaluationSettings(arguments.data, leap_instructions(), size, decoding)
     requests = build_requests(examples, examples, settings)
@@ -47,13 +47,13 @@ def main() -> None:
     for name in arguments.engines:
         engine = open_engine(name, arguments.model, size, arguments, arguments.data)
         try:
-            answers = ask(engine, requests, decoding)
+            responses = ask(engine, requests, decoding)
             described = engine.describe()
         finally:
             engine.close()
         form = f"{name}_{dtype_of(arguments)}"
         result = {"benchmark": f"evaluation_parity_{form}", **where, "settings": {"engine": described}}
-        result |= compare(examples, plain, answers)
+        result |= compare(examples, plain, responses)
         print(f"{name}: {result['parity']}", flush=True)
         write_json(result_path(arguments.output, result), result)
 
@@ -68,21 +68,21 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def ask(engine: Any, requests: Sequence[Request], decoding: Decoding) -> dict[Key, Answer]:
-    answers = {answer.key: answer for answer in engine.answers(requests, decoding)}
-    failed = [answer.error for answer in answers.values() if answer.error is not None]
+def ask(engine: Any, requests: Sequence[Request], decoding: Decoding) -> dict[Key, Response]:
+    responses = {response.key: response for response in engine.responses(requests, decoding)}
+    failed = [response.error for response in responses.values() if response.error is not None]
     if failed:
-        raise SystemExit(f"{len(failed)} of {len(answers)} requests failed: {failed[0]}")
-    return answers
+        raise SystemExit(f"{len(failed)} of {len(responses)} requests failed: {failed[0]}")
+    return responses
 
 
 def compare(
-    examples: Sequence[BenchmarkExample], plain: Mapping[Key, str], answers: Mapping[Key, Answer]
+    examples: Sequence[BenchmarkExample], plain: Mapping[Key, str], responses: Mapping[Key, Response]
 ) -> dict[str, Any]:
     same, scores, differences = 0, [], []
     for example in examples:
         key = (example.dimension, *example.key)
-        texts = plain[key].strip(), str(answers[key].text).strip()
+        texts = plain[key].strip(), str(responses[key].text).strip()
         same += texts[0] == texts[1]
         expected, found = (total_score(example, text) for text in texts)
         scores.append(expected)
@@ -101,7 +101,7 @@ def compare(
 
 
 def total_score(example: BenchmarkExample, text: str) -> float:
-    return score_answer(example.task, example.skill_sequence, text)[0]["total_score"]
+    return score_response(example.task, example.skill_sequence, text)[0]["total_score"]
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
     python benchmarks/evaluation_throughput.py --workdir /tmp/leap-speed
     python benchmarks/evaluation_throughput.py --engines vllm --vllm_python ~/vllm/bin/python
-    python benchmarks/evaluation_throughput.py --device cpu --picture_tokens 64 64 --warm_up 32 --examples 76 \\
+    python benchmarks/evaluation_throughput.py --device cpu --image_tokens 64 64 --warm_up 32 --examples 76 \\
         --model demo/output/checkpoint-400 --data demo/dataset/vlm_evaluation_v1.0
 
-The seed's setting is plain `generate`, one example after the other, pictures prepared in the same process. Every
-example has two pictures of its own of 960x960 pixels and an instruction of its own; every answer has the same forced
-length on both sides; time counts from the first request to the last answer, preparation of pictures included, after a
+The seed's setting is plain `generate`, one example after the other, images prepared in the same process. Every
+example has two images of its own of 960x960 pixels and an instruction of its own; every answer has the same forced
+length on both sides; time counts from the first request to the last answer, preparation of images included, after a
 warm-up that is not timed. Without --model, a model of Qwen3-VL-2B's shape is made, of random weights. With --data, the
 examples are a benchmark's.
 """
@@ -27,10 +27,10 @@ from full_size import make_model, make_requests
 from limits import examples_per_second
 
 from leap.cli import Parser, count, run, whole
-from leap.data.image import PictureEncoder, PictureSize, open_picture
+from leap.data.image import ImageEncoder, ImageSize, load_image
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
-from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.models.loading import load_processor
 from leap.records.files import write_json
 from leap.vlabench.dimensions import DIMENSIONS
@@ -46,7 +46,7 @@ def main() -> None:
     model = arguments.model or arguments.workdir / "qwen3-vl-2b"
     if not (model / "config.json").is_file():
         make_model(model, arguments.device)
-    size = PictureSize(*arguments.picture_tokens)
+    size = ImageSize(*arguments.image_tokens)
     decoding = Decoding(arguments.new_tokens, min_new_tokens=0 if arguments.natural_end else arguments.new_tokens)
     requests = make_or_read_requests(model, size, arguments)
     seed = measure_seed(model, size, arguments, requests[: arguments.seed_examples + 1], decoding)
@@ -73,10 +73,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_or_read_requests(model: Path, size: PictureSize, arguments: argparse.Namespace) -> list[Request]:
+def make_or_read_requests(model: Path, size: ImageSize, arguments: argparse.Namespace) -> list[Request]:
     count = arguments.warm_up + arguments.examples
     if arguments.data is None:
-        return make_requests(arguments.workdir / "pictures", count, load_processor(model).tokenizer)
+        return make_requests(arguments.workdir / "images", count, load_processor(model).tokenizer)
     examples = [example for dimension in DIMENSIONS for example in find_examples(arguments.data, dimension)]
     settings = EvaluationSettings(arguments.data, leap_instructions(), size, Decoding())
     requests = build_requests(examples, examples, settings)
@@ -85,7 +85,7 @@ def make_or_read_requests(model: Path, size: PictureSize, arguments: argparse.Na
 
 
 def measure_seed(
-    model: Path, size: PictureSize, arguments: argparse.Namespace, requests: Sequence[Request], decoding: Decoding
+    model: Path, size: ImageSize, arguments: argparse.Namespace, requests: Sequence[Request], decoding: Decoding
 ) -> dict[str, Any]:
     """The first request warms up; the others are timed one by one."""
     seconds, texts = [], {}
@@ -98,7 +98,7 @@ def measure_seed(
 def measure_engine(
     name: str,
     model: Path,
-    size: PictureSize,
+    size: ImageSize,
     arguments: argparse.Namespace,
     requests: Sequence[Request],
     decoding: Decoding,
@@ -107,15 +107,15 @@ def measure_engine(
     engine = open_engine(name, model, size, arguments, arguments.data or arguments.workdir, compiled=True)
     try:
         print(f"{name}: loaded in {time.perf_counter() - started:.0f} s", flush=True)
-        answers = list(engine.answers(requests[: arguments.warm_up], decoding))
+        responses = list(engine.responses(requests[: arguments.warm_up], decoding))
         print(f"{name}: warm after {time.perf_counter() - started:.0f} s", flush=True)
         begin, ends = time.perf_counter(), []
-        for answer in engine.answers(requests[arguments.warm_up :], decoding):
-            answers.append(answer)
+        for response in engine.responses(requests[arguments.warm_up :], decoding):
+            responses.append(response)
             ends.append(time.perf_counter() - begin)
         return {
             "ends": ends,
-            "answers": answers,
+            "answers": responses,
             "describe": engine.describe(),
             "peak_gb": peak_gb(name, arguments.device),
         }
@@ -124,20 +124,20 @@ def measure_engine(
 
 
 def as_result(name: str, found: dict[str, Any], seed: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    answers: list[Answer] = found["answers"]
-    failed = [answer.error for answer in answers if answer.error is not None]
+    responses: list[Response] = found["answers"]
+    failed = [response.error for response in responses if response.error is not None]
     if failed:
-        raise SystemExit(f"{len(failed)} of {len(answers)} requests failed: {failed[0]}")
+        raise SystemExit(f"{len(failed)} of {len(responses)} requests failed: {failed[0]}")
     rate = len(found["ends"]) / found["ends"][-1]
-    same = [answer.text == seed["texts"][answer.key] for answer in answers if answer.key in seed["texts"]]
+    same = [response.text == seed["texts"][response.key] for response in responses if response.key in seed["texts"]]
     return {
         "benchmark": f"evaluation_throughput_{name}",
         "settings": {
             "engine": found["describe"],
             "examples": len(found["ends"]),
             "warm_up": arguments.warm_up,
-            "prompt_tokens": statistics.median(answer.prompt_tokens or 0 for answer in answers),
-            "new_tokens": statistics.mean(answer.new_tokens or 0 for answer in answers),
+            "prompt_tokens": statistics.median(response.prompt_tokens or 0 for response in responses),
+            "new_tokens": statistics.mean(response.new_tokens or 0 for response in responses),
         },
         "seed_setting": round(seed["rate"], 4),
         "seed_windows": [round(1 / seconds, 4) for seconds in seed["seconds"]],
@@ -151,10 +151,10 @@ def as_result(name: str, found: dict[str, Any], seed: dict[str, Any], arguments:
 
 
 def share_of_limit(
-    model: Path, size: PictureSize, device: str, request: Request, result: dict[str, Any]
+    model: Path, size: ImageSize, device: str, request: Request, result: dict[str, Any]
 ) -> dict[str, Any]:
-    encoder = PictureEncoder(load_processor(model), size)
-    _, grid = encoder.encode_bytes([open_picture(source) for source in request.pictures])
+    encoder = ImageEncoder(load_processor(model), size)
+    _, grid = encoder.encode_bytes([load_image(source) for source in request.images])
     asked = result["settings"]
     limit = examples_per_second(model, device, asked["prompt_tokens"], grid.prod(dim=-1).tolist(), asked["new_tokens"])
     return {"limit": limit and round(limit, 2), "share_of_limit": limit and round(result["ours"] / limit, 3)}

@@ -58,11 +58,11 @@ def main() -> None:
     work, workers = arguments.workdir / "made", arguments.num_workers
     sides = {"streamed": streamed, "extracted": extracted}
     watched = {name: alone(side, archives, work, workers, True) for name, side in sides.items()}
-    assert watched["streamed"].pictures == watched["extracted"].pictures, "both sides must make the same pixels"
+    assert watched["streamed"].images == watched["extracted"].images, "both sides must make the same pixels"
     rounds = [
         {name: alone(side, archives, work, workers) for name, side in sides.items()} for _ in range(arguments.rounds)
     ]
-    settings = described(archives, len(watched["streamed"].pictures), workers, [load, os.getloadavg()[0]])
+    settings = described(archives, len(watched["streamed"].images), workers, [load, os.getloadavg()[0]])
     result = {"benchmark": "first_frames", **where, "settings": settings, **figures(rounds, watched)}
     print(json.dumps({name: result[name] for name in ("seed_setting", "ours", "ratio", "parts", "windows")}))
     write_json(result_path(arguments.output, result), result)
@@ -70,13 +70,13 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Round:
-    """One side's run. Memory is in MiB, disk in bytes; the pictures are names and their pixels' hashes."""
+    """One side's run. Memory is in MiB, disk in bytes; the images are names and their pixels' hashes."""
 
     seconds: float
     cpu_seconds: float
     memory: int
     disk: int
-    pictures: dict[str, str]
+    images: dict[str, str]
 
 
 def described(archives: Sequence[Path], episodes: int, workers: int, load: list[float]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def figures(rounds: list[dict[str, Round]], watched: dict[str, Round]) -> dict[s
         },
         "windows": [round(second, 2) for second in seconds["streamed"]],
         "extracting_windows": [round(second, 2) for second in seconds["extracted"]],
-        "parity": {"pictures": len(one.pictures), "identical_pixels": True},
+        "parity": {"images": len(one.images), "identical_pixels": True},
     }
 
 
@@ -148,9 +148,9 @@ def extract_then_take(task: tuple[Path, Path, Path]) -> None:
     images.mkdir(parents=True, exist_ok=True)
     for episode in sorted(everything.glob("*/*")):
         first = min(os.listdir(episode), key=natural_key)
-        with Image.open(episode / first) as picture:
+        with Image.open(episode / first) as image:
             place = images / f"{episode.parent.name}-{episode.name}.png"
-            picture.save(place, compress_level=1, compress_type=zlib.Z_RLE)
+            image.save(place, compress_level=1, compress_type=zlib.Z_RLE)
 
 
 # --- measuring
@@ -186,9 +186,9 @@ def measured(side: Side, archives: Sequence[Path], folder: Path, workers: int, w
         ended.set()
         thread.join()
     memory = max(peak_mb(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
-    pictures = hashes(folder / "images") if watch else {}
+    images = hashes(folder / "images") if watch else {}
     shutil.rmtree(folder)
-    return Round(seconds, cpu, memory, max(disk), pictures)
+    return Round(seconds, cpu, memory, max(disk), images)
 
 
 def cpu_seconds() -> float:
@@ -214,9 +214,9 @@ def allocated(path: Path) -> int:
 def hashes(images: Path) -> dict[str, str]:
     import hashlib
 
-    from leap.data.image import open_picture
+    from leap.data.image import load_image
 
-    return {path.name: hashlib.sha256(open_picture(path).tobytes()).hexdigest() for path in images.glob("*.png")}
+    return {path.name: hashlib.sha256(load_image(path).tobytes()).hexdigest() for path in images.glob("*.png")}
 
 
 # --- what is measured on
@@ -243,7 +243,7 @@ def write_archive(file: Any, task: str, size: int) -> None:
         tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as archive,
     ):
         episode = 0
-        while file.tell() < size:
+        while file.log() < size:
             for number in range(FRAMES):
                 content = contents[(episode * 7 + number) % CONTENTS]
                 member = tarfile.TarInfo(f"{task}/{648000 + episode}/{number}.jpg")
@@ -253,7 +253,7 @@ def write_archive(file: Any, task: str, size: int) -> None:
 
 
 def frame(seed: int) -> bytes:
-    """A picture with smooth colours and a camera's noise."""
+    """An image with smooth colours and a camera's noise."""
     import numpy as np
     from PIL import Image
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from leap.inference.protocol import Request
-from leap.records.training import Message, TrainingRow
+from leap.records.training import Message, TrainingSample
 from leap.tabletop.tiny_model import SPLIT_PATTERN, make_processor
 from leap.vlabench.prompts import leap_instructions, request_parts
 
@@ -31,8 +31,8 @@ ADDED_TOKENS = (
     "<tool_response> </tool_response> <think> </think>"
 ).split()
 PROMPT_TOKENS = 1_050  # of text, as in the benchmark: its instructions are longer than ours
-EDGE = 960  # pixels of a picture's side, in evaluation
-# Of training rows, uniformly between these; a prompt's with the chat template around it.
+EDGE = 960  # pixels of an image's side, in evaluation
+# Of training samples, uniformly between these; a prompt's with the chat template around it.
 TRAINING_PROMPT_TOKENS, TRAINING_LABEL_TOKENS = (80, 140), (60, 140)
 
 
@@ -94,10 +94,10 @@ def _parts(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, byt
 
 
 def make_requests(folder: Path, count: int, tokenizer: Any) -> list[Request]:
-    """Distinct instructions, each with two pictures of its own; the text before the pictures is the same for all."""
-    pictures = [folder / f"{name}-{index:04d}.png" for index in range(count) for name in ("plain", "numbered")]
+    """Distinct instructions, each with two images of its own; the text before the images is the same for all."""
+    images = [folder / f"{name}-{index:04d}.png" for index in range(count) for name in ("plain", "numbered")]
     folder.mkdir(parents=True, exist_ok=True)
-    _draw_missing(pictures, EDGE, EDGE)
+    _draw_missing(images, EDGE, EDGE)
     opening = _opening(tokenizer)
     return [
         Request(
@@ -105,7 +105,7 @@ def make_requests(folder: Path, count: int, tokenizer: Any) -> list[Request]:
             (Message(role="user", content=list(request_parts(opening, plain, numbered, _instruction(index)))),),
             (plain, numbered),
         )
-        for index, (plain, numbered) in enumerate(zip(pictures[::2], pictures[1::2], strict=True))
+        for index, (plain, numbered) in enumerate(zip(images[::2], images[1::2], strict=True))
     ]
 
 
@@ -127,22 +127,24 @@ def _instruction(index: int) -> str:
     return f"Request {index}: put the {chosen} fruit where the person would look for it first."
 
 
-def make_rows(folder: Path, count: int, processor: Any, width: int, height: int) -> list[TrainingRow]:
-    """Distinct instructions and answers of unlike lengths, each with a picture of its own, under `folder`/pictures."""
-    names = [f"pictures/{width}x{height}-{index:05d}.png" for index in range(count)]
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+def make_samples(folder: Path, count: int, processor: Any, width: int, height: int) -> list[TrainingSample]:
+    """Distinct instructions and answers of unlike lengths, each with an image of its own, under `folder`/images."""
+    names = [f"images/{width}x{height}-{index:05d}.png" for index in range(count)]
+    (folder / "images").mkdir(parents=True, exist_ok=True)
     _draw_missing([folder / name for name in names], width, height)
-    return [_row(index, name, processor.tokenizer) for index, name in enumerate(names)]
+    return [_sample(index, name, processor.tokenizer) for index, name in enumerate(names)]
 
 
-def _row(index: int, picture: str, tokenizer: Any) -> TrainingRow:
+def _sample(index: int, image: str, tokenizer: Any) -> TrainingSample:
     rng = np.random.default_rng(index)
     template = 12  # tokens around a prompt
-    prompt = f"Request {index}: which steps does the robot take to tidy the table in the picture?"
+    prompt = f"Request {index}: which steps does the robot take to tidy the table in the image?"
     question = _lengthened(prompt, rng, int(rng.integers(*TRAINING_PROMPT_TOKENS)) - template, tokenizer)
     answer = _lengthened("1) Look at the table.", rng, int(rng.integers(*TRAINING_LABEL_TOKENS)), tokenizer)
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
-    return TrainingRow.model_validate({"messages": [{"role": "user", "content": content}], "target": {"steps": answer}})
+    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    return TrainingSample.model_validate(
+        {"messages": [{"role": "user", "content": content}], "target": {"steps": answer}}
+    )
 
 
 def _lengthened(text: str, rng: np.random.Generator, tokens: int, tokenizer: Any) -> str:
@@ -157,9 +159,9 @@ def _lengthened(text: str, rng: np.random.Generator, tokens: int, tokenizer: Any
     return text
 
 
-def _draw_missing(pictures: Sequence[Path], width: int, height: int) -> None:
-    """Each picture from its place in the list."""
-    missing = [(path, index, width, height) for index, path in enumerate(pictures) if not path.is_file()]
+def _draw_missing(images: Sequence[Path], width: int, height: int) -> None:
+    """Each image from its place in the list."""
+    missing = [(path, index, width, height) for index, path in enumerate(images) if not path.is_file()]
     if missing:
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
             list(pool.map(_draw, *zip(*missing, strict=True), chunksize=8))
@@ -169,12 +171,12 @@ def _draw(path: Path, seed: int, width: int, height: int) -> None:
     """Shaded shapes and sensor noise: about as hard to decode as a rendered scene."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 90, height)[:, None, None] + rng.integers(40, 110, 3)
-    picture = Image.fromarray(np.broadcast_to(ramp, (height, width, 3)).clip(0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(np.broadcast_to(ramp, (height, width, 3)).clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
     for _ in range(60):
         x, y = rng.integers(0, (width, height)).tolist()
         across, down = rng.integers(20, 240, 2).tolist()
         shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
         shape((x, y, x + across, y + down), fill=tuple(rng.integers(0, 255, 3).tolist()))
-    noisy = np.asarray(picture, dtype=np.int16) + rng.integers(-3, 4, (height, width, 3))
+    noisy = np.asarray(image, dtype=np.int16) + rng.integers(-3, 4, (height, width, 3))
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path)

@@ -28,7 +28,7 @@ ROWS = 64  # sequences that are decoded together
 def examples_per_second(
     model: Path, device: str, prompt_tokens: float, patches: Sequence[int], new_tokens: int
 ) -> float | None:
-    """The limit for prompts with pictures of so many patches each; None for a device whose rates are not known."""
+    """The limit for prompts with images of so many patches each; None for a device whose rates are not known."""
     gpu = next((gpu for name, gpu in GPUS.items() if name in device), None)
     if gpu is None:
         return None

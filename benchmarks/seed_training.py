@@ -1,4 +1,4 @@
-"""The seed's way to train: the library's Trainer over a bfloat16 model, pictures prepared in the collator.
+"""The seed's way to train: the library's Trainer over a bfloat16 model, images prepared in the collator.
 
 Stock parts as their documentation shows them, with one repair without which no current release trains Qwen3-VL at all:
 `mm_token_type_ids` is passed to the model.
@@ -13,9 +13,9 @@ from PIL import Image
 from transformers import Trainer, TrainingArguments
 
 from leap.data.chat_encoding import IGNORED
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.models.loading import load_model
-from leap.records.training import TrainingRow
+from leap.records.training import TrainingSample
 
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 
@@ -23,18 +23,18 @@ LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["q_p
 class SeedCollator:
     """Rows to a batch by the library's processor, padded to the longest."""
 
-    def __init__(self, processor: Any, size: PictureSize, root: Path) -> None:
+    def __init__(self, processor: Any, size: ImageSize, root: Path) -> None:
         self._processor, self._root = processor, root
         unit = (processor.image_processor.patch_size * processor.image_processor.merge_size) ** 2
         self._bounds = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
 
-    def __call__(self, rows: Sequence[TrainingRow]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[TrainingSample]) -> dict[str, Any]:
         answers = [row.target.steps + "<|im_end|>" for row in rows]
         texts = [self._prompt(row) + answer for row, answer in zip(rows, answers, strict=True)]
-        pictures = [Image.open(self._root / path).convert("RGB") for row in rows for path in row.images()]
+        images = [Image.open(self._root / path).convert("RGB") for row in rows for path in row.images()]
         batch = self._processor(
             text=texts,
-            images=pictures,
+            images=images,
             size=self._bounds,
             padding=True,
             padding_side="right",
@@ -44,7 +44,7 @@ class SeedCollator:
         batch["labels"] = self._labels(batch, answers)
         return batch
 
-    def _prompt(self, row: TrainingRow) -> str:
+    def _prompt(self, row: TrainingSample) -> str:
         conversation = [
             {"role": message.role, "content": [part.model_dump() for part in message.parts()]}
             for message in row.messages
@@ -87,8 +87,8 @@ class SeedTrainer(Trainer):
 def train_as_seed(
     model_folder: Path,
     processor: Any,
-    size: PictureSize,
-    rows: Sequence[TrainingRow],
+    size: ImageSize,
+    rows: Sequence[TrainingSample],
     root: Path,
     mode: str,
     batch: tuple[int, int],

@@ -4,15 +4,15 @@
     python benchmarks/training_throughput.py --modes full --memory_limit_gb 24
     python benchmarks/training_throughput.py --modes full --skip_seed --profile --set gradient_checkpointing=false
     torchrun --nproc_per_node 2 benchmarks/training_throughput.py --modes full --skip_seed --one_gpu RESULT.json
-    python benchmarks/training_throughput.py --device cpu --tiny --batch 2 2 --picture 96 64 --image_tokens 4 16
+    python benchmarks/training_throughput.py --device cpu --tiny --batch 2 2 --image 96 64 --image_tokens 4 16
 
-The seed's setting is the library's Trainer on a bfloat16 model, 6 rows x 6 accumulated batches (LoRA: 4 x 9), gradient
-checkpointing, pictures prepared in the main process. Ours is a recipe, trained by the code that users run. Both train
-a model of Qwen3-VL-2B's shape, of random weights, on the same rows: a picture of 640x480 pixels each, an instruction
-and an answer of its own, none of them twice. Steps are timed in windows after a warm-up, the data loader included; the
-seed's setting waits for the host's processor, so that its steps differ much where others use that host too.
-Before, both take a few steps on the same 36 rows, whose losses are compared. What is known is written when a side is
-done, to <result>.partial, so a run that is cut off loses nothing.
+The seed's setting is the library's Trainer on a bfloat16 model, 6 samples x 6 accumulated batches (LoRA: 4 x 9),
+gradient checkpointing, images prepared in the main process. Ours is a recipe, trained by the code that users run. Both
+train a model of Qwen3-VL-2B's shape, of random weights, on the same samples: an image of 640x480 pixels each, an
+instruction and an answer of its own, none of them twice. Steps are timed in windows after a warm-up, the data loader
+included; the seed's setting waits for the host's processor, so that its steps differ much where others use that host
+too. Before, both take a few steps on the same 36 samples, whose losses are compared. What is known is written when a
+side is done, to <result>.partial, so a run that is cut off loses nothing.
 """
 
 import argparse
@@ -28,18 +28,18 @@ from typing import Any
 import installed  # noqa: F401
 import yaml
 from compared import REPOSITORY, free_memory, origin, result_path
-from full_size import make_model, make_rows
+from full_size import make_model, make_samples
 from step_profile import as_markdown
 
 from configs.config import WorkspaceConfig
 from leap.cli import Parser, count, gigabytes, image_tokens, run, whole
 from leap.data.chat_encoding import ChatFormat
-from leap.data.image import PictureEncoder, PictureSize
+from leap.data.image import ImageEncoder, ImageSize
 from leap.hardware import peak_flops
 from leap.models.loading import load_processor
 from leap.progress import duration
 from leap.records.files import read_object, write_atomic, write_json
-from leap.records.training import TrainingRow
+from leap.records.training import TrainingSample
 from leap.tabletop.tiny_model import save_demo_model
 from leap.training.flops import EVERYTHING, Trained, sample_flops
 
@@ -52,7 +52,7 @@ class Mode:
     """One way to train, on both sides."""
 
     recipe: str
-    batch: tuple[int, int]  # the seed's rows a batch, and accumulated batches
+    batch: tuple[int, int]  # the seed's samples a batch, and accumulated batches
     trained: Trained
 
 
@@ -71,7 +71,7 @@ class Setting:
     mode: Mode
     model: Path
     processor: Any
-    rows: list[TrainingRow]
+    samples: list[TrainingSample]
     world: int
 
     @property
@@ -79,8 +79,8 @@ class Setting:
         return tuple(self.arguments.batch) if self.arguments.batch else self.mode.batch
 
     @property
-    def step_rows(self) -> int:
-        """Rows of an optimiser step, on all processes."""
+    def step_samples(self) -> int:
+        """Samples of an optimiser step, on all ranks."""
         return self.batch[0] * self.batch[1] * self.world
 
     @property
@@ -90,8 +90,8 @@ class Setting:
         return {key: yaml.safe_load(value) for key, _, value in items}
 
     @property
-    def size(self) -> PictureSize:
-        return PictureSize(*self.arguments.image_tokens)
+    def size(self) -> ImageSize:
+        return ImageSize(*self.arguments.image_tokens)
 
 
 def main() -> int:
@@ -100,10 +100,10 @@ def main() -> int:
     if arguments.device.startswith("cuda"):
         arguments.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         limit_memory(arguments.device, arguments.memory_limit_gb)
-    model, processor, rows = prepare(arguments, world)
+    model, processor, samples = prepare(arguments, world)
     failed = []
     for name in arguments.modes:
-        setting = Setting(arguments, name, MODES[name], model, processor, rows, world)
+        setting = Setting(arguments, name, MODES[name], model, processor, samples, world)
         result = {**describe(setting)}
         for side, measure in (("seed", measure_seed), ("ours", measure_ours)):
             if side in arguments.skip:
@@ -127,7 +127,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--window", type=count, default=4, help="steps of ours in a window (default %(default)s)")
     add("--warm_up", type=count, default=6, help="steps of ours before them (default %(default)s)")
     add("--seed_steps", type=count, default=12, help="timed steps of the seed's, each a window (default %(default)s)")
-    add("--parity_steps", type=whole, default=3, help="compared steps on the same rows; 0: none (default %(default)s)")
+    add(
+        "--parity_steps",
+        type=whole,
+        default=3,
+        help="compared steps on the same samples; 0: none (default %(default)s)",
+    )
     add("--skip_seed", dest="skip", action="append_const", const="seed", default=[], help="measure ours alone")
     add("--skip_ours", dest="skip", action="append_const", const="ours", help="measure the seed's setting alone")
     add(
@@ -136,11 +141,11 @@ def parse_arguments() -> argparse.Namespace:
         help="let PyTorch take so many gigabytes (10^9 bytes) of the GPU at the most",
     )
     add("--profile", action="store_true", help=f"trace {PROFILED_STEPS} more steps of ours")
-    add("--one_gpu", type=Path, metavar="RESULT", help="one process's result from this machine, to say how ours scales")
+    add("--one_gpu", type=Path, metavar="RESULT", help="one rank's result from this machine, to say how ours scales")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe values of ours")
-    add("--rows", type=count, help="rows of the training file (default: 1500, or more where the steps need them)")
+    add("--samples", type=count, help="samples of the training file (default: 1500, or more where the steps need them)")
     add("--batch", type=count, nargs=2, metavar=("ROWS", "ACCUMULATED"), help="on both sides, in place of the modes'")
-    add("--picture", type=count, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"), help="in pixels")
+    add("--image", type=count, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"), help="in pixels")
     add("--image_tokens", type=image_tokens, nargs=2, default=(256, 768), metavar=("MIN", "MAX"), help="of an image")
     add("--tiny", action="store_true", help="the demo's small model, to try the benchmark itself")
     add("--workdir", type=Path, default=Path("/tmp/leap-speed"), help="what is made for the benchmark lies here")
@@ -163,15 +168,15 @@ def limit_memory(device: str, gigabytes: float | None) -> None:
 def teller(rank: int, what: str) -> Callable[[str], None]:
     """Prints with the time since the start, on the first process."""
 
-    def tell(text: str) -> None:
+    def log(text: str) -> None:
         if rank == 0:
             print(f"[{duration(time.perf_counter() - STARTED)}] {what}: {text}", flush=True)
 
-    return tell
+    return log
 
 
-def prepare(arguments: argparse.Namespace, world: int) -> tuple[Path, Any, list[TrainingRow]]:
-    """The model and the rows; the first process makes them, the others wait."""
+def prepare(arguments: argparse.Namespace, world: int) -> tuple[Path, Any, list[TrainingSample]]:
+    """The model and the samples; the first process makes them, the others wait."""
     from accelerate import PartialState
 
     model = arguments.workdir / ("qwen3-vl-tiny" if arguments.tiny else "qwen3-vl-2b")
@@ -185,13 +190,13 @@ def prepare(arguments: argparse.Namespace, world: int) -> tuple[Path, Any, list[
         processor = load_processor(model)
         largest = max(MODES[name].batch[0] * MODES[name].batch[1] for name in arguments.modes) * world
         needed = largest * (arguments.warm_up + arguments.steps + PROFILED_STEPS)
-        wanted = arguments.rows or (64 if arguments.tiny else max(1500, needed))
-        rows = make_rows(arguments.workdir, wanted, processor, *arguments.picture)
-    teller(state.process_index, "data")(f"{len(rows)} rows")
-    return model, processor, rows
+        wanted = arguments.samples or (64 if arguments.tiny else max(1500, needed))
+        samples = make_samples(arguments.workdir, wanted, processor, *arguments.image)
+    teller(state.process_index, "data")(f"{len(samples)} samples")
+    return model, processor, samples
 
 
-def attempt(measure: Callable[..., dict[str, Any]], setting: Setting, tell: Callable[[str], None]) -> dict[str, Any]:
+def attempt(measure: Callable[..., dict[str, Any]], setting: Setting, log: Callable[[str], None]) -> dict[str, Any]:
     """A side's figures, or why it has none: memory that does not suffice is a finding."""
     import torch
 
@@ -199,10 +204,10 @@ def attempt(measure: Callable[..., dict[str, Any]], setting: Setting, tell: Call
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        found = measure(setting, tell)
+        found = measure(setting, log)
     except torch.OutOfMemoryError as error:
         found = {"error": str(error).splitlines()[0]}
-        tell(f"out of memory: {found['error']}")
+        log(f"out of memory: {found['error']}")
     return {**found, **memory()}
 
 
@@ -215,29 +220,29 @@ def memory() -> dict[str, Any]:
     return {"peak_gb": round(reserved / 1e9, 1), "peak_allocated_gb": round(allocated / 1e9, 1)}
 
 
-def measure_seed(setting: Setting, tell: Callable[[str], None]) -> dict[str, Any]:
+def measure_seed(setting: Setting, log: Callable[[str], None]) -> dict[str, Any]:
     """Timed steps first, then the steps whose losses are compared."""
     from seed_training import train_as_seed
     from training_watch import Clock, DataWait
 
     wait = DataWait()
     steps = setting.arguments.seed_steps
-    clock = Clock(warm_up=1, window=1, steps=steps, wait=wait, tell=tell)
+    clock = Clock(warm_up=1, window=1, steps=steps, wait=wait, log=log)
     common = (setting.model, setting.processor, setting.size)
     place = (setting.arguments.workdir, setting.name, setting.batch)
     with wait.watching():
-        train_as_seed(*common, setting.rows, *place, steps=steps + 1, warmup_steps=800, callbacks=[clock])
+        train_as_seed(*common, setting.samples, *place, steps=steps + 1, warmup_steps=800, callbacks=[clock])
     found = {"windows": clock.windows, "waits": clock.waits, "window": 1}
     if setting.arguments.parity_steps:
         free_memory(setting.arguments.device)
-        same = setting.rows[: setting.step_rows]
+        same = setting.samples[: setting.step_samples]
         steps = setting.arguments.parity_steps
         found["losses"] = train_as_seed(*common, same, *place, steps=steps, warmup_steps=0, callbacks=[])
-        tell(f"losses {', '.join(f'{loss:.4f}' for loss in found['losses'])}")
+        log(f"losses {', '.join(f'{loss:.4f}' for loss in found['losses'])}")
     return found
 
 
-def measure_ours(setting: Setting, tell: Callable[[str], None]) -> dict[str, Any]:
+def measure_ours(setting: Setting, log: Callable[[str], None]) -> dict[str, Any]:
     from training_watch import Clock, DataWait, Losses, StepProfile
 
     asked = setting.arguments
@@ -245,34 +250,34 @@ def measure_ours(setting: Setting, tell: Callable[[str], None]) -> dict[str, Any
     if asked.parity_steps:
         losses = Losses()
         values = {"max_steps": asked.parity_steps, "warmup_steps": 0, "logging_steps": 1}
-        train_ours(setting, "parity", setting.rows[: setting.step_rows], values, [losses], tell)
+        train_ours(setting, "parity", setting.samples[: setting.step_samples], values, [losses], log)
         found["losses"] = losses.found
-        tell(f"losses {', '.join(f'{loss:.4f}' for loss in losses.found)}")
+        log(f"losses {', '.join(f'{loss:.4f}' for loss in losses.found)}")
         free_memory(asked.device)
     wait = DataWait()
-    clock = Clock(asked.warm_up, asked.window, asked.steps, wait, tell)
-    traced = asked.profile and os.environ.get("RANK", "0") == "0"  # one process's file
+    clock = Clock(asked.warm_up, asked.window, asked.steps, wait, log)
+    traced = asked.profile and os.environ.get("RANK", "0") == "0"  # one rank's file
     profile = StepProfile(PROFILED_STEPS, asked.workdir / "trace.json") if traced else None
     total = asked.warm_up + asked.steps + (PROFILED_STEPS + 1 if asked.profile else 0)
     with wait.watching():
         values = {"max_steps": total, "warmup_steps": 0}  # a whole run has more steps than 800
-        recipe = train_ours(setting, "timed", setting.rows, values, [clock, *([profile] if profile else [])], tell)
+        recipe = train_ours(setting, "timed", setting.samples, values, [clock, *([profile] if profile else [])], log)
     found |= {"windows": clock.windows, "waits": clock.waits, "recipe": recipe}
     if profile and profile.summary:
         found["profile"] = profile.summary
-        tell("where the time goes\n" + as_markdown(profile.summary))
+        log("where the time goes\n" + as_markdown(profile.summary))
     return found
 
 
 def train_ours(
     setting: Setting,
     name: str,
-    rows: Sequence[TrainingRow],
+    samples: Sequence[TrainingSample],
     values: dict[str, Any],
     callbacks: Sequence[Any],
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train on these rows as the scripts do; returns the recipe's values."""
+    """Train on these samples as the scripts do; returns the recipe's values."""
     from accelerate import PartialState
 
     from leap.training.dry_run import describe as plan
@@ -285,7 +290,7 @@ def train_ours(
     state = PartialState()
     if state.is_main_process:
         shutil.rmtree(output, ignore_errors=True)
-        write_atomic(file, "".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows))
+        write_atomic(file, "".join(sample.model_dump_json(exclude_none=True) + "\n" for sample in samples))
     state.wait_for_everyone()
     least, most = setting.arguments.image_tokens
     values = {
@@ -305,7 +310,7 @@ def train_ours(
     recipe = read_recipe(WorkspaceConfig.find().recipes / f"{setting.mode.recipe}.yaml", values | setting.values)
     checked = check_run(recipe, root, root / "cache")
     if name == "timed":
-        tell("the plan\n" + plan(checked))
+        log("the plan\n" + plan(checked))
     train(checked, REPOSITORY, root / "logs", callbacks)
     return recipe.model_dump(mode="json")
 
@@ -313,16 +318,16 @@ def train_ours(
 def describe(setting: Setting) -> dict[str, Any]:
     """What a mode's result says before anything is measured: the machine, and what a sample costs."""
     tokens, labels, patches, flops = [], [], [], []
-    chat, encoder = ChatFormat(setting.processor), PictureEncoder(setting.processor, setting.size)
+    chat, encoder = ChatFormat(setting.processor), ImageEncoder(setting.processor, setting.size)
     config = read_object(setting.model / "config.json")
-    width, height = setting.arguments.picture
-    of_picture = encoder.tokens(height, width)
+    width, height = setting.arguments.image
+    of_image = encoder.tokens(height, width)
     merge = config["vision_config"]["spatial_merge_size"] ** 2
-    for row in setting.rows:
-        encoded = chat.encode(row.messages, row.target.steps, [of_picture])
+    for sample in setting.samples:
+        encoded = chat.encode(sample.messages, sample.target.steps, [of_image])
         tokens.append(len(encoded.input_ids))
-        labels.append(len(chat.answer_ids(row.target.steps)))
-        patches.append(of_picture * merge)
+        labels.append(len(chat.answer_ids(sample.target.steps)))
+        patches.append(of_image * merge)
         flops.append(sample_flops(config, tokens[-1], labels[-1], [patches[-1]], setting.mode.trained))
     where = origin(setting.arguments.device)
     peak = peak_flops(where["device"])
@@ -336,9 +341,9 @@ def describe(setting: Setting) -> dict[str, Any]:
             "mode": setting.name,
             "processes": setting.world,
             "seed_batch": list(setting.batch),
-            "rows": len(setting.rows),
-            "picture": [width, height],
-            "image_tokens": of_picture,
+            "rows": len(setting.samples),
+            "image": [width, height],
+            "image_tokens": of_image,
             "tokens": round(statistics.mean(tokens), 1),
             "label_tokens": round(statistics.mean(labels), 1),
             "tflop_a_sample": round(statistics.mean(one.total for one in flops) / 1e12, 4),
@@ -357,7 +362,7 @@ def as_result(setting: Setting, side: str, found: dict[str, Any], result: dict[s
     added = {f"{prefix}{key}": found[key] for key in ("peak_gb", "peak_allocated_gb", "error") if key in found}
     if "error" in found:
         return {figure: None, **added}
-    rates = [found["window"] * ours_rows(setting, found) / seconds for seconds in found["windows"]]
+    rates = [found["window"] * ours_samples(setting, found) / seconds for seconds in found["windows"]]
     rate, settings = statistics.median(rates), result["settings"]
     peak = settings["peak_tflops_a_gpu"]
     added |= {
@@ -387,16 +392,16 @@ def scaling(rate: float, one: dict[str, Any]) -> dict[str, Any]:
     return {"one_gpu": {key: one[key] for key in kept}, "scaling": round(rate / one["ours"], 3)}
 
 
-def ours_rows(setting: Setting, found: dict[str, Any]) -> int:
-    """Rows of a step: ours says in its recipe how many, and they may differ from the seed's."""
+def ours_samples(setting: Setting, found: dict[str, Any]) -> int:
+    """Samples of a step: ours says in its recipe how many, and they may differ from the seed's."""
     recipe = found.get("recipe")
     if recipe is None:
-        return setting.step_rows
+        return setting.step_samples
     return recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"] * setting.world
 
 
 def parity(seed: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
-    """Losses of the same steps on the same rows from the same weights: bfloat16 there, our recipe here."""
+    """Losses of the same steps on the same samples from the same weights: bfloat16 there, our recipe here."""
     differences = [abs(a - b) / abs(a) for a, b in zip(seed, ours, strict=False)]
     if not differences:
         return {}

@@ -47,14 +47,14 @@ class DataWait:
 class Clock(TrainerCallback):
     """Seconds of each window of steps after a warm-up. The GPU is waited for at a window's ends only."""
 
-    def __init__(self, warm_up: int, window: int, steps: int, wait: DataWait, tell: Callable[[str], None]) -> None:
-        self._warm_up, self._window, self._last, self._tell = warm_up, window, warm_up + steps, tell
+    def __init__(self, warm_up: int, window: int, steps: int, wait: DataWait, log: Callable[[str], None]) -> None:
+        self._warm_up, self._window, self._last, self._log = warm_up, window, warm_up + steps, log
         self._wait = wait
         self.windows: list[float] = []
         self.waits: list[float] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._tell("training starts")
+        self._log("training starts")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_save = False  # the last step would write tens of gigabytes
@@ -64,11 +64,11 @@ class Clock(TrainerCallback):
         synchronize()
         now, waited = time.perf_counter(), self._wait.seconds
         if done == 0:
-            self._tell("warm")
+            self._log("warm")
         else:
             self.windows.append(now - self._edge[0])
             self.waits.append(waited - self._edge[1])
-            self._tell(f"{self._window} steps in {self.windows[-1]:.2f} s, {self.waits[-1]:.2f} s of them for data")
+            self._log(f"{self._window} steps in {self.windows[-1]:.2f} s, {self.waits[-1]:.2f} s of them for data")
         self._edge = (now, waited)
 
 

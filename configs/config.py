@@ -15,7 +15,7 @@ from leap.records.litter import is_bare
 from leap.records.paths import at_home, find_path
 
 if TYPE_CHECKING:
-    from leap.data.image import PictureSize
+    from leap.data.image import ImageSize
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -29,7 +29,7 @@ class WorkspaceConfig:
     # Evaluation: one decoding setting for baseline, full and LoRA models alike, and one image size a command: that of
     # its checkpoints, or else this one.
     max_new_tokens: int = 512
-    # VLABench's pictures are 960x960, which is 900 tokens of 32x32 pixels: this range leaves them as they are.
+    # VLABench's images are 960x960, which is 900 tokens of 32x32 pixels: this range leaves them as they are.
     image_tokens_min: int = 256
     image_tokens_max: int = 1024
 
@@ -55,11 +55,11 @@ class WorkspaceConfig:
         return cls(root)
 
     @property
-    def image_size(self) -> "PictureSize":
+    def image_size(self) -> "ImageSize":
         """In an evaluation of models that record none."""
-        from leap.data.image import PictureSize
+        from leap.data.image import ImageSize
 
-        return PictureSize(self.image_tokens_min, self.image_tokens_max)
+        return ImageSize(self.image_tokens_min, self.image_tokens_max)
 
     @property
     def repository(self) -> Path:

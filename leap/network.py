@@ -1,7 +1,7 @@
 """HTTP clients for everything here that talks to a server: which way requests go, and which hosts they may reach.
 
 A server on this machine is asked directly, any other as the environment's proxies say. What is meant for one server
-(prompts, pictures, keys) goes to no other: a redirect elsewhere is an error.
+(prompts, images, keys) goes to no other: a redirect elsewhere is an error.
 """
 
 import ipaddress

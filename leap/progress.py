@@ -89,14 +89,14 @@ def _lines(
     shown: Callable[[float], str] = lambda done: str(done) if isinstance(done, int) else f"{done:.1f}",
 ) -> Iterator[Item]:
     """`weight` is what an item counts for, `shown` a count or a rate in words."""
-    started = told = time.monotonic()
+    started = message = time.monotonic()
     done = 0
     for item in items:
         yield item
         done += weight(item)
         now = time.monotonic()
-        if now - told >= _LINE_EVERY:
-            told = now
+        if now - message >= _LINE_EVERY:
+            message = now
             print(f"{what}: {_state(done, total, now - started, shown)}", file=sys.stderr, flush=True)
     print(f"{what}: {shown(done)} done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
 
@@ -141,8 +141,8 @@ def _watch_lines(what: str, total: int, state: Callable[[], tuple[int, str]], en
     started = time.monotonic()
     while not ended.wait(_LINE_EVERY):
         done, note = state()
-        told = _state(done, total, time.monotonic() - started, _size)
-        print(f"{what}: {told}, {note}", file=sys.stderr, flush=True)
+        message = _state(done, total, time.monotonic() - started, _size)
+        print(f"{what}: {message}, {note}", file=sys.stderr, flush=True)
 
 
 def rounded(value: float, decimals: int = 2) -> str:

@@ -22,12 +22,12 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 def main() -> int:
     """The command's exit code, 128 + N where signal N ended it."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
-    told: list[int] = []
+    message: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda received, _: told.append(received))
+        signal.signal(number, lambda received, _: message.append(received))
     _adopt_orphans()
     child = subprocess.Popen(command, process_group=0)
-    while child.poll() is None and not told and os.getppid() == parent:
+    while child.poll() is None and not message and os.getppid() == parent:
         time.sleep(_POLL)
     if child.poll() is None:
         _signal_all(child.pid, signal.SIGTERM)
@@ -83,8 +83,8 @@ def descendants(ancestor: int) -> list[tuple[int, str]]:
 
 def end_all(processes: list[tuple[int, str]]) -> None:
     """End those that are still there: SIGTERM, on which one that supervises others ends them, then SIGKILL."""
-    for number, patience in ((signal.SIGTERM, 2 * GRACE), (signal.SIGKILL, GRACE)):
-        deadline = time.monotonic() + patience
+    for number, timeout in ((signal.SIGTERM, 2 * GRACE), (signal.SIGKILL, GRACE)):
+        deadline = time.monotonic() + timeout
         while (left := [one for one in processes if _is_there(one)]) and time.monotonic() < deadline:
             for process in left:
                 send(process, number)

@@ -35,7 +35,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from leap.tabletop.demo_workspace import DemoSize, make_workspace
 
     root = tmp_path_factory.mktemp("workspace") / "demo"
-    make_workspace(root, DemoSize(seed=3, tasks_per_dimension=1, examples_per_task=2, training_rows=24, size=64))
+    make_workspace(root, DemoSize(seed=3, tasks_per_dimension=1, examples_per_task=2, training_samples=24, size=64))
     return root
 
 

@@ -11,9 +11,9 @@ from servers.hub_store import Stored
 from leap.hub.client import Hub
 from leap.hub.download import download, everything
 from leap.hub.file_listing import Repository
-from leap.hub.resume_download import Manners
+from leap.hub.resume_download import RetryPolicy
 
-QUICK = Manners(max_workers=3, initial_sleep=0.01, max_sleep=0.02, max_tries=5)
+QUICK = RetryPolicy(max_workers=3, initial_sleep=0.01, max_sleep=0.02, max_tries=5)
 DATA = Repository("someone/data", "dataset")
 SIZES = {"README.md": 40, "empty.txt": 0, "a/one.json": 999, "a/b/two words.png": 70_000, "big.tar.gz": 300_000}
 
@@ -32,8 +32,8 @@ def stored(sizes: Mapping[str, int] = SIZES, says: Mapping[str, int] | None = No
     return Stored("someone/data", "dataset", {path: draw.randbytes(size) for path, size in sizes.items()}, says or {})
 
 
-def get(hub: HubServer, folder: Path, manners: Manners = QUICK, wanted: Repository = DATA) -> None:
-    download(Hub(hub.url), wanted, folder, everything, manners)
+def get(hub: HubServer, folder: Path, policy: RetryPolicy = QUICK, wanted: Repository = DATA) -> None:
+    download(Hub(hub.url), wanted, folder, everything, policy)
 
 
 def on_disk(folder: Path) -> dict[str, bytes]:

@@ -12,8 +12,8 @@ from PIL import Image
 Files = Iterable[tuple[str, bytes]]
 
 
-def picture(seed: int, kind: str = "JPEG", size: tuple[int, int] = (16, 12), mode: str = "RGB") -> bytes:
-    """A picture's file; each seed has another one."""
+def image(seed: int, kind: str = "JPEG", size: tuple[int, int] = (16, 12), mode: str = "RGB") -> bytes:
+    """An image's file; each seed has another one."""
     shape = (size[1], size[0], len(mode)) if len(mode) > 1 else size[::-1]
     written = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8), mode).save(written, kind)
@@ -41,7 +41,7 @@ def frames(task: int, episodes: int, count: int = 3) -> list[tuple[str, bytes]]:
     """`count` frames of each episode; the first is named 2.jpg, and the next ones 10.jpg, 11.jpg and so on."""
     numbers = [2, *range(10, 9 + count)]
     return [
-        (f"{task}/{640000 + episode}/{number}.jpg", picture(task * 10000 + episode * 100 + number))
+        (f"{task}/{640000 + episode}/{number}.jpg", image(task * 10000 + episode * 100 + number))
         for episode in range(episodes)
         for number in numbers
     ]

@@ -42,7 +42,7 @@ from leap.ablation.effect_tables import (
 )
 from leap.ablation.runs import FULL, Scripts, label, make_runs, refuse_unlike
 from leap.ablation.stages import Places
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, small_files, weights_hash
 from leap.records.files import FolderLock
@@ -98,7 +98,7 @@ def test_the_runs_of_the_real_ablation() -> None:
     assert [run.name for run in made[:2]] == ["lora_light", "lora_light_seed43"]
     assert [run.name for run in made[-2:]] == [FULL, f"{FULL}_seed43"]
     assert {run.recipe.max_steps for run in made} == {7000}
-    assert {run.recipe.rows_per_step(1) for run in made} == {36}
+    assert {run.recipe.global_batch_size(1) for run in made} == {36}
     assert {run.seed for run in made} == {42, 43}
     assert [label(run.method) for run in made[::2]] == [
         "LoRA light", "LoRA standard", "LoRA full", "LoRA aggressive", "full fine-tuning"
@@ -152,7 +152,7 @@ PATIENT = {"early_stopping_patience": 2, "val_file": "held_out.jsonl"}
 
 
 @pytest.mark.parametrize(
-    ("presets", "seeds", "values", "told"),
+    ("presets", "seeds", "values", "message"),
     [
         (["light"], 1, {"lora_r": 4}, "--lora_r: each method has its own"),
         (["light"], 1, {"output_dir": "x"}, "--name NAME"),
@@ -162,9 +162,9 @@ PATIENT = {"early_stopping_patience": 2, "val_file": "held_out.jsonl"}
     ],
 )
 def test_what_an_ablation_cannot_be_is_wrong_usage(
-    presets: list[str], seeds: int, values: dict[str, Any], told: str
+    presets: list[str], seeds: int, values: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         make_runs(scripts(), presets, False, seeds, values)
 
 
@@ -235,7 +235,7 @@ def test_the_newest_checkpoint_of_the_runs_own_continues_it(workspace: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"lora_r": 8}, "it has lora_r=4, this run 8; give --lora_r 4"),
         ({"lora_target_modules": ["q_proj"]}, "its adapters are not this run's"),
@@ -243,10 +243,10 @@ def test_the_newest_checkpoint_of_the_runs_own_continues_it(workspace: Path) -> 
     ],
 )
 def test_an_adapter_that_is_another_runs_is_refused(
-    workspace: Path, start: Path, values: dict[str, Any], told: str
+    workspace: Path, start: Path, values: dict[str, Any], message: str
 ) -> None:
     common = {**LORA, "resume_from_lora": str(start), "output_dir": "output/never"}
-    with pytest.raises(LeapError, match=told):
+    with pytest.raises(LeapError, match=message):
         runs.check_run(tiny_recipe(**{**common, **values}), workspace, workspace / ".cache")
 
 
@@ -295,7 +295,7 @@ def test_the_preset_script_tells_layers_weights_and_share(workspace: Path, monke
     assert done.returncode == 0, done.stderr
     assert "on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in done.stdout
     assert "weights learn (0." in done.stdout
-    assert "steps       24 of 2 rows, learning rate 0.0001" in done.stdout
+    assert "steps       24 of 2 samples, learning rate 0.0001" in done.stdout
     assert f"checkpoints {workspace}/output/told/" in done.stdout
     refused = run_script(LORA_SCRIPT, *flags, "--lora_target_modules", "qkv", "--dry-run", root=workspace)
     assert refused.returncode == 1
@@ -322,14 +322,14 @@ def test_the_plan_tells_costs_and_trains_nothing(workspace: Path, monkeypatch: p
     words += ["--model_name_or_path", "models/leap-demo"]
     done = run_script(ABLATION, *words, root=workspace)
     assert done.returncode == 0, done.stderr
-    for told in (
+    for message in (
         "seeds       42, 43",
         "planned_lora_full_seed43",
         "planned_full_finetuning",
         "to train",
         "evaluation  7",
     ):
-        assert told in done.stdout
+        assert message in done.stdout
     assert not list((workspace / "output").glob("planned_*"))
     refused = run_script(ABLATION, *words, "--steps", "5", root=workspace)
     assert refused.returncode == 2
@@ -382,7 +382,7 @@ def scores() -> pd.DataFrame:
 
 def outcome(model: str, method: str, seed: int, state: str = "complete") -> Outcome:
     there = state == "complete"
-    loss = Loss(checkpoint=Path(model), training={step: 5.0 / step for step in range(1, 30)}, held_out={})
+    loss = Loss(checkpoint=Path(model), training={step: 5.0 / step for step in range(1, 30)}, validation={})
     weights = 2_000_000 if method == FULL else 10_000
     return Outcome(
         label(method), model.rpartition("-checkpoint")[0], seed, 2, model, weights, 0.5, 1.5 if there else None,
@@ -453,15 +453,15 @@ def test_without_full_finetuning_there_are_no_gains(findings: Findings) -> None:
 def test_the_report_is_written_with_what_is_there(
     findings: Findings, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(style, "DPI", 30)  # small pictures are drawn faster
+    monkeypatch.setattr(style, "DPI", 30)  # small images are drawn faster
     values = {"max_steps": 2, "max_train_samples": 8, "warmup_steps": 0, "model_name_or_path": "models/leap-demo"}
     made = make_runs(scripts(True), ["light", "standard"], True, 1, values, "reported")
     planned = plan_runs(made, workspace, workspace / ".cache")
     written = {path.name for path in write_report(findings, planned, tmp_path)}
     assert written == {path.name for path in tmp_path.iterdir()}
     for name in ("score_by_cost", "score_by_dimension", "losses", "full_gain"):
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            assert picture.width >= 300
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.width >= 300
         assert f"({name}.png)" in (tmp_path / "report.md").read_text()
     page = (tmp_path / "report.md").read_text()
     assert "- lora_standard-checkpoint-2: not trained" in page
@@ -497,7 +497,7 @@ def test_results_of_another_model_are_left_out(workspace: Path, model: Path, tmp
             counts = {"examples": 1, "scored": 1}
             (folder / "manifest.json").write_text(json.dumps({"model": of_model, "counts": counts}))
             (folder / "final_score.json").write_text(json.dumps({"task": {"0": {"total_score": 40.0}}}))
-        places = Places(workspace / "output", tmp_path, model, PictureSize(4, 4))
+        places = Places(workspace / "output", tmp_path, model, ImageSize(4, 4))
         found = collect(planned, places)
         assert found.base_state == state
         assert math.isnan(found.mean("Baseline")) == (state == "not evaluated")
@@ -567,14 +567,14 @@ def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_p
     assert "3 of 3 models are evaluated already" in again.stdout
 
     # Of other data, answers are worth nothing: the evaluations say so, and the end is a failure.
-    picture = min((root / "dataset").rglob("input/*.png"))  # of an example that is asked
-    kept = picture.read_bytes()
-    Image.new("RGB", Image.open(picture).size).save(picture)
+    image = min((root / "dataset").rglob("input/*.png"))  # of an example that is asked
+    kept = image.read_bytes()
+    Image.new("RGB", Image.open(image).size).save(image)
     changed = run_script(ABLATION, *SMALL, root=root)
     assert changed.returncode == 1
     assert "0 of 3 models are evaluated already" in changed.stdout
     assert "are to other data than" in changed.stdout + changed.stderr
-    picture.write_bytes(kept)
+    image.write_bytes(kept)
     assert not pd.read_csv(report / "methods.csv")["mean"].isna().any()
 
     # Merged into its base, the adapter gives the same answers.

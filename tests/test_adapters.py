@@ -108,7 +108,7 @@ def test_an_adapter_is_its_own_small_files_and_its_bases(root: Path, whose: str)
     assert f"{'base/' * whose.startswith('models')}{path.name} of the model has changed" in line
 
 
-def test_a_moved_base_is_told_and_given(root: Path) -> None:
+def test_a_moved_base_is_reported_and_given(root: Path) -> None:
     (root / "models" / "base").rename(root / "models" / "moved")
     refused = evaluate(root, "--checkpoint", str(adapter(root)))
     assert refused.returncode == 1
@@ -193,8 +193,8 @@ def test_flags_of_an_adapter_are_for_an_adapter(root: Path, flag: str) -> None:
 
 
 def test_one_plan_of_an_adapter(root: Path) -> None:
-    picture = next((root / "dataset").glob("*/Semantic/*/example0/input/*.png"))
-    words = f"--checkpoint {adapter(root)} --image {picture} --max_new_tokens 2".split()
+    image = next((root / "dataset").glob("*/Semantic/*/example0/input/*.png"))
+    words = f"--checkpoint {adapter(root)} --image {image} --max_new_tokens 2".split()
     sizes = "--image_tokens_min 4 --image_tokens_max 4 --instruction Look.".split()
     done = run_script("scripts/evaluation/plan_one.py", *words, *sizes, root=root)
     assert "no plan that the benchmark would accept" in done.stdout, done.stderr

@@ -104,7 +104,7 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 
 
 @pytest.mark.parametrize(
-    ("member", "told"),
+    ("member", "message"),
     [
         (special("327/1/1.jpg", tarfile.SYMTYPE, "/etc/passwd"), "a symbolic link"),
         (special("327/1/1.jpg", tarfile.LNKTYPE, "327/1/0.jpg"), "a hard link"),
@@ -119,8 +119,8 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     ],
 )
 @pytest.mark.parametrize("form", FORMS[1:])
-def test_hostile_members_refuse_the_archive(member: tarfile.TarInfo, told: str, form: int) -> None:
-    with pytest.raises(ArchiveError, match=told):
+def test_hostile_members_refuse_the_archive(member: tarfile.TarInfo, message: str, form: int) -> None:
+    with pytest.raises(ArchiveError, match=message):
         read_all(tar_gz([], form=form, odd=[member]))
 
 
@@ -148,7 +148,7 @@ END = bytes(1024)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (with_size(-512) + END, "a member of -512 bytes"),
         (with_size(1 << 62) + END, "cut short"),
@@ -166,8 +166,8 @@ END = bytes(1024)
         (b"plain text" * 200, "not a valid tar header"),
     ],
 )
-def test_hostile_bytes_refuse_the_archive(content: bytes, told: str) -> None:
-    with pytest.raises(ArchiveError, match=told):
+def test_hostile_bytes_refuse_the_archive(content: bytes, message: str) -> None:
+    with pytest.raises(ArchiveError, match=message):
         read_all(gzip.compress(content))
 
 

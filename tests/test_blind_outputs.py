@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from servers import faulty_openai as faulty
 from servers.faulty_openai import FaultyServer, Seen
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.evaluation.settings import EvaluatedModel
-from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.judge.outputs import OutputSettings, read_samples, write_outputs
 from leap.judge.review_files import OUTPUT_COLUMNS, find_newest, read_outputs, read_table, write_table
 from leap.models.checkpoints import UNKNOWN_FILES
@@ -87,8 +87,8 @@ def test_baseline_and_checkpoints_are_asked_the_same(workspace: Path, checkpoint
     assert outputs(workspace, save, *options, "--max_models", "1").returncode == 0
     part = find_newest(save, "blind10_outputs")
     assert part is not None
-    (told,) = json.loads(part.with_suffix(".json").read_text())["models"]
-    assert told["inference"] == made["Baseline"]
+    (message,) = json.loads(part.with_suffix(".json").read_text())["models"]
+    assert message["inference"] == made["Baseline"]
     baseline = outputs(workspace, save, *options, "--max_models", "1", "--temperature", "0", "--max_samples", "1")
     assert baseline.returncode == 0
     (greedy,) = read_outputs(find_newest(save, "blind10_outputs") or save)
@@ -115,9 +115,9 @@ def test_a_failure_is_no_answer_and_is_asked_again(workspace: Path, tmp_path: Pa
         table = find_newest(save, "blind10_outputs")
         assert table is not None
         assert not any(row.error for row in read_outputs(table))
-        (told,) = json.loads(table.with_suffix(".json").read_text())["models"]
-        assert told["answers_from_before"] == 2
-        assert len({note["run"]["command"] for note in told["inference"]}) == 2  # both runs are told
+        (message,) = json.loads(table.with_suffix(".json").read_text())["models"]
+        assert message["answers_from_before"] == 2
+        assert len({note["run"]["command"] for note in message["inference"]}) == 2  # both runs are told
         assert outputs(workspace, save, *options, "--no-resume").returncode == 0
         assert len(server.seen) == before + 4
         store = save / "answers.jsonl"
@@ -143,7 +143,7 @@ def test_a_refusal_is_what_the_model_answered(workspace: Path, tmp_path: Path) -
     assert counts == {"answered": 3, "failed": 0, "truncated": 0, "refused": 1, "filtered": 1, "empty": 1}
 
 
-def test_a_missing_picture_is_told_by_line_before_any_model_is_loaded(workspace: Path, tmp_path: Path) -> None:
+def test_a_missing_image_is_reported_by_line_before_any_model_is_loaded(workspace: Path, tmp_path: Path) -> None:
     row = {
         "messages": [{"role": "user", "content": [{"type": "image", "image": "gone.png"}]}],
         "target": {"steps": "x"},
@@ -165,9 +165,9 @@ def test_a_semicolon_in_an_image_path_is_none_between_two(tmp_path: Path) -> Non
     parts = [[{"type": "image", "image": name} for name in shown] for shown in (names, names[2:])]
     rows = [{"messages": [{"role": "user", "content": part}], "target": {"steps": "x"}} for part in parts]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    first, second = read_samples(OutputSettings(data, tmp_path, (tmp_path,), PictureSize(4, 4), Decoding(8)))
-    assert split_images(first.shown_pictures) == names
-    assert second.shown_pictures == "d.png"
+    first, second = read_samples(OutputSettings(data, tmp_path, (tmp_path,), ImageSize(4, 4), Decoding(8)))
+    assert split_images(first.shown_images) == names
+    assert second.shown_images == "d.png"
 
 
 @settings(max_examples=30, deadline=None)
@@ -211,10 +211,10 @@ class Echo:
 
     asked: int = 0
 
-    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
+    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
         for request in requests:
             self.asked += 1
-            yield Answer(request.key, text="1) Wait.", finish="stop", prompt_tokens=7, new_tokens=3)
+            yield Response(request.key, text="1) Wait.", finish="stop", prompt_tokens=7, new_tokens=3)
 
     def describe(self) -> dict[str, Any]:
         return {"engine": "echo"}
@@ -228,7 +228,7 @@ def test_a_changed_chat_template_asks_anew_and_answers_of_an_older_leap_are_kept
 ) -> None:
     roots = (workspace, workspace / "data")
     rows = workspace / "data" / "blind_10.jsonl"
-    chosen = OutputSettings(rows, workspace, roots, PictureSize(4, 4), Decoding(8), max_samples=2)
+    chosen = OutputSettings(rows, workspace, roots, ImageSize(4, 4), Decoding(8), max_samples=2)
     engine = Echo()
 
     def ask(files: dict[str, str] | None) -> int:
@@ -248,6 +248,6 @@ def test_a_changed_chat_template_asks_anew_and_answers_of_an_older_leap_are_kept
 
 def test_an_engines_own_flags_are_part_of_how_a_plan_is_made(tmp_path: Path) -> None:
     """Stored answers are found by what made them; without such flags as they were before there were any."""
-    plain = OutputSettings(tmp_path / "rows.jsonl", tmp_path, (tmp_path,), PictureSize(4, 4), Decoding(8), "vllm")
+    plain = OutputSettings(tmp_path / "rows.jsonl", tmp_path, (tmp_path,), ImageSize(4, 4), Decoding(8), "vllm")
     assert "engine_arguments" not in plain.to_dict()
     assert replace(plain, engine_arguments=("--quantization", "fp8")).to_dict() != plain.to_dict()

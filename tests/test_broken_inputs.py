@@ -49,7 +49,7 @@ def with_video(line: str) -> str:
     [
         (lambda line: line[: len(line) // 2], "train_demo.jsonl:2"),
         (without_steps, "train_demo.jsonl:2: target.steps"),
-        (with_video, "video rows are not supported; give pictures (extract frames first)"),
+        (with_video, "video samples are not supported; give images (extract frames first)"),
         (lambda line: line.replace("images/train", "images/lost"), "missing"),
     ],
 )
@@ -62,9 +62,9 @@ def test_a_broken_training_row(root: Path, edit: Callable[[str], str], words: st
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_truncated_training_picture(root: Path, workers: str) -> None:
-    for picture in (root / "data" / "images").glob("train_*.png"):
-        picture.write_bytes(picture.read_bytes()[:3000])
+def test_a_truncated_training_image(root: Path, workers: str) -> None:
+    for image in (root / "data" / "images").glob("train_*.png"):
+        image.write_bytes(image.read_bytes()[:3000])
     done = run_script(FINETUNE, *TINY, "--dataloader_num_workers", workers, root=root)
     assert done.returncode == 1
     assert "cannot be decoded as an image" in one_line(done.stderr)
@@ -107,7 +107,7 @@ def test_a_model_that_is_not_there(root: Path) -> None:
         ("output/checkpoint-5000", "python scripts/download/download_leap_data.py --checkpoints 5000"),
     ],
 )
-def test_a_model_that_is_not_there_is_told_with_the_command_that_brings_it(
+def test_a_model_that_is_not_there_is_reported_with_the_command_that_brings_it(
     root: Path, folder: str, command: str
 ) -> None:
     refused = run_script("scripts/evaluation/run_vlm_evaluation.py", "--checkpoint", folder, root=root)
@@ -125,11 +125,11 @@ def test_an_unknown_dimension_is_wrong_usage(root: Path) -> None:
     assert "Complexity" in one_line(done.stderr)
 
 
-def test_a_truncated_benchmark_picture_is_counted_and_not_scored(root: Path) -> None:
+def test_a_truncated_benchmark_image_is_counted_and_not_scored(root: Path) -> None:
     """The others go on; the example is no zero but has no score, and the exit code says that something is missing."""
     (task,) = (root / "dataset" / "vlm_evaluation_v1.0" / "Spatial").iterdir()
-    picture = task / "example1" / "input" / "input.png"
-    picture.write_bytes(picture.read_bytes()[:3000])
+    image = task / "example1" / "input" / "input.png"
+    image.write_bytes(image.read_bytes()[:3000])
     options = "--checkpoint models/leap-demo --dimension spatial --max_new_tokens 4 --image_tokens_min 4".split()
     done = run_script(EVALUATE, *options, "--image_tokens_max", "9", "--model_name", "m", root=root)
     assert done.returncode == 1
@@ -180,18 +180,18 @@ def test_a_byte_order_mark_is_read_over(root: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1000, 2), (2, 1000)])
-def test_a_picture_too_narrow_for_the_model(root: Path, size: tuple[int, int]) -> None:
+def test_an_image_too_narrow_for_the_model(root: Path, size: tuple[int, int]) -> None:
     from PIL import Image
 
-    picture = next((root / "dataset").glob("*/Spatial/*/example1/input/input.png"))
-    Image.new("RGB", size).save(picture)
+    image = next((root / "dataset").glob("*/Spatial/*/example1/input/input.png"))
+    Image.new("RGB", size).save(image)
     options = "--checkpoint models/leap-demo --dimension spatial --max_new_tokens 2 --image_tokens_min 4".split()
     done = run_script(EVALUATE, *options, "--image_tokens_max", "9", root=root)
     assert done.returncode == 1
     assert "1 inference errors" in done.stdout
 
 
-@pytest.mark.parametrize("option", ["--training-rows", "--size", "--examples-per-task", "--tasks-per-dimension"])
+@pytest.mark.parametrize("option", ["--training-samples", "--size", "--examples-per-task", "--tasks-per-dimension"])
 def test_a_demo_of_nothing_is_wrong_usage(tmp_path: Path, option: str) -> None:
     done = run_script("scripts/utils/make_demo_workspace.py", "--root", str(tmp_path / "d"), option, "0")
     assert done.returncode == 2

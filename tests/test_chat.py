@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leap.data.chat_encoding import IGNORED, ChatFormat
-from leap.data.image import PictureEncoder, PictureSize
+from leap.data.image import ImageEncoder, ImageSize
 from leap.models.loading import load_processor
 from leap.records.training import ImagePart, Message, TextPart
 from leap.tabletop.tiny_model import CHAT_TEMPLATE, SPECIAL_TOKENS, make_processor
@@ -34,7 +34,7 @@ def processor(request: pytest.FixtureRequest) -> Any:
 
 
 def ask(*parts: str | None) -> list[Message]:
-    """A user's message; None stands for a picture."""
+    """A user's message; None stands for an image."""
     content = [ImagePart(type="image", image="x.png") if p is None else TextPart(type="text", text=p) for p in parts]
     return [Message(role="user", content=content)]
 
@@ -76,10 +76,10 @@ def test_special_text_in_an_answer_ends_no_turn(processor: Any) -> None:
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
-@given(question=st.text(min_size=1), answer=st.text(min_size=1), pictures=st.integers(0, 3))
-def test_any_text_gives_the_same_answer_labels(demo: Any, question: str, answer: str, pictures: int) -> None:
+@given(question=st.text(min_size=1), answer=st.text(min_size=1), images=st.integers(0, 3))
+def test_any_text_gives_the_same_answer_labels(demo: Any, question: str, answer: str, images: int) -> None:
     chat = ChatFormat(demo)
-    encoded = chat.encode(ask(*[None] * pictures, question), answer, [2] * pictures)
+    encoded = chat.encode(ask(*[None] * images, question), answer, [2] * images)
     labels = [label for label in encoded.labels if label != IGNORED]
     assert labels == chat.answer_ids(answer)
     assert encoded.labels == [IGNORED] * (len(encoded.labels) - len(labels)) + labels
@@ -87,17 +87,17 @@ def test_any_text_gives_the_same_answer_labels(demo: Any, question: str, answer:
 
 
 def test_prompts_equal_the_processors_own(demo: Any) -> None:
-    picture = Image.new("RGB", (200, 130), (9, 99, 200))
-    encoder = PictureEncoder(demo, PictureSize(64, 16384))
+    image = Image.new("RGB", (200, 130), (9, 99, 200))
+    encoder = ImageEncoder(demo, ImageSize(64, 16384))
     messages = ask("First.\n\n", None, "  what now? ", None)
     conversation = [{"role": "user", "content": [p.model_dump() for p in messages[0].parts()]}]
     text = demo.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    theirs = demo(text=[text], images=[picture, picture])["input_ids"][0]
+    theirs = demo(text=[text], images=[image, image])["input_ids"][0]
     assert ChatFormat(demo).prompt_ids(messages, [encoder.tokens(130, 200)] * 2) == list(theirs)
 
 
 def test_token_count_from_the_header_is_what_encoding_gives(demo: Any) -> None:
-    encoder = PictureEncoder(demo, PictureSize(20, 90))
+    encoder = ImageEncoder(demo, ImageSize(20, 90))
     for width, height in ((30, 40), (640, 480), (101, 777), (320, 320)):
         _, grid = encoder.encode([Image.new("RGB", (width, height))])
         assert encoder.tokens_of(grid) == [encoder.tokens(height, width)]

@@ -172,18 +172,18 @@ def test_a_slimmed_checkpoint_is_no_point_to_resume_from(tmp_path: Path) -> None
         find_resume(tmp_path, identity)
 
 
-@pytest.mark.parametrize(("processes", "accumulated", "fits"), [(1, 4, True), (4, 1, True), (2, 1, False)])
-def test_rows_of_a_step_count_however_they_are_divided(
-    tmp_path: Path, processes: int, accumulated: int, fits: bool
+@pytest.mark.parametrize(("world_size", "accumulated", "fits"), [(1, 4, True), (4, 1, True), (2, 1, False)])
+def test_samples_of_a_step_count_however_they_are_divided(
+    tmp_path: Path, world_size: int, accumulated: int, fits: bool
 ) -> None:
     recipe = {"learning_rate": 1e-3, "per_device_train_batch_size": 4}
     identity = {"base_model": "m", "data": "d"}
     place = made(tmp_path, 1, **identity, recipe={**recipe, "gradient_accumulation_steps": 2, "processes": 2})
-    now = {**identity, "recipe": {**recipe, "gradient_accumulation_steps": accumulated, "processes": processes}}
+    now = {**identity, "recipe": {**recipe, "gradient_accumulation_steps": accumulated, "processes": world_size}}
     if fits:
         assert find_resume(tmp_path, now) == place
     else:
-        with pytest.raises(LeapError, match=r"rows of an optimiser step \(16 there, 8 now\)"):
+        with pytest.raises(LeapError, match=r"samples of an optimiser step \(16 there, 8 now\)"):
             find_resume(tmp_path, now)
 
 
@@ -299,7 +299,7 @@ def test_a_disk_that_fills_while_writing(small_disk: Path, writer: str) -> None:
     assert checkpoints(small_disk) == [before.name]
 
 
-def test_a_file_size_limit_is_told_too(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_reported_too(tmp_path: Path) -> None:
     place = tmp_path / "checkpoint-2"
     start_checkpoint(place, 0)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -362,7 +362,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(workspace: Path, whole: Pat
 
 @pytest.fixture
 def overflowing(workspace: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A base model whose (finite) vision weights overflow, and a file with one row with a picture, the ninth."""
+    """A base model whose (finite) vision weights overflow, and a file with one row with an image, the ninth."""
     base = workspace / "models" / "leap-demo"
     model = tmp_path / "model"
     model.mkdir()
@@ -372,13 +372,13 @@ def overflowing(workspace: Path, tmp_path: Path) -> tuple[Path, Path]:
     name = next(name for name in weights if "patch_embed" in name and name.endswith("weight"))
     weights[name].fill_(3e38)
     save_file(weights, model / "model.safetensors", {"format": "pt"})
-    rows = [json.loads(line) for line in (workspace / "data" / "train_demo.jsonl").read_text().splitlines()[:24]]
-    for number, row in enumerate(rows, start=1):
+    samples = [json.loads(line) for line in (workspace / "data" / "train_demo.jsonl").read_text().splitlines()[:24]]
+    for number, sample in enumerate(samples, start=1):
         if number != 9:
-            for message in row["messages"]:
+            for message in sample["messages"]:
                 message["content"] = [part for part in message["content"] if part["type"] == "text"]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "samples.jsonl"
+    file.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     return model, file
 
 
@@ -386,12 +386,12 @@ BEST = "--save_steps 100 --val_file data/test_demo.jsonl --max_eval_samples 2 --
 
 
 @pytest.mark.parametrize("saving", ["--save_steps 1", f"{BEST} --early_stopping_patience 1"])
-def test_a_loss_that_is_no_number_names_its_rows_and_is_not_saved(
+def test_a_loss_that_is_no_number_names_its_samples_and_is_not_saved(
     workspace: Path, overflowing: tuple[Path, Path], tmp_path: Path, saving: str
 ) -> None:
     """Nothing is logged: the look before each save, or evaluation after which one is saved, finds it."""
-    model, rows = overflowing
-    options = ["--model_name_or_path", str(model), "--train_file", str(rows), *saving.split()]
+    model, samples = overflowing
+    options = ["--model_name_or_path", str(model), "--train_file", str(samples), *saving.split()]
     options += ["--logging_steps", "100", "--max_steps", "12", "--per_device_train_batch_size", "2"]
     options += ["--gradient_accumulation_steps", "2", "--seed", "43"]
     run = tmp_path / "run"
@@ -399,10 +399,10 @@ def test_a_loss_that_is_no_number_names_its_rows_and_is_not_saved(
     assert done.returncode == 1, done.stdout
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error"))
     step = int(line.split("step ")[1].split(":")[0])
-    assert ": the loss is nan on the rows " in line
-    assert f"{rows}:9" in line
-    assert line.count(f"{rows}:") == 2  # the batch's rows, not the step's four
-    assert step > 1, "the seed puts the row into the first step: choose another one"
+    assert ": the loss is nan on the samples " in line
+    assert f"{samples}:9" in line
+    assert line.count(f"{samples}:") == 2  # the batch's samples, not the step's four
+    assert step > 1, "the seed puts the sample into the first step: choose another one"
     assert checkpoints(run)[-1:] == ([f"checkpoint-{step - 1}"] if saving == "--save_steps 1" else [])
     for folder in find_checkpoints(run):
         assert all(value.isfinite().all() for value in load_file(folder / "model.safetensors").values())
@@ -433,9 +433,9 @@ def start(workspace: Path, output: str, *launcher: str, options: tuple[str, ...]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
+def wait_for(rank: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
     """Whether it happened before the process ended."""
-    while process.poll() is None:
+    while rank.poll() is None:
         if happened():
             return True
         time.sleep(0.001)
@@ -450,12 +450,12 @@ def kill_somewhere(workspace: Path, run: Path, options: tuple[str, ...], moment:
     def happened() -> bool:
         return bool(list(run.glob(".checkpoint-*.partial"))) if saving else bool(set(checkpoints(run)) - known)
 
-    process = start(workspace, str(run), options=options)
-    with process:
-        wait_for(process, happened)
+    rank = start(workspace, str(run), options=options)
+    with rank:
+        wait_for(rank, happened)
         time.sleep(moment.uniform(0, 0.1 if saving else 0.5))
-        process.kill()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+        rank.kill()
+    assert rank.returncode == -signal.SIGKILL, "it ended before it could be killed"
     return f"{checkpoints(run)} {[path.name for path in run.glob('.checkpoint*')]}"
 
 
@@ -485,12 +485,12 @@ def test_a_checkpoint_goes_from_two_processes_to_one_and_back(workspace: Path, t
     """SIGTERM reaches one of two processes; both save after the same step."""
     run = tmp_path / "processes"
     halves = ("--per_device_train_batch_size", "2")
-    with start(workspace, str(run), *TORCHRUN, options=halves) as process:
-        assert wait_for(process, lambda: (run / "checkpoint-2" / MARKER).is_file())
+    with start(workspace, str(run), *TORCHRUN, options=halves) as rank:
+        assert wait_for(rank, lambda: (run / "checkpoint-2" / MARKER).is_file())
         worker = int((run / ".lock").read_text().split()[1])
         os.kill(worker, signal.SIGTERM)
-        output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
+        output, _ = rank.communicate(timeout=120)
+    assert rank.returncode != 0
     assert "run the same command to go on" in output
     (first,) = {int(line.split("after step ")[1].split(",")[0]) for line in output.splitlines() if "stopped by" in line}
     assert find_checkpoints(run)[-1].name == f"checkpoint-{first}"
@@ -504,9 +504,9 @@ def test_a_checkpoint_goes_from_two_processes_to_one_and_back(workspace: Path, t
     last = run / "checkpoint-7"
     assert_close(load_file(last / "model.safetensors"), load_file(whole / "checkpoint-7" / "model.safetensors"))
     last.rename(tmp_path / "alone")
-    with start(workspace, str(run), *TORCHRUN, options=halves) as process:
-        output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    with start(workspace, str(run), *TORCHRUN, options=halves) as rank:
+        output, _ = rank.communicate(timeout=120)
+    assert rank.returncode == 0, output
     assert_close(load_file(last / "model.safetensors"), load_file(tmp_path / "alone" / "model.safetensors"))
 
 

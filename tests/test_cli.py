@@ -134,7 +134,7 @@ REFUSED = [
     ("scripts/utils/monitor_evaluation.py --interval 1e300", "--interval: '1e300'"),
     ("scripts/utils/monitor_evaluation.py --once --interval 3", "--interval does nothing with it"),
     ("scripts/utils/make_demo_workspace.py --seed -1", "--seed: '-1'"),
-    ("scripts/utils/make_demo_workspace.py --training-rows 0", "--training-rows: '0'"),
+    ("scripts/utils/make_demo_workspace.py --training-samples 0", "--training-samples: '0'"),
     ("scripts/utils/prepare_love_agibot.py --num-workers 1000000", "--num-workers: '1000000'"),
     ("scripts/utils/verify_dataset.py --restore a --quarantine", "give one of them"),
     ("scripts/utils/check_and_clean_images.py --restore a --delete", "give one of them"),
@@ -251,9 +251,9 @@ def test_help_has_choices_defaults_and_an_example(script: str) -> None:
             continue
         formatter = parser._get_formatter()
         formatter.add_argument(action)
-        told = " ".join(formatter.format_help().split())
-        assert "default" in told, action.option_strings
-        assert all(str(choice) in told for choice in action.choices or ()), action.option_strings
+        message = " ".join(formatter.format_help().split())
+        assert "default" in message, action.option_strings
+        assert all(str(choice) in message for choice in action.choices or ()), action.option_strings
 
 
 def test_recipe_flags_show_their_choices_and_defaults() -> None:
@@ -263,7 +263,7 @@ def test_recipe_flags_show_their_choices_and_defaults() -> None:
         "attention. eager pads, which is slower (default: sdpa)",
         "--lora_parts {vision,projector,llm},… where to look (default: ['llm'])",
         "--eval_strategy {no,steps,epoch} (default: None)",
-        "--train_file VALUE training rows, JSONL (default: the recipe has it)",
+        "--train_file VALUE training samples, JSONL (default: the recipe has it)",
         "--bf16 [true|false]",
     ):
         assert words in shown

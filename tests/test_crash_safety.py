@@ -27,14 +27,14 @@ import leap.evaluation
 import leap.records
 from leap import provenance
 from leap.cli import run
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError
 from leap.evaluation.evaluate import evaluate_models
 from leap.evaluation.evaluation_progress import Monitor
 from leap.evaluation.predictions import read_predictions
 from leap.evaluation.rescore import rescore
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
-from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.records.benchmark import Prediction
 from leap.records.files import (
     FolderLock,
@@ -72,7 +72,7 @@ class ScriptedEngine:
     meanwhile: Callable[[], object] | None = None  # called before each answer
     asked: list[tuple[str, ...]] = field(default_factory=list)
 
-    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
+    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
         for done, request in enumerate(random.Random(self.seed).sample(list(requests), len(requests))):
             if done == self.stops_after:
                 raise KeyboardInterrupt
@@ -80,10 +80,10 @@ class ScriptedEngine:
                 self.meanwhile()
             self.asked.append(request.key)
             if request.key in self.failing:
-                yield Answer(request.key, error="the server is down")
+                yield Response(request.key, error="the server is down")
             else:
                 text = fenced_plan(PLAN * (int(request.key[2]) + 1)) + "é" * 10000  # more than a write's buffer
-                yield Answer(request.key, text=text, finish="stop", prompt_tokens=7, new_tokens=3)
+                yield Response(request.key, text=text, finish="stop", prompt_tokens=7, new_tokens=3)
 
     def describe(self) -> dict[str, Any]:
         return {"engine": "scripted"}
@@ -109,7 +109,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(
     root: Path, data: Path, engine: ScriptedEngine | None = None, archive: Path | None = None, **settings: Any
 ) -> None:
-    chosen = EvaluationSettings(data, leap_instructions(), PictureSize(4, 9), Decoding(), **settings)
+    chosen = EvaluationSettings(data, leap_instructions(), ImageSize(4, 9), Decoding(), **settings)
     load = ScriptedEngine if engine is None else lambda: engine
     evaluate_models([MODEL], DIMENSIONS, chosen, lambda _: load(), root, REPOSITORY, archive)
 
@@ -337,7 +337,7 @@ def test_a_failed_example_is_asked_again_and_its_line_replaced(
     assert final_files(tmp_path) == whole
 
 
-def test_scores_that_are_partial_are_told_while_the_rest_is_asked_again(data: Path, tmp_path: Path) -> None:
+def test_scores_that_are_partial_are_reported_while_the_rest_is_asked_again(data: Path, tmp_path: Path) -> None:
     failing = frozenset(KEYS[1:3])
     evaluate(tmp_path, data, ScriptedEngine(failing=failing))
     note = "incomplete: 2 of 3 examples unscored (m, Semantic: 2 of 3)"
@@ -368,7 +368,7 @@ def test_an_engine_that_does_not_load_leaves_finished_dimensions_complete(data: 
     def broken() -> ScriptedEngine:
         raise LeapError("no such server")
 
-    settings = EvaluationSettings(data, leap_instructions(), PictureSize(4, 9), Decoding())
+    settings = EvaluationSettings(data, leap_instructions(), ImageSize(4, 9), Decoding())
     with pytest.raises(LeapError, match="no such server"):
         evaluate_models([MODEL], DIMENSIONS, settings, lambda _: broken(), tmp_path, REPOSITORY)
     shown = {found.dimension: found.status for found in Monitor(tmp_path).read()}
@@ -454,14 +454,14 @@ def test_an_interrupted_fresh_run_says_how_to_go_on(
     def main() -> None:
         raise KeyboardInterrupt
 
-    for options, told in (
+    for options, message in (
         (["--fresh"], "the same command without --fresh continues"),
         ([], "the same command continues"),
     ):
         monkeypatch.setattr(sys, "argv", ["evaluate", *options])
         with pytest.raises(SystemExit, match="130"):
             run(main)
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 # --- the lock of a folder
@@ -607,8 +607,8 @@ def in_small_space(work: Callable[[], object]) -> str:
         os._exit(0)
     os.close(writing)
     os.waitpid(child, 0)
-    with os.fdopen(reading) as told:
-        return told.read()
+    with os.fdopen(reading) as message:
+        return message.read()
 
 
 def test_a_full_disk_is_an_error_and_earlier_lines_stay(tmp_path: Path) -> None:
@@ -631,8 +631,8 @@ def test_a_full_disk_is_an_error_and_earlier_lines_stay(tmp_path: Path) -> None:
 def test_a_full_disk_ends_a_run_that_the_same_call_continues(
     data: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    told = in_small_space(lambda: evaluate(tmp_path, data))
-    assert told.endswith("predictions.jsonl")
+    message = in_small_space(lambda: evaluate(tmp_path, data))
+    assert message.endswith("predictions.jsonl")
     assert len(answered_lines(tmp_path)) >= 1
     evaluate(tmp_path, data)
     assert final_files(tmp_path) == whole

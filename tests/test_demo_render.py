@@ -64,9 +64,9 @@ def test_colours_are_antialiased_and_ids_are_not(renderer):
 
 
 def test_sizes_and_modes(renderer):
-    for picture in renderer.render(random_scene(0)):
-        assert picture.size == (2 * SIZE, 2 * SIZE)
-        assert picture.mode == "RGB"
+    for image in renderer.render(random_scene(0)):
+        assert image.size == (2 * SIZE, 2 * SIZE)
+        assert image.mode == "RGB"
 
 
 def test_the_same_scene_gives_the_same_pixels_whatever_was_drawn_before(renderer):
@@ -83,8 +83,8 @@ def test_every_object_has_its_label_where_it_is_seen(renderer, seed):
     for view in renderer.views(scene):
         places = place_labels(view.owners)
         assert set(places) == set(visible_numbers(view.owners))
-        drawn = np.asarray(draw_labels(view.picture, view.owners, places), int)
-        changed = np.abs(drawn - np.asarray(view.picture, int)).sum(2) > 60
+        drawn = np.asarray(draw_labels(view.image, view.owners, places), int)
+        changed = np.abs(drawn - np.asarray(view.image, int)).sum(2) > 60
         for number, (column, row) in places.items():
             assert changed[row - 3 : row + 4, column - 3 : column + 4].any()
             assert np.hypot(*np.subtract(anchor(view.owners, number), (column, row))) < 4 * LABEL_SHARE * SIZE
@@ -139,6 +139,6 @@ def test_render_many_writes_what_render_returns(renderer, tmp_path: Path):
     jobs = [RenderJob(random_scene(i), tmp_path / f"{i}.png", tmp_path / f"{i}_numbered.png") for i in range(2)]
     assert sorted(render_many(jobs, SIZE, workers=1)) == [0, 1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "0_numbered.png", "1.png", "1_numbered.png"]
-    picture, numbered = renderer.render(jobs[1].scene)
-    assert np.array_equal(np.asarray(Image.open(jobs[1].picture)), np.asarray(picture))
+    image, numbered = renderer.render(jobs[1].scene)
+    assert np.array_equal(np.asarray(Image.open(jobs[1].image)), np.asarray(image))
     assert np.array_equal(np.asarray(Image.open(jobs[1].numbered)), np.asarray(numbered))

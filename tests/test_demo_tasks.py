@@ -16,7 +16,7 @@ from leap.tabletop.catalogue import KINDS
 from leap.tabletop.scene import PlacedObject
 from leap.tabletop.tasks import TASKS, Episode, make_episode
 from leap.tabletop.tasks.facts import FACTS
-from leap.tabletop.tasks.semantic_requests import WISHES
+from leap.tabletop.tasks.semantic_requests import REQUESTS
 from leap.tabletop.tasks.surface_forms import templates_for
 
 NAMES = [(dimension, maker.name) for dimension, makers in TASKS.items() for maker in makers]
@@ -116,7 +116,7 @@ def test_complex_has_three_recognised_subtasks(task: str) -> None:
     [pair for pair in NAMES if pair[0] in ("CommonSense", "Semantic") and "nth_largest" not in pair[1]],
 )
 def test_only_the_target_has_the_property(dimension: str, task: str) -> None:
-    texts = FACTS if dimension == "CommonSense" else WISHES
+    texts = FACTS if dimension == "CommonSense" else REQUESTS
     for episode in episodes(dimension, task, 80):
         described = [
             (len(template), fact)
@@ -142,7 +142,7 @@ def test_instruction_does_not_name_the_target(dimension: str, task: str) -> None
 
 
 def test_every_property_is_in_the_catalogue() -> None:
-    for texts in (FACTS, WISHES):
+    for texts in (FACTS, REQUESTS):
         for category, facts in texts.items():
             for fact, templates in facts.items():
                 assert any(fact in kind.properties for kind in KINDS.values() if kind.category == category), fact

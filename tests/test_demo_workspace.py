@@ -1,4 +1,4 @@
-"""The demo workspace: held-out scenes are held out, rows are of both kinds, the same seed gives the same texts."""
+"""The demo workspace: validation scenes are held out, rows are of both kinds, the same seed gives the same texts."""
 
 import json
 import os
@@ -11,23 +11,23 @@ from conftest import REPOSITORY, run_script
 
 from leap.errors import LeapError
 from leap.records.files import read_jsonl
-from leap.records.training import TrainingRow
+from leap.records.training import TrainingSample
 from leap.tabletop.demo_workspace import DemoSize, benchmark_episodes, make_workspace, scene_key, training_files
 from leap.tabletop.scene import Scene
 from leap.vlabench.parsing import parse_plan
 from leap.vlabench.scoring import dependency_of, official_scores
 
-SIZE = DemoSize(seed=5, tasks_per_dimension=3, examples_per_task=6, training_rows=720)
+SIZE = DemoSize(seed=5, tasks_per_dimension=3, examples_per_task=6, training_samples=720)
 TEXTS = """
 import hashlib, json
 from leap.tabletop.demo_workspace import DemoSize, benchmark_episodes, training_files
-size = DemoSize(seed=5, training_rows=90)
+size = DemoSize(seed=5, training_samples=90)
 digest = hashlib.sha256()
 for number, episode in benchmark_episodes(size):
     digest.update(json.dumps([number, episode.instruction, episode.skill_sequence, episode.scene.to_dict()]).encode())
 for name, rows in training_files(size, set()).items():
     for row in rows:
-        digest.update((name + row.row.model_dump_json() + row.episode.scene.fingerprint()).encode())
+        digest.update((name + row.sample.model_dump_json() + row.episode.scene.fingerprint()).encode())
 print(digest.hexdigest())
 """
 
@@ -36,10 +36,10 @@ def test_no_evaluation_scene_occurs_in_training() -> None:
     benchmark = [episode for _, episode in benchmark_episodes(SIZE)]
     files = training_files(SIZE, {scene_key(episode) for episode in benchmark})
     of_file = {name: {scene_key(row.episode) for row in rows} for name, rows in files.items()}
-    held_out = {scene_key(episode) for episode in benchmark}
-    assert len(held_out) == len(benchmark)
+    validation = {scene_key(episode) for episode in benchmark}
+    assert len(validation) == len(benchmark)
     assert len({episode.scene.fingerprint() for episode in benchmark}) == len(benchmark)
-    keys = [held_out, *of_file.values()]
+    keys = [validation, *of_file.values()]
     assert sum(map(len, keys)) == len(set().union(*keys))
     assert not {e.scene.fingerprint() for e in benchmark} & {
         row.episode.scene.fingerprint() for rows in files.values() for row in rows
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_texts_and_scenes_in_any_process() -> None:
 
 
 def test_both_kinds_of_row_and_ten_blind_ones(workspace: Path) -> None:
-    rows = [row for _, row in read_jsonl(workspace / "data" / "train_demo.jsonl", TrainingRow)]
+    rows = [row for _, row in read_jsonl(workspace / "data" / "train_demo.jsonl", TrainingSample)]
     plans = [row for row in rows if parse_plan(row.target.steps).ok]
     steps = [row for row in rows if row.target.steps.startswith("1) ")]
     assert len(rows) == 24
@@ -66,7 +66,7 @@ def test_both_kinds_of_row_and_ten_blind_ones(workspace: Path) -> None:
     assert min(len(plans), len(steps)) >= 8
     assert {len(row.images()) for row in plans} == {2}
     assert {len(row.images()) for row in steps} == {1}
-    blind = [row for _, row in read_jsonl(workspace / "data" / "blind_10.jsonl", TrainingRow)]
+    blind = [row for _, row in read_jsonl(workspace / "data" / "blind_10.jsonl", TrainingSample)]
     assert len(blind) == 10
     assert all(row.target.steps.startswith("1) ") for row in blind)
 
@@ -86,11 +86,11 @@ def test_the_benchmarks_expert_is_right_for_its_own_scene(workspace: Path) -> No
 
 
 def test_a_workspace_is_made_once_and_never_over_another(workspace: Path, tmp_path: Path) -> None:
-    same = DemoSize(seed=3, tasks_per_dimension=1, examples_per_task=2, training_rows=24, size=64)
+    same = DemoSize(seed=3, tasks_per_dimension=1, examples_per_task=2, training_samples=24, size=64)
     assert make_workspace(workspace, same) is False
     with pytest.raises(LeapError, match="seed=3"):
         make_workspace(
-            workspace, DemoSize(seed=4, tasks_per_dimension=1, examples_per_task=2, training_rows=24, size=64)
+            workspace, DemoSize(seed=4, tasks_per_dimension=1, examples_per_task=2, training_samples=24, size=64)
         )
     (tmp_path / "thesis.tex").write_text("years of work")
     refused = run_script("scripts/utils/make_demo_workspace.py", "--root", str(tmp_path))

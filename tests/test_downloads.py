@@ -18,7 +18,7 @@ from leap.errors import LeapError
 from leap.hub.client import Hub
 from leap.hub.download import download, everything
 from leap.hub.hashes import hub_sha256
-from leap.hub.resume_download import Manners
+from leap.hub.resume_download import RetryPolicy
 from leap.records.files import FolderLock
 
 __all__ = ["online"]  # a fixture that every test here uses
@@ -122,7 +122,7 @@ def test_a_server_without_ranges_is_read_again_but_not_believed_twice(tmp_path: 
 def test_the_time_that_the_hub_asks_for_is_kept_by_all(tmp_path: Path, headers: dict[str, str]) -> None:
     repository = stored({f"{number}.txt": 10 for number in range(4)})
     with HubServer([repository], by_path({"0.txt": [limited(headers)]})) as hub:
-        download(Hub(hub.url), DATA, tmp_path, everything, Manners(1, 0.01, 0.02))
+        download(Hub(hub.url), DATA, tmp_path, everything, RetryPolicy(1, 0.01, 0.02))
     arrived = [seen.arrived for seen in hub.seen if seen.what == "file"]
     assert arrived[1] - arrived[0] >= 1
     assert on_disk(tmp_path) == repository.files
@@ -189,7 +189,7 @@ def test_a_folder_in_a_files_place_is_left_alone(tmp_path: Path) -> None:
         get(hub, tmp_path)
 
 
-def test_a_full_disk_is_told_in_a_line_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_a_line_and_loses_nothing(tmp_path: Path) -> None:
     """A limit on the size of files stands in for a small disk."""
     repository = stored()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from leap.data.chat_encoding import ChatFormat
 from leap.data.collator import Collator
 from leap.data.dataset import TrainingSet
-from leap.data.image import PictureEncoder, PictureSize
+from leap.data.image import ImageEncoder, ImageSize
 from leap.errors import LeapError
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
@@ -28,7 +28,7 @@ from leap.inference import compiled_parts
 from leap.inference.generation import Generation
 from leap.inference.hf import HfEngine
 from leap.inference.prepare import Prepared
-from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.models.checkpoints import UNKNOWN_FILES
 from leap.models.loading import load_model, load_processor
 from leap.preparation.check.checked_dataset import check_training_file
@@ -37,7 +37,7 @@ from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
 
-SIZE = PictureSize(4, 9)
+SIZE = ImageSize(4, 9)
 EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
 SCORE = "scripts/evaluation/score_predictions.py"
 EVALUATED = (
@@ -49,7 +49,7 @@ EVALUATED = (
 def test_our_loss_is_the_models_own(workspace: Path, model: Path, tmp_path: Path) -> None:
     """Gathering the label positions before the vocabulary matrix changes nothing."""
     processor = load_processor(model)
-    chat, encoder = ChatFormat(processor), PictureEncoder(processor, SIZE)
+    chat, encoder = ChatFormat(processor), ImageEncoder(processor, SIZE)
     data = workspace / "data"
     checked = check_training_file(data / "train_demo.jsonl", [data], chat, encoder, 4096, tmp_path)
     samples = TrainingSet(checked, chat, encoder)
@@ -70,47 +70,47 @@ def requests(workspace: Path) -> list[Request]:
     return build_requests(examples, examples, settings)
 
 
-def answers(engine: HfEngine, requests: Sequence[Request]) -> dict[tuple[str, ...], Answer]:
-    return {answer.key: answer for answer in engine.answers(requests, Decoding(max_new_tokens=16))}
+def responses(engine: HfEngine, requests: Sequence[Request]) -> dict[tuple[str, ...], Response]:
+    return {response.key: response for response in engine.responses(requests, Decoding(max_new_tokens=16))}
 
 
 def test_batches_answer_as_one_by_one(model: Path, requests: list[Request]) -> None:
-    one_by_one = answers(HfEngine(model, SIZE, batch_size=1), requests)
+    one_by_one = responses(HfEngine(model, SIZE, batch_size=1), requests)
     assert len(one_by_one) == len(requests) == 12
-    assert len({answer.text for answer in one_by_one.values()}) > 1
+    assert len({response.text for response in one_by_one.values()}) > 1
     for batch_size in (5, 12):
-        assert answers(HfEngine(model, SIZE, batch_size=batch_size), requests) == one_by_one
+        assert responses(HfEngine(model, SIZE, batch_size=batch_size), requests) == one_by_one
 
 
 def test_a_fixed_cache_answers_as_a_growing_one(model: Path, requests: list[Request]) -> None:
     """Batches of one shape: the last, smaller one is filled up, and the cache keeps nothing of the batch before."""
     engine = HfEngine(model, SIZE, batch_size=5)
-    expected = answers(engine, requests)
+    expected = responses(engine, requests)
     engine._compiled = True  # the same path without a compiler, which a GPU alone has
-    assert answers(engine, requests) == expected
-    assert answers(engine, requests[:2]) == {request.key: expected[request.key] for request in requests[:2]}
+    assert responses(engine, requests) == expected
+    assert responses(engine, requests[:2]) == {request.key: expected[request.key] for request in requests[:2]}
 
 
 def test_workers_prepare_the_same(model: Path, requests: list[Request], tmp_path: Path) -> None:
-    broken = replace(requests[3], key=("broken",), pictures=(tmp_path / "missing.png", *requests[3].pictures[1:]))
+    broken = replace(requests[3], key=("broken",), images=(tmp_path / "missing.png", *requests[3].images[1:]))
     mixed = [*requests[:3], broken, *requests[3:]]
-    found = answers(HfEngine(model, SIZE, workers=2), mixed)
+    found = responses(HfEngine(model, SIZE, workers=2), mixed)
     assert "missing" in str(found.pop(("broken",)).error)
-    assert found == answers(HfEngine(model, SIZE, workers=0), requests)
+    assert found == responses(HfEngine(model, SIZE, workers=0), requests)
 
 
 PREPARING = """
 import sys
 from pathlib import Path
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.inference.prepare import find_preparer, prepare_ahead
 from leap.inference.protocol import Request
 from leap.models.loading import load_processor
 from leap.records.training import ImagePart, Message
-picture = Path(sys.argv[2])
-content = [ImagePart(type="image", image=str(picture))]
-requests = [Request((str(n),), (Message(role="user", content=content),), (picture,)) for n in range(99)]
-preparer = find_preparer(load_processor(Path(sys.argv[1])), PictureSize(900, 900))
+image = Path(sys.argv[2])
+content = [ImagePart(type="image", image=str(image))]
+requests = [Request((str(n),), (Message(role="user", content=content),), (image,)) for n in range(99)]
+preparer = find_preparer(load_processor(Path(sys.argv[1])), ImageSize(900, 900))
 stream = prepare_ahead(preparer, requests, 1)
 next(stream)
 print("first", flush=True)
@@ -119,7 +119,7 @@ sys.stdin.read()
 
 
 def test_workers_end_with_a_killed_process(model: Path, requests: list[Request]) -> None:
-    command = [sys.executable, "-c", PREPARING, str(model), str(requests[0].pictures[0])]
+    command = [sys.executable, "-c", PREPARING, str(model), str(requests[0].images[0])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"first\n"
@@ -133,7 +133,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
     model: Path, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = HfEngine(model, SIZE, batch_size=12)
-    expected, generation = answers(engine, requests), engine._generation
+    expected, generation = responses(engine, requests), engine._generation
     plain = generation.plain
     sizes: list[int] = []
 
@@ -144,14 +144,14 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
         return plain(batch, decoding)
 
     monkeypatch.setattr(generation, "plain", cramped)
-    assert answers(engine, requests) == expected
+    assert responses(engine, requests) == expected
     assert sizes == [12, 6, 3, 3, 6, 3, 3]
-    assert answers(engine, requests) == expected
+    assert responses(engine, requests) == expected
     assert sizes[7:] == [3, 3, 3, 3]  # what did not fit is not tried again
     monkeypatch.setattr(generation, "plain", lambda batch, decoding: cramped(batch * 4, decoding))
-    (answer,) = engine.answers(requests[:1], Decoding(max_new_tokens=2))
-    assert answer.text is None
-    assert "out of memory" in str(answer.error)
+    (response,) = engine.responses(requests[:1], Decoding(max_new_tokens=2))
+    assert response.text is None
+    assert "out of memory" in str(response.error)
 
 
 def test_where_not_even_the_measuring_fits_one_row_is_tried(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,15 +165,15 @@ def test_where_not_even_the_measuring_fits_one_row_is_tried(model: Path, monkeyp
 
 
 def test_compiled_parts_compute_the_same(model: Path, requests: list[Request], tmp_path: Path) -> None:
-    """The vision tower's attention that the compiled blocks use, uncompiled: pictures of one size, and of several."""
+    """The vision tower's attention that the compiled blocks use, uncompiled: images of one size, and of several."""
     plain, fast = (HfEngine(model, SIZE, batch_size=4) for _ in range(2))
     for block in fast._generation._model.model.visual.blocks:
         block.attn.forward = MethodType(compiled_parts._vision_attention, block.attn)
     path = tmp_path / "small.png"
     Image.new("RGB", (96, 64), (200, 30, 60)).save(path)
-    mixed = [*requests[:3], replace(requests[3], pictures=(path, requests[3].pictures[1]))]
-    assert answers(fast, requests[:4]) == answers(plain, requests[:4])
-    assert answers(fast, mixed) == answers(plain, mixed)
+    mixed = [*requests[:3], replace(requests[3], images=(path, requests[3].images[1]))]
+    assert responses(fast, requests[:4]) == responses(plain, requests[:4])
+    assert responses(fast, mixed) == responses(plain, mixed)
 
 
 def test_missing_and_misshapen_weights_are_refused(model: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_changed_data_is_refused_and_fresh_archives_what_was_there(copied: Path)
         ("--dtype bfloat16", "dtype"),
         ("--language zh --model_name m", "prompt"),
         ("--few-shot-num 1 --model_name m", "few_shot"),
-        ("--image_tokens_max 8", "picture_tokens"),
+        ("--image_tokens_max 8", "image_tokens"),
     ],
 )
 def test_a_changed_setting_is_refused(evaluated: Path, change: str, named: str) -> None:

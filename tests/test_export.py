@@ -18,7 +18,7 @@ from servers.hub_store import Stored
 from test_families import one_thread
 from test_recipes import LORA, questions, train
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding
 from leap.models.checkpoints import MARKER, adapter_base
@@ -34,10 +34,10 @@ def adapter(workspace: Path) -> Path:
     return train(workspace, "to_export", learning_rate=0.05, max_steps=3, save_steps=3, **LORA)
 
 
-def answers(workspace: Path, folder: Path) -> list[str | None]:
+def responses(workspace: Path, folder: Path) -> list[str | None]:
     requests = [request for request, _ in questions(workspace)[:4]]
-    engine = HfEngine(folder, PictureSize(4, 9), base=adapter_base(folder, workspace), workers=0)
-    found = {answer.key: answer.text for answer in engine.answers(requests, Decoding(max_new_tokens=12))}
+    engine = HfEngine(folder, ImageSize(4, 9), base=adapter_base(folder, workspace), workers=0)
+    found = {answer.key: answer.text for answer in engine.responses(requests, Decoding(max_new_tokens=12))}
     return [found[request.key] for request in requests]
 
 
@@ -48,8 +48,8 @@ def test_a_merged_adapter_answers_as_before(workspace: Path, model: Path, adapte
     )
     assert done.returncode == 0, done.stderr
     assert load_file(output / "model.safetensors").keys() == load_file(model / "model.safetensors").keys()
-    unmerged = answers(workspace, adapter)
-    assert answers(workspace, output) == unmerged != answers(workspace, model)
+    unmerged = responses(workspace, adapter)
+    assert responses(workspace, output) == unmerged != responses(workspace, model)
     assert all(unmerged)
 
 
@@ -66,8 +66,8 @@ def test_weights_are_cast_and_the_card_tells_the_origin(
         assert (output / name).is_file()
     run = json.loads((adapter / MARKER).read_text())
     card = (output / "README.md").read_text()
-    for told in (run["data"], run["base_model"], "base model: leap-demo", "lora_r: 4", "step: 3", "LEAP's commit: "):
-        assert told in card
+    for message in (run["data"], run["base_model"], "base model: leap-demo", "lora_r: 4", "step: 3", "LEAP's commit: "):
+        assert message in card
     texts = [path.read_text() for path in output.iterdir() if path.suffix != ".safetensors"]
     assert not any(str(place) in text for text in texts for place in (workspace, tmp_path, REPOSITORY, Path.home()))
     assert [path.name for path in output.parent.iterdir()] == ["leap-small"]

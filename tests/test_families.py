@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 from tiny_models import FAMILIES, save_tiny_model
 
-from leap.data.image import PictureEncoder, PictureSize
+from leap.data.image import ImageEncoder, ImageSize
 from leap.errors import LeapError
 from leap.inference import attention
 from leap.inference.hf import HfEngine
 from leap.inference.prepare import PatchPreparer, ProcessorPreparer, Unprepared, find_preparer, prepare_ahead
-from leap.inference.protocol import Answer, Decoding, Request
-from leap.inference.vllm_server import VllmSettings, _picture_pixels
+from leap.inference.protocol import Decoding, Request, Response
+from leap.inference.vllm_server import VllmSettings, _image_pixels
 from leap.models.loading import load_model, load_processor
 from leap.records.training import ImagePart, Message, TextPart
 
-SIZE = PictureSize(4, 9)
+SIZE = ImageSize(4, 9)
 NEW = 16  # tokens
 TEXTS = (
     "Put the red apple on the plate.",
@@ -44,8 +44,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory: pytest.TempPathFactory) -> list[Request]:
-    """Twelve of different lengths: two pictures each of different sizes, one with a single picture, one with none."""
-    folder, drawn = tmp_path_factory.mktemp("pictures"), np.random.default_rng(5)
+    """Twelve of different lengths: two images each of different sizes, one with a single image, one with none."""
+    folder, drawn = tmp_path_factory.mktemp("images"), np.random.default_rng(5)
     made = []
     for index in range(12):
         paths = []
@@ -77,15 +77,15 @@ def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(family, tmp_path_factory.mktemp("models") / family, TEXTS)
 
 
-def answers(engine: HfEngine, requests: Sequence[Request]) -> dict[tuple[str, ...], Answer]:
-    return {answer.key: answer for answer in engine.answers(requests, Decoding(max_new_tokens=NEW))}
+def responses(engine: HfEngine, requests: Sequence[Request]) -> dict[tuple[str, ...], Response]:
+    return {answer.key: answer for answer in engine.responses(requests, Decoding(max_new_tokens=NEW))}
 
 
 def conversation(request: Request) -> list[dict[str, Any]]:
-    pictures = iter(request.pictures)
+    images = iter(request.images)
     (message,) = request.messages
     content = [
-        {"type": "image", "image": Image.open(next(pictures)).convert("RGB")}
+        {"type": "image", "image": Image.open(next(images)).convert("RGB")}
         if isinstance(part, ImagePart)
         else {"type": "text", "text": part.text}
         for part in message.parts()
@@ -94,14 +94,14 @@ def conversation(request: Request) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path, family: str, requests: list[Request]) -> dict[tuple[str, ...], Answer]:
+def expected(folder: Path, family: str, requests: list[Request]) -> dict[tuple[str, ...], Response]:
     """The library's own way, one by one, with its own attention."""
     model, processor = load_model(folder, "float32").eval(), load_processor(folder)
     end = "<end_of_utterance>" if family == "smolvlm" else "<|im_end|>"
     stop = {*processor.tokenizer.convert_tokens_to_ids([end, "<|im_end|>"])}
     own = model.generation_config.eos_token_id
     stop |= {*(own if isinstance(own, list) else [own])} - {None}
-    options = {"images_kwargs": {"size": PictureEncoder(processor, SIZE).size}} if family in QWEN else {}
+    options = {"images_kwargs": {"size": ImageEncoder(processor, SIZE).size}} if family in QWEN else {}
     found = {}
     for request in requests:
         inputs = processor.apply_chat_template(
@@ -118,72 +118,72 @@ def expected(folder: Path, family: str, requests: list[Request]) -> dict[tuple[s
         tokens = output[0, prompt:].tolist()
         ended = tokens[-1] in stop
         text = processor.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
-        found[request.key] = Answer(request.key, text, "stop" if ended else "length", prompt, len(tokens))
+        found[request.key] = Response(request.key, text, "stop" if ended else "length", prompt, len(tokens))
     return found
 
 
 def test_batches_answer_as_the_librarys_own_way(
-    folder: Path, family: str, requests: list[Request], expected: dict[tuple[str, ...], Answer]
+    folder: Path, family: str, requests: list[Request], expected: dict[tuple[str, ...], Response]
 ) -> None:
     assert len({answer.text for answer in expected.values()}) >= 6
     for batch_size in (1, 3, 12):
-        assert answers(HfEngine(folder, SIZE, batch_size=batch_size), requests) == expected
+        assert responses(HfEngine(folder, SIZE, batch_size=batch_size), requests) == expected
 
 
 def test_a_fixed_cache_answers_the_same(
-    folder: Path, requests: list[Request], expected: dict[tuple[str, ...], Answer]
+    folder: Path, requests: list[Request], expected: dict[tuple[str, ...], Response]
 ) -> None:
     engine = HfEngine(folder, SIZE, batch_size=5)
     engine._compiled = True  # the same path without a compiler, which a GPU alone has
-    assert answers(engine, requests) == expected
+    assert responses(engine, requests) == expected
 
 
-def test_what_cannot_be_compiled_is_told_and_answers_the_same(
+def test_what_cannot_be_compiled_is_reported_and_answers_the_same(
     folder: Path,
     family: str,
     requests: list[Request],
-    expected: dict[tuple[str, ...], Answer],
+    expected: dict[tuple[str, ...], Response],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     engine = HfEngine(folder, SIZE, batch_size=12, compiled=True)
-    assert answers(engine, requests) == expected
+    assert responses(engine, requests) == expected
     reason = "no fixed cache for SmolVLM" if family == "smolvlm" else "no NVIDIA GPU"
     assert capsys.readouterr().err.count(reason) == 1
 
 
-def test_the_evaluation_sets_the_size_of_pictures_where_the_family_lets_it(
+def test_the_evaluation_sets_the_size_of_images_where_the_family_lets_it(
     folder: Path, family: str, requests: list[Request], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def described(size: PictureSize) -> tuple[str, int | None]:
+    def described(size: ImageSize) -> tuple[str, int | None]:
         engine = HfEngine(folder, size, batch_size=1)
-        (answer,) = engine.answers(requests[:1], Decoding(max_new_tokens=1))
-        return engine.describe()["picture_size"], answer.prompt_tokens
+        (answer,) = engine.responses(requests[:1], Decoding(max_new_tokens=1))
+        return engine.describe()["image_size"], answer.prompt_tokens
 
-    small, large = described(PictureSize(4, 4)), described(PictureSize(16, 16))
-    told = capsys.readouterr().err
+    small, large = described(ImageSize(4, 4)), described(ImageSize(16, 16))
+    message = capsys.readouterr().err
     if family in QWEN:
         assert small[0] == large[0] == "the evaluation's"
-        assert (large[1] or 0) - (small[1] or 0) >= 2 * (9 - 4)  # two pictures, of at least 3x3 and at most 4 tokens
-        assert "size" not in told
+        assert (large[1] or 0) - (small[1] or 0) >= 2 * (9 - 4)  # two images, of at least 3x3 and at most 4 tokens
+        assert "size" not in message
     else:
         assert small == large
         assert small[0] == "the processor's own"
-        assert "bounds on their tokens do not apply" in told
+        assert "bounds on their tokens do not apply" in message
 
 
-def test_a_text_that_looks_like_a_picture_stays_a_text(folder: Path, family: str, requests: list[Request]) -> None:
-    """Or is refused, alone, where a processor would take it for a picture."""
+def test_a_text_that_looks_like_an_image_stays_a_text(folder: Path, family: str, requests: list[Request]) -> None:
+    """Or is refused, alone, where a processor would take it for an image."""
     token = {"internvl": "<IMG_CONTEXT>", "smolvlm": "<image>"}.get(family, "<|image_pad|>")
     parts = [*requests[0].messages[0].content, TextPart(type="text", text=f"What is {token}?")]
     odd = replace(requests[0], key=("odd",), messages=(Message(role="user", content=parts),))
-    found = answers(HfEngine(folder, SIZE), [odd, requests[1]])
+    found = responses(HfEngine(folder, SIZE), [odd, requests[1]])
     assert found["1",].error is None
     assert (found["odd",].error is None) == (family in QWEN)
     assert family in QWEN or token in str(found["odd",].error)
 
 
 def test_names_of_qwens_settings_do_not_make_it_qwens(tmp_path: Path, requests: list[Request]) -> None:
-    """A picture processor with the same settings that orders its patches otherwise is left to itself."""
+    """An image processor with the same settings that orders its patches otherwise is left to itself."""
     from transformers import Qwen2VLImageProcessor
 
     class Reversed(Qwen2VLImageProcessor):
@@ -195,17 +195,17 @@ def test_names_of_qwens_settings_do_not_make_it_qwens(tmp_path: Path, requests: 
     processor = load_processor(save_tiny_model("qwen2_vl", tmp_path / "model", TEXTS))
     assert isinstance(find_preparer(processor, SIZE), PatchPreparer)
     processor.image_processor = Reversed(**processor.image_processor.to_dict())
-    assert PictureEncoder.encodes(processor)
+    assert ImageEncoder.encodes(processor)
     assert isinstance(find_preparer(processor, SIZE), ProcessorPreparer)
 
 
 def test_a_size_that_memory_does_not_hold_makes_no_other_family(tmp_path: Path, requests: list[Request]) -> None:
     """Such images are failures, in one line each; at another size than asked for they would be silently wrong."""
     processor = load_processor(save_tiny_model("qwen2_vl", tmp_path / "model", TEXTS))
-    preparer = find_preparer(processor, PictureSize(10**9, 10**9))
+    preparer = find_preparer(processor, ImageSize(10**9, 10**9))
     assert isinstance(preparer, PatchPreparer)
-    assert preparer.describe() == {"picture_size": "the evaluation's"}
-    (found,) = prepare_ahead(preparer, [next(request for request in requests if request.pictures)], 0)
+    assert preparer.describe() == {"image_size": "the evaluation's"}
+    (found,) = prepare_ahead(preparer, [next(request for request in requests if request.images)], 0)
     assert isinstance(found, Unprepared)
     assert found.reason.startswith("out of memory while its images were prepared (")
     assert len(found.reason.splitlines()) == 1
@@ -226,7 +226,7 @@ def test_our_attention_is_for_plainly_causal_decoders(tmp_path: Path, change: di
 
 
 @needs_num2words
-def test_what_a_processor_lacks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_processor_lacks_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.models.smolvlm import processing_smolvlm
 
     folder = save_tiny_model("smolvlm", tmp_path / "model", TEXTS)
@@ -235,10 +235,10 @@ def test_what_a_processor_lacks_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         load_processor(folder)
 
 
-def test_vllm_is_told_picture_sizes_or_refused(family: str, folder: Path) -> None:
-    settings = VllmSettings(folder, PictureSize(4, 9))
+def test_vllm_is_reported_image_sizes_or_refused(family: str, folder: Path) -> None:
+    settings = VllmSettings(folder, ImageSize(4, 9))
     if family.startswith("qwen"):
-        assert set(_picture_pixels(settings)) == {"shortest_edge", "longest_edge"}
+        assert set(_image_pixels(settings)) == {"shortest_edge", "longest_edge"}
     else:
         with pytest.raises(LeapError, match="--engine hf"):
-            _picture_pixels(settings)
+            _image_pixels(settings)

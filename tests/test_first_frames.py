@@ -1,4 +1,4 @@
-"""Which frame of an episode is the first, whatever the order, and its picture."""
+"""Which frame of an episode is the first, whatever the order, and its image."""
 
 import io
 import tempfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from frame_archives import picture, pixels, tar_gz
+from frame_archives import image, pixels, tar_gz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -83,7 +83,7 @@ def test_an_episode_may_have_the_tasks_number(above: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         (["327/1/head/0.jpg"], r"'327/1/head/0.jpg' is not named <episode>/<frame>.* it is 'head'"),
         (["0.jpg"], "it is ''"),
@@ -100,25 +100,25 @@ def test_an_episode_may_have_the_tasks_number(above: str) -> None:
         ([f"1/{'0' * 300}.jpg"], "a name of 306 letters"),
     ],
 )
-def test_another_layout_is_refused_in_one_line(files: list[str], told: str) -> None:
-    with pytest.raises(ArchiveError, match=told) as raised:
+def test_another_layout_is_refused_in_one_line(files: list[str], message: str) -> None:
+    with pytest.raises(ArchiveError, match=message) as raised:
         take([(name, b"") for name in files])
     assert "\n" not in str(raised.value)
 
 
-def test_a_frame_larger_than_any_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_larger_than_any_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_frames, "MAX_FRAME", 99)
     assert take([("1/0.jpg", bytes(9)), ("1/1.jpg", bytes(100))])["1"][1] == bytes(9)
-    with pytest.raises(ArchiveError, match="a picture of 100 bytes"):
+    with pytest.raises(ArchiveError, match="an image of 100 bytes"):
         take([("1/0.jpg", bytes(100))])
 
 
-# --- pictures
+# --- images
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "RGBA")])
-def test_a_picture_keeps_its_pixels(kind: str, mode: str) -> None:
-    frame = picture(1, kind, (37, 20), mode)
+def test_an_image_keeps_its_pixels(kind: str, mode: str) -> None:
+    frame = image(1, kind, (37, 20), mode)
     made = as_png(frame)
     assert (made == frame) == (kind == "PNG")
     assert made.startswith(b"\x89PNG")
@@ -135,13 +135,13 @@ def test_a_png_holds_exactly_these_pixels(
 
 
 def test_a_cmyk_frame_becomes_rgb() -> None:
-    frame = picture(1, "JPEG", mode="CMYK")
+    frame = image(1, "JPEG", mode="CMYK")
     assert np.array_equal(pixels(as_png(frame)), np.asarray(Image.open(io.BytesIO(frame)).convert("RGB")))
 
 
-def test_what_is_no_whole_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = picture(1, size=(64, 64))
-    for broken in (frame[:-400], b"", b"GIF89a", picture(1, "BMP"), picture(1, "PNG", (64, 64))[:-400]):
+def test_what_is_no_whole_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = image(1, size=(64, 64))
+    for broken in (frame[:-400], b"", b"GIF89a", image(1, "BMP"), image(1, "PNG", (64, 64))[:-400]):
         with pytest.raises(LeapError, match="cannot be decoded as an image"):
             as_png(broken)
     monkeypatch.setattr(first_frames, "_MAX_PIXELS", 64 * 64 - 1)
@@ -151,8 +151,8 @@ def test_what_is_no_whole_picture_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 @given(st.sampled_from(["JPEG", "PNG"]), st.integers(0, 700), st.binary(min_size=1, max_size=8))
 @settings(max_examples=150, deadline=None)
-def test_a_damaged_picture_ends_as_a_picture_or_as_an_error(kind: str, place: int, noise: bytes) -> None:
-    frame = picture(3, kind)
+def test_a_damaged_image_ends_as_an_image_or_as_an_error(kind: str, place: int, noise: bytes) -> None:
+    frame = image(3, kind)
     try:
         made = as_png(frame[:place] + noise + frame[place + len(noise) :])
     except LeapError:

@@ -30,11 +30,11 @@ def loaded(model: Path) -> Any:
 def counted(model: Any) -> float:
     """One sample's FLOPs, by operator: eager attention is products of batches, everything else products of matrices."""
     config = model.config
-    pictures = sum(PATCHES) // 4
+    images = sum(PATCHES) // 4
     ids = torch.full((1, TOKENS), 20)
-    ids[0, 3 : 3 + pictures] = config.image_token_id
-    ids[0, 3 + PATCHES[0] // 4] = 21  # the pictures stand apart
-    ids[0, 3 + pictures] = config.image_token_id
+    ids[0, 3 : 3 + images] = config.image_token_id
+    ids[0, 3 + PATCHES[0] // 4] = 21  # the images stand apart
+    ids[0, 3 + images] = config.image_token_id
     pixels = torch.randn(sum(PATCHES), 3 * 2 * 16 * 16)
     kinds = (ids == config.image_token_id).int()
     with FlopCounterMode(display=False) as counter:
@@ -103,7 +103,7 @@ def test_adapters_before_the_decoder_send_gradients_through_it(loaded: Any, mode
 
 
 def test_a_sample_of_the_full_size() -> None:
-    """A picture of 640x480 (1,200 patches, 300 tokens) and 210 tokens of text: the vision tower is 38 %."""
+    """An image of 640x480 (1,200 patches, 300 tokens) and 210 tokens of text: the vision tower is 38 %."""
     config = json.loads((REPOSITORY / "benchmarks" / "qwen3_vl_2b.json").read_text())
     found = sample_flops(config, tokens=510, label_tokens=100, patches=[1200])
     assert found.total == pytest.approx(7.38e12, rel=0.01)

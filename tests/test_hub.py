@@ -10,7 +10,7 @@ from servers.hub_store import Fault
 
 from leap.errors import LeapError, UsageError
 from leap.hub.client import find_hub
-from leap.hub.download import download, everything, tell
+from leap.hub.download import download, everything, log
 from leap.hub.file_listing import Repository
 
 __all__ = ["online"]  # a fixture that every test here uses
@@ -92,9 +92,9 @@ def test_hidden_names_are_left_out_and_said(tmp_path: Path, capsys: pytest.Captu
     with HubServer([stored(dict.fromkeys([*HIDDEN, "good.txt", "b/..c.txt"], 10))]) as hub:
         get(hub, tmp_path)
     assert on_disk(tmp_path).keys() == {"good.txt"}
-    told = capsys.readouterr().err
-    assert "left out, since what is hidden may act on its own: .GIT/config, " in told
-    assert ".gitattributes" not in told
+    message = capsys.readouterr().err
+    assert "left out, since what is hidden may act on its own: .GIT/config, " in message
+    assert ".gitattributes" not in message
 
 
 def test_nothing_is_downloaded_through_a_link_that_leads_out(tmp_path: Path) -> None:
@@ -124,31 +124,31 @@ def test_the_token_goes_to_the_hub_and_no_further(tmp_path: Path) -> None:
 def test_the_mirror_is_asked_where_the_hub_is_silent(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with HubServer([stored()]) as mirror, socket.create_server(("127.0.0.1", 0)) as silent:
         dead = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        assert find_hub(tell, hub=mirror.url, mirror=dead).endpoint == mirror.url
-        found = find_hub(tell, hub=dead, mirror=mirror.url, patience=0.2)
+        assert find_hub(log, hub=mirror.url, mirror=dead).endpoint == mirror.url
+        found = find_hub(log, hub=dead, mirror=mirror.url, timeout=0.2)
         assert f"{dead} does not answer within 0.2 s; using {mirror.url}" in capsys.readouterr().err
         download(found, DATA, tmp_path, everything, QUICK)
         assert {seen.token for seen in mirror.seen} == {None}
         with pytest.raises(LeapError, match=r"neither .* nor .* answers"):
-            find_hub(tell, hub=dead, mirror=dead, patience=0.1)
+            find_hub(log, hub=dead, mirror=dead, timeout=0.1)
 
 
 def test_the_users_choice_of_a_hub_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     with HubServer([]) as hub:
         monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
-        assert find_hub(tell).endpoint == hub.url
+        assert find_hub(log).endpoint == hub.url
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(LeapError, match=r"HF_ENDPOINT=http://127.0.0.1:9 does not answer"):
-        find_hub(tell)
+        find_hub(log)
     monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
     with pytest.raises(UsageError, match=r"HF_ENDPOINT=hf-mirror.com"):
-        find_hub(tell)
+        find_hub(log)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(LeapError, match=r"HF_HUB_OFFLINE .* unset it"):
-        find_hub(tell)
+        find_hub(log)
 
 
-def test_a_server_that_is_no_hub_is_told_from_one(tmp_path: Path) -> None:
+def test_a_server_that_is_no_hub_is_reported_from_one(tmp_path: Path) -> None:
     with HubServer([stored()]) as hub:
         hub.stored["dataset", "someone/data"].refuses = (200, "")  # {} for everything
         with pytest.raises(LeapError, match=r"as a hub does|tells no commit"):

@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 from conftest import Finished, run_script
 from downloading import on_disk, online
-from frame_archives import picture, tar_bytes, tar_gz
+from frame_archives import image, tar_bytes, tar_gz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.hub import HubServer
 from servers.hub_store import Stored
 from test_crash_safety import killed_at
-from test_picture_check import row
+from test_image_check import sample
 from test_prepare_love_agibot import LINES_OF
 
-from leap.data.image import resolve_picture
+from leap.data.image import resolve_image
 from leap.errors import LeapError
 from leap.preparation.agibot.archives import ArchiveError, GzipStream
 from leap.preparation.agibot.image_archive import _AllImages, unpack_images
-from leap.preparation.check.image_check import find_pictures
+from leap.preparation.check.image_check import find_images
 
 __all__ = ["online"]  # a fixture that every test here uses
 
 SCRIPT = "scripts/utils/unpack_images.py"
-CONTENT = {f"327-{number}.png": picture(number, "PNG") for number in range(6)} | {"sub/8-1.jpg": picture(9)}
+CONTENT = {f"327-{number}.png": image(number, "PNG") for number in range(6)} | {"sub/8-1.jpg": image(9)}
 
 
 def packed(above: str = "images/") -> list[tuple[str, bytes]]:
@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
     """A workspace with the archive and samples that name its images."""
     (tmp_path / "data").mkdir()
     archive_of(tmp_path).write_bytes(tar_gz(packed()))
-    (tmp_path / "data" / "train.jsonl").write_text("".join(row(f"images/{name}") + "\n" for name in CONTENT))
+    (tmp_path / "data" / "train.jsonl").write_text("".join(sample(f"images/{name}") + "\n" for name in CONTENT))
     return tmp_path
 
 
@@ -147,7 +147,7 @@ HOSTILE = {
     "..": (tar_gz([*packed(), ("images/../../out.png", b"x")]), "no plain relative name"),
     "absolute": (tar_gz([*packed(), ("/images/out.png", b"x")]), "no plain relative name"),
     "a link": (tar_gz(packed(), odd=[_link("images", "/tmp")]), "a symbolic link"),
-    "another folder": (tar_gz([*packed(), ("pictures/out.png", b"x")]), "lies in no images/ folder"),
+    "another folder": (tar_gz([*packed(), ("elsewhere/out.png", b"x")]), "lies in no images/ folder"),
     "a newline": (tar_gz([*packed(), ("images/a\nb.png", b"x")]), "is no name for an image"),
     "too long a name": (tar_gz([*packed(), (f"images/{'é' * 130}.png", b"x")]), "is no name for an image"),
     "too large an image": (tar_gz([*packed(), ("images/a.png", bytes(1 << 26))]), "an image of 67,108,864 bytes"),
@@ -174,7 +174,7 @@ def test_nothing_of_a_broken_or_hostile_archive_is_put_in_place(root: Path, kind
     assert {path for path in root.rglob("*") if "images" not in path.parts} == before
 
 
-def test_wrong_calls_are_told_in_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_calls_are_reported_in_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = script(root, "--archive", "nowhere.tar.gz")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "there is no such archive" in done.stderr
@@ -197,11 +197,11 @@ def test_killed_at_any_line_the_same_call_ends_as_an_unbroken_one(root: Path) ->
     assert killed > 9
 
 
-PARTS = st.lists(st.sampled_from(["images", "a", "b.png", "..", ".", "", "data", "é", "\n", ".x"]), max_size=6)
+COMPONENTS = st.lists(st.sampled_from(["images", "a", "b.png", "..", ".", "", "data", "é", "\n", ".x"]), max_size=6)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(PARTS, max_size=3))
+@given(st.lists(COMPONENTS, max_size=3))
 def test_no_name_leads_out_of_the_folder(tmp_path_factory: pytest.TempPathFactory, names: list[list[str]]) -> None:
     files = [("/".join([*parts, "x.png"]), b"data") for parts in names]
     path = tmp_path_factory.getbasetemp() / "any.tar.gz"
@@ -229,16 +229,16 @@ def test_missing_images_name_the_archive(root: Path) -> None:
     roots = [root, root / "data"]
     words = f"unpack it first: python scripts/utils/unpack_images.py --archive {archive_of(root)}"
     with pytest.raises(LeapError, match=words):
-        resolve_picture("images/327-1.png", roots)
+        resolve_image("images/327-1.png", roots)
     with pytest.raises(LeapError, match=words):
-        resolve_picture("327-1.png", [root / "data" / "images"])
-    assert words in find_pictures(["images/327-1.png"], roots).missing[0]
+        resolve_image("327-1.png", [root / "data" / "images"])
+    assert words in find_images(["images/327-1.png"], roots).missing[0]
     checked = run_script("scripts/utils/check_and_clean_images.py", root=root)
     assert (checked.returncode, words in checked.stdout) == (1, True)
 
 
 def test_a_download_unpacks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"images.tar.gz": tar_gz(packed()), "train_151230.jsonl": (row("images/327-1.png") + "\n").encode()}
+    files = {"images.tar.gz": tar_gz(packed()), "train_151230.jsonl": (sample("images/327-1.png") + "\n").encode()}
     with HubServer([Stored("EvanSirius/leap-agibot-processed", "dataset", files)]) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         for new in (7, 0):

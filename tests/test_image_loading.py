@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leap.data.image import BlankPicture, PictureSize, open_picture
-from leap.data.image_urls import picture_url
+from leap.data.image import BlankImage, ImageSize, load_image
+from leap.data.image_urls import image_url
 from leap.errors import LeapError
 from leap.preparation.agibot.first_frames import as_png
 from leap.preparation.check import checked_dataset, image_facts
-from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.image_facts import ImageStore
 
 ORIENTATION = 0x0112
 # How a viewer turns the stored pixels [height, width, ...] (EXIF 2.32, table 6).
@@ -41,7 +41,7 @@ LOSSLESS = {
     "WEBP": ("RGB", "RGBA"),
 }
 KINDS = [(kind, mode) for kind, modes in LOSSLESS.items() for mode in modes]
-ANY_SIZE = PictureSize(1, 4096)
+ANY_SIZE = ImageSize(1, 4096)
 
 
 def noise(seed: int, height: int = 9, width: int = 14, channels: int = 4) -> np.ndarray:
@@ -60,12 +60,12 @@ def saved(path: Path, image: Image.Image, kind: str, **options: Any) -> Path:
 
 
 def shown(path: Path) -> np.ndarray:
-    return np.asarray(open_picture(path))
+    return np.asarray(load_image(path))
 
 
 def sent(path: Path) -> np.ndarray:
     """What a server decodes of the image that it is sent. Its reader turns nothing and knows no transparency."""
-    url = picture_url(path, ANY_SIZE)
+    url = image_url(path, ANY_SIZE)
     with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -88,7 +88,7 @@ def test_every_mode_is_upright_and_on_white(
     opaque = UPRIGHT[orientation](np.repeat(alpha, 3, axis=2)) == 1
     assert np.array_equal(found[opaque], expected[opaque])
     height, width, _ = found.shape
-    assert open_picture(BlankPicture(path)).size == (width, height)
+    assert load_image(BlankImage(path)).size == (width, height)
 
 
 @pytest.mark.parametrize("orientation", sorted(UPRIGHT))
@@ -178,12 +178,12 @@ UNTOLD = {
 def test_what_has_no_known_black_and_white_is_refused_by_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     UNTOLD[name](path)
-    for load in (open_picture, lambda source: picture_url(source, ANY_SIZE)):
+    for load in (load_image, lambda source: image_url(source, ANY_SIZE)):
         with pytest.raises(LeapError, match="8 bits a channel") as refused:
             load(path)
         assert str(refused.value).startswith(f"{path}: ")
         assert len(str(refused.value).splitlines()) == 1
-    looked = PictureStore(tmp_path / "cache").look([str(path)])
+    looked = ImageStore(tmp_path / "cache").look([str(path)])
     assert not looked.facts
     assert name in looked.broken[str(path)]
 
@@ -208,7 +208,7 @@ def test_a_server_is_sent_what_this_process_would_see(
     height, width = (32, 64) if ready else (30, 70)
     stored = Image.fromarray(noise(1, height, width)).convert(mode)
     path = saved(tmp_path_factory.getbasetemp() / f"sent.{form}", stored, form, exif=exif(orientation))
-    seen = open_picture(path)
+    seen = load_image(path)
     if ready:
         assert np.array_equal(sent(path), np.asarray(seen))
     else:
@@ -241,7 +241,7 @@ def test_the_facts_of_a_file_are_those_of_the_upright_image(tmp_path: Path) -> N
     files = [str(saved(tmp_path / "upright.png", image, "PNG"))]
     stored = image.transpose(Image.Transpose.ROTATE_90)
     files.append(str(saved(tmp_path / "turned.png", stored, "PNG", exif=exif(6))))
-    upright, turned = PictureStore(tmp_path / "cache").look(files).facts.values()
+    upright, turned = ImageStore(tmp_path / "cache").look(files).facts.values()
     assert upright == turned
     assert (turned.height, turned.width) == (48, 64)
 
@@ -252,22 +252,22 @@ def test_facts_of_an_older_way_of_loading_are_not_taken_for_right(
     file = str(saved(tmp_path / "a.jpg", Image.fromarray(noise(5, 40, 70, 3)), "JPEG", exif=exif(6)))
     with monkeypatch.context() as older:
         older.setattr(image_facts, "LOADING", 1)
-        older.setattr(image_facts, "open_picture", lambda path: Image.open(path).convert("RGB"))
-        assert PictureStore(tmp_path).look([file]).facts[file].height == 40
-    looked = PictureStore(tmp_path).look([file])
+        older.setattr(image_facts, "load_image", lambda path: Image.open(path).convert("RGB"))
+        assert ImageStore(tmp_path).look([file]).facts[file].height == 40
+    looked = ImageStore(tmp_path).look([file])
     assert (looked.decoded, looked.facts[file].height, looked.facts[file].width) == (1, 70, 40)
 
 
 def test_a_training_file_is_measured_anew(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from leap.data.chat_encoding import ChatFormat
-    from leap.data.image import PictureEncoder
+    from leap.data.image import ImageEncoder
     from leap.models.loading import load_processor
     from leap.preparation.check import image_check
 
     saved(tmp_path / "a.jpg", Image.fromarray(noise(5, 32, 96, 3)), "JPEG", exif=exif(6))
     (tmp_path / "rows.jsonl").write_text(row("a.jpg"))
     processor = load_processor(model)
-    encoder = PictureEncoder(processor, PictureSize(1, 64))
+    encoder = ImageEncoder(processor, ImageSize(1, 64))
 
     def decode() -> Any:
         place = tmp_path / "rows.jsonl"
@@ -277,13 +277,13 @@ def test_a_training_file_is_measured_anew(model: Path, tmp_path: Path, monkeypat
 
     with monkeypatch.context() as older:
         older.setattr(checked_dataset, "LOADING", 1)
-        older.setattr(image_check, "open_picture", lambda path: Image.open(path).convert("RGB").resize((32, 32)))
+        older.setattr(image_check, "load_image", lambda path: Image.open(path).convert("RGB").resize((32, 32)))
         assert decode().patches.tolist() == [4]
     assert decode().patches.tolist() == [12]
 
 
-def row(picture: str) -> str:
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "What now?"}]
+def row(image: str) -> str:
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "What now?"}]
     return json.dumps({"messages": [{"role": "user", "content": content}], "target": {"steps": "1) Go."}}) + "\n"
 
 
@@ -312,7 +312,7 @@ def test_exif_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.webp", Image.fromarray(noise(1)), "WEBP", exif=exif(6))
     path.write_bytes(path.read_bytes().replace(b"MM\0*", b"MM\0X"))
     with pytest.raises(LeapError, match="its EXIF data cannot be read"):
-        open_picture(path)
+        load_image(path)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -325,7 +325,7 @@ def test_orientations_that_do_not_exist_turn_nothing(tmp_path: Path, orientation
 def test_a_folder_or_nothing_is_no_image(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing.png"):
         with pytest.raises(LeapError, match="the image is missing"):
-            open_picture(path)
+            load_image(path)
 
 
 FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "ICO", "JPEG2000", "DDS", "TGA")
@@ -345,7 +345,7 @@ def test_a_damaged_file_is_an_image_or_an_error(
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(bytes(content[: end or None]))
     try:
-        image = open_picture(path)
+        image = load_image(path)
     except LeapError as error:
         assert str(error).startswith(f"{path}: ")  # noqa: PT017
     else:

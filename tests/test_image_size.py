@@ -14,7 +14,7 @@ from test_families import one_thread
 from test_recipes import LORA, train
 
 from leap.ablation.stages import Places
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError, UsageError
 from leap.evaluation.model_names import size_suffix
 from leap.models.checkpoints import MARKER
@@ -67,7 +67,7 @@ def evaluate(root: Path, results: Path, *flags: str) -> Finished:
 def sizes(results: Path) -> dict[str, list[int]]:
     """By the name of the results."""
     return {
-        path.parent.name: json.loads(path.read_text())["settings"]["picture_tokens"]
+        path.parent.name: json.loads(path.read_text())["settings"]["image_tokens"]
         for path in results.glob("Spatial/*/manifest.json")
     }
 
@@ -81,7 +81,7 @@ def checkpoint(root: Path, run: str) -> Path:
 
 @pytest.mark.parametrize("run", ["own", "lora"])
 def test_a_checkpoint_carries_its_size_wherever_it_goes(root: Path, tmp_path: Path, run: str) -> None:
-    folder, size = checkpoint(root, run), PictureSize(*OWN)
+    folder, size = checkpoint(root, run), ImageSize(*OWN)
     assert recorded_size(folder, root) == size
     copied = Path(shutil.copytree(folder, tmp_path / "copied"))
     (copied / MARKER).unlink()
@@ -107,7 +107,7 @@ def test_other_programs_see_the_size_too(root: Path) -> None:
 
 def test_a_run_records_its_own_size_and_not_its_base_models(root: Path) -> None:
     base = {"model_name_or_path": "output/other/checkpoint-1", "max_steps": 1, "save_steps": 1}
-    assert recorded_size(train(root, "from_other", **base), root) == PictureSize(*OWN)
+    assert recorded_size(train(root, "from_other", **base), root) == ImageSize(*OWN)
 
 
 def test_base_models_record_nothing(root: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_adapter_that_says_nothing_is_asked_as_its_base(root: Path, tmp_path:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(checkpoint(root, "lora") / name, bare)
     assert recorded_size(bare, root) is None
-    assert recorded_size(bare, root, checkpoint(root, "own")) == PictureSize(*OWN)
+    assert recorded_size(bare, root, checkpoint(root, "own")) == ImageSize(*OWN)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_all_models_of_a_command_have_one_size(
         (folders[-1] / "processor_config.json").write_text(json.dumps({"image_processor": record}))
     models = folders if with_baseline else folders[1:]
     given_flags = argparse.Namespace(image_tokens_min=low, image_tokens_max=high)
-    chosen = lambda: choose_size(given_flags, PictureSize(256, 1024), models, folders[0]).tokens  # noqa: E731
+    chosen = lambda: choose_size(given_flags, ImageSize(256, 1024), models, folders[0]).tokens  # noqa: E731
     recorded = {size for size in trained if size} or {size for size in [baselines] if size and with_baseline}
     if low and high:
         expected = (low, high)
@@ -177,7 +177,7 @@ def test_all_models_of_a_command_have_one_size(
             with pytest.raises(UsageError, match="must not be over"):
                 chosen()
             return
-    assert chosen() == PictureSize(*expected)
+    assert chosen() == ImageSize(*expected)
 
 
 # --- scripts
@@ -208,7 +208,7 @@ def test_another_size_goes_to_another_result(root: Path, tmp_path: Path) -> None
     assert sizes(tmp_path) == {"Baseline": DEFAULT, "Baseline_4-9tokens": OWN, "own-checkpoint-1": OWN}
     assert {path: path.read_bytes() for path in before} == before
     published = "--batch_mode --checkpoints_dir output/own --image_tokens_min 256 --image_tokens_max 1024".split()
-    assert evaluate(root, tmp_path, *published, "--picture-control", "blank").returncode == 0
+    assert evaluate(root, tmp_path, *published, "--image-control", "blank").returncode == 0
     assert evaluate(root, tmp_path, *published).returncode == 0
     there = ("Baseline", "Baseline_blank", "own-checkpoint-1_256-1024tokens", "own-checkpoint-1_256-1024tokens_blank")
     assert {name: size for name, size in sizes(tmp_path).items() if size == DEFAULT} == dict.fromkeys(there, DEFAULT)
@@ -234,7 +234,7 @@ def test_a_name_that_was_given_is_kept_and_nothing_is_mixed_into_it(root: Path, 
     assert evaluate(root, tmp_path, *mine, *other).returncode == 0
     refused = evaluate(root, tmp_path, *mine)
     assert refused.returncode == 1
-    assert "picture_tokens ([16, 20] there, [4, 9] now)" in refused.stderr
+    assert "image_tokens ([16, 20] there, [4, 9] now)" in refused.stderr
     assert sizes(tmp_path) == {"mine": OTHER}
 
 
@@ -252,8 +252,8 @@ def test_checkpoints_of_two_sizes_are_refused_until_one_is_given(root: Path, tmp
         refused = script(name, *flags, "--baseline_model", "models/base", root=root)
         assert refused.returncode == 2
         (line,) = refused.stderr.splitlines()
-        for told in ("4 to 9 tokens", "16 to 20 tokens", "--image_tokens_min and --image_tokens_max", str(folder)):
-            assert told in line
+        for message in ("4 to 9 tokens", "16 to 20 tokens", "--image_tokens_min and --image_tokens_max", str(folder)):
+            assert message in line
         assert not (tmp_path / "results").exists()
     done = evaluate(root, tmp_path / "results", *batch, *"--image_tokens_min 4 --image_tokens_max 9".split())
     assert done.returncode == 0, done.stderr
@@ -274,7 +274,7 @@ def test_plans_of_a_blind_review_are_made_at_the_checkpoints_size(root: Path, tm
     done = script(BLIND, *flags.split(), "--save_dir", str(tmp_path), root=root)
     assert done.returncode == 0, done.stderr
     (manifest,) = (json.loads(path.read_text()) for path in tmp_path.glob("blind10_outputs_*.json"))
-    assert manifest["settings"]["picture_tokens"] == OWN
+    assert manifest["settings"]["image_tokens"] == OWN
     assert manifest["image_size_source"] == f"as {checkpoint(root, 'own')} was trained"
 
 
@@ -290,7 +290,7 @@ def test_an_ablation_compares_models_that_were_asked_alike(root: Path, tmp_path:
     """Its base model has results at the default size already; those of the ablation are others."""
     assert evaluate(root, tmp_path).returncode == 0
     own, default = (
-        Places(root / "output", tmp_path, root / "models" / "base", PictureSize(*size)) for size in (OWN, DEFAULT)
+        Places(root / "output", tmp_path, root / "models" / "base", ImageSize(*size)) for size in (OWN, DEFAULT)
     )
     folders = [root / "models" / "base", checkpoint(root, "own")]
     assert list(own.named(folders)) == ["Baseline_4-9tokens", "own-checkpoint-1"]
@@ -298,13 +298,13 @@ def test_an_ablation_compares_models_that_were_asked_alike(root: Path, tmp_path:
 
 
 def test_the_first_size_of_a_model_has_its_plain_name(tmp_path: Path) -> None:
-    assert size_suffix("Baseline", PictureSize(1, 2), tmp_path) == ""
+    assert size_suffix("Baseline", ImageSize(1, 2), tmp_path) == ""
     manifest = tmp_path / "M&T" / "Baseline" / "manifest.json"
     manifest.parent.mkdir(parents=True)
-    for content, free in (({"settings": {"picture_tokens": [1, 2]}}, True), ({}, True),
-                          ({"settings": {"picture_tokens": [1, 3]}}, False)):  # fmt: skip
+    for content, free in (({"settings": {"image_tokens": [1, 2]}}, True), ({}, True),
+                          ({"settings": {"image_tokens": [1, 3]}}, False)):  # fmt: skip
         manifest.write_text(json.dumps(content))
         expected = "" if free else "_1-2tokens"
-        assert size_suffix("Baseline", PictureSize(1, 2), tmp_path) == expected
-        assert size_suffix("Baseline", PictureSize(1, 2), tmp_path, "Baseline_blank") == expected
-        assert size_suffix("X", PictureSize(1, 2), tmp_path, "Baseline") == expected
+        assert size_suffix("Baseline", ImageSize(1, 2), tmp_path) == expected
+        assert size_suffix("Baseline", ImageSize(1, 2), tmp_path, "Baseline_blank") == expected
+        assert size_suffix("X", ImageSize(1, 2), tmp_path, "Baseline") == expected

@@ -40,16 +40,16 @@ def test_a_run_that_is_stopped_again_and_again_is_continued(tmp_path: Path, ends
             process = start(tmp_path, hub)
             wait_for(hub, sent, process)
             process.send_signal(ends)
-            _, told = process.communicate(timeout=30)
+            _, message = process.communicate(timeout=30)
             if ends is signal.SIGINT:
                 assert process.returncode == 130
-                assert told.splitlines()[-1] == "interrupted; the same command continues from here"
-                assert "Traceback" not in told
+                assert message.splitlines()[-1] == "interrupted; the same command continues from here"
+                assert "Traceback" not in message
             found = on_disk(tmp_path / "data")  # under its name, each is whole
             assert all(found[path] == repository.files[path] for path in found if not path.startswith(".download-"))
         process = start(tmp_path, hub)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 0, message
     assert on_disk(tmp_path / "data") == repository.files
     assert sum(SIZES.values()) <= sum(hub.sent.values()) <= sum(SIZES.values()) + IN_FLIGHT
 
@@ -61,9 +61,9 @@ def test_an_interruption_ends_a_long_wait(tmp_path: Path) -> None:
     with HubServer([Stored(NAME, "dataset", {"a.txt": b"a"})], plan) as hub:
         process = start(tmp_path, hub)
         assert process.stderr is not None
-        told = next(line for line in process.stderr if "waiting" in line)
-        assert "429" in told
-        assert "waiting 600 s (try 1 of 8)" in told
+        message = next(line for line in process.stderr if "waiting" in line)
+        assert "429" in message
+        assert "waiting 600 s (try 1 of 8)" in message
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 130

@@ -100,7 +100,7 @@ def test_a_job_whose_log_cannot_be_written_is_failed(tmp_path: Path) -> None:
     print_outcome([first], Console(file=StringIO()))
 
 
-def test_a_killed_job_is_told_by_its_signal(tmp_path: Path) -> None:
+def test_a_killed_job_is_reported_by_its_signal(tmp_path: Path) -> None:
     (result,) = run_jobs([shell("killed", "kill -9 $$")], tmp_path)
     assert result.reason == "killed by signal SIGKILL"
 

@@ -50,7 +50,7 @@ NO_JSON_OF_OURS = {
 MANIFEST = {
     "dimension": "Spatial",
     "model": {"name": "m", "weights": "ab", "files": {"config.json": "cd"}, "endpoint": None},
-    "settings": {"dtype": "float32", "decoding": {"max_new_tokens": 4}, "picture_tokens": [4, 9]},
+    "settings": {"dtype": "float32", "decoding": {"max_new_tokens": 4}, "image_tokens": [4, 9]},
     "scorer": {"name": "leap"},
     "data": {"path": "d", "examples": 2, "fingerprint": "ef"},
     "counts": {"examples": 2, "scored": 1, "missing": 1},

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 COMMAND = [
     sys.executable,
     "scripts/evaluation/run_vlm_evaluation.py",
-    # Preparing pictures in a worker process, as on a GPU: it outlives a killed parent for some seconds.
+    # Preparing images in a worker process, as on a GPU: it outlives a killed parent for some seconds.
     *"--checkpoint models/leap-demo --model_name m --image_tokens_min 4 --image_tokens_max 9".split(),
     *"--max_new_tokens 3 --batch_size 2 --workers 1 --device cpu".split(),
 ]
@@ -54,7 +54,7 @@ class Whole:
     """What an unbroken run left, and when its first answer came after its start, in seconds."""
 
     files: dict[str, bytes]
-    first_answer: float
+    first_response: float
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +152,11 @@ def state(root: Path) -> frozenset[tuple[str, int, int]]:
     return frozenset(found)
 
 
-def kill_in(phase: str, root: Path, rng: random.Random, first_answer: float) -> bool:
+def kill_in(phase: str, root: Path, rng: random.Random, first_response: float) -> bool:
     before, lines, wanted = state(root), line_count(root), rng.randint(1, 3)
     with start(root) as process:
         if phase == "start":
-            time.sleep(rng.uniform(0, first_answer))
+            time.sleep(rng.uniform(0, first_response))
         elif phase == "answers":
             wait_until(process, lambda: line_count(root) >= lines + wanted)
             time.sleep(rng.choice((0, rng.uniform(0, 0.1))))
@@ -177,7 +177,7 @@ def test_thirty_kills(empty: Path, whole: Whole) -> None:
     killed = 0
     for phase in [*phases, *["finish"] * 20]:  # some may come too late
         before = whole_lines(empty)
-        killed += killed < KILLS and kill_in(phase, empty, rng, whole.first_answer)
+        killed += killed < KILLS and kill_in(phase, empty, rng, whole.first_response)
         assert before.items() <= whole_lines(empty).items()
         if (empty / "eva_results").exists():
             assert {found.status for found in Monitor(empty / "eva_results").read()} <= {"stopped", "complete"}

@@ -136,7 +136,7 @@ def test_flash_attention_of_packed_rows_needs_no_package(workspace: Path) -> Non
     flash = weights(train(workspace, "attention_flash", max_steps=1, attn_implementation="flash_attention_2"))
     assert all(torch.equal(plain[name], flash[name]) for name in plain)
     report = json.loads((workspace / "output" / "attention_flash" / "training_report.json").read_text())
-    assert "packs of about" in report["batches"]
+    assert "micro-batches of about" in report["batches"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="flash-attn may be there")
@@ -153,6 +153,6 @@ def test_flash_attention_of_padded_rows_is_refused_without_its_package(workspace
 )
 def test_a_plan_says_that_padded_rows_are_slower(workspace: Path, flags: str, reason: str) -> None:
     done = run_script(FINETUNE, "--recipe", "demo", "--dry-run", *flags.split(), root=workspace)
-    assert f"packing     none ({reason}): rows are padded, which is slower" in done.stdout
+    assert f"packing     none ({reason}): samples are padded, which is slower" in done.stdout
     plain = run_script(FINETUNE, "--recipe", "demo", "--dry-run", root=workspace)
     assert "packing " not in plain.stdout

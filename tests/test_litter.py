@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, run_script
-from frame_archives import frames, picture, tar_gz
+from frame_archives import frames, image, tar_gz
 from hypothesis import given
 from hypothesis import strategies as st
 from servers.hub import HubServer
 from servers.hub_store import Stored
-from test_picture_check import draw, row
+from test_image_check import draw, sample
 
 from leap.errors import LeapError
 from leap.evaluation.evaluation_progress import Monitor
@@ -24,13 +24,13 @@ from leap.evaluation.rescore import find_stored
 from leap.models.checkpoints import find_checkpoints, weight_files, weights_hash
 from leap.preparation.agibot.annotations import read_annotations
 from leap.preparation.agibot.archive_tasks import find_archives, prepare
-from leap.preparation.build.benchmark_samples import evaluation_pictures
+from leap.preparation.build.benchmark_samples import evaluation_images
 from leap.preparation.check.benchmark_check import verify_benchmark
-from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.image_facts import ImageStore
 from leap.records.files import read_json, read_jsonl, read_lines
 from leap.records.litter import is_bare, is_data, listed, walk
-from leap.records.quarantine import restore, set_aside
-from leap.records.training import TrainingRow
+from leap.records.quarantine import move_to_quarantine, restore
+from leap.records.training import TrainingSample
 from leap.report.results import read_scores
 from leap.tabletop.demo_workspace import DemoSize, make_workspace
 from leap.training.recipe import read_recipe
@@ -72,7 +72,7 @@ def two(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         write(clean / "data" / "task_info" / f"task_{task}.json", json.dumps(episodes))
         for number in range(3):
             draw(clean / "data" / "images" / f"{task}-{number}.png", task + number)
-    write(clean / "data" / "train.jsonl", row("images/7-1.png") + "\n" + row("images/12-1.png") + "\n")
+    write(clean / "data" / "train.jsonl", sample("images/7-1.png") + "\n" + sample("images/12-1.png") + "\n")
     scores = {"task": {"0": {"total_score": 40.0, "skill_match_score": 50.0}}}
     write(clean / "eva_results" / "Spatial" / "m" / "final_score.json", json.dumps(scores))
     write(clean / "eva_results" / "Spatial" / "m" / "predictions.jsonl", "")
@@ -112,8 +112,8 @@ SEEN: dict[str, Callable[[Path], Any]] = {
     "plans": lambda root: [
         example for dimension in DIMENSIONS for example in find_examples(root / BENCHMARK, dimension)
     ],
-    "verification": lambda root: verify_benchmark(root / BENCHMARK, PictureStore(root / ".cache")).to_dict(),
-    "evaluation pictures": lambda root: evaluation_pictures(root / BENCHMARK),
+    "verification": lambda root: verify_benchmark(root / BENCHMARK, ImageStore(root / ".cache")).to_dict(),
+    "evaluation images": lambda root: evaluation_images(root / BENCHMARK),
     "annotations": lambda root: read_annotations(root / "data" / "task_info"),
     "checkpoints": lambda root: find_checkpoints(root / "output"),
     "weights": lambda root: [
@@ -143,14 +143,14 @@ def test_a_training_file_is_built_without_it(two: tuple[Path, Path], tmp_path: P
     assert sum(content.count(b"\n") for content in made[0].values()) == 6
 
 
-def test_frames_in_an_archive_are_told_from_it(tmp_path: Path) -> None:
+def test_frames_in_an_archive_are_reported_from_it(tmp_path: Path) -> None:
     odd = [
-        (f"{folder}{name}", picture(1))
+        (f"{folder}{name}", image(1))
         for folder in ("", "327/", "327/640000/", "__MACOSX/", "__MACOSX/327/640000/", "327/640000/.ipynb_checkpoints/")
         for name in ("._0.jpg", ".0.jpg")
     ]
-    odd += [("327/640000/.ipynb_checkpoints/0-checkpoint.jpg", picture(2)), ("__MACOSX/327/640000/0.jpg", picture(3))]
-    odd += [("327/640000/@eaDir/0.jpg", picture(4))]
+    odd += [("327/640000/.ipynb_checkpoints/0-checkpoint.jpg", image(2)), ("__MACOSX/327/640000/0.jpg", image(3))]
+    odd += [("327/640000/@eaDir/0.jpg", image(4))]
     for name, files in (("clean", frames(327, 2)), ("littered", [*odd, *frames(327, 2)])):
         write(tmp_path / name / "task_327.tar.gz", "").write_bytes(tar_gz(files))
         prepare(find_archives(tmp_path / name), tmp_path / name / "images", 1, outcomes := [])
@@ -221,7 +221,7 @@ def test_a_byte_order_mark_is_accepted_in_every_file(two: tuple[Path, Path], tmp
     before = [str(SEEN[name](root)) for name in what]
     for pattern in ("*.json", "*.jsonl", "*.txt"):
         for path in root.rglob(pattern):
-            if path.stat().st_size and "pictures" not in path.parts:
+            if path.stat().st_size and "images" not in path.parts:
                 path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
     assert [str(SEEN[name](root)) for name in what] == before
     assert SEEN["check_and_clean_images"](root)[0] == 0
@@ -231,14 +231,14 @@ def test_a_byte_order_mark_is_accepted_in_every_file(two: tuple[Path, Path], tmp
 
 
 def test_files_with_a_mark_may_have_been_joined(tmp_path: Path) -> None:
-    line = codecs.BOM_UTF8 + row("a.png").encode() + b"\n"
+    line = codecs.BOM_UTF8 + sample("a.png").encode() + b"\n"
     (tmp_path / "a.jsonl").write_bytes(line * 2 + codecs.BOM_UTF8)
-    assert len(list(read_jsonl(tmp_path / "a.jsonl", TrainingRow))) == 2
+    assert len(list(read_jsonl(tmp_path / "a.jsonl", TrainingSample))) == 2
 
 
 def test_a_restore_file_from_an_editor_is_read(tmp_path: Path) -> None:
     draw(tmp_path / "data" / "a.png")
-    file = set_aside({tmp_path / "data" / "a.png": "why"}, tmp_path / "data", tmp_path / "trash")
+    file = move_to_quarantine({tmp_path / "data" / "a.png": "why"}, tmp_path / "data", tmp_path / "trash")
     with_bom(file, file.read_text())
     assert restore(file) == 1
 
@@ -246,12 +246,12 @@ def test_a_restore_file_from_an_editor_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (f"[{row('a.png')},\n{row('b.png')}]".encode(), "a.jsonl:1: a JSON array; one record a line is needed"),
-        (b"\n \n  [\n" + row("a.png").encode() + b"]", "a.jsonl:3: a JSON array"),
-        (row("a.png").encode("utf-16"), "a.jsonl: UTF-16 text; save it as UTF-8"),
+        (f"[{sample('a.png')},\n{sample('b.png')}]".encode(), "a.jsonl:1: a JSON array; one record a line is needed"),
+        (b"\n \n  [\n" + sample("a.png").encode() + b"]", "a.jsonl:3: a JSON array"),
+        (sample("a.png").encode("utf-16"), "a.jsonl: UTF-16 text; save it as UTF-8"),
     ],
 )
-def test_what_is_no_jsonl_is_told_as_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
+def test_what_is_no_jsonl_is_reported_as_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(LeapError, match=words):
         list(read_lines(tmp_path / "a.jsonl"))
@@ -259,11 +259,11 @@ def test_what_is_no_jsonl_is_told_as_what_it_is(tmp_path: Path, content: bytes, 
 
 @pytest.mark.parametrize("name", [327, "327", 0, -1, 1.5, None])
 def test_a_sample_may_be_numbered(name: Any) -> None:
-    sample = TrainingRow.model_validate_json(json.dumps({**json.loads(row("a.png")), "id": name}))
-    assert sample.id == (None if name is None else str(name))
+    read = TrainingSample.model_validate_json(json.dumps({**json.loads(sample("a.png")), "id": name}))
+    assert read.id == (None if name is None else str(name))
 
 
 @pytest.mark.parametrize("name", [True, [1], {"a": 1}])
 def test_a_sample_has_no_other_name(name: Any) -> None:
     with pytest.raises(ValueError, match="id"):
-        TrainingRow.model_validate_json(json.dumps({**json.loads(row("a.png")), "id": name}))
+        TrainingSample.model_validate_json(json.dumps({**json.loads(sample("a.png")), "id": name}))

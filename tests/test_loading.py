@@ -10,7 +10,7 @@ import torch
 from conftest import run_script
 from test_families import one_thread
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError
 from leap.inference.hf import HfEngine
 from leap.models.loading import Quantization, load_model
@@ -125,5 +125,5 @@ def test_a_processors_own_code_is_not_run_either(own_code: tuple[Path, Path]) ->
     own = {"processor_class": "OwnProcessor", "auto_map": {"AutoProcessor": "modeling_own.OwnProcessor"}}
     path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
     with pytest.raises(LeapError, match="--trust_remote_code"):
-        HfEngine(folder, PictureSize(4, 4))
+        HfEngine(folder, ImageSize(4, 4))
     assert not marker.exists()

@@ -108,8 +108,8 @@ def test_a_holder_by_flock_keeps_others_out(tmp_path: Path, library: Path, start
 def test_a_holder_on_another_machine_is_removed_by_hand(tmp_path: Path, library: Path, start: Any) -> None:
     (tmp_path / ".lock").write_text("4242\nanother.host?pidns-f000001f\n77\n")
     for environment in (without(library, errno.ENOSYS), {**os.environ, "PYTHONPATH": str(REPOSITORY)}):
-        told = start(tmp_path, environment).communicate(timeout=60)[1]
-        assert "(process 4242 on another.host); wait until it is done, or stop it; there is no flock" in told
+        message = start(tmp_path, environment).communicate(timeout=60)[1]
+        assert "(process 4242 on another.host); wait until it is done, or stop it; there is no flock" in message
     assert lock_holder(tmp_path / ".lock") == "process 4242 on another.host"
     (tmp_path / ".lock").unlink()
     assert start(tmp_path, without(library, errno.ENOSYS)).communicate(timeout=60) == ("held\n", "")
@@ -123,7 +123,7 @@ def run(script: str, *arguments: str, environment: dict[str, str]) -> subprocess
 def test_evaluations_and_downloads_need_no_flock(workspace: Path, tmp_path: Path, library: Path) -> None:
     bare = without(library, errno.ENOLCK) | {"LEAP_ROOT": str(workspace), "NO_PROXY": "*"}
     script, flags = "scripts/evaluation/run_vlm_evaluation.py", ["--engine", "openai", "--dimension", "Spatial"]
-    with FaultyServer(answer=lambda body: "[]") as server:
+    with FaultyServer(response=lambda body: "[]") as server:
         asked = [*flags, "--base_url", server.url, "--model", MODEL, "--output_dir", str(tmp_path / "results")]
         done = run(script, *asked, environment=bare)
     assert done.returncode == 0, done.stderr

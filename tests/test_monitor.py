@@ -120,7 +120,7 @@ def test_it_runs_while_the_lock_is_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", ["complete", "incomplete"])
-def test_the_end_is_told_by_the_manifest_and_so_is_the_mean_rate(tmp_path: Path, status: str) -> None:
+def test_the_end_is_reported_by_the_manifest_and_so_is_the_mean_rate(tmp_path: Path, status: str) -> None:
     folder = Folder(tmp_path)
     for example in range(10):
         folder.append(example)
@@ -182,7 +182,7 @@ def test_one_look_fits_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert whole in shown
 
 
-def test_what_is_broken_is_told_and_the_others_are_shown(tmp_path: Path) -> None:
+def test_what_is_broken_is_reported_and_the_others_are_shown(tmp_path: Path) -> None:
     good, bad = Folder(tmp_path, model="good"), Folder(tmp_path, model="bad")
     for folder in (good, bad):
         folder.append(0)
@@ -214,12 +214,12 @@ def test_a_model_without_answers_says_so(tmp_path: Path) -> None:
 
 
 def test_an_empty_or_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
-    for folder, told in ((tmp_path, "no evaluation has begun there"), (tmp_path / "lost", "no such results folder")):
+    for folder, message in ((tmp_path, "no evaluation has begun there"), (tmp_path / "lost", "no such results folder")):
         shown = run_script(MONITOR, "--once", "--results", str(folder))
         assert shown.returncode == 1
         (line,) = shown.stderr.splitlines()
         assert line.startswith(f"error: {folder}: ")
-        assert told in line
+        assert message in line
     with pytest.raises(LeapError):
         Monitor(tmp_path / "lost").read()
 

@@ -17,12 +17,12 @@ from servers import hub_store
 from servers.faulty_openai import Fault, FaultyServer
 from servers.hub import HubServer
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError, UsageError
 from leap.hub.client import find_hub
-from leap.hub.download import download, everything, tell
+from leap.hub.download import download, everything, log
 from leap.inference.openai import Endpoint, OpenAiEngine, find_endpoint
-from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.network import is_loopback, never_proxied
 from leap.records.training import Message
 
@@ -40,10 +40,10 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def ask(url: str, count: int = 1) -> list[Answer]:
+def ask(url: str, count: int = 1) -> list[Response]:
     requests = [Request(("task", str(n)), (Message(role="user", content=f"ask {n}"),), ()) for n in range(count)]
     endpoint = Endpoint(url, faulty.MODEL, faulty.KEY, timeout=20, retries=1, backoff=0.01)
-    return list(OpenAiEngine(endpoint, PictureSize(4, 9)).answers(requests, Decoding()))
+    return list(OpenAiEngine(endpoint, ImageSize(4, 9)).responses(requests, Decoding()))
 
 
 # This machine
@@ -113,11 +113,11 @@ def test_no_proxy_keeps_its_meaning_beside_it(monkeypatch: pytest.MonkeyPatch) -
 def test_a_proxy_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("ALL_PROXY", proxy)
     for asking in (lambda: find_endpoint("http://server.invalid/v1"), lambda: ask("http://server.invalid/v1")):
-        with pytest.raises(LeapError, match=r"cannot be asked: ALL_PROXY .* unset it") as told:
+        with pytest.raises(LeapError, match=r"cannot be asked: ALL_PROXY .* unset it") as message:
             asking()
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(message.value)
     with pytest.raises(LeapError, match=r"ALL_PROXY"):
-        find_hub(tell, hub="http://hub.invalid", mirror="http://mirror.invalid")
+        find_hub(log, hub="http://hub.invalid", mirror="http://mirror.invalid")
 
 
 def test_a_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,11 +138,11 @@ def test_a_hub_on_this_machine_is_asked_directly(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv(name, proxy)
     with HubServer([stored()]) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        download(find_hub(tell), DATA, tmp_path, everything, QUICK)
+        download(find_hub(log), DATA, tmp_path, everything, QUICK)
     assert len(on_disk(tmp_path)) == len(SIZES)
 
 
-def test_libraries_that_ask_for_themselves_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_ask_for_themselves_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "example.org")
     never_proxied("https://example.com")
     assert os.environ["NO_PROXY"] == "example.org"
@@ -161,7 +161,7 @@ def test_addresses_that_are_none_are_wrong_usage(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HF_ENDPOINT", url)
     if url != "http://[v1.x]/v1":
         with pytest.raises(UsageError, match="an address is needed"):
-            find_hub(tell)
+            find_hub(log)
 
 
 # Redirects
@@ -206,14 +206,14 @@ def test_a_redirect_in_a_circle_ends_the_run(pair: tuple[FaultyServer, FaultySer
 def test_a_redirect_to_nowhere_is_one_line(pair: tuple[FaultyServer, FaultyServer], place: str) -> None:
     first, _ = pair
     first.reset(lambda seen: Fault("nowhere", 307, headers={"Location": place}))
-    told = ""
+    message = ""
     try:
         (answer,) = ask(first.url)
-        told = str(answer.error)
+        message = str(answer.error)
     except LeapError as error:
-        told = str(error)
-    assert "redirect" in told.lower()
-    assert "\n" not in told
+        message = str(error)
+    assert "redirect" in message.lower()
+    assert "\n" not in message
 
 
 def test_the_list_of_models_is_not_fetched_from_another_host(pair: tuple[FaultyServer, FaultyServer]) -> None:
@@ -283,6 +283,6 @@ def test_proxies_and_redirects_on_a_command_line(workspace: Path, tmp_path: Path
         refused = run_script(script, *flags, "--base_url", "http://server.invalid/v1", root=workspace)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
         assert "ALL_PROXY names a SOCKS proxy: pip install socksio" in refused.stderr
-        with FaultyServer(answer=lambda body: json.dumps([])) as server:
+        with FaultyServer(response=lambda body: json.dumps([])) as server:
             done = run_script(script, *flags, "--base_url", server.url, root=workspace)
     assert done.returncode == 0, done.stderr

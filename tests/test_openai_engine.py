@@ -24,11 +24,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from servers import faulty_openai as faulty
-from servers.faulty_openai import Fault, FaultyServer, Seen, answer_to, by_text, completion
+from servers.faulty_openai import Fault, FaultyServer, Seen, by_text, completion, response_to
 
 from leap.backoff import retry_after
 from leap.data import image_urls
-from leap.data.image import BlankPicture, PictureSize
+from leap.data.image import BlankImage, ImageSize
 from leap.errors import LeapError, UsageError
 from leap.evaluation.model_names import served_name
 from leap.evaluation.predictions import as_prediction
@@ -39,7 +39,7 @@ from leap.evaluation.usage import usage_and_cost
 from leap.inference.chat_protocol import chat_messages
 from leap.inference.hf import HfEngine
 from leap.inference.openai import Endpoint, OpenAiEngine, find_endpoint
-from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.models.loading import load_processor
 from leap.records.benchmark import Prediction
 from leap.records.training import Message
@@ -47,17 +47,17 @@ from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
 
-SIZE = PictureSize(4, 9)
+SIZE = ImageSize(4, 9)
 
 
-def asked(count: int, *pictures: Path | BlankPicture) -> list[Request]:
-    """Requests "ask 0", "ask 1", … with the same pictures."""
-    shown = [{"type": "image", "image": "p.png"} for _ in pictures]
+def asked(count: int, *images: Path | BlankImage) -> list[Request]:
+    """Requests "ask 0", "ask 1", … with the same images."""
+    shown = [{"type": "image", "image": "p.png"} for _ in images]
     return [
         Request(
             ("task", str(number)),
             (Message(role="user", content=[*shown, {"type": "text", "text": f"ask {number}"}]),),
-            pictures,
+            images,
         )
         for number in range(count)
     ]
@@ -68,27 +68,27 @@ def engine(url: str, **options: object) -> OpenAiEngine:
     return OpenAiEngine(Endpoint(url, faulty.MODEL, **{**quick, **options}), SIZE)  # type: ignore[arg-type]
 
 
-def answers(server: FaultyServer, requests: Sequence[Request], **options: object) -> dict[tuple[str, str], Answer]:
+def responses(server: FaultyServer, requests: Sequence[Request], **options: object) -> dict[tuple[str, str], Response]:
     """Each request's one answer."""
-    found = list(engine(server.url, **options).answers(requests, Decoding()))
-    keys = [answer.key for answer in found]
+    found = list(engine(server.url, **options).responses(requests, Decoding()))
+    keys = [response.key for response in found]
     assert sorted(keys) == sorted(request.key for request in requests)
-    return {answer.key: answer for answer in found}
+    return {response.key: response for response in found}
 
 
 def right(request: Request) -> str:
-    return answer_to({"messages": chat_messages(request, SIZE)})
+    return response_to({"messages": chat_messages(request, SIZE)})
 
 
-def assert_right(found: dict[tuple[str, str], Answer], requests: Sequence[Request]) -> None:
-    assert {key: (answer.text, answer.error) for key, answer in found.items()} == {
+def assert_right(found: dict[tuple[str, str], Response], requests: Sequence[Request]) -> None:
+    assert {key: (response.text, response.error) for key, response in found.items()} == {
         request.key: (right(request), None) for request in requests
     }
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "picture.png"
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
     Image.effect_noise((70, 50), 80).convert("RGB").save(path)
     return path
 
@@ -97,10 +97,10 @@ def picture(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("fault", [*faulty.PASSING, *faulty.SLOW, *faulty.BAD_BODIES], ids=lambda fault: fault.name)
-def test_a_passing_fault_is_asked_again(fault: Fault, picture: Path) -> None:
-    requests = asked(6, picture, BlankPicture(picture))
+def test_a_passing_fault_is_asked_again(fault: Fault, image: Path) -> None:
+    requests = asked(6, image, BlankImage(image))
     with FaultyServer(by_text({"ask 2": [fault], "ask 4": [fault]})) as server:
-        assert_right(answers(server, requests, timeout=1.0 if fault in faulty.SLOW else 20), requests)
+        assert_right(responses(server, requests, timeout=1.0 if fault in faulty.SLOW else 20), requests)
         assert server.attempts["ask 2"] >= 2
 
 
@@ -108,7 +108,7 @@ def test_a_passing_fault_is_asked_again(fault: Fault, picture: Path) -> None:
 def test_a_final_fault_stays_with_its_request(fault: Fault) -> None:
     requests = asked(6)
     with FaultyServer(by_text({"ask 2": [fault]})) as server:
-        found = answers(server, requests)
+        found = responses(server, requests)
         assert server.attempts["ask 2"] == 1
     failed = found.pop(("task", "2"))
     assert failed.error
@@ -121,15 +121,15 @@ def test_refusals_filtered_and_empty_texts_are_answers(fault: Fault) -> None:
     """Upstream scores them zero. An error would leave the mean, and be asked again by every run."""
     requests = asked(3)
     with FaultyServer(by_text({"ask 1": [fault]})) as server:
-        found = answers(server, requests)
+        found = responses(server, requests)
         assert server.attempts["ask 1"] == 1
-    answer = found.pop(("task", "1"))
-    assert answer.error is None
-    stored = as_prediction(replace(answer, key=("Complex", *answer.key)), "sha256")
+    response = found.pop(("task", "1"))
+    assert response.error is None
+    stored = as_prediction(replace(response, key=("Complex", *response.key)), "sha256")
     kind = "empty" if fault in faulty.EMPTY else "refused" if fault is faulty.REFUSAL else "filtered"
     assert without_plan(Prediction.model_validate_json(stored.model_dump_json())) == kind
     words = {"refusal": "I would rather not.", "content filter": "Well"}
-    assert (answer.text or "").strip() == words.get(fault.name, "")
+    assert (response.text or "").strip() == words.get(fault.name, "")
     assert_right(found, [requests[0], requests[2]])
 
 
@@ -138,8 +138,8 @@ def test_refusals_filtered_and_empty_texts_are_answers(fault: Fault) -> None:
 )
 def test_endings_of_other_protocols(said: str, kept: str) -> None:
     with FaultyServer(lambda seen: Fault(said, body=completion("[]", finish=said))) as server:
-        (answer,) = answers(server, asked(1)).values()
-    assert (answer.error, answer.finish, answer.text) == (None, kept, "[]")
+        (response,) = responses(server, asked(1)).values()
+    assert (response.error, response.finish, response.text) == (None, kept, "[]")
 
 
 def test_a_servers_names_for_its_model_are_bounded() -> None:
@@ -152,7 +152,7 @@ def test_a_servers_names_for_its_model_are_bounded() -> None:
 
     with FaultyServer(plan) as server:
         asking = engine(server.url)
-        assert len(list(asking.answers(asked(40), Decoding()))) == 40
+        assert len(list(asking.responses(asked(40), Decoding()))) == 40
     assert len(asking.describe()["server_model"]) < 5000
 
 
@@ -166,7 +166,7 @@ def test_every_model_of_a_server_has_results_of_its_own_folder(name: str, tmp_pa
 @pytest.mark.parametrize("fault", faulty.BAD_BODIES, ids=lambda fault: fault.name)
 def test_a_second_bad_body_is_an_error(fault: Fault) -> None:
     with FaultyServer(by_text({"ask 0": [fault] * 9})) as server:
-        found = answers(server, asked(2))
+        found = responses(server, asked(2))
         assert server.attempts["ask 0"] == 2
     assert "no chat completion" in str(found["task", "0"].error)
     assert found["task", "1"].error is None
@@ -175,18 +175,18 @@ def test_a_second_bad_body_is_an_error(fault: Fault) -> None:
 @pytest.mark.parametrize("fault", [*faulty.PASSING, *faulty.SLOW], ids=lambda fault: fault.name)
 def test_the_retry_limit(fault: Fault) -> None:
     with FaultyServer(by_text({"ask 0": [fault] * 9})) as server:
-        found = answers(server, asked(2), retries=1, timeout=1.0 if fault in faulty.SLOW else 20)
+        found = responses(server, asked(2), retries=1, timeout=1.0 if fault in faulty.SLOW else 20)
         assert server.attempts["ask 0"] == 2
     assert "asked 2 times" in str(found["task", "0"].error)
     assert found["task", "1"].error is None
 
 
-def test_a_broken_picture_is_its_requests_error(tmp_path: Path, picture: Path) -> None:
+def test_a_broken_image_is_its_requests_error(tmp_path: Path, image: Path) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_bytes(picture.read_bytes()[:2000])
-    good, bad = asked(2, picture)[0], asked(2, broken)[1]
+    broken.write_bytes(image.read_bytes()[:2000])
+    good, bad = asked(2, image)[0], asked(2, broken)[1]
     with FaultyServer() as server:
-        found = answers(server, [good, bad])
+        found = responses(server, [good, bad])
         assert len(server.seen) == 1
     assert "broken.png" in str(found[bad.key].error)
     assert found[good.key].text == right(good)
@@ -194,7 +194,7 @@ def test_a_broken_picture_is_its_requests_error(tmp_path: Path, picture: Path) -
 
 def test_usage_may_be_missing() -> None:
     with FaultyServer(by_text({"ask 0": [Fault("no usage", body=completion("yes"))]})) as server:
-        found = answers(server, asked(2))
+        found = responses(server, asked(2))
     assert (found["task", "0"].text, found["task", "0"].new_tokens) == ("yes", None)
     assert (found["task", "1"].prompt_tokens, found["task", "1"].new_tokens) == (11, 3)
 
@@ -203,17 +203,17 @@ def test_usage_may_be_missing() -> None:
 def test_a_count_of_tokens_that_is_none_says_nothing(count: Any) -> None:
     usage = {"prompt_tokens": count, "completion_tokens": count}
     with FaultyServer(by_text({"ask 0": [Fault("usage", body=completion("yes", usage=usage))]})) as server:
-        answer = answers(server, asked(1))["task", "0"]
-    assert (answer.text, answer.prompt_tokens, answer.new_tokens) == ("yes", None, None)
+        response = responses(server, asked(1))["task", "0"]
+    assert (response.text, response.prompt_tokens, response.new_tokens) == ("yes", None, None)
 
 
 def test_an_answer_of_another_length_than_asked_is_an_error() -> None:
     with FaultyServer() as server:
         for decoding, field in ((Decoding(max_new_tokens=2), "max_tokens"), (Decoding(5, 5), "min_tokens")):
-            (answer,) = engine(server.url).answers(asked(1), decoding)
-            assert answer.text is None
-            assert f"ignores {field}" in str(answer.error)
-            assert (answer.prompt_tokens, answer.new_tokens) == (11, 3)  # they are paid for
+            (response,) = engine(server.url).responses(asked(1), decoding)
+            assert response.text is None
+            assert f"ignores {field}" in str(response.error)
+            assert (response.prompt_tokens, response.new_tokens) == (11, 3)  # they are paid for
         sent = server.seen[-1].body
     assert (sent["max_tokens"], sent["min_tokens"], sent["ignore_eos"], sent["temperature"]) == (5, 5, True, 0.0)
 
@@ -221,7 +221,7 @@ def test_an_answer_of_another_length_than_asked_is_an_error() -> None:
 def test_a_checkpoints_own_sampling_is_overruled() -> None:
     with FaultyServer() as server:
         for temperature in (0.0, 0.7):
-            list(engine(server.url).answers(asked(1), Decoding(9, temperature=temperature, top_p=0.9, seed=5)))
+            list(engine(server.url).responses(asked(1), Decoding(9, temperature=temperature, top_p=0.9, seed=5)))
         greedy, sampled = (seen.body for seen in server.seen)
     assert (greedy["temperature"], greedy["repetition_penalty"], greedy["frequency_penalty"]) == (0, 1, 0)
     assert "top_k" not in greedy
@@ -230,7 +230,7 @@ def test_a_checkpoints_own_sampling_is_overruled() -> None:
 
 def test_an_answer_cut_at_the_limit() -> None:
     with FaultyServer(by_text({"ask 0": [Fault("cut off", body=completion("yes", "length"))]})) as server:
-        assert answers(server, asked(1))["task", "0"].finish == "length"
+        assert responses(server, asked(1))["task", "0"].finish == "length"
 
 
 # Fields that a server does not take
@@ -247,7 +247,7 @@ def test_fields_that_a_server_does_not_take_are_left_out() -> None:
 
     requests = asked(6)
     with FaultyServer(plan) as server:
-        assert_right(answers(server, requests, concurrency=1), requests)
+        assert_right(responses(server, requests, concurrency=1), requests)
         assert len(server.seen) == len(requests) + 2
         assert server.seen[-1].body["max_completion_tokens"] == 512
 
@@ -279,14 +279,14 @@ def test_a_refused_field_is_left_out_after_the_first_refusal(
     requests = asked(6)
     with FaultyServer(plan) as server:
         asking = engine(server.url, concurrency=1)
-        found = {answer.key: answer for answer in asking.answers(requests, Decoding())}
+        found = {response.key: response for response in asking.responses(requests, Decoding())}
         assert_right(found, requests)
         assert len(server.seen) == len(requests) + 1
         sent = server.seen[-1].body.keys()
         assert not refused & sent
         assert {"temperature", "top_p", "seed", "frequency_penalty", "repetition_penalty"} - refused <= sent
         assert asking.describe()["fields_refused"] == sorted(refused)
-        list(asking.answers(asked(2), Decoding()))
+        list(asking.responses(asked(2), Decoding()))
     assert capsys.readouterr().err.count(f"refuses {', '.join(sorted(refused))}: left out") == 1
 
 
@@ -300,7 +300,7 @@ def test_all_fields_may_be_refused_one_after_the_other(capsys: pytest.CaptureFix
 
     requests = asked(40)
     with FaultyServer(plan) as server:
-        assert_right(answers(server, requests, concurrency=16), requests)
+        assert_right(responses(server, requests, concurrency=16), requests)
         assert set(server.seen[-1].body) == {"model", "messages", "max_completion_tokens"}
     assert capsys.readouterr().err.count("left out from now on") == 1
 
@@ -310,14 +310,14 @@ def test_an_engine_knows_what_another_has_learnt_of_the_same_endpoint() -> None:
     with FaultyServer(lambda seen: refusing if "temperature" in seen.body else None) as server:
         endpoint = Endpoint(server.url, faulty.MODEL, faulty.KEY, retries=1)
         for number in range(3):
-            list(OpenAiEngine(endpoint, SIZE).answers(asked(number + 1)[-1:], Decoding()))
+            list(OpenAiEngine(endpoint, SIZE).responses(asked(number + 1)[-1:], Decoding()))
         assert len(server.seen) == 4
 
 
 def test_a_refusal_that_only_quotes_a_field_changes_nothing() -> None:
     quoted = Fault("400", 400, faulty.error("prompt too long: {... 'repetition_penalty': 1.0 ...}"))
     with FaultyServer(by_text({"ask 0": [quoted] * 9})) as server:
-        found = answers(server, asked(3), concurrency=1)
+        found = responses(server, asked(3), concurrency=1)
         assert "prompt too long" in str(found["task", "0"].error)
         assert server.seen[-1].body["repetition_penalty"] == 1.0
 
@@ -328,7 +328,7 @@ def test_a_refusal_that_only_quotes_a_field_changes_nothing() -> None:
 def test_a_storm_of_429_loses_nothing() -> None:
     requests = asked(40)
     with FaultyServer(lambda seen: faulty.RATE_LIMITED if seen.number < 60 else None) as server:
-        assert_right(answers(server, requests, retries=30, concurrency=16), requests)
+        assert_right(responses(server, requests, retries=30, concurrency=16), requests)
         assert len(server.seen) == 100
         assert sorted(seen.text for seen in server.seen if seen.succeeded) == sorted(f"ask {n}" for n in range(40))
 
@@ -339,10 +339,10 @@ def test_concurrency_stays_under_the_cap_and_falls_to_what_the_server_takes() ->
 
     requests = asked(80)
     with FaultyServer(hold=0.2) as server:
-        assert_right(answers(server, requests, concurrency=16), requests)
+        assert_right(responses(server, requests, concurrency=16), requests)
         assert 4 < server.most_together() <= 16
     with FaultyServer(at_most_3, hold=0.02) as server:
-        assert_right(answers(server, requests, concurrency=16, retries=50), requests)
+        assert_right(responses(server, requests, concurrency=16, retries=50), requests)
         assert server.most_together() <= 16
         assert server.most_together(since=len(server.seen) // 2) <= 8
 
@@ -350,7 +350,7 @@ def test_concurrency_stays_under_the_cap_and_falls_to_what_the_server_takes() ->
 def test_server_errors_do_not_lower_the_concurrency() -> None:
     requests = asked(40)
     with FaultyServer(lambda seen: faulty.ERROR_503 if seen.number < 16 else None, hold=0.2) as server:
-        assert_right(answers(server, requests, concurrency=16), requests)
+        assert_right(responses(server, requests, concurrency=16), requests)
         assert server.most_together(since=16) > 12
 
 
@@ -375,7 +375,7 @@ def test_all_requests_wait_as_long_as_the_server_asks(form: str) -> None:
 
     requests = asked(8)
     with Together(plan) as server:
-        assert_right(answers(server, requests, concurrency=4), requests)
+        assert_right(responses(server, requests, concurrency=4), requests)
         first, rest = server.seen[:4], server.seen[4:]
         assert all(seen.text in {f"ask {number}" for number in range(4)} for seen in first)
         earliest = min(seen.arrived for seen in first) + 1 if form == "seconds" else int(until)
@@ -386,7 +386,7 @@ def test_all_requests_wait_as_long_as_the_server_asks(form: str) -> None:
 def test_an_interval_between_requests_is_kept() -> None:
     requests, started = asked(4), time.time()
     with FaultyServer() as server:
-        assert_right(answers(server, requests, interval=0.1), requests)
+        assert_right(responses(server, requests, interval=0.1), requests)
         assert max(seen.arrived for seen in server.seen) >= started + 0.3
 
 
@@ -398,9 +398,9 @@ def test_requests_that_wait_for_their_turn_wait_for_the_server_too() -> None:
 
     requests = asked(4)
     with FaultyServer(plan, hold=0.3) as server:
-        assert_right(answers(server, requests, concurrency=4, backoff=0.001), requests)
-        told = server.seen[4].arrived + server.hold
-        assert min(seen.arrived for seen in server.seen[6:]) >= told + 1
+        assert_right(responses(server, requests, concurrency=4, backoff=0.001), requests)
+        message = server.seen[4].arrived + server.hold
+        assert min(seen.arrived for seen in server.seen[6:]) >= message + 1
 
 
 @pytest.mark.parametrize(
@@ -420,20 +420,20 @@ def test_how_long_a_server_asks_to_wait(headers: dict[str, str], seconds: float)
 
 def test_a_wait_of_hours_ends_the_run() -> None:
     with FaultyServer(lambda seen: faulty.rate_limited("86400")) as server, pytest.raises(LeapError, match="86400 s"):
-        answers(server, asked(3))
+        responses(server, asked(3))
 
 
-def test_few_pictures_are_in_memory(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_images_are_in_memory(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
     with FaultyServer(hold=0.01) as server:
-        original = image_urls.picture_url
+        original = image_urls.image_url
 
         def counted(*arguments: Any) -> str:
-            opened.append(len(opened) + 1 - len(server.attempts))  # opened pictures whose request has not arrived
+            opened.append(len(opened) + 1 - len(server.attempts))  # opened images whose request has not arrived
             return original(*arguments)
 
-        monkeypatch.setattr(image_urls, "picture_url", counted)
-        answers(server, asked(30, picture), concurrency=3)
+        monkeypatch.setattr(image_urls, "image_url", counted)
+        responses(server, asked(30, image), concurrency=3)
     assert len(opened) == 30
     assert max(opened) <= 3
 
@@ -443,9 +443,9 @@ def test_few_pictures_are_in_memory(picture: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_wrong_key_ends_the_run() -> None:
     with FaultyServer(key="sk-another-key-9876543210") as server:
-        with pytest.raises(LeapError, match="OPENAI_API_KEY") as told:
-            answers(server, asked(5))
-        assert faulty.KEY not in str(told.value)
+        with pytest.raises(LeapError, match="OPENAI_API_KEY") as message:
+            responses(server, asked(5))
+        assert faulty.KEY not in str(message.value)
         assert faulty.KEY not in repr(Endpoint(server.url, "m", faulty.KEY))
         with pytest.raises(LeapError, match="OPENAI_API_KEY"):
             find_endpoint(server.url, api_key=faulty.KEY)
@@ -456,22 +456,22 @@ def test_an_unknown_model_and_an_empty_account_end_the_run() -> None:
     for fault, words in ((Fault("404", 404), "'tiny'"), (Fault("quota", 429, spent), "quota")):
         with FaultyServer(lambda seen, fault=fault: fault) as server:
             with pytest.raises(LeapError, match=words):
-                answers(server, asked(5), concurrency=1)
+                responses(server, asked(5), concurrency=1)
             assert len(server.seen) == 1
 
 
 def test_no_server_ends_the_run() -> None:
     url = f"http://user:secret@127.0.0.1:{free_port()}/v1"
-    with pytest.raises(LeapError, match="no server at http://127") as told:
-        list(engine(url).answers(asked(20), Decoding()))
-    assert "secret" not in str(told.value)
+    with pytest.raises(LeapError, match="no server at http://127") as message:
+        list(engine(url).responses(asked(20), Decoding()))
+    assert "secret" not in str(message.value)
     with pytest.raises(LeapError, match="no server at"):
         find_endpoint(url)
 
 
 def test_a_server_that_goes_away_ends_the_run() -> None:
     with FaultyServer() as server:
-        running = engine(server.url, concurrency=2).answers(asked(5000), Decoding())
+        running = engine(server.url, concurrency=2).responses(asked(5000), Decoding())
         next(running)
     with pytest.raises(LeapError, match="no server at"):
         list(running)
@@ -491,9 +491,9 @@ def assert_ended(server: FaultyServer) -> None:
 
 
 @pytest.mark.parametrize("fault", [None, faulty.STALLING, faulty.rate_limited("60")], ids=["right", "slow", "paused"])
-def test_a_closed_iterator_leaves_no_thread_and_no_request(fault: Fault | None, picture: Path) -> None:
+def test_a_closed_iterator_leaves_no_thread_and_no_request(fault: Fault | None, image: Path) -> None:
     with FaultyServer(lambda seen: fault if seen.number else None) as server:
-        running = engine(server.url).answers(asked(200, picture), Decoding())
+        running = engine(server.url).responses(asked(200, image), Decoding())
         next(running)
         assert ours()
         running.close()
@@ -511,16 +511,16 @@ def test_an_interruption_ends_all_requests() -> None:
 
     with FaultyServer(plan) as server:
         with pytest.raises(KeyboardInterrupt):
-            list(engine(server.url).answers(asked(9), Decoding()))
+            list(engine(server.url).responses(asked(9), Decoding()))
         assert_ended(server)
 
 
-def test_errors_show_neither_the_key_nor_a_picture(picture: Path) -> None:
+def test_errors_show_neither_the_key_nor_an_image(image: Path) -> None:
     def quoting(seen: Seen) -> Fault:
         return Fault("400", 400, faulty.error(f"{faulty.KEY} sent {json.dumps(seen.body)}"), final=True)
 
     with FaultyServer(quoting) as server:
-        error = str(answers(server, asked(1, picture))["task", "0"].error)
+        error = str(responses(server, asked(1, image))["task", "0"].error)
     assert "400" in error
     assert faulty.KEY not in error
     assert "base64" not in error
@@ -554,34 +554,34 @@ def test_no_mixture_of_faults_loses_or_doubles_a_request(
     requests = asked(12)
     mixture = [*faults * 6, *faulty.SLOW] if slow else faults
     shared_server.reset(faulty.seeded(seed, mixture, share, attempts=3))
-    found = answers(shared_server, requests, retries=12, timeout=0.5, concurrency=concurrency, backoff=0.001)
+    found = responses(shared_server, requests, retries=12, timeout=0.5, concurrency=concurrency, backoff=0.001)
     for request in requests:
         (text,) = (part.text for part in request.messages[0].parts() if part.type == "text")
         met = [seen.fault for seen in shared_server.seen if seen.text == text]
         hopeless = any(fault and fault.final for fault in met) or sum(fault in faulty.BAD_BODIES for fault in met) > 1
-        answer = found[request.key]
-        assert (answer.text is None) == (answer.error is not None) == hopeless
-        assert answer.text in (None, right(request))
+        response = found[request.key]
+        assert (response.text is None) == (response.error is not None) == hopeless
+        assert response.text in (None, right(request))
 
 
-# Pictures
+# Images
 
 
-def sent_bytes(source: Path | BlankPicture, size: PictureSize) -> bytes:
+def sent_bytes(source: Path | BlankImage, size: ImageSize) -> bytes:
     """What a server gets."""
-    kind, _, content = image_urls.picture_url(source, size).partition(",")
+    kind, _, content = image_urls.image_url(source, size).partition(",")
     assert kind == "data:image/png;base64"
     return base64.b64decode(content)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 50), (500, 300), (33, 900)])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
-def test_pictures_are_scaled_as_the_models_processor_scales_them(
+def test_images_are_scaled_as_the_models_processor_scales_them(
     model: Path, tmp_path: Path, size: tuple[int, int], mode: str
 ) -> None:
     """A server's processor, whose bounds contain ours, makes of our PNG what this process makes of the file."""
     processor = load_processor(model).image_processor
-    path, bounds = tmp_path / "picture.png", PictureSize(6, 40)
+    path, bounds = tmp_path / "image.png", ImageSize(6, 40)
     Image.effect_noise(size, 90).convert(mode).save(path)
     (tmp_path / "sent.png").write_bytes(sent_bytes(path, bounds))
     wide = {"shortest_edge": 1024, "longest_edge": 64 * 1024 * 1024}
@@ -592,8 +592,8 @@ def test_pictures_are_scaled_as_the_models_processor_scales_them(
     assert torch.equal(sent["pixel_values"], expected["pixel_values"])
 
 
-def test_a_picture_of_the_right_size_is_sent_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+def test_an_image_of_the_right_size_is_sent_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
     Image.effect_noise((64, 96), 90).convert("RGB").save(path, optimize=True)
     assert sent_bytes(path, SIZE) == path.read_bytes()
     Image.open(path).save(tmp_path / "turned.png", exif=turned())
@@ -611,7 +611,7 @@ def test_a_server_on_this_machine_reads_the_files_it_may(tmp_path: Path) -> None
         Image.effect_noise((side, 64), 90).convert("RGB").save(path)
     link = tmp_path / "inside" / "link.png"
     link.symlink_to(paths[2])
-    urls = [image_urls.picture_url(path, SIZE, tmp_path / "inside") for path in (*paths, link, BlankPicture(paths[0]))]
+    urls = [image_urls.image_url(path, SIZE, tmp_path / "inside") for path in (*paths, link, BlankImage(paths[0]))]
     assert urls[0] == paths[0].resolve().as_uri()
     assert [url.partition(":")[0] for url in urls] == ["file", "data", "data", "data", "data"]
 
@@ -622,7 +622,7 @@ def turned() -> Image.Exif:
     return exif
 
 
-def test_a_too_narrow_picture_is_refused(tmp_path: Path) -> None:
+def test_a_too_narrow_image_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (3, 900)).save(tmp_path / "stripe.png")
     with pytest.raises(LeapError, match="too narrow"):
         sent_bytes(tmp_path / "stripe.png", SIZE)
@@ -674,7 +674,7 @@ def test_what_the_engine_says_of_itself() -> None:
     with FaultyServer() as server:
         asking = engine(server.url.replace("http://", "http://me:secret@"))
         assert asking.describe()["server_model"] is None
-        list(asking.answers(asked(2), Decoding()))
+        list(asking.responses(asked(2), Decoding()))
         assert asking.describe() == {
             "engine": "openai",
             "base_url": server.url,
@@ -741,22 +741,22 @@ def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
 
 def test_a_real_server_answers_as_this_process_does(served: str, workspace: Path, model: Path) -> None:
     data = workspace / "dataset" / "vlm_evaluation_v1.0"
-    size = PictureSize(64, 81)  # within the processor's own bounds, which a server keeps to
+    size = ImageSize(64, 81)  # within the processor's own bounds, which a server keeps to
     shown = EvaluationSettings(data, leap_instructions(), size, Decoding())
     examples = [example for dimension in DIMENSIONS for example in find_examples(data, dimension)]
     requests = build_requests(examples, examples, shown)
     assert len(requests) == 12
     decoding = Decoding(max_new_tokens=16)
-    expected = {answer.key: answer for answer in HfEngine(model, size).answers(requests, decoding)}
-    assert len({answer.text for answer in expected.values()}) > 1
+    expected = {response.key: response for response in HfEngine(model, size).responses(requests, decoding)}
+    assert len({response.text for response in expected.values()}) > 1
     endpoint = find_endpoint(served, str(model), concurrency=4, retries=2)
-    found = list(OpenAiEngine(endpoint, size).answers(requests, decoding))
+    found = list(OpenAiEngine(endpoint, size).responses(requests, decoding))
     assert len(found) == 12
-    for answer in found:
-        mine = expected[answer.key]
-        assert answer.error is None
-        assert (answer.text or "").strip() == (mine.text or "").strip()
-        assert (answer.finish, answer.prompt_tokens, answer.new_tokens) == (
+    for response in found:
+        mine = expected[response.key]
+        assert response.error is None
+        assert (response.text or "").strip() == (mine.text or "").strip()
+        assert (response.finish, response.prompt_tokens, response.new_tokens) == (
             mine.finish,
             mine.prompt_tokens,
             mine.new_tokens,

@@ -15,15 +15,15 @@ import pytest
 from conftest import REPOSITORY, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_picture_check import SCRIPT, check, draw, make_root, row
+from test_image_check import SCRIPT, check, draw, make_root, sample
 
-from leap.data.image import resolve_picture
+from leap.data.image import resolve_image
 from leap.errors import LeapError
-from leap.preparation.check.image_audit import audit_pictures
-from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.image_audit import audit_images
+from leap.preparation.check.image_facts import ImageStore
 from leap.preparation.check.orphans import Places, named_in
 from leap.records.files import FolderLock
-from leap.records.quarantine import restore, set_aside
+from leap.records.quarantine import move_to_quarantine, restore
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mine")
     for number, name in enumerate("abc"):
         draw(folder / "images" / f"{name}.png", number)
-    (folder / "mine.jsonl").write_text(row("images/a.png") + "\n" + row("images/b.png") + "\n")
+    (folder / "mine.jsonl").write_text(sample("images/a.png") + "\n" + sample("images/b.png") + "\n")
     return folder
 
 
@@ -81,7 +81,7 @@ def test_roots_that_overlap_keep_what_others_name(root: Path, image_root: str) -
     (root / "link").symlink_to("data")
     name = os.path.relpath(images_of / "7-1.png", (root / image_root).resolve())
     (root / "mine").mkdir()
-    (root / "mine" / "mine.jsonl").write_text(row(name) + "\n")
+    (root / "mine" / "mine.jsonl").write_text(sample(name) + "\n")
     draw(images_of / "9-9.png", 9)
     draw(root / "docs" / "figure.png", 10)
     draw(root / "eva_results" / "plot.png", 11)
@@ -101,11 +101,11 @@ def test_a_linked_folder_of_images_keeps_what_its_owner_names(root: Path, tmp_pa
     owner = make_root(tmp_path_factory.mktemp("owner"))
     draw(owner / "data" / "images" / "9-9.png", 9)
     draw(owner / "data" / "images" / "8-8.png", 8)
-    (owner / "elsewhere.jsonl").write_text(row("images/8-8.png") + "\n")
+    (owner / "elsewhere.jsonl").write_text(sample("images/8-8.png") + "\n")
     before = images(owner)
     shutil.rmtree(root / "data" / "images")
     (root / "data" / "images").symlink_to(owner / "data" / "images")
-    (root / "data" / "train.jsonl").write_text(row("images/7-1.png") + "\n")
+    (root / "data" / "train.jsonl").write_text(sample("images/7-1.png") + "\n")
     (root / "data" / "test.jsonl").unlink()
     done, report = check(root, "--delete", "--no-decode")
     assert sorted(Path(orphan).name for orphan in report["orphans"]) == ["8-8.png", "9-9.png"]
@@ -117,7 +117,7 @@ def test_a_linked_folder_of_images_keeps_what_its_owner_names(root: Path, tmp_pa
 
 
 def test_a_root_that_holds_the_workspace_is_searched_only_where_samples_have_images(root: Path) -> None:
-    (root / "data" / "top.jsonl").write_text(row("top.png") + "\n")
+    (root / "data" / "top.jsonl").write_text(sample("top.png") + "\n")
     for name in ("top.png", "figure.png", "output/curve.png"):
         draw(root / name)
     _, report = check(root, "--file", "data/top.jsonl", "--image_root", ".", "--no-decode")
@@ -138,12 +138,12 @@ SPELLINGS: dict[str, tuple[str, str]] = {
     "Windows": ("9-9.png", "images\\9-9.png"),
 }
 FORMS = {
-    "a sample": lambda name: row(name),
-    "an array": lambda name: json.dumps([json.loads(row(name))] * 2, indent=1),
+    "a sample": lambda name: sample(name),
+    "an array": lambda name: json.dumps([json.loads(sample(name))] * 2, indent=1),
     "ShareGPT": lambda name: json.dumps({"images": [name], "conversations": []}),
-    "a cut line": lambda name: row(name)[:-20],
-    "a sample within a text": lambda name: json.dumps({"raw": row(name)}),
-    "escaped": lambda name: row(name).replace("/", "\\/"),
+    "a cut line": lambda name: sample(name)[:-20],
+    "a sample within a text": lambda name: json.dumps({"raw": sample(name)}),
+    "escaped": lambda name: sample(name).replace("/", "\\/"),
 }
 FILES = ("val.jsonl", "blind_10.jsonl", "rows.json", "set/train_9.jsonl", "a/b/c/TEST.JSONL", "../mine.jsonl",
          "old.jsonl.bak", "rows.ndjson", "train.jsonl~")  # fmt: skip
@@ -178,13 +178,13 @@ def test_images_of_benchmark_examples_belong_together(workspace: Path, root: Pat
     before = images(root)
     for image_root in ("dataset", str(first.parent), str(first.parents[3])):
         name = os.path.relpath(first, root / image_root)
-        (root / "data" / "mine.jsonl").write_text(row(name) + "\n")
+        (root / "data" / "mine.jsonl").write_text(sample(name) + "\n")
         done, report = check(root, "--file", "data/mine.jsonl", "--image_root", image_root, "--delete")
         assert (done.returncode, report["orphans"]) == (0, [])
     assert images(root) == before
 
 
-def test_an_image_of_another_case_is_told(root: Path) -> None:
+def test_an_image_of_another_case_is_reported(root: Path) -> None:
     (root / "data" / "images" / "7-2.png").rename(root / "data" / "images" / "7-2.PNG")
     _, report = check(root)
     assert f"{root}/data/images/7-2.PNG is named almost so" in report["missing"]["images/7-2.png"]
@@ -194,7 +194,7 @@ def test_a_corrupt_image_outside_is_never_moved_whatever_it_is_called(root: Path
     (root / "shared").mkdir()
     (root / "shared" / "x.png").write_text("broken")
     with (root / "data" / "train.jsonl").open("a") as file:
-        file.write(row("images/../../shared/x.png") + "\n")
+        file.write(sample("images/../../shared/x.png") + "\n")
     done, report = check(root, "--delete")
     assert len(report["corrupt"]) == 1
     assert "which are never moved: 1" in done.stdout
@@ -226,13 +226,13 @@ def test_images_that_go_away_meanwhile_are_not_called_corrupt(
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    look, data = PictureStore.look, root / "data"
+    look, data = ImageStore.look, root / "data"
 
-    def late(self: PictureStore, files: Any) -> Any:
-        set_aside({data / "images" / "7-1.png": "by another"}, data, data / "trash")
+    def late(self: ImageStore, files: Any) -> Any:
+        move_to_quarantine({data / "images" / "7-1.png": "by another"}, data, data / "trash")
         return look(self, files)
 
-    monkeypatch.setattr(PictureStore, "look", late)
+    monkeypatch.setattr(ImageStore, "look", late)
     done, report = check(root)
     assert done.returncode == 1
     assert (report["corrupt"], report["vanished"]) == ({}, [str(data / "images" / "7-1.png")])
@@ -279,16 +279,16 @@ def test_two_that_restore_at_once_lose_nothing(root: Path) -> None:
 @pytest.mark.parametrize("name", ["demo-data/images/7-1.png", "/somewhere/demo-data/images/7-1.png"])
 def test_the_first_rows_images_are_found(root: Path, roots: tuple[str, ...], name: str) -> None:
     places = [root / place for place in roots]
-    assert resolve_picture(name, places) == root / "data" / "images" / "7-1.png"
-    (root / "data" / "train.jsonl").write_text(row(name) + "\n")
-    audit = audit_pictures([root / "data" / "train.jsonl"], places, Places(root, root / "data"), None)
+    assert resolve_image(name, places) == root / "data" / "images" / "7-1.png"
+    (root / "data" / "train.jsonl").write_text(sample(name) + "\n")
+    audit = audit_images([root / "data" / "train.jsonl"], places, Places(root, root / "data"), None)
     assert not audit.missing
     assert not [path for path in audit.orphans if "7-1" in path]
 
 
 def test_a_name_that_is_there_as_it_stands_comes_first(root: Path) -> None:
     plain = draw(root / "demo-data" / "images" / "7-1.png", 3)
-    assert resolve_picture("demo-data/images/7-1.png", [root, root / "data"]) == plain
+    assert resolve_image("demo-data/images/7-1.png", [root, root / "data"]) == plain
 
 
 TREES = st.lists(st.sampled_from(["a", "b", "é", "images", "data"]), min_size=0, max_size=2).map("/".join)
@@ -307,13 +307,13 @@ def test_an_image_that_a_sample_finds_is_never_an_orphan(files: set[str], rows: 
             (root / "data" / "images" / name).touch()
         (root / "data" / "x").mkdir(exist_ok=True)
         names = [way.format(name, root=root / "data" / "images") for way, name in rows]
-        (root / "data" / "own.jsonl").write_text(row(names[0]) + "\n")
-        (root / "data" / "others.jsonl").write_text("".join(row(name) + "\n" for name in names[1:]))
+        (root / "data" / "own.jsonl").write_text(sample(names[0]) + "\n")
+        (root / "data" / "others.jsonl").write_text("".join(sample(name) + "\n" for name in names[1:]))
         roots = [root, root / "data"]
         for given_root in (None, root, root / "data", root / "data" / "images"):
             starts = [given_root] if given_root else roots
             places = Places(root, root / "data", given_root)
-            orphans = audit_pictures([root / "data" / "own.jsonl"], starts, places, None).orphans
+            orphans = audit_images([root / "data" / "own.jsonl"], starts, places, None).orphans
             found = [path for start in (starts, roots) for name in names for path in _found(name, start)]
             assert not {Path(orphan).resolve() for orphan in orphans} & set(found)
             assert all(Path(orphan).is_relative_to(given_root or root / "data" / "images") for orphan in orphans)
@@ -321,5 +321,5 @@ def test_an_image_that_a_sample_finds_is_never_an_orphan(files: set[str], rows: 
 
 def _found(name: str, roots: list[Path]) -> list[Path]:
     with suppress(LeapError):
-        return [resolve_picture(name, roots)]
+        return [resolve_image(name, roots)]
     return []

@@ -20,7 +20,7 @@ from test_training import FINETUNE, STEPS, losses, weights
 
 from leap.errors import LeapError
 from leap.models.qwen3_vl import packed_forward
-from leap.training.memory_plan import LEVELS, Fit, smaller
+from leap.training.memory_plan import LEVELS, MemoryPlan, smaller
 from leap.training.out_of_memory import FILE, recall, remember
 
 EIGHT = "--per_device_train_batch_size 4 --gradient_accumulation_steps 2".split()
@@ -30,10 +30,10 @@ def full_beyond(tokens: int) -> Callable[..., torch.Tensor]:
     """The packed forward of a device that holds so many tokens; it fails after computing, or on the way back."""
     original = packed_forward._forward
 
-    def forward(self: Any, **pack: Any) -> torch.Tensor:
-        loss = original(self, **pack)
-        if len(pack["input_ids"]) > tokens and self.training:
-            loss.register_hook(_full) if len(pack["input_ids"]) % 2 else _full()
+    def forward(self: Any, **micro_batch: Any) -> torch.Tensor:
+        loss = original(self, **micro_batch)
+        if len(micro_batch["input_ids"]) > tokens and self.training:
+            loss.register_hook(_full) if len(micro_batch["input_ids"]) % 2 else _full()
         return loss
 
     return forward
@@ -49,9 +49,9 @@ def undisturbed(workspace: Path) -> tuple[dict[str, torch.Tensor], list[float], 
     seen: list[int] = []
     original = packed_forward._forward
 
-    def forward(self: Any, **pack: Any) -> torch.Tensor:
-        seen.append(len(pack["input_ids"]))
-        return original(self, **pack)
+    def forward(self: Any, **micro_batch: Any) -> torch.Tensor:
+        seen.append(len(micro_batch["input_ids"]))
+        return original(self, **micro_batch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed_forward, "_forward", forward)
@@ -67,7 +67,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     monkeypatch: pytest.MonkeyPatch,
     share: float,
 ) -> None:
-    """Every row counts once: the loss and the weights are those of a run that never ran out of memory."""
+    """Every sample counts once: the loss and the weights are those of a run that never ran out of memory."""
     expected, wanted, seen = undisturbed
     monkeypatch.setattr(packed_forward, "_forward", full_beyond(int(share * max(seen))))
     run = f"out-of-memory-{share}"
@@ -80,7 +80,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     assert all((found[name] - expected[name]).abs().gt(1e-5).float().mean() < 0.01 for name in expected)
 
 
-def test_rows_that_do_not_fit_one_by_one_end_the_run_and_the_next_start_divides_further(
+def test_samples_that_do_not_fit_one_by_one_end_the_run_and_the_next_start_divides_further(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = workspace / "output" / "full"
@@ -89,17 +89,17 @@ def test_rows_that_do_not_fit_one_by_one_end_the_run_and_the_next_start_divides_
         done = run_script(FINETUNE, *STEPS, *EIGHT, "--output_dir", "output/full", root=workspace)
     assert done.returncode == 1
     assert "step 1 ran out of memory in 2 batches with checkpointing none; run the same command again" in done.stderr
-    assert recall(run) == Fit(2, "none")
+    assert recall(run) == MemoryPlan(2, "none")
     done = run_script(FINETUNE, *STEPS, *EIGHT, "--output_dir", "output/full", root=workspace)
     assert done.returncode == 0, done.stderr
-    assert "batches     4 packs" in done.stderr
+    assert "batches     4 micro-batches" in done.stderr
 
 
 def test_validation_that_does_not_fit_names_its_batch_size(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = packed_forward._forward
 
-    def forward(self: Any, **pack: Any) -> torch.Tensor:
-        return original(self, **pack) if self.training else _full()  # type: ignore[return-value]
+    def forward(self: Any, **micro_batch: Any) -> torch.Tensor:
+        return original(self, **micro_batch) if self.training else _full()  # type: ignore[return-value]
 
     monkeypatch.setattr(packed_forward, "_forward", forward)
     (workspace / "data" / "few.jsonl").write_bytes((workspace / "data" / "blind_10.jsonl").read_bytes())
@@ -110,18 +110,18 @@ def test_validation_that_does_not_fit_names_its_batch_size(workspace: Path, monk
 
 
 def test_what_ran_out_of_memory_is_divided_further_until_nothing_is_left(tmp_path: Path) -> None:
-    fits = [Fit(3, "none"), Fit(6, "all")]
-    assert smaller(fits, Fit(2, "none"), 36, LEVELS) == [Fit(4, "none"), Fit(6, "all")]
-    assert smaller(fits, Fit(20, "none"), 36, LEVELS) == [Fit(36, "none"), Fit(36, "all")]
-    assert smaller(fits, Fit(36, "none"), 36, LEVELS) == [Fit(36, "all")]
-    with pytest.raises(LeapError, match="one row does not fit"):
-        smaller(fits, Fit(36, "all"), 36, LEVELS)
+    fits = [MemoryPlan(3, "none"), MemoryPlan(6, "all")]
+    assert smaller(fits, MemoryPlan(2, "none"), 36, LEVELS) == [MemoryPlan(4, "none"), MemoryPlan(6, "all")]
+    assert smaller(fits, MemoryPlan(20, "none"), 36, LEVELS) == [MemoryPlan(36, "none"), MemoryPlan(36, "all")]
+    assert smaller(fits, MemoryPlan(36, "none"), 36, LEVELS) == [MemoryPlan(36, "all")]
+    with pytest.raises(LeapError, match="one sample does not fit"):
+        smaller(fits, MemoryPlan(36, "all"), 36, LEVELS)
     assert recall(tmp_path) is None
-    remember(tmp_path, 7, Fit(4, "vision"))
-    remember(tmp_path, 9, Fit(2, "none"))  # an earlier start's, if at all
-    assert recall(tmp_path) == Fit(4, "vision")
-    (tmp_path / FILE).write_text('{"step": 1, "packs": 0, "checkpointing": "none"}')
-    with pytest.raises(LeapError, match=rf"{FILE}: packs: .*; remove the file"):
+    remember(tmp_path, 7, MemoryPlan(4, "vision"))
+    remember(tmp_path, 9, MemoryPlan(2, "none"))  # an earlier start's, if at all
+    assert recall(tmp_path) == MemoryPlan(4, "vision")
+    (tmp_path / FILE).write_text('{"step": 1, "micro_batches": 0, "checkpointing": "none"}')
+    with pytest.raises(LeapError, match=rf"{FILE}: micro_batches: .*; remove the file"):
         recall(tmp_path)
 
 
@@ -131,13 +131,13 @@ def test_a_gpu_that_runs_out_of_memory(workspace: Path, monkeypatch: pytest.Monk
     original, needed, taken, calls = packed_forward._forward, 0, [], 0
     step = [*STEPS, "--per_device_train_batch_size", "8"]
 
-    def measured(self: Any, **pack: Any) -> torch.Tensor:
+    def measured(self: Any, **micro_batch: Any) -> torch.Tensor:
         nonlocal needed
         needed = max(needed, torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated())
         torch.cuda.reset_peak_memory_stats()
-        return original(self, **pack)
+        return original(self, **micro_batch)
 
-    def crowded(self: Any, **pack: Any) -> torch.Tensor:
+    def crowded(self: Any, **micro_batch: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == 3:  # after the trial and the first step, which makes the optimiser's state
@@ -146,7 +146,7 @@ def test_a_gpu_that_runs_out_of_memory(workspace: Path, monkeypatch: pytest.Monk
             within = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # rest of segments that are in use
             left = max(0.0, 0.6 * needed - within)
             taken.append(torch.empty(int(free - left), dtype=torch.uint8, device="cuda"))
-        return original(self, **pack)
+        return original(self, **micro_batch)
 
     monkeypatch.setattr(packed_forward, "_forward", measured)
     enough = run_script(FINETUNE, *step, "--output_dir", "output/gpu-enough", root=workspace)
@@ -162,7 +162,7 @@ def test_a_gpu_that_runs_out_of_memory(workspace: Path, monkeypatch: pytest.Monk
 def test_a_rank_that_runs_out_of_memory_keeps_step_with_the_other(
     workspace: Path, undisturbed: tuple[dict[str, torch.Tensor], list[float], list[int]], tmp_path: Path
 ) -> None:
-    """Rank 1 alone runs out of memory, in packs after which nothing is summed; and rank 0 has less free than rank 1."""
+    """Rank 1 alone runs out of memory, where nothing is summed after; and rank 0 has less free than rank 1."""
     expected, wanted, _ = undisturbed
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     options = "--per_device_train_batch_size 2 --gradient_accumulation_steps 2 --output_dir output/two-ranks".split()
@@ -195,12 +195,12 @@ def test_a_rank_that_runs_out_of_memory_keeps_step_with_the_other(
 def _rank(results: str, script: str, *options: str) -> None:
     """What each rank of the test above does: train, then divide a step by its own free memory."""
     from sharded_state import leave
-    from test_fit import CONFIG, plan
+    from test_memory_plan import CONFIG, plan
     from torch import distributed
 
     from leap.training import optimizer_choice
     from leap.training.memory_plan import candidates, common_candidates
-    from leap.training.ranks import Processes
+    from leap.training.ranks import Ranks
     from leap.training.recipe import read_recipe
 
     rank = int(os.environ["RANK"])
@@ -208,12 +208,12 @@ def _rank(results: str, script: str, *options: str) -> None:
         original = packed_forward._forward
         calls: list[int] = []
 
-        def forward(self: Any, **pack: Any) -> torch.Tensor:
-            calls.append(len(pack["input_ids"]))
-            loss = original(self, **pack)
-            if len(calls) == 1:  # the first pack of the first step, on its way back
+        def forward(self: Any, **micro_batch: Any) -> torch.Tensor:
+            calls.append(len(micro_batch["input_ids"]))
+            loss = original(self, **micro_batch)
+            if len(calls) == 1:  # the first micro-batch of the first step, on its way back
                 loss.register_hook(_full)
-            if len(calls) == 5:  # the last pack of a later one, before anything is summed
+            if len(calls) == 5:  # the last micro-batch of a later one, before anything is summed
                 _full()
             return loss
 
@@ -222,7 +222,7 @@ def _rank(results: str, script: str, *options: str) -> None:
     sys.stderr.write(done.stderr)
     assert done.returncode == 0
     free = 43.6e9 if rank else 39.6e9
-    ranks = Processes()
+    ranks = Ranks()
     with pytest.raises(LeapError, match="samples: rank 0 has 10, rank 1 has 11: all ranks need the same files"):
         ranks.same("samples", 10 + rank)
     ranks.same("samples", 10)
@@ -233,9 +233,9 @@ def _rank(results: str, script: str, *options: str) -> None:
     assert chosen == optimizer_choice.STOCHASTIC
     mine = common_candidates(plan(360), CONFIG, free, LEVELS, torch.device("cpu"))
     found: list[Any] = [None, None]
-    distributed.all_gather_object(found, [[fit.packs, fit.checkpointing] for fit in mine])
+    distributed.all_gather_object(found, [[fit.micro_batches, fit.checkpointing] for fit in mine])
     if rank == 0:
-        alone = [[fit.packs, fit.checkpointing] for fit in candidates(plan(360), CONFIG, 43.6e9, LEVELS)]
+        alone = [[fit.micro_batches, fit.checkpointing] for fit in candidates(plan(360), CONFIG, 43.6e9, LEVELS)]
         Path(results).write_text(json.dumps([*found, alone]))
     leave()
 

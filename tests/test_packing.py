@@ -1,4 +1,4 @@
-"""Packed rows: the plan of a run's steps, and the same loss and gradients as padded rows."""
+"""Packed samples: the plan of a run's steps, and the same loss and gradients as padded rows."""
 
 import json
 from dataclasses import replace
@@ -19,9 +19,9 @@ from leap.data import packing
 from leap.data.chat_encoding import ChatFormat
 from leap.data.collator import Collator
 from leap.data.dataset import Sample, TrainingSet
-from leap.data.image import PictureEncoder, PictureSize
-from leap.data.packed_batch import PackCollator, PackLayout
-from leap.data.packing import Cost, PackPlan
+from leap.data.image import ImageEncoder, ImageSize
+from leap.data.packed_batch import PackedCollator, PackedLayout
+from leap.data.packing import BatchPlan, Cost
 from leap.errors import LeapError
 from leap.models.loading import load_model, load_processor
 from leap.models.qwen3_vl import packed_forward
@@ -33,79 +33,82 @@ from leap.training.loop import cross_entropy, summed_loss
 from leap.training.recipe import read_recipe
 
 
-def plan(rows: int, size: int, packs: int = 1, processes: int = 1, seed: int = 0) -> PackPlan:
-    rng = np.random.default_rng(rows)
-    tokens = rng.integers(10, 600, rows).astype(np.int32)
-    cost = Cost(tokens, 4 * tokens, rng.integers(1, 9, rows).astype(np.int32), 0.3)
-    return PackPlan(cost, size, 10_000, seed, packs, processes)
+def plan(indices: int, size: int, micro_batches: int = 1, world_size: int = 1, seed: int = 0) -> BatchPlan:
+    rng = np.random.default_rng(indices)
+    tokens = rng.integers(10, 600, indices).astype(np.int32)
+    cost = Cost(tokens, 4 * tokens, rng.integers(1, 9, indices).astype(np.int32), 0.3)
+    return BatchPlan(cost, size, 10_000, seed, micro_batches, world_size)
 
 
 @settings(deadline=None, derandomize=True)
 @given(
-    rows=st.integers(1, 60), size=st.integers(1, 40), packs=st.integers(1, 5), processes=st.integers(1, 3),
+    indices=st.integers(1, 60), size=st.integers(1, 40), micro_batches=st.integers(1, 5), world_size=st.integers(1, 3),
     seed=st.integers(0, 9),
 )  # fmt: skip
-def test_an_epoch_is_every_row_once_however_it_is_divided(
-    rows: int, size: int, packs: int, processes: int, seed: int
+def test_an_epoch_is_every_sample_once_however_it_is_divided(
+    indices: int, size: int, micro_batches: int, world_size: int, seed: int
 ) -> None:
-    one, many = plan(rows, size, seed=seed), plan(rows, size, packs, processes, seed)
+    one, many = plan(indices, size, seed=seed), plan(indices, size, micro_batches, world_size, seed)
     for epoch in range(2):
         steps = range(epoch * one.steps_per_epoch, (epoch + 1) * one.steps_per_epoch)
-        assert sorted(row for step in steps for row in one.rows(step)) == list(range(rows))
+        assert sorted(sample for step in steps for sample in one.samples(step)) == list(range(indices))
         for step in steps:
             divided = [
-                row for process in range(processes) for index in range(packs) for row in many.pack(step, index, process)
+                sample
+                for rank in range(world_size)
+                for index in range(micro_batches)
+                for sample in many.micro_batch(step, index, rank)
             ]
-            assert sorted(divided) == sorted(one.rows(step))
+            assert sorted(divided) == sorted(one.samples(step))
             assert many.label_tokens(step) == many.cost.label_tokens[divided].sum()
-            assert one.rows_before(step + 1) - one.rows_before(step) == len(divided)
+            assert one.samples_before(step + 1) - one.samples_before(step) == len(divided)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     found = plan(40, 40)
-    orders = [found.rows(0).tolist(), found.rows(1).tolist(), plan(40, 40, seed=1).rows(0).tolist()]
+    orders = [found.samples(0).tolist(), found.samples(1).tolist(), plan(40, 40, seed=1).samples(0).tolist()]
     assert len(set(map(tuple, orders))) == 3
 
 
 @settings(deadline=None, derandomize=True)
-@given(size=st.integers(8, 60), packs=st.integers(2, 6))
-def test_packs_differ_by_less_than_their_costliest_row(size: int, packs: int) -> None:
-    found = plan(200, size, packs)
-    loads = [found.cost.total[pack].sum() for pack in found.divide(0)]
-    assert max(loads) - min(loads) <= found.cost.total[found.rows(0)].max()
+@given(size=st.integers(8, 60), micro_batches=st.integers(2, 6))
+def test_packs_differ_by_less_than_their_costliest_sample(size: int, micro_batches: int) -> None:
+    found = plan(200, size, micro_batches)
+    loads = [found.cost.total[micro_batch].sum() for micro_batch in found.divide(0)]
+    assert max(loads) - min(loads) <= found.cost.total[found.samples(0)].max()
 
 
 @settings(deadline=None, derandomize=True)
 @given(
-    rows=st.integers(1, 40), size=st.integers(1, 12), packs=st.integers(1, 4), processes=st.integers(1, 3),
+    indices=st.integers(1, 40), size=st.integers(1, 12), micro_batches=st.integers(1, 4), world_size=st.integers(1, 3),
     steps=st.integers(1, 9), seed=st.integers(0, 9),
 )  # fmt: skip
 def test_the_heaviest_pack_of_all_steps_is_found(
-    rows: int, size: int, packs: int, processes: int, steps: int, seed: int
+    indices: int, size: int, micro_batches: int, world_size: int, steps: int, seed: int
 ) -> None:
     """By another weight than the one by which steps are divided, and in more steps than are dealt out at once."""
-    found = replace(plan(rows, size, packs, processes, seed), steps=steps)
-    weight = np.random.default_rng(seed).lognormal(size=rows)
+    found = replace(plan(indices, size, micro_batches, world_size, seed), steps=steps)
+    weight = np.random.default_rng(seed).lognormal(size=indices)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "_STEPS_AT_ONCE", 4)
         heaviest, most = found.heaviest(weight)
-    expected = max(weight[pack].sum() for step in range(steps) for pack in found.divide(step))
+    expected = max(weight[micro_batch].sum() for step in range(steps) for micro_batch in found.divide(step))
     assert most == pytest.approx(expected)
     assert weight[heaviest].sum() == pytest.approx(expected)
 
 
-def test_a_step_is_dealt_out_costliest_row_first_to_the_list_with_least() -> None:
-    found = plan(50, 20, packs=3)
+def test_a_step_is_dealt_out_costliest_sample_first_to_the_list_with_least() -> None:
+    found = plan(50, 20, micro_batches=3)
     lists: list[list[int]] = [[], [], []]
-    for row in sorted(found.rows(0).tolist(), key=lambda row: -found.cost.total[row]):
-        min(lists, key=lambda rows: sum(found.cost.total[rows])).append(row)
+    for sample in sorted(found.samples(0).tolist(), key=lambda sample: -found.cost.total[sample]):
+        min(lists, key=lambda indices: sum(found.cost.total[indices])).append(sample)
     assert found.divide(0) == lists
 
 
 def test_long_answers_make_a_pack_heavy_that_costs_little() -> None:
     """Each label token has a float of the whole vocabulary: memory that no arithmetic shows."""
-    found = plan(400, 20, packs=4)
-    found.cost.label_tokens[found.rows(9_999)[0]] = 4_000
+    found = plan(400, 20, micro_batches=4)
+    found.cost.label_tokens[found.samples(9_999)[0]] = 4_000
     config = SimpleNamespace(
         text_config=SimpleNamespace(
             hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=32, intermediate_size=256,
@@ -113,13 +116,13 @@ def test_long_answers_make_a_pack_heavy_that_costs_little() -> None:
         ),
         vision_config=SimpleNamespace(hidden_size=64, intermediate_size=128, depth=4),
     )  # fmt: skip
-    weight = memory_plan.Activations.of(config, "none").of_rows(found.cost)
-    assert found.rows(9_999)[0] in found.heaviest(weight)[0]
+    weight = memory_plan.Activations.of(config, "none").of_samples(found.cost)
+    assert found.samples(9_999)[0] in found.heaviest(weight)[0]
 
 
 @settings(deadline=None, derandomize=True, max_examples=5)
-@given(free=st.floats(1e6, 1e9), processes=st.integers(1, 3))
-def test_what_is_estimated_to_fit_does_fit(free: float, processes: int) -> None:
+@given(free=st.floats(1e6, 1e9), world_size=st.integers(1, 3))
+def test_what_is_estimated_to_fit_does_fit(free: float, world_size: int) -> None:
     config = SimpleNamespace(
         text_config=SimpleNamespace(
             hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=32, intermediate_size=256,
@@ -127,63 +130,63 @@ def test_what_is_estimated_to_fit_does_fit(free: float, processes: int) -> None:
         ),
         vision_config=SimpleNamespace(hidden_size=64, intermediate_size=128, depth=4),
     )  # fmt: skip
-    found = plan(90, 12 * processes, processes=processes)
+    found = plan(90, 12 * world_size, world_size=world_size)
     try:
         chosen = memory_plan.estimate(found, config, free)
     except LeapError:
         smallest = memory_plan.Activations.of(config, "all")
         assert (smallest.token * found.cost.tokens).max() + (smallest.patch * found.cost.patches).max() > free / 2
         return
-    each = memory_plan.Activations.of(config, chosen.checkpointing).of_rows(found.cost)
-    divided = replace(found, packs=chosen.packs)
-    heaviest = max(each[pack].sum() for step in range(7) for pack in divided.divide(step))
-    assert heaviest <= free or chosen.packs == 12
+    each = memory_plan.Activations.of(config, chosen.checkpointing).of_samples(found.cost)
+    divided = replace(found, micro_batches=chosen.micro_batches)
+    heaviest = max(each[micro_batch].sum() for step in range(7) for micro_batch in divided.divide(step))
+    assert heaviest <= free or chosen.micro_batches == 12
 
 
 @pytest.fixture(scope="module")
-def tools(model: Path) -> tuple[Any, ChatFormat, PictureEncoder]:
+def tools(model: Path) -> tuple[Any, ChatFormat, ImageEncoder]:
     processor = load_processor(model)
-    return processor, ChatFormat(processor), PictureEncoder(processor, PictureSize(4, 16))
+    return processor, ChatFormat(processor), ImageEncoder(processor, ImageSize(4, 16))
 
 
 @pytest.fixture(scope="module")
-def samples(tools: tuple[Any, ChatFormat, PictureEncoder]) -> list[Sample]:
-    """Rows with one, two and no pictures, of unlike sizes, and answers of unlike lengths."""
+def samples(tools: tuple[Any, ChatFormat, ImageEncoder]) -> list[Sample]:
+    """Samples with one, two and no images, of unlike sizes, and answers of unlike lengths."""
     _, chat, encoder = tools
     rng = np.random.default_rng(0)
     found = []
     for index, count in enumerate((1, 2, 0, 3)):
         shapes = [(64 + 64 * number, 96 + 32 * index, 3) for number in range(count)]
-        pictures = [Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)) for shape in shapes]
+        images = [Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)) for shape in shapes]
         parts = [TextPart(type="text", text="look " * (index + 1)), *[ImagePart(type="image", image="x")] * count]
-        patches, grid = encoder.encode_bytes(pictures) if pictures else (None, None)
+        patches, grid = encoder.encode_bytes(images) if images else (None, None)
         message = Message(role="user", content=[*parts, TextPart(type="text", text="and plan")])
         encoded = chat.encode([message], "1) pick. " * (index + 1), encoder.tokens_of(grid) if count else [])
         found.append(Sample(encoded.input_ids, encoded.labels, patches, grid))
     return found
 
 
-def test_no_image_of_a_pack_is_larger_than_its_kernel_is_told(
-    model: Path, tools: tuple[Any, ChatFormat, PictureEncoder], tmp_path: Path
+def test_no_image_of_a_pack_is_larger_than_its_kernel_is_reported(
+    model: Path, tools: tuple[Any, ChatFormat, ImageEncoder], tmp_path: Path
 ) -> None:
     """The processor rounds sides, so that a small image has more tokens than the most that was asked for."""
     processor, chat, _ = tools
-    encoder = PictureEncoder(processor, PictureSize(16, 16))
+    encoder = ImageEncoder(processor, ImageSize(16, 16))
     sizes = [(40, 60), (60, 40), (33, 90), (90, 31), (64, 64), (200, 120), (500, 90)]
     lines = []
     for number, size in enumerate(sizes):
         Image.new("RGB", size).save(tmp_path / f"{number}.png")
         content = [{"type": "image", "image": f"{number}.png"}, {"type": "text", "text": "Lift it."}]
-        row = {"id": str(number), "messages": [{"role": "user", "content": content}], "target": {"steps": "1) lift"}}
-        lines.append(json.dumps(row))
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    rows = check_training_file(tmp_path / "rows.jsonl", [tmp_path], chat, encoder, 4096, tmp_path / "cache")
-    collate = PackCollator(PackLayout.of(load_model(model, "float32").config, rows, 1))
-    data = TrainingSet(rows, chat, encoder)
-    packs = [collate([data[index]]) for index in range(len(sizes))]
-    largest = max(pack["picture_lengths"][0] for pack in packs)
+        sample = {"id": str(number), "messages": [{"role": "user", "content": content}], "target": {"steps": "1) lift"}}
+        lines.append(json.dumps(sample))
+    (tmp_path / "samples.jsonl").write_text("\n".join(lines))
+    indices = check_training_file(tmp_path / "samples.jsonl", [tmp_path], chat, encoder, 4096, tmp_path / "cache")
+    collate = PackedCollator(PackedLayout.of(load_model(model, "float32").config, indices, 1))
+    data = TrainingSet(indices, chat, encoder)
+    micro_batches = [collate([data[index]]) for index in range(len(sizes))]
+    largest = max(micro_batch["image_lengths"][0] for micro_batch in micro_batches)
     assert largest > 16 * 4, "some image is larger than the bound"
-    assert {pack["largest_picture"] for pack in packs} == {largest}
+    assert {micro_batch["largest_image"] for micro_batch in micro_batches} == {largest}
 
 
 def rough_model(folder: Path) -> Any:
@@ -195,16 +198,16 @@ def rough_model(folder: Path) -> Any:
     return model
 
 
-def layout(model: Any, samples: list[Sample], processes: int = 1) -> PackLayout:
-    pictures = np.array([0 if s.image_grid_thw is None else len(s.image_grid_thw) for s in samples])
+def layout(model: Any, samples: list[Sample], world_size: int = 1) -> PackedLayout:
+    images = np.array([0 if s.image_grid_thw is None else len(s.image_grid_thw) for s in samples])
     patches = np.array([0 if s.pixel_values is None else len(s.pixel_values) for s in samples])
-    rows = SimpleNamespace(
+    indices = SimpleNamespace(
         tokens=np.array([len(s.input_ids) for s in samples]),
         patches=patches,
         largest_image=patches,
-        pictures=pictures,
+        images=images,
     )
-    return PackLayout.of(model.config, rows, processes)
+    return PackedLayout.of(model.config, indices, world_size)
 
 
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -219,8 +222,8 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         torch.testing.assert_close(other[name], gradient, atol=1e-5 * gradient.abs().max().item(), rtol=0, msg=name)
 
 
-def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(
-    model: Path, tools: tuple[Any, ChatFormat, PictureEncoder], samples: list[Sample]
+def test_packed_samples_have_the_loss_and_gradients_of_padded_ones(
+    model: Path, tools: tuple[Any, ChatFormat, ImageEncoder], samples: list[Sample]
 ) -> None:
     processor, chat, encoder = tools
     trained = rough_model(model)
@@ -228,19 +231,19 @@ def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(
     expected = summed_loss(trained, padded)
     wanted = gradients(trained, expected)
     packed_forward.install(trained, encoder, compiled=False, cross_entropy=cross_entropy)
-    pack = PackCollator(layout(trained, samples))(samples)
+    micro_batch = PackedCollator(layout(trained, samples))(samples)
     for level in memory_plan.LEVELS:
         memory_plan.checkpoint(trained, level)
-        loss = trained(**pack)
+        loss = trained(**micro_batch)
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
         assert_same(wanted, gradients(trained, loss))
 
 
 def test_samples_of_a_pack_do_not_see_each_other(
-    model: Path, tools: tuple[Any, ChatFormat, PictureEncoder], samples: list[Sample]
+    model: Path, tools: tuple[Any, ChatFormat, ImageEncoder], samples: list[Sample]
 ) -> None:
     trained = rough_model(model)
-    collate = PackCollator(layout(trained, samples))
+    collate = PackedCollator(layout(trained, samples))
     packed_forward.install(trained, tools[2], compiled=False, cross_entropy=cross_entropy)
     with torch.no_grad():
         alone = sum(trained(**collate([sample])) for sample in samples)
@@ -248,13 +251,13 @@ def test_samples_of_a_pack_do_not_see_each_other(
         assert trained(**collate(samples[::-1])).item() == pytest.approx(alone.item(), rel=1e-5)
 
 
-def test_a_pack_without_pictures_still_uses_every_weight(
-    model: Path, tools: tuple[Any, ChatFormat, PictureEncoder], samples: list[Sample]
+def test_a_pack_without_images_still_uses_every_weight(
+    model: Path, tools: tuple[Any, ChatFormat, ImageEncoder], samples: list[Sample]
 ) -> None:
     """Else one process would wait for ever for the others' gradients."""
     trained = rough_model(model)
     packed_forward.install(trained, tools[2], compiled=False, cross_entropy=cross_entropy)
-    collate = PackCollator(layout(trained, samples, processes=2))
+    collate = PackedCollator(layout(trained, samples, world_size=2))
     found = gradients(trained, trained(**collate([samples[2]])))
     assert all(not gradient.any() for name, gradient in found.items() if ".visual." in name)
     filler = trained(**collate(samples, counted=False))
@@ -262,10 +265,10 @@ def test_a_pack_without_pictures_still_uses_every_weight(
     assert all(not gradient.any() for gradient in gradients(trained, filler).values())
 
 
-def test_a_padded_batch_without_pictures_can_use_every_weight(
-    model: Path, tools: tuple[Any, ChatFormat, PictureEncoder], samples: list[Sample]
+def test_a_padded_batch_without_images_can_use_every_weight(
+    model: Path, tools: tuple[Any, ChatFormat, ImageEncoder], samples: list[Sample]
 ) -> None:
-    """A row more, of a blank picture without labels, changes nothing else."""
+    """A sample more, of a blank image without labels, changes nothing else."""
     processor, chat, encoder = tools
     trained = rough_model(model)
     found = []
@@ -288,25 +291,27 @@ def test_a_padded_batch_without_pictures_can_use_every_weight(
 @pytest.mark.parametrize(
     ("values", "family", "reason"),
     [
-        ({"packing": False, "tokens_per_pack": 512}, "qwen3_vl", "tokens_per_pack is .* packing=false"),
+        ({"packing": False, "tokens_per_micro_batch": 512}, "qwen3_vl", "tokens_per_micro_batch is .* packing=false"),
         ({"attn_implementation": "eager", "compile": True}, "qwen3_vl", "compile is .* attn_implementation=eager"),
         ({"compile": True}, "qwen2_vl", "compile is .* a qwen2_vl model"),
     ],
 )
-def test_values_for_packed_rows_are_refused_with_padded_ones(values: dict[str, Any], family: str, reason: str) -> None:
+def test_values_for_packed_samples_are_refused_with_padded_ones(
+    values: dict[str, Any], family: str, reason: str
+) -> None:
     recipe = read_recipe(REPOSITORY / "configs" / "recipes" / "demo.yaml", values)
     with pytest.raises(LeapError, match=reason):
         check_packing(recipe, family)
-    check_packing(recipe.model_copy(update={"tokens_per_pack": None, "compile": False}), family)
+    check_packing(recipe.model_copy(update={"tokens_per_micro_batch": None, "compile": False}), family)
 
 
 @pytest.mark.slow
 def test_packed_and_padded_runs_have_one_loss_curve(workspace: Path) -> None:
     steps = [*STEPS, "--max_steps", "50", "--save_steps", "50", "--per_device_train_batch_size", "4"]
     curves = []
-    for packed_rows in ("true", "false"):
-        output = f"output/curve-{packed_rows}"
-        done = run_script(FINETUNE, *steps, "--packing", packed_rows, "--output_dir", output, root=workspace)
+    for packed_samples in ("true", "false"):
+        output = f"output/curve-{packed_samples}"
+        done = run_script(FINETUNE, *steps, "--packing", packed_samples, "--output_dir", output, root=workspace)
         assert done.returncode == 0, done.stderr
         curves.append(losses(done.stderr))
     assert len(curves[0]) == 50

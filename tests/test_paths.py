@@ -13,7 +13,7 @@ from test_cli import SCRIPTS, parser_of
 from configs.config import WorkspaceConfig
 from leap.errors import LeapError, UsageError
 from leap.records.paths import find_path, roots_beside
-from leap.records.training import TrainingRow
+from leap.records.training import TrainingSample
 from leap.training.overrides import recipe_overrides
 from leap.training.recipe import PATHS, Recipe
 
@@ -112,12 +112,12 @@ def test_a_file_with_images_beside_it_is_trained_on_checked_and_asked(workspace:
     """From the folder in which it lies, in a workspace that is elsewhere."""
     here, root = two
     (root / "models").symlink_to(workspace / "models")
-    (here / "pictures").mkdir()
+    (here / "images").mkdir()
     lines = (workspace / "data" / "train_demo.jsonl").read_text().splitlines(keepends=True)[-4:]
     for name, part in (("mine.jsonl", lines[:3]), ("unseen.jsonl", lines[3:])):
-        (here / name).write_text("".join(part).replace('"images/', '"pictures/'))
-    for image in {image for line in lines for image in TrainingRow.model_validate_json(line).images()}:
-        shutil.copy(workspace / "data" / image, here / "pictures")
+        (here / name).write_text("".join(part).replace('"images/', '"images/'))
+    for image in {image for line in lines for image in TrainingSample.model_validate_json(line).images()}:
+        shutil.copy(workspace / "data" / image, here / "images")
     small = "--max_samples 1 --max_new_tokens 2 --image_tokens_min 4 --image_tokens_max 9"
     for script, line in (
         (FINETUNE, "--recipe demo --dry-run --train_file mine.jsonl --val_file ../here/unseen.jsonl"),
@@ -127,7 +127,7 @@ def test_a_file_with_images_beside_it_is_trained_on_checked_and_asked(workspace:
         done = run_script(script, *line.split(), root=root, folder=here)
         assert done.returncode == 0, done.stderr
     (table,) = (root / "eva_results" / "blind_10").glob("*.csv")
-    assert str(here / "pictures") in table.read_text()
+    assert str(here / "images") in table.read_text()
     (here / "mine.csv").write_text(table.read_text().replace(f"{here}/", ""))
     judged = "--judge rubric --input-csv mine.csv".split()
     assert run_script("scripts/evaluation/analyze_output_results.py", *judged, root=root, folder=here).returncode == 0

@@ -113,7 +113,7 @@ def test_evaluation_and_drawing(workspace: Path, runs: tuple[Path, Path]) -> Non
     assert baseline.returncode == 0, baseline.stderr
     options = ["--checkpoint", "output/checkpoint-6", "--dimension", "all"]
     for control in ("none", "blank", "swapped"):
-        done = run_script(EVALUATE, *SMALL, *options, "--picture-control", control, root=workspace)
+        done = run_script(EVALUATE, *SMALL, *options, "--image-control", control, root=workspace)
         assert done.returncode == 0, done.stderr
     folder = workspace / "eva_results" / "PhysicsLaw" / "checkpoint-6"
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -155,7 +155,7 @@ def test_an_interrupted_evaluation_asks_only_what_is_missing(workspace: Path, ru
     assert lines == [first, second]
 
 
-def test_one_plan_is_printed_and_a_bad_answer_is_told(workspace: Path, runs: tuple[Path, Path]) -> None:
+def test_one_plan_is_printed_and_a_bad_answer_is_reported(workspace: Path, runs: tuple[Path, Path]) -> None:
     example = next((workspace / "dataset").glob("*/Semantic/*/example0"))
     done = run_script(
         "scripts/evaluation/plan_one.py",

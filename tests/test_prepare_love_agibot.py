@@ -1,4 +1,4 @@
-"""One picture an episode, out of archives that are whole: whatever the kills, the broken archives, the second runs."""
+"""One image an episode, out of archives that are whole: whatever the kills, the broken archives, the second runs."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import REPOSITORY, Finished, run_script
-from frame_archives import frames, picture, pixels, tar_gz, write_archive
+from frame_archives import frames, image, pixels, tar_gz, write_archive
 from test_crash_safety import killed_at
 
 import leap.data
@@ -62,7 +62,7 @@ def final_files(root: Path) -> dict[str, bytes]:
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for name in [name for name in found if name.endswith(".json")]:
         record = json.loads(found[name])
-        for known in record["pictures"].values():
+        for known in record["images"].values():
             del known["mtime_ns"]
         found[name] = json.dumps(record, sort_keys=True).encode()
     return found
@@ -84,11 +84,11 @@ def test_each_episode_has_its_first_frame_and_a_second_run_reads_nothing(
     assert not images_of(root).exists()
     done = script(root, "--num-workers", "2", "--tasks", "327", "4")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "archives: 2 done; 6 pictures, 6 of them new" in done.stdout
+    assert "archives: 2 done; 6 images, 6 of them new" in done.stdout
     done = script(root, "--num-workers", "1")
-    assert "archives: 2 unchanged, 1 done; 9 pictures, 3 of them new" in done.stdout
+    assert "archives: 2 unchanged, 1 done; 9 images, 3 of them new" in done.stdout
     expected = {
-        f"{task}-{640000 + episode}.png": picture(task * 10000 + episode * 100 + 2)
+        f"{task}-{640000 + episode}.png": image(task * 10000 + episode * 100 + 2)
         for task, episodes in ((327, 4), (328, 3), (4, 2))
         for episode in range(episodes)
     }
@@ -98,7 +98,7 @@ def test_each_episode_has_its_first_frame_and_a_second_run_reads_nothing(
     assert {path.name for path in (images_of(root) / ".first_frames").iterdir()} == {"327.json", "328.json", "4.json"}
     monkeypatch.setattr(GzipStream, "__enter__", lambda self: pytest.fail("an archive is read again"))
     done = script(root, "--num-workers", "1")
-    assert "archives: 3 unchanged; 9 pictures, 0 of them new" in done.stdout
+    assert "archives: 3 unchanged; 9 images, 0 of them new" in done.stdout
 
 
 def test_only_what_is_missing_or_changed_is_made_again(root: Path) -> None:
@@ -108,7 +108,7 @@ def test_only_what_is_missing_or_changed_is_made_again(root: Path) -> None:
     (images_of(root) / "4-640000.png").write_bytes(b"half")
     assert states(prepared(root)) == [("done", 2, 1), ("done", 4, 1), ("unchanged", 3, 0)]
     assert final_files(root) == whole
-    changed = [(name, picture(9) if name == "328/640001/2.jpg" else data) for name, data in frames(328, 5)]
+    changed = [(name, image(9) if name == "328/640001/2.jpg" else data) for name, data in frames(328, 5)]
     archive_of(root, 328).write_bytes(tar_gz(changed))
     assert [found.state for found in survey(find_archives(archive_of(root, 4).parent), images_of(root))] == [
         "unchanged",
@@ -116,12 +116,12 @@ def test_only_what_is_missing_or_changed_is_made_again(root: Path) -> None:
         "to do",
     ]
     assert states(prepared(root)) == [("unchanged", 2, 0), ("unchanged", 4, 0), ("done", 5, 3)]
-    assert np.array_equal(pixels(images_of(root) / "328-640001.png"), pixels(picture(9)))
+    assert np.array_equal(pixels(images_of(root) / "328-640001.png"), pixels(image(9)))
     archive_of(root, 4).touch()
     assert states(prepared(root))[0] == ("done", 2, 0)
 
 
-def test_a_broken_archive_gives_no_picture_and_stops_no_other(root: Path) -> None:
+def test_a_broken_archive_gives_no_image_and_stops_no_other(root: Path) -> None:
     prepared(root)
     whole = final_files(root)
     shutil.rmtree(images_of(root))
@@ -140,7 +140,7 @@ def test_a_broken_archive_gives_no_picture_and_stops_no_other(root: Path) -> Non
     assert all(remade[name] == whole[name] for name in whole if name.endswith(".png"))
 
 
-def test_old_pictures_outlive_a_broken_new_archive(root: Path) -> None:
+def test_old_images_outlive_a_broken_new_archive(root: Path) -> None:
     prepared(root)
     before = final_files(root)
     archive_of(root, 4).write_bytes(tar_gz(frames(4, 3))[:-1])
@@ -174,26 +174,26 @@ def test_an_episode_without_a_readable_frame_is_named_and_the_others_are_made(ro
     for made in (3, 0):
         outcome = prepared(root)[1]
         assert (outcome.state, outcome.episodes, outcome.made) == ("failed", 3, made)
-        assert "1 episodes without a picture (episode 640002, 2.jpg: cannot be decoded" in str(outcome.problem)
+        assert "1 episodes without an image (episode 640002, 2.jpg: cannot be decoded" in str(outcome.problem)
         assert len(list(images_of(root).glob("327-*"))) == 3
 
 
-def test_wrong_calls_are_told_in_one_line(root: Path) -> None:
-    for arguments, code, told in (
+def test_wrong_calls_are_reported_in_one_line(root: Path) -> None:
+    for arguments, code, message in (
         (("--tasks", "327", "9"), 1, "no archive of task 9"),
         (("--archives", "data"), 1, "no task_<number>.tar.gz here"),
         (("--num-workers", "0"), 2, "a whole number from 1 to"),
     ):
         done = script(root, *arguments)
         assert done.returncode == code
-        assert told in done.stderr.splitlines()[-1]
+        assert message in done.stderr.splitlines()[-1]
     odd_things = ((os.mkfifo, "a named pipe"), (os.mkdir, "a folder"), (lambda path: path.symlink_to("x"), "a link"))
-    for make, told in odd_things:
+    for make, message in odd_things:
         path = archive_of(root, 99)
         make(path)
         done = script(root)
         assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-        assert f"{path}: {told}" in done.stderr
+        assert f"{path}: {message}" in done.stderr
         path.rmdir() if path.is_dir() else path.unlink()
     (archive_of(root, 4).parent / "task_x.tar.gz").touch()
     assert "must be task_<number>.tar.gz" in script(root).stderr
@@ -207,7 +207,7 @@ def test_one_process_at_a_time(root: Path) -> None:
     assert f"another process writes here (process {os.getpid()}" in done.stderr
 
 
-def test_a_full_disk_is_told_and_keeps_what_is_ready(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_keeps_what_is_ready(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import leap.preparation.agibot.frame_store as store
 
     write, written = store.write_atomic, []
@@ -277,7 +277,7 @@ def test_killed_at_any_line_the_same_call_ends_as_an_unbroken_one(root: Path) ->
     assert killed > 15
 
 
-def pictures_so_far(root: Path) -> int:
+def images_so_far(root: Path) -> int:
     """Those set aside too."""
     return sum(name.endswith(".png") for _, _, names in os.walk(images_of(root)) for name in names)
 
@@ -287,7 +287,7 @@ def test_killed_and_stopped_at_random_moments(tmp_path: Path) -> None:
     """The real command with four processes, ended by SIGKILL, SIGTERM or Ctrl-C, ends as an unbroken one."""
     for task in range(1, 9):
         files = [
-            (f"{task}/{episode}/{frame}.jpg", picture(task * 10000 + episode * 100 + frame, size=(320, 240)))
+            (f"{task}/{episode}/{frame}.jpg", image(task * 10000 + episode * 100 + frame, size=(320, 240)))
             for episode in range(12)
             for frame in range(8)
         ]
@@ -304,7 +304,7 @@ def test_killed_and_stopped_at_random_moments(tmp_path: Path) -> None:
             process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
             )
-            while pictures_so_far(tmp_path) < ready and process.poll() is None:
+            while images_so_far(tmp_path) < ready and process.poll() is None:
                 time.sleep(0.005)
             number = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
             if number == signal.SIGKILL or rng.random() < 0.3:
@@ -333,13 +333,13 @@ def test_progress_tells_bytes_episodes_and_time_left(capsys: pytest.CaptureFixtu
 
         def wait(self, timeout: float | None = None) -> bool:
             self.set()
-            return super().wait(timeout) and told.pop()
+            return super().wait(timeout) and message.pop()
 
     def state() -> tuple[int, str]:
         return 50_000_000, "3 episodes"
 
     for show in (progress._watch_lines, progress._watch_bar):
-        told = [True, False]
+        message = [True, False]
         show("first frames", 200_000_000, state, Twice())
         shown = capsys.readouterr().err
         assert "first frames" in shown

@@ -7,24 +7,24 @@ from typing import Any
 import pytest
 from conftest import GOLDEN
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError
-from leap.evaluation.few_shot import draw_shots
+from leap.evaluation.few_shot import draw_few_shot_examples
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings, FewShot, variant_name
 from leap.inference.protocol import Decoding
 from leap.vlabench.dimensions import DIMENSIONS, find_dimension
 from leap.vlabench.examples import find_examples
 from leap.vlabench.parsing import parse_plan
-from leap.vlabench.prompts import LANGUAGES, Shot, leap_instructions, request_parts
+from leap.vlabench.prompts import LANGUAGES, FewShotExample, leap_instructions, request_parts
 
 PROMPTS: dict[str, Any] = json.loads((GOLDEN / "prompts.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("case", PROMPTS["cases"], ids=lambda case: case["id"])
 def test_requests_have_the_golden_order(case: dict[str, Any]) -> None:
-    shots = [
-        Shot(
+    few_shot_examples = [
+        FewShotExample(
             Path(f"<SHOT_{n}_IMAGE>"),
             Path(f"<SHOT_{n}_IMAGE_NUMBERED>"),
             f"<SHOT_{n}_INSTRUCTION>",
@@ -32,7 +32,14 @@ def test_requests_have_the_golden_order(case: dict[str, Any]) -> None:
         )
         for n in range(case["few_shot_num"])
     ]
-    ours = (Path("<IMAGE>"), Path("<IMAGE_NUMBERED>"), "<INSTRUCTION>", shots, case["language"], case["with_CoT"])
+    ours = (
+        Path("<IMAGE>"),
+        Path("<IMAGE_NUMBERED>"),
+        "<INSTRUCTION>",
+        few_shot_examples,
+        case["language"],
+        case["with_CoT"],
+    )
     if "raises" in case:
         with pytest.raises(LeapError, match="en and zh"):
             request_parts("<PRE_PROMPT>", *ours)
@@ -51,51 +58,54 @@ def test_leaps_prompt_names_every_skill_and_shows_an_answer_that_parses(language
 
 def settings_of(workspace: Path, **changes: Any) -> EvaluationSettings:
     data = workspace / "dataset" / "vlm_evaluation_v1.0"
-    return EvaluationSettings(data, leap_instructions(), PictureSize(4, 9), Decoding(), **changes)
+    return EvaluationSettings(data, leap_instructions(), ImageSize(4, 9), Decoding(), **changes)
 
 
 def test_shots_are_other_examples_in_the_format_of_the_parser(workspace: Path) -> None:
     pool = find_examples(workspace / "dataset" / "vlm_evaluation_v1.0", find_dimension("Complex"))
     assert len(pool) == 2
     for example, other in zip(pool, reversed(pool), strict=True):
-        (shot,) = draw_shots(example, pool, FewShot(1))
-        assert shot.picture == other.picture
-        assert parse_plan(shot.output).plan == other.skill_sequence
-        (bare,) = draw_shots(example, pool, FewShot(1, "upstream"))
-        assert json.loads(bare.output) == other.expert
+        (few_shot_example,) = draw_few_shot_examples(example, pool, FewShot(1))
+        assert few_shot_example.image == other.image
+        assert parse_plan(few_shot_example.output).plan == other.skill_sequence
+        (bare,) = draw_few_shot_examples(example, pool, FewShot(1, "upstream"))
+        assert json.loads(bare.output) == other.reference
     with pytest.raises(LeapError, match="only 1 other examples"):
-        draw_shots(pool[0], pool, FewShot(2))
+        draw_few_shot_examples(pool[0], pool, FewShot(2))
 
 
 def test_shots_follow_the_seed_and_never_repeat(workspace: Path) -> None:
     data = workspace / "dataset" / "vlm_evaluation_v1.0"
     pool = [example for dimension in DIMENSIONS for example in find_examples(data, dimension)]
-    drawn = [draw_shots(pool[0], pool, FewShot(5, seed=seed)) for seed in range(8)]
-    assert drawn[0] == draw_shots(pool[0], pool, FewShot(5, seed=0))
-    assert len({tuple(shot.picture for shot in shots) for shots in drawn}) == 8
-    for shots in drawn:
-        assert len({shot.picture for shot in shots}) == 5
-        assert pool[0].picture not in {shot.picture for shot in shots}
+    drawn = [draw_few_shot_examples(pool[0], pool, FewShot(5, seed=seed)) for seed in range(8)]
+    assert drawn[0] == draw_few_shot_examples(pool[0], pool, FewShot(5, seed=0))
+    assert (
+        len({tuple(few_shot_example.image for few_shot_example in few_shot_examples) for few_shot_examples in drawn})
+        == 8
+    )
+    for few_shot_examples in drawn:
+        assert len({few_shot_example.image for few_shot_example in few_shot_examples}) == 5
+        assert pool[0].image not in {few_shot_example.image for few_shot_example in few_shot_examples}
 
 
-def test_a_requests_pictures_stand_in_reading_order(workspace: Path) -> None:
+def test_a_requests_images_stand_in_reading_order(workspace: Path) -> None:
     pool = find_examples(workspace / "dataset" / "vlm_evaluation_v1.0", find_dimension("Spatial"))
     (first, _) = build_requests(pool, pool, settings_of(workspace, few_shot=FewShot(1)))
-    expected = [path for example in reversed(pool) for path in (example.picture, example.numbered_picture)]
-    assert list(first.pictures) == expected
+    expected = [path for example in reversed(pool) for path in (example.image, example.numbered_image)]
+    assert list(first.images) == expected
     assert [part.image for part in first.messages[0].parts() if part.type == "image"] == [str(p) for p in expected]
 
 
-def test_the_picture_control_gives_every_example_another_scene(workspace: Path) -> None:
+def test_the_image_control_gives_every_example_another_scene(workspace: Path) -> None:
     pool = find_examples(workspace / "dataset" / "vlm_evaluation_v1.0", find_dimension("Spatial"))
-    swapped = build_requests(pool, pool, settings_of(workspace, picture_control="swapped"))
-    assert all(request.pictures[0] != example.picture for request, example in zip(swapped, pool, strict=True))
-    assert sorted(str(request.pictures[1]) for request in swapped) == sorted(str(e.numbered_picture) for e in pool)
+    swapped = build_requests(pool, pool, settings_of(workspace, image_control="swapped"))
+    assert all(request.images[0] != example.image for request, example in zip(swapped, pool, strict=True))
+    assert sorted(str(request.images[1]) for request in swapped) == sorted(str(e.numbered_image) for e in pool)
     with pytest.raises(LeapError, match="at least two"):
-        build_requests(pool[:1], pool[:1], settings_of(workspace, picture_control="swapped"))
+        build_requests(pool[:1], pool[:1], settings_of(workspace, image_control="swapped"))
 
 
 def test_a_model_asked_in_another_way_has_a_name_of_its_own(workspace: Path) -> None:
     assert variant_name("m", settings_of(workspace)) == "m"
-    changes = {"few_shot": FewShot(2), "with_cot": True, "picture_control": "blank"}
+    changes = {"few_shot": FewShot(2), "with_cot": True, "image_control": "blank"}
     assert variant_name("m", settings_of(workspace, **changes)) == "m_2shot_CoT_blank"

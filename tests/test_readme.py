@@ -49,8 +49,8 @@ def test_a_pages_command_is_accepted(line: str, parse_only: None) -> None:
             with pytest.raises(Parsed):
                 run_script(target, *rest[1:])
         else:
-            told = re.findall(r"--[a-z]+|tests/\S+|^    [\w.]+(?=\) model)", script.read_text(), re.MULTILINE)
-            assert {word for word in rest[1:] if not word.startswith("~")} <= {word.strip() for word in told}
+            message = re.findall(r"--[a-z]+|tests/\S+|^    [\w.]+(?=\) model)", script.read_text(), re.MULTILINE)
+            assert {word for word in rest[1:] if not word.startswith("~")} <= {word.strip() for word in message}
     elif program in ("torchrun", "accelerate"):
         parser = get_args_parser() if program == "torchrun" else launch_command_parser()
         with pytest.raises(Parsed):
@@ -69,7 +69,7 @@ def test_a_pages_command_is_accepted(line: str, parse_only: None) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_pictures_and_links_into_the_repository_exist(page: Path) -> None:
+def test_images_and_links_into_the_repository_exist(page: Path) -> None:
     """Headings that are linked to as well, by the names that GitHub gives them."""
     links = re.findall(r"\]\(([^):]+)\)|src=\"([^\":]+)\"", page.read_text())
     for link, _, heading in ((a or b).partition("#") for a, b in links):

@@ -22,14 +22,14 @@ from transformers import get_scheduler
 
 from leap.data.collator import Collator
 from leap.data.dataset import TrainingSet
-from leap.data.image import PictureSize, resolve_picture
+from leap.data.image import ImageSize, resolve_image
 from leap.data.packing import _epoch_order
 from leap.errors import LeapError
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding, Request
 from leap.models.checkpoints import ADAPTER, adapter_base
 from leap.models.loading import load_model
-from leap.records.training import TrainingRow
+from leap.records.training import TrainingSample
 from leap.training import fine_tune as runs
 from leap.training.dry_run import describe
 from leap.training.overrides import add_recipe_flags, recipe_overrides
@@ -102,17 +102,17 @@ def test_a_frozen_part_stays_and_all_else_learns(workspace: Path, model: Path, f
     assert any("deepstack_merger_list" in name for name in before)
 
 
-def test_rows_without_pictures_teach_a_frozen_llm_nothing(workspace: Path, model: Path, tmp_path: Path) -> None:
-    """A step of such rows changes no weight, and a file of them is refused."""
+def test_samples_without_images_teach_a_frozen_llm_nothing(workspace: Path, model: Path, tmp_path: Path) -> None:
+    """A step of such samples changes no weight, and a file of them is refused."""
     plain = json.dumps({"messages": [{"role": "user", "content": "What now?"}], "target": {"steps": "1) Wait."}})
     seen = (workspace / "data" / "train_demo.jsonl").read_text().splitlines()[0]
-    values = {"train_file": str(tmp_path / "rows.jsonl"), "weight_decay": 0.0, "freeze_llm": True, "max_steps": 1}
-    (tmp_path / "rows.jsonl").write_text(f"{plain}\n")
-    with pytest.raises(LeapError, match="no row has a picture, so that nothing would learn"):
-        train(workspace, "no_pictures", **values)
-    (tmp_path / "rows.jsonl").write_text(f"{seen}\n{plain}\n")
+    values = {"train_file": str(tmp_path / "samples.jsonl"), "weight_decay": 0.0, "freeze_llm": True, "max_steps": 1}
+    (tmp_path / "samples.jsonl").write_text(f"{plain}\n")
+    with pytest.raises(LeapError, match="no sample has an image, so that nothing would learn"):
+        train(workspace, "no_images", **values)
+    (tmp_path / "samples.jsonl").write_text(f"{seen}\n{plain}\n")
     second_first = next(seed for seed in range(9) if _epoch_order(2, seed, 0)[0] == 1)
-    folder = train(workspace, "no_pictures", seed=second_first, per_device_train_batch_size=1, **values)
+    folder = train(workspace, "no_images", seed=second_first, per_device_train_batch_size=1, **values)
     before, after = weights(model), weights(folder)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -164,21 +164,21 @@ def logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def questions(workspace: Path) -> list[tuple[Request, str]]:
-    """The training rows as requests, with their answers."""
-    rows = runs.check_run(tiny_recipe(), workspace, workspace / ".cache").train
+    """The training samples as requests, with their answers."""
+    samples = runs.check_run(tiny_recipe(), workspace, workspace / ".cache").train
     found = []
-    for place in rows.places:
-        row = TrainingRow.model_validate_json(rows.table[int(place)]["row"])
-        pictures = tuple(resolve_picture(picture, rows.image_roots) for picture in row.images())
-        found.append((Request((str(place),), tuple(row.messages), pictures), row.target.steps))
+    for place in samples.places:
+        sample = TrainingSample.model_validate_json(samples.table[int(place)]["sample"])
+        images = tuple(resolve_image(image, samples.image_roots) for image in sample.images())
+        found.append((Request((str(place),), tuple(sample.messages), images), sample.target.steps))
     return found
 
 
 def batch_of(workspace: Path) -> dict[str, Any]:
     checked = runs.check_run(tiny_recipe(), workspace, workspace / ".cache")
-    rows = TrainingSet(checked.train, checked.chat, checked.encoder)
+    samples = TrainingSet(checked.train, checked.chat, checked.encoder)
     pad = checked.processor.tokenizer.pad_token_id
-    batch = Collator(pad, checked.chat.image_token_id, checked.encoder)([rows[0], rows[1]])
+    batch = Collator(pad, checked.chat.image_token_id, checked.encoder)([samples[0], samples[1]])
     del batch["labels"]
     return batch
 
@@ -250,7 +250,7 @@ def test_adapters_learn_beside_quantized_weights(workspace: Path, bits: str, tra
     assert load_model(folder, "float32", base=adapter_base(folder, workspace)) is not None
 
 
-def test_quantization_without_its_library_is_told(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantization_without_its_library_is_reported(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(LeapError, match="needs bitsandbytes"):
         train(workspace, "qlora_none", quantization="4bit", **LORA)
@@ -265,7 +265,7 @@ def test_quantization_without_its_library_is_told(workspace: Path, monkeypatch: 
         ({"lora_target_modules": ["lm_head"]}, "lm_head fits no linear layer of lora_parts=llm; there are: down_proj"),
     ],
 )
-def test_targets_that_fit_nothing_are_told_before_training(model: Path, values: dict[str, Any], words: str) -> None:
+def test_targets_that_fit_nothing_are_reported_before_training(model: Path, values: dict[str, Any], words: str) -> None:
     with pytest.raises(LeapError) as error:
         plan_training(tiny_recipe(**LORA, **values), model)
     assert words in str(error.value)
@@ -336,8 +336,8 @@ def test_other_families_parts_are_known(family: str, tmp_path: Path) -> None:
     for part in ("vision", "projector", "llm"):
         assert f"{part} " in all_of_it
     assert "vision" not in some
-    told, _ = plan_training(tiny_recipe(**LORA), folder)
-    assert "llm: 2 x q_proj" in told
+    message, _ = plan_training(tiny_recipe(**LORA), folder)
+    assert "llm: 2 x q_proj" in message
 
 
 def test_an_unknown_familys_parts_are_refused(model: Path, tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ def test_a_schedules_own_values_are_checked_first(workspace: Path, name: str, ow
 @pytest.mark.parametrize(
     ("report_to", "words"), [("wandb", "is not installed here"), ("tensorbord", "is unknown; there are: none")]
 )
-def test_a_report_that_cannot_be_made_is_told(workspace: Path, report_to: str, words: str) -> None:
+def test_a_report_that_cannot_be_made_is_reported(workspace: Path, report_to: str, words: str) -> None:
     if report_to == "wandb":
         pytest.importorskip("tensorboard")
         with pytest.raises(ImportError):
@@ -490,17 +490,17 @@ def held_out_log(folder: Path) -> list[float]:
 HELD_OUT = {"val_file": "data/test_demo.jsonl", "eval_steps": 2}
 
 
-def test_the_held_out_loss_weighs_every_label_token_alike(workspace: Path) -> None:
+def test_the_validation_loss_weighs_every_label_token_alike(workspace: Path) -> None:
     """The set is one of plans and short answers, in batches of unlike numbers of tokens, the last one smaller."""
     folder = train(workspace, "held_out", per_device_eval_batch_size=2, **HELD_OUT)
     other = train(workspace, "held_out_1", per_device_eval_batch_size=1, **HELD_OUT)
     checked = runs.check_run(tiny_recipe(output_dir="output/held_out", **HELD_OUT), workspace, workspace / ".cache")
-    assert checked.held_out is not None
-    rows = TrainingSet(checked.held_out, checked.chat, checked.encoder)
+    assert checked.validation is not None
+    samples = TrainingSet(checked.validation, checked.chat, checked.encoder)
     collate = Collator(checked.processor.tokenizer.pad_token_id, checked.chat.image_token_id, checked.encoder)
     model, losses = load_model(folder, "float32").eval(), []
-    for index in range(len(rows)):
-        batch = collate([rows[index]])
+    for index in range(len(samples)):
+        batch = collate([samples[index]])
         labels = batch.pop("labels")[0, 1:]
         log = logits(model, batch)[0, :-1].log_softmax(-1)[labels != -100]
         losses += (-log.gather(1, labels[labels != -100][:, None])).flatten().tolist()
@@ -510,8 +510,8 @@ def test_the_held_out_loss_weighs_every_label_token_alike(workspace: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_processes_train_adapters_to_the_held_out_loss_of_one(workspace: Path) -> None:
-    """The rows do not divide evenly, so that some are seen twice."""
+def test_two_processes_train_adapters_to_the_validation_loss_of_one(workspace: Path) -> None:
+    """The samples do not divide evenly, so that some are seen twice."""
     common = {
         **HELD_OUT,
         **LORA,
@@ -563,7 +563,7 @@ def test_when_to_stop_and_which_is_best() -> None:
     assert not has_stopped(log_of(float("nan"), float("inf")), 1)
 
 
-def test_held_out_losses_of_other_rows_are_not_compared(workspace: Path) -> None:
+def test_validation_losses_of_other_samples_are_not_compared(workspace: Path) -> None:
     values = {"max_steps": 4, "save_steps": 2, "val_file": "data/test_demo.jsonl", "eval_steps": 2}
     last = train(workspace, "other_rows", **values)
     assert len(held_out_log(last)) == 2
@@ -602,7 +602,7 @@ def test_a_run_stops_early_and_keeps_its_best_checkpoint(workspace: Path, capsys
 
 
 @pytest.mark.parametrize(("least", "most"), [(4, 4), (16, 20)])
-def test_pictures_have_the_recipes_tokens_when_they_reach_the_model(
+def test_images_have_the_recipes_tokens_when_they_reach_the_model(
     workspace: Path, least: int, most: int, trained: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
@@ -618,7 +618,7 @@ def test_pictures_have_the_recipes_tokens_when_they_reach_the_model(
         return model
 
     monkeypatch.setattr(runs, "load_trainable", watched)
-    train(workspace, f"pictures_{least}", max_steps=1, image_tokens_min=least, image_tokens_max=most)
+    train(workspace, f"images_{least}", max_steps=1, image_tokens_min=least, image_tokens_max=most)
     assert seen
     assert all(least <= tokens <= most for tokens in seen)
 
@@ -650,7 +650,7 @@ def test_the_plan_says_what_learns(workspace: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eight_rows_are_learned_by_heart(workspace: Path) -> None:
+def test_eight_samples_are_learned_by_heart(workspace: Path) -> None:
     """To a loss near zero, and then the model generates exactly these answers."""
     values = {"max_steps": 150, "save_steps": 150, "per_device_train_batch_size": 8, "learning_rate": 2e-3,
               "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.0}  # fmt: skip
@@ -660,8 +660,8 @@ def test_eight_rows_are_learned_by_heart(workspace: Path) -> None:
     asked = questions(workspace)
     assert len({answer for _, answer in asked}) == 8
     requests = [request for request, _ in asked]
-    engine = HfEngine(folder, PictureSize(4, 9), workers=0)
-    found = {answer.key: answer.text for answer in engine.answers(requests, Decoding())}
+    engine = HfEngine(folder, ImageSize(4, 9), workers=0)
+    found = {answer.key: answer.text for answer in engine.responses(requests, Decoding())}
     assert [found[request.key] for request in requests] == [answer for _, answer in asked]
 
 
@@ -753,8 +753,8 @@ def lines(workspace: Path) -> list[str]:
 
 def written_otherwise(line: str) -> str:
     """The same sample: keys in another order, other notes, an image's path by another way."""
-    row = json.loads(line)
-    changed = {"target": row["target"], "messages": row["messages"], "note": "mine"}
+    sample = json.loads(line)
+    changed = {"target": sample["target"], "messages": sample["messages"], "note": "mine"}
     return json.dumps(changed, indent=None).replace('"images/', '"../data/images/')
 
 
@@ -775,14 +775,14 @@ def test_the_same_samples_in_another_order_are_no_validation_file(workspace: Pat
 
 
 def test_validation_samples_that_are_trained_on_are_counted(workspace: Path, lines: list[str]) -> None:
-    held_out = (workspace / "data" / "test_demo.jsonl").read_text().splitlines()
+    validation = (workspace / "data" / "test_demo.jsonl").read_text().splitlines()
     other_answer = json.loads(lines[0])
     other_answer["target"]["steps"] += " Then wait."
-    mixed = [*held_out, written_otherwise(lines[1]), lines[3], lines[3], lines[20], json.dumps(other_answer)]
+    mixed = [*validation, written_otherwise(lines[1]), lines[3], lines[3], lines[20], json.dumps(other_answer)]
     run = validated(workspace, mixed, "mixed")  # of the training file, the first eight are used
     assert run.shared == 3
     assert "; 3 of them are training samples too" in describe(run)
     assert validated(workspace, mixed, "mixed", max_train_samples=None).shared == 4
-    assert validated(workspace, held_out, "apart").shared == 0
-    assert "training samples too" not in describe(validated(workspace, held_out, "apart"))
+    assert validated(workspace, validation, "apart").shared == 0
+    assert "training samples too" not in describe(validated(workspace, validation, "apart"))
     assert validated(workspace, lines[:4], "some").shared == 4  # a part of it may be watched, and is told

@@ -27,14 +27,14 @@ from leap.records.files import (
     write_atomic,
     write_json,
 )
-from leap.records.training import TrainingRow
+from leap.records.training import TrainingSample
 
 GOOD = {"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}]}], "target": {"steps": "1) Go."}}
 
 
-def rows_of(path: Path, *lines: str) -> list[TrainingRow]:
+def rows_of(path: Path, *lines: str) -> list[TrainingSample]:
     path.write_text("\n".join(lines))
-    return [row for _, row in read_jsonl(path, TrainingRow)]
+    return [row for _, row in read_jsonl(path, TrainingSample)]
 
 
 def test_rows_are_read(tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def test_where_secrets_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
         "argv",
         ["x", "--base_url", "http://u:p@h/v1", "--vllm_args", "--hf-token hf_other --x 1", "--api-key=abc-12"],
     )
-    told = hide("me:proxy-pw@proxy proxy-pw hf_test hf_other abc-12 http://u:p@h/v1 x 1")
-    assert told == " ".join([f"{HIDDEN}proxy", *[HIDDEN] * 4, f"http://{HIDDEN}h/v1", "x", "1"])
+    message = hide("me:proxy-pw@proxy proxy-pw hf_test hf_other abc-12 http://u:p@h/v1 x 1")
+    assert message == " ".join([f"{HIDDEN}proxy", *[HIDDEN] * 4, f"http://{HIDDEN}h/v1", "x", "1"])
     assert base64.b64encode(b"me:proxy-pw").decode() not in hide(f"Basic {base64.b64encode(b'me:proxy-pw').decode()}")
     assert not {"u:p", "hf_other", "abc-12"} & set(command().replace("'", " ").replace("@", " ").split())
     assert "hf_other" not in command()
@@ -182,8 +182,8 @@ def test_a_blind_review_stores_no_secret(key: str, workspace: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("status", [400, 403, 500])
 def test_a_hub_that_quotes_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    told = {"X-Error-Message": "x" * 195 + " hf_test is no token"}  # where the text is cut, too
-    with HubServer([stored()], lambda seen: hub_store.Fault("echo", status, headers=told)) as hub:
+    message = {"X-Error-Message": "x" * 195 + " hf_test is no token"}  # where the text is cut, too
+    with HubServer([stored()], lambda seen: hub_store.Fault("echo", status, headers=message)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("http://", f"http://me:{PASSWORD}@"))
         done = run_script(
             *"scripts/download/download_model.py someone/data --initial-sleep 0 --max-tries 2".split(), root=tmp_path

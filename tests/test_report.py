@@ -93,7 +93,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("leap.report.style.DPI", 30)
 
 
@@ -374,7 +374,7 @@ def test_the_loss_is_read_from_the_newest_log(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-40").mkdir()  # cut short: no log yet
     loss = read_loss(tmp_path)
     assert loss is not None
-    assert (loss.checkpoint.name, loss.training, loss.held_out) == ("checkpoint-30", {10: 2.0}, {10: 3.0})
+    assert (loss.checkpoint.name, loss.training, loss.validation) == ("checkpoint-30", {10: 2.0}, {10: 3.0})
     assert [points_of(line) for line in training_loss(loss).axes[0].get_lines()] == [[[10, 2]], [[10, 3]]]
     write_state(tmp_path / "checkpoint-50", [{"loss": 1.0}])
     with pytest.raises(LeapError, match=r"checkpoint-50/trainer_state\.json: log_history\.0\.step"):
@@ -481,14 +481,14 @@ def test_where_nothing_is_finished_that_is_said(tmp_path: Path) -> None:
         read_scores(tmp_path)
 
 
-def test_models_that_were_asked_in_another_way_are_told(two: Path) -> None:
+def test_models_that_were_asked_in_another_way_are_reported(two: Path) -> None:
     for model, tokens in (("Baseline", [4, 9]), ("checkpoint-200", [4, 64])):
         for path in two.glob(f"*/{model}/manifest.json"):
-            path.write_text(json.dumps({**json.loads(path.read_text()), "settings": {"picture_tokens": tokens}}))
+            path.write_text(json.dumps({**json.loads(path.read_text()), "settings": {"image_tokens": tokens}}))
     models = found_models(two)
     assert "checkpoint-200 (M&T): image size 4 to 64 against 4 to 9 tokens" in unlike_settings_note(two, models)
     assert unlike_settings_note(two, ["Baseline"]) == ""
-    flags = {"picture_tokens": [4, 9], "engine_arguments": ["--quantization", "fp8"]}
+    flags = {"image_tokens": [4, 9], "engine_arguments": ["--quantization", "fp8"]}
     for path in two.glob("*/checkpoint-200/manifest.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "settings": flags}))
     assert "engine_arguments ['--quantization', 'fp8'] against None" in unlike_settings_note(two, models)

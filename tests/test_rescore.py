@@ -70,12 +70,12 @@ def test_the_script_scores_old_files_in_any_spelling_of_the_dimension(
 def test_a_number_with_zeros_before_it_is_the_same_example(stored: tuple[Path, Path]) -> None:
     data, folder = stored
     example = find_examples(data, find_dimension("Complex"))[1]
-    answer = {"origin_output": fenced_plan(example.skill_sequence)}
-    (folder / "output.json").write_text(json.dumps({example.task: {"01": answer}}))
+    response = {"origin_output": fenced_plan(example.skill_sequence)}
+    (folder / "output.json").write_text(json.dumps({example.task: {"01": response}}))
     found = rescore(folder, data, LEAP_SCORER)
     assert json.loads((folder / "final_score.json").read_text())[example.task]["1"]["total_score"] == 80.0
     assert (found.counts.scored, found.counts.missing) == (1, 1)
-    (folder / "output.json").write_text(json.dumps({example.task: {"1": answer, "01": answer}}))
+    (folder / "output.json").write_text(json.dumps({example.task: {"1": response, "01": response}}))
     with pytest.raises(LeapError, match=r"output\.json: .*both example 1"):
         rescore(folder, data, LEAP_SCORER)
 
@@ -142,17 +142,17 @@ def predicted(workspace: Path, tmp_path: Path) -> tuple[Path, Path]:
     return data, folder
 
 
-def leave(folder: Path, answers: int) -> None:
+def leave(folder: Path, responses: int) -> None:
     lines = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)
-    (folder / "predictions.jsonl").write_text("".join(lines[:answers]))
+    (folder / "predictions.jsonl").write_text("".join(lines[:responses]))
 
 
-@pytest.mark.parametrize("answers", [2, 1])
-def test_answers_are_scored_by_the_plans_that_they_were_made_for(predicted: tuple[Path, Path], answers: int) -> None:
+@pytest.mark.parametrize("responses", [2, 1])
+def test_answers_are_scored_by_the_plans_that_they_were_made_for(predicted: tuple[Path, Path], responses: int) -> None:
     data, folder = predicted
-    leave(folder, answers)
+    leave(folder, responses)
     counts = rescore(folder, data, LEAP_SCORER).counts
-    assert (counts.scored, counts.missing) == (answers, 2 - answers)
+    assert (counts.scored, counts.missing) == (responses, 2 - responses)
     before = (folder / "final_score.json").read_bytes()
     plan = find_examples(data, find_dimension("Complex"))[0].folder / "output" / "operation_sequence.json"
     plan.write_text('{"skill_sequence": [{"name": "press", "params": {}}]}')

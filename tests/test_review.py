@@ -23,7 +23,7 @@ from PIL import Image
 from servers import faulty_openai as faulty
 from servers.faulty_openai import Fault, FaultyServer, Seen
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError, UsageError
 from leap.inference.protocol import Decoding
 from leap.judge.judges import RUBRIC, JudgeOptions, find_judges
@@ -61,15 +61,15 @@ def root(tmp_path: Path) -> Path:
     rows: list[dict[str, Any]] = []
     for model in MODELS:
         for sample in range(SAMPLES):
-            picture = f"images/{sample}.png"
-            Image.effect_noise((32, 32), 20 + sample).convert("RGB").save(folder / "data" / picture)
+            image = f"images/{sample}.png"
+            Image.effect_noise((32, 32), 20 + sample).convert("RGB").save(folder / "data" / image)
             failed = model == MODELS[-1] and sample == SAMPLES - 1
             plan = " ".join(f"{n}) {step}" for n, step in enumerate(STEPS[: QUALITY[model]], 1)) + f" Sample {sample}."
             rows.append(
                 {
                     "model_name": model,
                     "sample_idx": sample,
-                    "image_paths": picture,
+                    "image_paths": image,
                     "prompt_text": f"Do all things, number {sample}.",
                     "model_output": "" if failed else plan,
                     "reference_steps": " ".join(f"{n}) {step}" for n, step in enumerate(STEPS, 1)),
@@ -117,7 +117,7 @@ def scores_of(root: Path) -> pd.DataFrame:
 
 
 def test_a_review_and_what_the_judge_saw(root: Path) -> None:
-    with FaultyServer(answer=judge) as server:
+    with FaultyServer(response=judge) as server:
         done = analyze(root, server, "--judge", faulty.MODEL, "rubric")
         bodies = [seen.body for seen in server.seen]
     assert done.returncode == 1, done.stderr  # one plan is missing
@@ -173,7 +173,7 @@ def test_every_fault_is_overcome_or_counted(root: Path) -> None:
             return faulty.REFUSAL
         return faults[seen.number % len(faults)] if seen.attempt == 0 else None
 
-    with FaultyServer(plan, answer=judge) as server:
+    with FaultyServer(plan, response=judge) as server:
         done = analyze(root, server, "--only-models", ",".join(MODELS[:2]), "--timeout", "1", "--repeats", "1")
     scores = scores_of(root)
     assert done.returncode == 1
@@ -186,7 +186,7 @@ def test_every_fault_is_overcome_or_counted(root: Path) -> None:
 
 
 def test_unusable_verdicts_are_unscored_and_counted(root: Path) -> None:
-    with FaultyServer(lambda seen: faulty.OUT_OF_RANGE, answer=judge) as server:
+    with FaultyServer(lambda seen: faulty.OUT_OF_RANGE, response=judge) as server:
         done = analyze(root, server, "--only-models", "Baseline", "--repeats", "1", "--verdict-retries", "1")
         assert len(server.seen) == 2 * SAMPLES
     assert done.returncode == 1
@@ -207,7 +207,7 @@ def test_a_server_that_takes_no_schema_is_asked_without(root: Path) -> None:
     def plan(seen: Seen) -> Fault | None:
         return refusing if "response_format" in seen.body else None
 
-    with FaultyServer(plan, answer=lambda body: json.dumps(dict.fromkeys(CRITERIA, 4))) as server:
+    with FaultyServer(plan, response=lambda body: json.dumps(dict.fromkeys(CRITERIA, 4))) as server:
         done = analyze(root, server, "--only-models", "Baseline", "--concurrency", "1")
     assert done.returncode == 0, done.stderr
     manifest = json.loads(newest(root, "blind10_manifest").read_text())
@@ -220,7 +220,7 @@ def test_fields_that_a_hosted_model_refuses_can_be_left_out(root: Path) -> None:
     def plan(seen: Seen) -> Fault | None:
         return refusing if "temperature" in seen.body else None
 
-    with FaultyServer(plan, answer=judge) as server:
+    with FaultyServer(plan, response=judge) as server:
         done = analyze(root, server, "--only-models", "Baseline", "--concurrency", "1")
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("refuses temperature: left out from now on") == 1
@@ -252,7 +252,7 @@ def test_one_odd_verdict_ends_no_review(root: Path, odd: str, scored: bool) -> N
         return odd % verdict.partition(", ")[2][:-1] if "Sample 1." in plans_of(body)[0] else verdict
 
     options = ("--only-models", "Baseline", "--repeats", "1", "--verdict-retries", "0")
-    with FaultyServer(answer=answer) as server:
+    with FaultyServer(response=answer) as server:
         for _ in range(2):
             done = analyze(root, server, *options)
             assert "Traceback" not in done.stderr
@@ -267,7 +267,7 @@ def test_a_store_is_read_beside_what_cannot_be(root: Path) -> None:
     """Odd lines are passed over with one warning, and only what they held is asked again."""
     store = root / "eva_results" / "blind_10" / "verdicts.jsonl"
     options = ("--only-models", "Baseline", "--repeats", "1")
-    with FaultyServer(answer=judge) as server:
+    with FaultyServer(response=judge) as server:
         assert analyze(root, server, *options).returncode == 0
         first, second, third, fourth = store.read_text().splitlines()
         first = json.dumps({**json.loads(first), "prompt_tokens": -5, "made": {"run": 3}})
@@ -300,7 +300,7 @@ def test_nothing_is_paid_for_twice(root: Path) -> None:
         return faulty.BAD_REQUEST if "Sample 2." in plans_of(seen.body)[0] else None
 
     options = ("--only-models", ",".join(MODELS[:2]))
-    with FaultyServer(broken, answer=judge) as server:
+    with FaultyServer(broken, response=judge) as server:
         assert analyze(root, server, *options).returncode == 1
         first = json.loads(newest(root, "blind10_manifest").read_text())
         server.reset(faulty.faultless)
@@ -315,11 +315,11 @@ def test_nothing_is_paid_for_twice(root: Path) -> None:
         assert analyze(root, server, *options, "--no-resume").returncode == 0
         assert len(server.seen) == 2 * 2 * SAMPLES
     assert newest(root, "blind10_score").read_bytes() == resumed
-    told = json.loads(kept)
-    assert told["spent"]["requests"] == 4
-    assert [run["spent"] for run in told["spent_before"]] == [first["spent"]]
-    commands = [note["run"]["command"] for note in told["judges"][0]["inference"]]
-    assert commands == [first["command"], told["command"]]
+    message = json.loads(kept)
+    assert message["spent"]["requests"] == 4
+    assert [run["spent"] for run in message["spent_before"]] == [first["spent"]]
+    commands = [note["run"]["command"] for note in message["judges"][0]["inference"]]
+    assert commands == [first["command"], message["command"]]
     again = json.loads(newest(root, "blind10_manifest").read_text())
     assert [run["spent"]["requests"] for run in again["spent_before"]] == [first["spent"]["requests"], 4]
     assert [note["run"]["command"] for note in again["judges"][0]["inference"]] == [again["command"]]
@@ -332,7 +332,7 @@ def test_pairs_of_an_earlier_run_join_a_later_table(root: Path) -> None:
         return faulty.BAD_REQUEST if len(plans_of(seen.body)) == 1 and "Sample 2." in plans_of(seen.body)[0] else None
 
     options = ("--only-models", ",".join(MODELS[:2]), "--repeats", "1")
-    with FaultyServer(broken, answer=judge) as server:
+    with FaultyServer(broken, response=judge) as server:
         assert analyze(root, server, *options, "--pairwise").returncode == 1
         server.reset(faulty.faultless)
         assert analyze(root, server, *options).returncode == 0
@@ -351,7 +351,7 @@ def test_equal_plans_are_judged_once(root: Path) -> None:
     table = read_table(path)
     copy = table[table["model_name"] == "Baseline"].assign(model_name="twin")
     pd.concat([table[table["model_name"] == "Baseline"], copy]).to_csv(path, index=False)
-    with FaultyServer(answer=judge) as server:
+    with FaultyServer(response=judge) as server:
         assert analyze(root, server, "--pairwise").returncode == 0
         assert len(server.seen) == 2 * SAMPLES
         spent = json.loads(newest(root, "blind10_manifest").read_text())["spent"]
@@ -369,7 +369,7 @@ def test_equal_plans_are_judged_once(root: Path) -> None:
 # Money
 
 
-def test_the_limit_of_cost_is_kept_and_told(root: Path) -> None:
+def test_the_limit_of_cost_is_kept_and_reported(root: Path) -> None:
     """A request costs USD 2 here. Its reserve is more, so that the limit is never passed."""
 
     def billed(seen: Seen) -> Fault:
@@ -476,7 +476,7 @@ def test_answers_beyond_max_tokens_are_paid_for_and_counted(root: Path) -> None:
 
 
 def test_pairs_are_shown_in_both_orders(root: Path) -> None:
-    with FaultyServer(answer=judge) as server:
+    with FaultyServer(response=judge) as server:
         done = analyze(root, server, "--pairwise", "--only-models", ",".join(MODELS[:2]))
         assert done.returncode == 0, done.stderr
         pairs = [plans_of(seen.body) for seen in server.seen if len(plans_of(seen.body)) == 2]
@@ -494,7 +494,7 @@ def test_a_judge_that_always_prefers_the_first_decides_nothing(root: Path) -> No
     def first(body: Mapping[str, Any]) -> str:
         return '{"better": "A"}' if len(plans_of(body)) == 2 else judge(body)
 
-    with FaultyServer(answer=first) as server:
+    with FaultyServer(response=first) as server:
         assert analyze(root, server, "--pairwise", "--only-models", ",".join(MODELS[:2])).returncode == 0
     assert set(read_table(newest(root, "blind10_pairs"))["outcome"]) == {"tie"}
     (bias,) = json.loads(newest(root, "blind10_summary").with_suffix(".json").read_text())["position_bias"]
@@ -514,7 +514,7 @@ def test_figures_of_the_rubric_alone(root: Path) -> None:
 
 @pytest.mark.slow
 def test_figures_of_two_judges_and_the_rubric(root: Path) -> None:
-    with FaultyServer(answer=judge, models=("tiny", "other")) as server:
+    with FaultyServer(response=judge, models=("tiny", "other")) as server:
         judges = ("--judge", "tiny", "other", "rubric", "--pairwise", "--continue-on-error")
         done = run_script(ANALYZE, *QUICK, "--api-base", server.url, *judges, root=root)
     assert done.returncode == 0, done.stderr
@@ -533,9 +533,9 @@ def test_figures_of_two_judges_and_the_rubric(root: Path) -> None:
 # Bad input
 
 
-def test_a_missing_picture_stops_or_warns(root: Path) -> None:
+def test_a_missing_image_stops_or_warns(root: Path) -> None:
     (root / "data" / "images" / "2.png").unlink()
-    with FaultyServer(answer=judge) as server:
+    with FaultyServer(response=judge) as server:
         stopped = analyze(root, server)
         assert stopped.returncode == 1
         assert "sample 2" in stopped.stderr
@@ -543,7 +543,7 @@ def test_a_missing_picture_stops_or_warns(root: Path) -> None:
         assert server.seen == []
         warned = analyze(root, server, "--warn-missing-image", "--only-models", "Baseline")
     assert warned.returncode == 0
-    assert "warning: judged without a picture: sample 2" in warned.stderr
+    assert "warning: judged without an image: sample 2" in warned.stderr
     assert set(scores_of(root).groupby("sample_idx")["pictures"].first().loc[[1, 2]]) == {"1", "0"}
 
 
@@ -561,7 +561,7 @@ def test_an_image_path_may_hold_a_semicolon(root: Path) -> None:
         join_images(["images/c; d.png"]),
     ]
     table.to_csv(path, index=False)
-    with FaultyServer(answer=judge) as server:
+    with FaultyServer(response=judge) as server:
         done = analyze(root, server, "--repeats", "1")
     assert done.returncode == 0, done.stderr
     assert list(scores_of(root)["pictures"]) == ["1", "2", "2", "1"]
@@ -575,7 +575,7 @@ def test_any_image_paths_come_back_from_their_cell(paths: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stem", "column", "value", "told"),
+    ("stem", "column", "value", "message"),
     [
         ("score", "final_score", "7", "row 1: final_score"),
         ("score", "completeness", "nan", "row 1: completeness"),
@@ -590,7 +590,7 @@ def test_any_image_paths_come_back_from_their_cell(paths: list[str]) -> None:
         ("pairs", "sample_idx", "", "row 1: sample_idx"),
     ],
 )
-def test_a_changed_table_is_told_by_row(root: Path, stem: str, column: str, value: str, told: str) -> None:
+def test_a_changed_table_is_reported_by_row(root: Path, stem: str, column: str, value: str, message: str) -> None:
     save = root / "eva_results" / "blind_10"
     if stem == "score":
         path = write_table(save, "blind10_score", [score_row(sample) for sample in range(2)], SCORE_COLUMNS)
@@ -603,7 +603,7 @@ def test_a_changed_table_is_told_by_row(root: Path, stem: str, column: str, valu
     table.to_csv(path, index=False)
     with pytest.raises(LeapError) as error:
         read(path)
-    assert str(error.value).startswith(f"{path}: {told}")
+    assert str(error.value).startswith(f"{path}: {message}")
     table.drop(columns=column).to_csv(path, index=False)
     with pytest.raises(LeapError, match=f"no column {column}"):
         read(path)
@@ -624,7 +624,7 @@ def pair_row() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda table: table.drop(columns="model_output"), "no column model_output"),
         (lambda table: table.assign(sample_idx="first"), "row 1: sample_idx"),
@@ -632,12 +632,12 @@ def pair_row() -> dict[str, Any]:
         (lambda table: table.head(0), "no rows"),
     ],
 )
-def test_a_broken_table_is_told_by_row(root: Path, change: Any, told: str) -> None:
+def test_a_broken_table_is_reported_by_row(root: Path, change: Any, message: str) -> None:
     path = newest(root, "blind10_outputs")
     change(read_table(path)).to_csv(path, index=False)
     done = analyze(root, None, "--judge", "rubric")
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert str(path) in done.stderr
 
 
@@ -648,14 +648,14 @@ def test_the_seeds_own_six_columns_are_enough(root: Path) -> None:
 
 
 def test_wrong_usage(root: Path) -> None:
-    for options, told in (
+    for options, message in (
         (["--judge", "rubric", "--pairwise"], "--pairwise"),
         (["--judge", "rubric", "--only-models", "nobody"], "nobody"),
         ([], "--judge rubric"),
     ):
         done = run_script(ANALYZE, *options, root=root)
         assert done.returncode == 2, done.stderr
-        assert told in done.stderr
+        assert message in done.stderr
     assert run_script(ANALYZE, "--judge", "rubric", "--save_dir", "elsewhere", root=root).returncode == 1
 
 
@@ -663,7 +663,7 @@ def test_wrong_usage(root: Path) -> None:
 
 
 def options(**given: Any) -> JudgeOptions:
-    return JudgeOptions(Decoding(), PictureSize(1, 4), **given)
+    return JudgeOptions(Decoding(), ImageSize(1, 4), **given)
 
 
 def test_a_key_goes_to_its_own_server_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -715,7 +715,7 @@ def test_openais_key_alone_means_openais_own_server(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "judge_flag",
     [
         "m@http://a.test/v1,colour=red",
         "m@http://a.test/v1,input=cheap",
@@ -725,23 +725,23 @@ def test_openais_key_alone_means_openais_own_server(monkeypatch: pytest.MonkeyPa
         "m,key=NOWHERE",
     ],
 )
-def test_a_judge_that_cannot_be_understood(wish: str) -> None:
+def test_a_judge_that_cannot_be_understood(judge_flag: str) -> None:
     with pytest.raises(UsageError, match="--judge"):
-        find_judges([wish], options(base_url="http://b.test/v1"))
+        find_judges([judge_flag], options(base_url="http://b.test/v1"))
 
 
-def test_two_judges_of_one_name_are_told_apart() -> None:
+def test_two_judges_of_one_name_are_distinguished() -> None:
     found = find_judges(["m@http://a.test/v1", "m@http://b.test/v1"], options())
     assert [judge.name for judge in found if not isinstance(judge, str)] == ["m@http://a.test/v1", "m@http://b.test/v1"]
 
 
 @pytest.mark.parametrize(
-    "wishes", [["m", "m,input=1,output=2"], ["m@http://b.test/v1/", "m@http://b.test/v1,input=1,output=2"]]
+    "requests", [["m", "m,input=1,output=2"], ["m@http://b.test/v1/", "m@http://b.test/v1,input=1,output=2"]]
 )
-def test_a_judge_that_is_named_twice_is_refused(wishes: list[str]) -> None:
+def test_a_judge_that_is_named_twice_is_refused(requests: list[str]) -> None:
     given = options(base_url="http://a.test/v1")
     with pytest.raises(UsageError, match=r"m@http://.\.test/v1 is to judge twice"):
-        find_judges(wishes, given)
+        find_judges(requests, given)
     with pytest.raises(UsageError, match="judge twice"):
         find_judges(["m,input=1,output=2", "rubric"], options(base_url="http://a.test/v1", model="m"))
     assert len(find_judges(["m", "m", "rubric"], given)) == 2  # the very same words: no doubt
@@ -752,7 +752,7 @@ def test_a_judge_that_is_named_twice_is_refused(wishes: list[str]) -> None:
 
 @pytest.mark.slow
 def test_a_killed_review_goes_on_where_it_was(root: Path) -> None:
-    with FaultyServer(hold=0.3, answer=judge) as server:
+    with FaultyServer(hold=0.3, response=judge) as server:
         command = [sys.executable, str(REPOSITORY / ANALYZE), *QUICK, "--api-base", server.url, "--model", faulty.MODEL]
         command += ["--concurrency", "2", "--only-models", ",".join(MODELS[:2])]
         environment = {**os.environ, "LEAP_ROOT": str(root), "PYTHONPATH": str(REPOSITORY)}
@@ -769,6 +769,6 @@ def test_a_killed_review_goes_on_where_it_was(root: Path) -> None:
         server.hold = 0
         assert analyze(root, server, "--only-models", ",".join(MODELS[:2])).returncode == 0
         assert len(server.seen) == 2 * 2 * SAMPLES - kept
-    (told,) = json.loads(newest(root, "blind10_manifest").read_text())["judges"]
-    assert len({note["run"]["start"] for note in told["inference"]}) == 2  # what the killed run did is told too
+    (message,) = json.loads(newest(root, "blind10_manifest").read_text())["judges"]
+    assert len({note["run"]["start"] for note in message["inference"]}) == 2  # what the killed run did is told too
     assert scores_of(root)["final_score"].notna().all()

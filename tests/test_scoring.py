@@ -71,11 +71,11 @@ DEPENDENCIES = st.one_of(
 # The oracle: the rules once more, with networkx for the graph and lists for the multisets
 
 
-def overlap(expert: list[Any], model: list[Any]) -> int:
-    for item in expert + model:
+def overlap(expected: list[Any], model: list[Any]) -> int:
+    for item in expected + model:
         hash(item)  # an id that cannot be hashed is an error
     left = list(model)
-    return sum(1 for item in expert if item in left and not left.remove(item))
+    return sum(1 for item in expected if item in left and not left.remove(item))
 
 
 def oracle_graph(plan: Any, dependency: Any) -> nx.DiGraph:
@@ -105,25 +105,25 @@ def alike(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 
 
 def oracle_exact(reference: Any, prediction: Any, dependency: Any) -> float:
-    expert, model = oracle_graph(reference, dependency), oracle_graph(prediction, dependency)
+    expected, model = oracle_graph(reference, dependency), oracle_graph(prediction, dependency)
     matched = 0
-    layers = [list(nx.topological_generations(graph))[1:] for graph in (expert, model)]
+    layers = [list(nx.topological_generations(graph))[1:] for graph in (expected, model)]
     for ours, theirs in zip(*layers, strict=False):
         for node in ours:
             for other in [n for n in theirs if "taken" not in model.nodes[n]]:
-                before, other_before = list(expert.pred[node]), list(model.pred[other])
+                before, other_before = list(expected.pred[node]), list(model.pred[other])
                 if (
-                    alike(expert.nodes[node]["is_like"], model.nodes[other]["is_like"])
+                    alike(expected.nodes[node]["is_like"], model.nodes[other]["is_like"])
                     and len(before) == len(other_before)
                     and all(
-                        any(alike(expert.nodes[a]["is_like"], model.nodes[b]["is_like"]) for b in other_before)
+                        any(alike(expected.nodes[a]["is_like"], model.nodes[b]["is_like"]) for b in other_before)
                         for a in before
                     )
                 ):
                     model.nodes[other]["taken"] = True
                     matched += 1
                     break
-    return (matched / (len(expert) - 1)) * 100
+    return (matched / (len(expected) - 1)) * 100
 
 
 def oracle(reference: Any, prediction: Any, dependency: Any) -> dict[str, float]:
@@ -134,9 +134,9 @@ def oracle(reference: Any, prediction: Any, dependency: Any) -> dict[str, float]
         entities = [(key, s["params"].get(key)) for s in plan for key in (ENTITY, CONTAINER)]
         entities = [(key, value) for key, value in entities if value is not None]
         bags.append(([name for name, _, _ in triples], entities, triples))
-    for key, expert, model in zip(OFFICIAL_KEYS, *bags, strict=False):
-        matched = overlap(expert, model)
-        scores[key] = (matched / len(expert)) * 100 if expert else 0
+    for key, expected, model in zip(OFFICIAL_KEYS, *bags, strict=False):
+        matched = overlap(expected, model)
+        scores[key] = (matched / len(expected)) * 100 if expected else 0
     scores["exact_match_score"] = oracle_exact(reference, prediction, dependency)
     scores["total_score"] = 0.4 * scores["skill_match_score"] + 0.4 * scores["entity_match_score"]
     return scores

@@ -122,20 +122,20 @@ def test_checkpoints_go_between_divided_models_and_others(workspace: Path, runs:
     divided = [[*steps, "--fsdp", "--output_dir", str(copies[name])] for name in ("one-fsdp", "fsdp-fsdp")]
     together(workspace, tmp_path, *divided, [*steps, "--output_dir", str(copies["fsdp-ddp"])])
     # A recipe with fsdp goes on in a single process too, which says so.
-    told = alone(
+    message = alone(
         workspace, *THREE, "--per_device_train_batch_size", "8", "--fsdp", "--output_dir", str(copies["fsdp-one"])
     )
-    assert "one process has nobody to divide with" in told
+    assert "one process has nobody to divide with" in message
     for name, copy in copies.items():
         assert logged(copy, "loss") == pytest.approx(logged(runs / "one", "loss"), rel=CLOSE), name
         assert_close(copy, runs / "one")
     assert all(torch.equal(value, weights(runs / "fsdp")[key]) for key, value in weights(copies["fsdp-fsdp"]).items())
 
 
-def rows_with(pictures: int, workspace: Path, file: Path) -> Path:
-    """Four rows, the first `pictures` of which keep theirs."""
+def rows_with(images: int, workspace: Path, file: Path) -> Path:
+    """Four rows, the first `images` of which keep theirs."""
     rows = [json.loads(line) for line in (workspace / "data" / "train_demo.jsonl").read_text().splitlines()[:4]]
-    for row in rows[pictures:]:
+    for row in rows[images:]:
         for message in row["messages"]:
             message["content"] = [part for part in message["content"] if part["type"] == "text"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -143,18 +143,18 @@ def rows_with(pictures: int, workspace: Path, file: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_processes_whose_batches_have_no_picture_keep_step(workspace: Path, tmp_path: Path) -> None:
+def test_processes_whose_batches_have_no_image_keep_step(workspace: Path, tmp_path: Path) -> None:
     """All must use the same weights, or one would wait for ever for the others' gradients."""
     commands, expected = [], []
-    for pictures, divided in ((1, ("true", "false")), (0, ("false",))):
-        file = rows_with(pictures, workspace, tmp_path / f"{pictures}.jsonl")
+    for images, divided in ((1, ("true", "false")), (0, ("false",))):
+        file = rows_with(images, workspace, tmp_path / f"{images}.jsonl")
         steps = ["--train_file", str(file), "--max_steps", "2", "--gradient_checkpointing", "--output_dir"]
-        one = alone(workspace, *steps, str(tmp_path / f"{pictures}-one"), "--per_device_train_batch_size", "2")
+        one = alone(workspace, *steps, str(tmp_path / f"{images}-one"), "--per_device_train_batch_size", "2")
         for fsdp, packing in itertools.product(divided, ("true", "false")):
             way = ["--fsdp", fsdp, "--packing", packing, "--per_device_train_batch_size", "1"]
-            commands.append([*steps, str(tmp_path / f"{pictures}-{fsdp}-{packing}"), *way])
+            commands.append([*steps, str(tmp_path / f"{images}-{fsdp}-{packing}"), *way])
             expected.append(pytest.approx(losses(one), rel=CLOSE))
-    found = [losses(told) for told in together(workspace, tmp_path, *commands)]
+    found = [losses(message) for message in together(workspace, tmp_path, *commands)]
     assert len(found[0]) == 2
     assert found == expected
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_divided_is_refused(values: dict[str, Any], problem: str)
         read_recipe(RECIPES / "demo.yaml", {"fsdp": True, **values})
 
 
-def test_what_stands_against_dividing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stands_against_dividing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = read_recipe(RECIPES / "demo.yaml", {"fsdp": True})
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_sharding(recipe, "qwen3_vl")

@@ -58,7 +58,7 @@ def test_kernels_have_the_kinds_that_profilers_know_them_by() -> None:
 def test_the_training_benchmark_measures_both_sides(tmp_path: Path) -> None:
     """On the demo's small model: both start from the same loss on the same rows."""
     options = (
-        "--device cpu --tiny --modes full --batch 2 1 --picture 96 64 --image_tokens 4 16 --steps 4 --window 2 "
+        "--device cpu --tiny --modes full --batch 2 1 --image 96 64 --image_tokens 4 16 --steps 4 --window 2 "
         f"--warm_up 1 --seed_steps 2 --profile --workdir {tmp_path / 'work'} --output {tmp_path} --set bf16=false"
     ).split()
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "training_throughput.py"), *options]

@@ -70,7 +70,7 @@ def test_a_command_that_ends_leaves_nothing(tmp_path: Path) -> None:
     assert all(map(is_gone, left(tmp_path)))
 
 
-def test_a_command_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+def test_a_command_that_is_reported_to_end_leaves_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(supervised(str(os.getpid()), tmp_path, "stays", "deaf"))
     processes = left(tmp_path)
     process.send_signal(signal.SIGTERM)

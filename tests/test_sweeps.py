@@ -70,7 +70,7 @@ def test_the_usage_lists_every_key(tmp_path: Path) -> None:
         assert set(listed) == {*KEYS, "qwen3_2b_batch", "monitor", "deepseek"}
 
 
-def test_what_cannot_run_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_run_is_reported_in_one_line(tmp_path: Path) -> None:
     missing = eval_sh("qwen2_2b", root=tmp_path)
     folder = tmp_path / "models" / "Qwen2-VL-2B-Instruct"
     assert missing.returncode == 1
@@ -107,7 +107,7 @@ def test_checkpoints_come_in_the_order_of_their_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("--checkpoint a/checkpoint-1 b/a/checkpoint-1", "would both be a-checkpoint-1"),
         ("--checkpoint a b -- --model_name same", "cannot share one name"),
@@ -118,12 +118,12 @@ def test_checkpoints_come_in_the_order_of_their_steps(tmp_path: Path) -> None:
         ("--gpus 0 --jobs 2", "1 GPU"),
     ],
 )
-def test_contradictions_are_wrong_usage(arguments: str, told: str, tmp_path: Path) -> None:
+def test_contradictions_are_wrong_usage(arguments: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "output" / "checkpoint-1").mkdir(parents=True)
     refused = run_script(PARALLEL, *arguments.split(), root=tmp_path)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
-    assert told in line
+    assert message in line
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What one optimiser step learns does not depend on how its rows are cut into batches and spread over processes."""
+"""What one optimiser step learns does not depend on how its samples are cut into batches and spread over processes."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 def test_accumulated_batches_weigh_every_label_alike(
     workspace: Path, whole_batches: tuple[dict[str, torch.Tensor], list[float]]
 ) -> None:
-    """Rows of plans and of short steps have unlike numbers of labels: a mean of means would differ."""
+    """Samples of plans and of short steps have unlike numbers of labels: a mean of means would differ."""
     options = "--per_device_train_batch_size 2 --gradient_accumulation_steps 4 --output_dir output/twos".split()
     done = run_script(FINETUNE, *STEPS, *options, root=workspace)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""build_training_file.py: rows from annotations and examples, copies found, episodes split, nothing invented."""
+"""build_training_file.py: samples from annotations and examples, copies found, episodes split, nothing invented."""
 
 import json
 import shutil
@@ -14,19 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from leap.data.image import resolve_picture
+from leap.data.image import resolve_image
 from leap.errors import UsageError
 from leap.preparation.agibot.annotations import read_annotations
 from leap.preparation.build.split import TEST_SHARE, split_episodes
 from leap.records.files import read_jsonl
-from leap.records.training import TrainingRow
+from leap.records.training import TrainingSample
 from leap.vlabench.parsing import parse_plan
 
 SCRIPT = "scripts/utils/build_training_file.py"
 EPISODES = 20  # of each of the two tasks
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     small = Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 8, 3)).astype(np.uint8))
     return small.resize((96, 72), Image.Resampling.BICUBIC)
 
@@ -49,12 +49,12 @@ def episode(task: int, number: int, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A LEAP_ROOT with two tasks of 20 episodes, each with a picture unlike the others."""
+    """A LEAP_ROOT with two tasks of 20 episodes, each with an image unlike the others."""
     (tmp_path / "data" / "images").mkdir(parents=True)
     for task in (7, 12):
         write_annotations(tmp_path, task, [episode(task, number) for number in range(EPISODES)])
         for number in range(EPISODES):
-            picture(task * 1000 + number).save(tmp_path / "data" / "images" / f"{task}-{number}.png")
+            image(task * 1000 + number).save(tmp_path / "data" / "images" / f"{task}-{number}.png")
     return tmp_path
 
 
@@ -74,28 +74,28 @@ def build(root: Path, *flags: str) -> dict[str, Any]:
     return json.loads((output / "data_card.json").read_text())
 
 
-def rows(root: Path, side: str, folder: str = "data") -> list[TrainingRow]:
+def samples(root: Path, side: str, folder: str = "data") -> list[TrainingSample]:
     (path,) = (root / folder).glob(f"{side}_*.jsonl")
-    return [row for _, row in read_jsonl(path, TrainingRow)]
+    return [sample for _, sample in read_jsonl(path, TrainingSample)]
 
 
 def ids(root: Path, side: str, folder: str = "data") -> list[str]:
-    return [row.id or "" for row in rows(root, side, folder)]
+    return [sample.id or "" for sample in samples(root, side, folder)]
 
 
-def test_rows_hold_what_the_annotations_say(root: Path) -> None:
+def test_samples_hold_what_the_annotations_say(root: Path) -> None:
     card = build(root)
-    train, test = rows(root, "train"), rows(root, "test")
+    train, test = samples(root, "train"), samples(root, "test")
     assert (len(train), len(test)) == (36, 4)  # 10.005 % of 40
-    assert len({row.id for row in (*train, *test)}) == 40
-    for row in (*train, *test):
-        task, number = str(row.id).removeprefix("love-agibot/").split("-")
-        assert row.images() == [f"images/{task}-{number}.png"]
-        assert resolve_picture(row.images()[0], [root, root / "data"]).is_file()
-        question = row.messages[0].parts()[1]
+    assert len({sample.id for sample in (*train, *test)}) == 40
+    for sample in (*train, *test):
+        task, number = str(sample.id).removeprefix("love-agibot/").split("-")
+        assert sample.images() == [f"images/{task}-{number}.png"]
+        assert resolve_image(sample.images()[0], [root, root / "data"]).is_file()
+        question = sample.messages[0].parts()[1]
         assert f"Work of task {task}" in question.text  # type: ignore[union-attr]
         assert question.text.startswith("The robot is at a shelf. ")  # type: ignore[union-attr]
-        assert row.target.steps == "1) Pick up the onion. 2) Place it in the basket."
+        assert sample.target.steps == "1) Pick up the onion. 2) Place it in the basket."
     assert card["rows"] == {"train": {"love-agibot": 36}, "test": {"love-agibot": 4}}
     assert card["skills"] == {"Pick": 40, "Place": 40}
     assert card["lengths"]["steps"] == {"smallest": 2, "median": 2.0, "mean": 2.0, "largest": 2}
@@ -114,12 +114,12 @@ def test_the_same_seed_gives_the_same_files_and_another_one_others(root: Path) -
 
 
 def test_counts_can_be_asked_for(root: Path) -> None:
-    build(root, "--train-rows", "25", "--test-rows", "10")
+    build(root, "--train-samples", "25", "--test-samples", "10")
     assert not set(ids(root, "train")) & set(ids(root, "test"))
     assert (len(ids(root, "train")), len(ids(root, "test"))) == (25, 10)
-    done = run_script(SCRIPT, "--train-rows", "35", "--test-rows", "10", root=root)
+    done = run_script(SCRIPT, "--train-samples", "35", "--test-samples", "10", root=root)
     assert done.returncode == 2
-    assert "30 of them (40 rows in all)" in done.stderr
+    assert "30 of them (40 samples in all)" in done.stderr
 
 
 FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -177,10 +177,10 @@ def test_steps_are_in_the_order_in_which_they_begin_and_a_missing_task_is_the_fi
     one["label_info"]["action_config"].reverse()
     del one["task_id"], one["init_scene_text"]
     write_annotations(root, 7, [one])
-    build(root, "--annotations", "data/task_info/task_7.json", "--output-dir", "one", "--test-rows", "0")
-    (row,) = rows(root, "train", "one")
-    assert row.target.steps == "1) Pick up the onion. 2) Place it in the basket."
-    assert row.images() == ["images/7-1.png"]
+    build(root, "--annotations", "data/task_info/task_7.json", "--output-dir", "one", "--test-samples", "0")
+    (sample,) = samples(root, "train", "one")
+    assert sample.target.steps == "1) Pick up the onion. 2) Place it in the basket."
+    assert sample.images() == ["images/7-1.png"]
 
 
 ALPHA: dict[str, Any] = {  # with a key_frame, and the key's name as it is spelled there
@@ -210,10 +210,10 @@ def test_annotations_of_each_release_are_read(tmp_path: Path, file: str, written
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps([written]))
     (tmp_path / "data" / "images").mkdir()
-    picture(1).save(tmp_path / "data" / "images" / "7-649078.png")
-    build(tmp_path, "--test-rows", "0")
-    (row,) = rows(tmp_path, "train")
-    assert (row.id, row.images(), row.target.steps) == (
+    image(1).save(tmp_path / "data" / "images" / "7-649078.png")
+    build(tmp_path, "--test-samples", "0")
+    (sample,) = samples(tmp_path, "train")
+    assert (sample.id, sample.images(), sample.target.steps) == (
         "love-agibot/7-649078",
         ["images/7-649078.png"],
         "1) Take the cup.",
@@ -227,7 +227,7 @@ def test_a_fault_within_either_spelling_is_named(tmp_path: Path, key: str) -> No
     assert "label_info" in problem or "lable_info" in problem
 
 
-def test_other_files_beside_annotations_are_left_out_and_told(root: Path) -> None:
+def test_other_files_beside_annotations_are_left_out_and_reported(root: Path) -> None:
     for name, content in (("notes.json", {"by": "me"}), ("dataset_info.json", [1]), ("task_x.json", "text")):
         (root / "data" / "task_info" / name).write_text(json.dumps(content))
     card = build(root)
@@ -244,12 +244,12 @@ def test_annotations_of_any_name_are_read_where_there_are_no_others(tmp_path: Pa
 def test_a_data_card_of_other_files_is_not_replaced(root: Path) -> None:
     build(root)
     before = (root / "data" / "data_card.json").read_bytes()
-    done = run_script(SCRIPT, "--train-rows", "20", "--test-rows", "10", root=root)
+    done = run_script(SCRIPT, "--train-samples", "20", "--test-samples", "10", root=root)
     assert done.returncode == 1
     assert "data_card.json: it describes train_36.jsonl, test_4.jsonl, which would be left without" in done.stderr
     assert (root / "data" / "data_card.json").read_bytes() == before
     assert not (root / "data" / "train_20.jsonl").exists()
-    build(root, "--train-rows", "20", "--test-rows", "10", "--overwrite")
+    build(root, "--train-samples", "20", "--test-samples", "10", "--overwrite")
     for path in (root / "data").glob("t*_[0-9]*.jsonl"):
         path.unlink()
     build(root)
@@ -261,11 +261,11 @@ def test_a_data_card_of_other_files_is_not_replaced(root: Path) -> None:
 
 def test_marks_and_line_ends_in_a_name_are_text(root: Path) -> None:
     write_annotations(root, 7, [episode(7, 1, task_name="Put {it} [here|there]\n now %s")])
-    build(root, "--annotations", "data/task_info/task_7.json", "--output-dir", "one", "--test-rows", "0")
-    assert "Put {it} [here|there] now %s" in rows(root, "train", "one")[0].messages[0].parts()[1].text  # type: ignore[union-attr]
+    build(root, "--annotations", "data/task_info/task_7.json", "--output-dir", "one", "--test-samples", "0")
+    assert "Put {it} [here|there] now %s" in samples(root, "train", "one")[0].messages[0].parts()[1].text  # type: ignore[union-attr]
 
 
-def test_what_cannot_become_a_row_is_left_out_and_counted(root: Path) -> None:
+def test_what_cannot_become_a_sample_is_left_out_and_counted(root: Path) -> None:
     images = root / "data" / "images"
     write_annotations(root, 7, [episode(7, number, label_info={"action_config": []}) for number in range(3)])
     (images / "12-0.png").unlink()
@@ -273,20 +273,20 @@ def test_what_cannot_become_a_row_is_left_out_and_counted(root: Path) -> None:
     card = build(root)
     assert card["left_out_names"] == {
         "no steps in the annotation": ["love-agibot/7-0", "love-agibot/7-1", "love-agibot/7-2"],
-        "no picture": ["love-agibot/12-0"],
-        "the picture cannot be decoded": ["love-agibot/12-1"],
+        "no image": ["love-agibot/12-0"],
+        "the image cannot be decoded": ["love-agibot/12-1"],
     }
     assert len(ids(root, "train")) + len(ids(root, "test")) == 18
 
 
-def test_no_row_at_all_says_why(root: Path) -> None:
+def test_no_sample_at_all_says_why(root: Path) -> None:
     shutil.rmtree(root / "data" / "images")
     done = run_script(SCRIPT, root=root)
     assert done.returncode == 1
-    assert "no picture: 40" in done.stderr
+    assert "no image: 40" in done.stderr
     for file in (root / "data" / "task_info").iterdir():
         file.write_text("[]")
-    assert "no row can be made (the sources are empty)" in run_script(SCRIPT, root=root).stderr
+    assert "no sample can be made (the sources are empty)" in run_script(SCRIPT, root=root).stderr
     shutil.rmtree(root / "data" / "task_info")
     assert run_script(SCRIPT, root=root).returncode == 2
 
@@ -306,24 +306,24 @@ def test_half_a_character_in_an_annotation_is_no_end_of_the_making(root: Path) -
 def copies(root: Path) -> None:
     """7-1 has 7-0's pixels in another coding; 7-2 looks like 7-0; 12-0 is, and 12-1 looks like, the evaluation's."""
     images, example = root / "data" / "images", root / "dataset" / "vlm_evaluation_v1.0" / "Spatial" / "t" / "example0"
-    picture(7000).save(images / "7-1.png", compress_level=0)
-    ImageEnhance.Brightness(picture(7000)).enhance(1.05).save(images / "7-2.png")
+    image(7000).save(images / "7-1.png", compress_level=0)
+    ImageEnhance.Brightness(image(7000)).enhance(1.05).save(images / "7-2.png")
     (example / "input").mkdir(parents=True)
-    picture(500).save(example / "input" / "input.png")
-    picture(500).save(images / "12-0.png", compress_level=0)
-    ImageEnhance.Brightness(picture(500)).enhance(1.05).save(images / "12-1.png")
+    image(500).save(example / "input" / "input.png")
+    image(500).save(images / "12-0.png", compress_level=0)
+    ImageEnhance.Brightness(image(500)).enhance(1.05).save(images / "12-1.png")
 
 
 def test_copies_and_overlap_are_found(root: Path) -> None:
     copies(root)
-    card = build(root, "--test-rows", "20")
+    card = build(root, "--test-samples", "20")
     images = root / "data" / "images"
     found = {name: (copy["same"], copy["bits"] <= 4) for name, copy in card["duplicates"]["rows"].items()}
     # of those alike the first in the files' order stands for the others, whichever that is
     assert sorted(found.values()) == [(False, True), (False, True), (True, True)]
     assert set(found) < {f"love-agibot/{name}" for name in ("7-0", "7-1", "7-2", "12-0", "12-1")}
     overlap = card["overlap_with_the_evaluation"]
-    assert (overlap["same"], overlap["near"], card["evaluation_pictures"]) == (1, 1, 1)
+    assert (overlap["same"], overlap["near"], card["evaluation_images"]) == (1, 1, 1)
     assert overlap["rows"]["love-agibot/12-0"]["same"]
     assert not overlap["rows"]["love-agibot/12-1"]["same"]
     train = set(ids(root, "train"))
@@ -333,7 +333,7 @@ def test_copies_and_overlap_are_found(root: Path) -> None:
         for group in (("7-0", "7-1", "7-2"), ("12-0", "12-1"))
         if test.removeprefix("love-agibot/") in group and train & {f"love-agibot/{name}" for name in group}
     }
-    assert set(card["test_rows_with_a_training_picture"]["rows"]) == across
+    assert set(card["test_rows_with_a_training_image"]["rows"]) == across
     assert (images / "12-0.png").is_file()
 
 
@@ -361,25 +361,25 @@ def examples(root: Path, workspace: Path) -> Path:
     return Path(shutil.copytree(workspace / "dataset" / "vlm_evaluation_v1.0", root / "dataset" / "mine"))
 
 
-def test_examples_become_rows_as_the_evaluation_asks(root: Path, examples: Path) -> None:
+def test_examples_become_samples_as_the_evaluation_asks(root: Path, examples: Path) -> None:
     shutil.rmtree(examples / "Complex")
-    card = build(root, "--vlabench", "dataset/mine", "--prompt", "leap", "--test-rows", "0")
-    found = [row for row in rows(root, "train") if str(row.id).startswith("vlabench/")]
+    card = build(root, "--vlabench", "dataset/mine", "--prompt", "leap", "--test-samples", "0")
+    found = [sample for sample in samples(root, "train") if str(sample.id).startswith("vlabench/")]
     assert len(found) == 10
     assert card["rows"]["train"] == {"love-agibot": 40, "vlabench": 10}
-    for row in found:
-        _, dimension, task, number = str(row.id).split("/")
-        assert row.images() == [
+    for sample in found:
+        _, dimension, task, number = str(sample.id).split("/")
+        assert sample.images() == [
             f"dataset/mine/{folder}/{task}/example{number}/input/{name}.png"
             for name in ("input", "input_mask")
             for folder in [{"CommonSense": "CommenSence"}.get(dimension, dimension)]
         ]
-        folder = (root / row.images()[0]).parent.parent
-        expert = json.loads((folder / "output" / "operation_sequence.json").read_text())["skill_sequence"]
-        assert parse_plan(row.target.steps).plan == expert
+        folder = (root / sample.images()[0]).parent.parent
+        reference = json.loads((folder / "output" / "operation_sequence.json").read_text())["skill_sequence"]
+        assert parse_plan(sample.target.steps).plan == reference
         assert any(
             part.text == (folder / "input" / "instruction.txt").read_text()
-            for part in row.messages[0].parts()[5:]  # type: ignore[union-attr]
+            for part in sample.messages[0].parts()[5:]  # type: ignore[union-attr]
         )
 
 
@@ -414,29 +414,29 @@ def test_wrong_usage(root: Path) -> None:
 @given(
     sizes=st.lists(st.integers(1, 4), max_size=40),
     seed=st.integers(0, 3),
-    test_rows=st.none() | st.integers(0, 60),
-    train_rows=st.none() | st.integers(0, 60),
+    test_samples=st.none() | st.integers(0, 60),
+    train_samples=st.none() | st.integers(0, 60),
 )
-def test_a_split_parts_episodes_and_never_rows_of_one(
-    sizes: list[int], seed: int, test_rows: int | None, train_rows: int | None
+def test_a_split_parts_episodes_and_never_samples_of_one(
+    sizes: list[int], seed: int, test_samples: int | None, train_samples: int | None
 ) -> None:
-    rows = {f"e{number}": size for number, size in enumerate(sizes)}
+    samples = {f"e{number}": size for number, size in enumerate(sizes)}
     try:
-        split = split_episodes(rows, seed, test_rows, train_rows)
+        split = split_episodes(samples, seed, test_samples, train_samples)
     except UsageError:
-        assert (test_rows, train_rows) != (None, None)
+        assert (test_samples, train_samples) != (None, None)
         return
     assert max(Counter([*split.train, *split.test]).values(), default=1) == 1
-    assert set(split.train) | set(split.test) <= set(rows)
-    made = [sum(rows[name] for name in side) for side in split]
-    if train_rows is None:
+    assert set(split.train) | set(split.test) <= set(samples)
+    made = [sum(samples[name] for name in side) for side in split]
+    if train_samples is None:
         assert sum(made) == sum(sizes)
     else:
-        assert made[0] == train_rows
-    asked = round(sum(sizes) * TEST_SHARE) if test_rows is None else test_rows
+        assert made[0] == train_samples
+    asked = round(sum(sizes) * TEST_SHARE) if test_samples is None else test_samples
     assert made[1] <= asked
-    assert test_rows is None or made[1] == test_rows
-    assert split == split_episodes(dict(reversed(rows.items())), seed, test_rows, train_rows)
+    assert test_samples is None or made[1] == test_samples
+    assert split == split_episodes(dict(reversed(samples.items())), seed, test_samples, train_samples)
 
 
 def test_the_published_counts_come_from_the_share() -> None:

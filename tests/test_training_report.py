@@ -34,7 +34,7 @@ def size(tensors: Any) -> int:
 
 
 @pytest.mark.parametrize(("optim", "dtype"), [("adamw_torch", "float32"), ("adamw_bf16_stochastic", "bfloat16")])
-def test_states_take_what_is_foretold(model: Path, tmp_path: Path, optim: str, dtype: str) -> None:
+def test_states_take_what_is_predicted(model: Path, tmp_path: Path, optim: str, dtype: str) -> None:
     """Every tensor that a step leaves behind, and the files of a checkpoint."""
     trained = memory.count_weights(model)
     foretold = memory.states(trained, 0, optim, bf16=False)
@@ -125,8 +125,8 @@ def test_report_and_plot_keep_the_history_of_a_resumed_run(workspace: Path) -> N
     again = json.loads((folder / "training_report.json").read_text())
     assert losses(again) == pytest.approx(losses(whole))
     assert [(one["first_step"], one["steps"]) for one in again["throughput"]["sessions"]] == [(4, 2)]
-    with Image.open(folder / "training_loss.png") as picture:
-        assert picture.size == (2000, 1200)
+    with Image.open(folder / "training_loss.png") as image:
+        assert image.size == (2000, 1200)
 
 
 def test_a_resumed_runs_summary_is_of_its_own_steps(workspace: Path) -> None:
@@ -145,8 +145,8 @@ def test_a_resumed_runs_summary_is_of_its_own_steps(workspace: Path) -> None:
     assert summary["train_loss"] == pytest.approx(sum(of_steps[4:]) / 2)
     assert "train_samples_per_second" not in summary
     (session,) = report["throughput"]["sessions"]
-    rows = report["recipe"]["per_device_train_batch_size"] * report["recipe"]["gradient_accumulation_steps"]
-    a_step = [min(rows, 7 - place) for place in range(0, 7, rows)]
+    samples = report["recipe"]["per_device_train_batch_size"] * report["recipe"]["gradient_accumulation_steps"]
+    a_step = [min(samples, 7 - place) for place in range(0, 7, samples)]
     assert session["rows"] == sum((a_step * 6)[4:6])
     state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
     assert state["epoch"] == 4 / len(a_step)

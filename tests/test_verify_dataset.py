@@ -18,7 +18,7 @@ from servers.hub import HubServer
 from servers.hub_store import Stored
 
 from leap.preparation.check.benchmark_check import Verification, check_example, verify_benchmark
-from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.image_facts import ImageStore
 from leap.records.files import FolderLock
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.examples import find_examples
@@ -36,7 +36,7 @@ def root(workspace: Path, tmp_path: Path) -> Path:
 
 
 def verify(root: Path) -> Verification:
-    return verify_benchmark(root / "dataset" / "vlm_evaluation_v1.0", PictureStore(root / ".cache"), partial=True)
+    return verify_benchmark(root / "dataset" / "vlm_evaluation_v1.0", ImageStore(root / ".cache"), partial=True)
 
 
 def example(root: Path) -> Path:
@@ -49,7 +49,9 @@ def test_a_whole_data_set_has_no_problem(root: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 problems, 0 notes" in done.stdout
     found = verify(root)
-    assert {(row["dimension"], row["examples"], row["broken"]) for row in found.counts()} == {(n, 2, 0) for n in NAMES}
+    assert {(sample["dimension"], sample["examples"], sample["broken"]) for sample in found.counts()} == {
+        (n, 2, 0) for n in NAMES
+    }
 
 
 def test_without_the_hubs_listing_nobody_knows_whether_all_is_there(root: Path) -> None:
@@ -57,9 +59,9 @@ def test_without_the_hubs_listing_nobody_knows_whether_all_is_there(root: Path) 
     shutil.rmtree(root / "dataset" / "vlm_evaluation_v1.0" / "Complex")
     done = run_script(SCRIPT, "--json", root=root)
     assert done.returncode == 0
-    told = json.loads(done.stdout)
-    assert (told["completeness"], told["problems"]) == ("unknown", [])
-    assert [note["kind"] for note in told["notes"]] == ["missing dimension"]
+    message = json.loads(done.stdout)
+    assert (message["completeness"], message["problems"]) == ("unknown", [])
+    assert [note["kind"] for note in message["notes"]] == ["missing dimension"]
     assert "completeness: unknown" in run_script(SCRIPT, root=root).stdout
 
 
@@ -93,9 +95,16 @@ def download(published: Path, tmp_path: Path) -> Path:
 
 def test_a_complete_download_is_complete(download: Path) -> None:
     done = run_script(SCRIPT, "--json", root=download)
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["completeness"], told["problems"], told["examples"]) == (0, "complete", [], 45)
-    assert {row["task"] for row in told["tasks"]} == {task for tasks in LAYOUT["tasks"].values() for task in tasks}
+    message = json.loads(done.stdout)
+    assert (done.returncode, message["completeness"], message["problems"], message["examples"]) == (
+        0,
+        "complete",
+        [],
+        45,
+    )
+    assert {sample["task"] for sample in message["tasks"]} == {
+        task for tasks in LAYOUT["tasks"].values() for task in tasks
+    }
 
 
 def test_what_is_missing_of_a_download_is_named(download: Path) -> None:
@@ -107,7 +116,7 @@ def test_what_is_missing_of_a_download_is_named(download: Path) -> None:
     (data / "Semantic" / "select_toy_semantic" / "example7" / "input" / "input.png").unlink()
     task = data / "CommenSence" / "select_nth_largest_poker"
     (task / "example7").rename(task / "example8")
-    found = verify_benchmark(data, PictureStore(download / ".cache"))
+    found = verify_benchmark(data, ImageStore(download / ".cache"))
     assert found.completeness == "incomplete"
     kinds = {(problem.dimension, problem.kind): problem.reason for problem in found.problems}
     assert set(kinds) == {
@@ -118,7 +127,7 @@ def test_what_is_missing_of_a_download_is_named(download: Path) -> None:
     assert "instruction.txt has 4 bytes where the hub has 13" in kinds["Spatial", "other than the hub's"]
     assert "env_config.json is missing" in kinds["M&T", "other than the hub's"]
     assert kinds["CommonSense", "missing examples"].startswith("7; download the benchmark again")
-    partial = verify_benchmark(data, PictureStore(download / ".cache"), partial=True)
+    partial = verify_benchmark(data, ImageStore(download / ".cache"), partial=True)
     assert {problem.kind for problem in partial.problems} == {"other than the hub's", "missing file"}
     assert partial.completeness == "incomplete"
 
@@ -159,10 +168,10 @@ def _cut(name: str) -> Callable[[Path], object]:
 PICK = {"name": "pick", "params": {"target_entity_name": 3}}
 LIFT = {"name": "lift", "params": {}}
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "no picture": (lambda folder: (folder / "input/input.png").unlink(), "missing file", "input.png"),
-    "cut picture": (_cut("input/input_mask.png"), "picture", "input_mask.png"),
-    "text as picture": (_write("input/input.png", "<html>"), "picture", "input.png"),
-    "empty picture": (_write("input/input.png", b""), "picture", "input.png"),
+    "no image": (lambda folder: (folder / "input/input.png").unlink(), "missing file", "input.png"),
+    "cut image": (_cut("input/input_mask.png"), "image", "input_mask.png"),
+    "text as image": (_write("input/input.png", "<html>"), "image", "input.png"),
+    "empty image": (_write("input/input.png", b""), "image", "input.png"),
     "no plan": (lambda folder: (folder / "output/operation_sequence.json").unlink(), "missing file", "operation_seq"),
     "half a plan": (_write("output/operation_sequence.json", '{"skill_seq'), "plan", "not valid JSON"),
     "no steps": (_plan(), "plan", "skill_sequence"),
@@ -198,7 +207,7 @@ ODDITIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an id as text": (_plan({"name": "pick", "params": {"target_entity_name": "3"}}, LIFT), "id"),
     "an unknown skill": (_plan(PICK, LIFT, {"name": "wave", "params": {}}), "skill"),
     "a pick of nothing": (_plan({"name": "pick", "params": {}}, LIFT), "skill"),
-    "two picture sizes": (lambda folder: Image.new("RGB", (9, 9)).save(folder / "input/input.png"), "picture"),
+    "two image sizes": (lambda folder: Image.new("RGB", (9, 9)).save(folder / "input/input.png"), "image"),
 }
 
 
@@ -213,7 +222,7 @@ def test_an_oddity_is_a_note_and_no_problem(root: Path, name: str) -> None:
 
 def test_quarantine_moves_the_broken_ones_and_restore_brings_them_back(root: Path) -> None:
     data, folder = root / "dataset" / "vlm_evaluation_v1.0", example(root)
-    (folder / "input" / "input.png").write_text("no picture")
+    (folder / "input" / "input.png").write_text("no image")
     done = run_script(SCRIPT, "--partial", "--quarantine", "--json", root=root)
     assert done.returncode == 1
     assert not folder.exists()
@@ -223,7 +232,7 @@ def test_quarantine_moves_the_broken_ones_and_restore_brings_them_back(root: Pat
     assert only.folder != folder
     restored = run_script(SCRIPT, "--restore", json.loads(done.stdout)["restore_file"], root=root)
     assert (restored.returncode, restored.stdout) == (0, "restored 1\n")
-    assert (folder / "input" / "input.png").read_text() == "no picture"
+    assert (folder / "input" / "input.png").read_text() == "no image"
 
 
 def test_a_task_with_few_examples_is_noted(root: Path) -> None:

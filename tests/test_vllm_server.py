@@ -19,11 +19,11 @@ import pandas as pd
 import pytest
 from conftest import run_script
 from servers.stand_in_vllm import make_interpreter
-from test_engine import SIZE, answers
+from test_engine import SIZE, responses
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError
-from leap.evaluation.few_shot import draw_shots
+from leap.evaluation.few_shot import draw_few_shot_examples
 from leap.evaluation.requests import build_request, build_requests
 from leap.evaluation.settings import EvaluationSettings, FewShot
 from leap.inference.hf import HfEngine
@@ -50,7 +50,7 @@ from leap.judge.review_files import read_scores, read_table
 from leap.models.loading import load_processor
 from leap.records.files import read_jsonl
 from leap.records.judging import CRITERIA
-from leap.records.training import ImagePart, TrainingRow
+from leap.records.training import ImagePart, TrainingSample
 from leap.vlabench.dimensions import DIMENSIONS, find_dimension
 from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
@@ -76,7 +76,7 @@ time.sleep(600)
 
 
 def settings(**changed: object) -> VllmSettings:
-    values = {"model": Path("/models/qwen"), "pictures": PictureSize(4, 9), **changed}
+    values = {"model": Path("/models/qwen"), "images": ImageSize(4, 9), **changed}
     return VllmSettings(**values)  # type: ignore[arg-type]
 
 
@@ -128,9 +128,9 @@ def with_few_shots(workspace: Path, number: int) -> Request:
     data = workspace / "dataset" / "vlm_evaluation_v1.0"
     own, other = find_examples(data, find_dimension("Semantic"))
     chosen = EvaluationSettings(data, leap_instructions(), SIZE, Decoding())
-    (shot,) = draw_shots(own, [own, other], FewShot(1))
-    key, images = (own.dimension, *own.key), (own.picture, own.numbered_picture)
-    return build_request(key, own.instruction, images, chosen, [shot] * number)
+    (few_shot_example,) = draw_few_shot_examples(own, [own, other], FewShot(1))
+    key, images = (own.dimension, *own.key), (own.image, own.numbered_image)
+    return build_request(key, own.instruction, images, chosen, [few_shot_example] * number)
 
 
 def with_context(model: Path, folder: Path, tokens: int) -> Path:
@@ -149,32 +149,32 @@ def test_a_server_has_room_for_its_requests(workspace: Path, model: Path, tmp_pa
     (read,) = prepare_ahead(PatchPreparer(load_processor(long), SIZE), [shown], workers=0)
     assert isinstance(read, Prepared)
     assert len(read.ids) > MAX_MODEL_LEN
-    fitted = fit_requests(settings(model=long, pictures=SIZE), [plain, shown], new_tokens=512)
+    fitted = fit_requests(settings(model=long, images=SIZE), [plain, shown], new_tokens=512)
     given = flags(build_command("python", fitted, 8123, PIXELS, cores=2))
     assert int(given["--max-model-len"]) >= len(read.ids) + 512
     assert json.loads(given["--limit-mm-per-prompt"]) == {"image": 162, "video": 0}
     assert largest_request([plain, shown], *_processor_and_encoder(fitted)) == RequestSize(len(read.ids), 162)
-    alone = fit_requests(settings(model=long, pictures=SIZE), [plain], new_tokens=512)
-    assert (alone.max_model_len, alone.pictures_per_prompt) == (MAX_MODEL_LEN, IMAGES_PER_PROMPT)
+    alone = fit_requests(settings(model=long, images=SIZE), [plain], new_tokens=512)
+    assert (alone.max_model_len, alone.images_per_prompt) == (MAX_MODEL_LEN, IMAGES_PER_PROMPT)
     small = with_context(model, tmp_path / "small", len(read.ids) + 100)
-    assert fit_requests(settings(model=small, pictures=SIZE), [shown], 99).max_model_len == len(read.ids) + 100
+    assert fit_requests(settings(model=small, images=SIZE), [shown], 99).max_model_len == len(read.ids) + 100
     with pytest.raises(LeapError, match=rf"takes {len(read.ids) + 101} tokens .*--few-shot-num"):
-        fit_requests(settings(model=small, pictures=SIZE), [shown], new_tokens=101)
-    own = settings(model=small, pictures=SIZE, extra=("--max-model-len", "9"))
+        fit_requests(settings(model=small, images=SIZE), [shown], new_tokens=101)
+    own = settings(model=small, images=SIZE, extra=("--max-model-len", "9"))
     assert flags(build_command("python", fit_requests(own, [shown], 101), 8123, PIXELS, 2))["--max-model-len"] == "9"
 
 
 def test_requests_with_many_few_shot_examples_are_answered(workspace: Path, model: Path, tmp_path: Path) -> None:
     python = make_interpreter(tmp_path / "environment")
     long = with_context(model, tmp_path / "long", 262144)
-    started = settings(model=long, pictures=SIZE, device="cpu", dtype="float32")
+    started = settings(model=long, images=SIZE, device="cpu", dtype="float32")
     with closing(VllmEngine(started, tmp_path / "log", python)) as engine:
-        answers = list(engine.answers([with_few_shots(workspace, 9)], Decoding(8)))
-        assert [(answer.text, answer.error) for answer in answers] == [("20 images", None)]
+        responses = list(engine.responses([with_few_shots(workspace, 9)], Decoding(8)))
+        assert [(response.text, response.error) for response in responses] == [("20 images", None)]
         first = engine.describe()["command"]
-        (again,) = engine.answers([with_few_shots(workspace, 1)], Decoding(8))  # the same server has room for it
+        (again,) = engine.responses([with_few_shots(workspace, 1)], Decoding(8))  # the same server has room for it
         assert (again.text, engine.describe()["command"]) == ("4 images", first)
-        (more,) = engine.answers([with_few_shots(workspace, 40)], Decoding(8))
+        (more,) = engine.responses([with_few_shots(workspace, 40)], Decoding(8))
         assert more.text == "82 images"
 
 
@@ -187,7 +187,9 @@ def test_a_device_is_one_of_the_visible_ones(monkeypatch: pytest.MonkeyPatch) ->
     assert _environment(settings(device="cuda:2"))["CUDA_VISIBLE_DEVICES"] == "2"
 
 
-def test_an_interpreter_without_vllm_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interpreter_without_vllm_is_reported_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(INTERPRETER, raising=False)
     with pytest.raises(LeapError, match=r"No module named 'vllm'.*make_vllm_environment"):
         find_interpreter(sys.executable)
@@ -197,7 +199,7 @@ def test_an_interpreter_without_vllm_is_told_with_the_way_out(tmp_path: Path, mo
         find_interpreter()
 
 
-def test_the_reason_of_an_early_end_is_told(tmp_path: Path) -> None:
+def test_the_reason_of_an_early_end_is_reported(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "server.log"
     cases = (
         ("raise MemoryError('no room for the weights')", "MemoryError: no room for the weights (exit code 1)"),
@@ -239,12 +241,12 @@ def started(folder: Path) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize(
-    ("killed", "manners"),
+    ("killed", "policy"),
     [("parent", "obedient"), ("supervisor", "obedient"), pytest.param("parent", "stubborn", marks=pytest.mark.slow)],
 )
-def test_nothing_outlives_the_parent(tmp_path: Path, killed: str, manners: str, request: pytest.FixtureRequest) -> None:
+def test_nothing_outlives_the_parent(tmp_path: Path, killed: str, policy: str, request: pytest.FixtureRequest) -> None:
     """Also where the parent is killed outright; the supervisor is told to end, as close() does it."""
-    command = [sys.executable, "-c", PARENT, str(tmp_path), FAMILY, manners]
+    command = [sys.executable, "-c", PARENT, str(tmp_path), FAMILY, policy]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     request.addfinalizer(parent.wait)
     request.addfinalizer(parent.kill)
@@ -269,7 +271,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vl
         pytest.skip(f"{python}: its vLLM is not the CPU build, whose float32 answers are compared here")
     on_cpu = settings(
         model=model,
-        pictures=SIZE,
+        images=SIZE,
         device="cpu",
         dtype="float32",
         max_model_len=4096,
@@ -296,12 +298,12 @@ def ask(server: VllmServer, content: object, key: str = "") -> tuple[int, dict]:
 
 
 def content(request: Request) -> list[dict]:
-    """A request's only message in OpenAI's form, pictures as data URIs."""
-    pictures = iter(request.pictures)
+    """A request's only message in OpenAI's form, images as data URIs."""
+    images = iter(request.images)
     parts: list[dict] = []
     for part in request.messages[0].parts():
         if isinstance(part, ImagePart):
-            data = base64.b64encode(Path(str(next(pictures))).read_bytes()).decode()
+            data = base64.b64encode(Path(str(next(images))).read_bytes()).decode()
             parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
         else:
             parts.append({"type": "text", "text": part.text})
@@ -314,17 +316,17 @@ def test_answers_equal_plain_generation(server: VllmServer, workspace: Path, mod
     evaluation = EvaluationSettings(data, leap_instructions(), SIZE, Decoding())
     examples = [example for dimension in DIMENSIONS for example in find_examples(data, dimension)]
     requests = build_requests(examples, examples, evaluation)
-    expected = answers(HfEngine(model, SIZE, batch_size=1), requests)
+    expected = responses(HfEngine(model, SIZE, batch_size=1), requests)
     with ThreadPoolExecutor(12) as pool:
         replies = list(pool.map(lambda request: ask(server, content(request)), requests))
     assert len(replies) == 12
     for request, (status, reply) in zip(requests, replies, strict=True):
-        choice, answer = reply["choices"][0], expected[request.key]
+        choice, response = reply["choices"][0], expected[request.key]
         assert status == http.client.OK
-        assert choice["message"]["content"] == answer.text
-        assert choice["finish_reason"] == answer.finish
-        assert reply["usage"]["prompt_tokens"] == answer.prompt_tokens
-        assert reply["usage"]["completion_tokens"] == answer.new_tokens
+        assert choice["message"]["content"] == response.text
+        assert choice["finish_reason"] == response.finish
+        assert reply["usage"]["prompt_tokens"] == response.prompt_tokens
+        assert reply["usage"]["completion_tokens"] == response.new_tokens
 
 
 @pytest.mark.slow
@@ -340,7 +342,7 @@ def test_a_real_judge_answers_by_the_schema(
     server: VllmServer, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random weights under guided JSON: every verdict is one, and what they say does not matter."""
-    rows = [row for _, row in read_jsonl(workspace / "data" / "blind_10.jsonl", TrainingRow)][:3]
+    rows = [row for _, row in read_jsonl(workspace / "data" / "blind_10.jsonl", TrainingSample)][:3]
     outputs = [
         {
             "model_name": model,
@@ -373,7 +375,7 @@ def test_a_real_judge_answers_by_the_schema(
 
 
 @pytest.mark.slow
-def test_an_end_of_the_engine_ends_all_and_is_told(server: VllmServer) -> None:
+def test_an_end_of_the_engine_ends_all_and_is_reported(server: VllmServer) -> None:
     """The last test of this module: the server is gone after it."""
     import psutil
 

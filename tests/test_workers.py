@@ -102,8 +102,8 @@ def test_a_workers_disk_is_named() -> None:
 @pytest.mark.parametrize("kind", [LeapError, UsageError])
 def test_a_workers_own_error_is_its_line(kind: type[LeapError]) -> None:
     with pytest.raises(kind) as error:
-        read(refuse(kind, "train.jsonl:3: the LeapError: a picture is gone"))
-    assert str(error.value) == "train.jsonl:3: the LeapError: a picture is gone"
+        read(refuse(kind, "train.jsonl:3: the LeapError: an image is gone"))
+    assert str(error.value) == "train.jsonl:3: the LeapError: an image is gone"
 
 
 def test_a_mistake_of_the_program_keeps_its_traceback() -> None:

@@ -1,4 +1,4 @@
-"""Tiny models of each family that is tested: real architecture, real processor, random weights, few tokens a picture.
+"""Tiny models of each family that is tested: real architecture, real processor, random weights, few tokens an image.
 
 Their initial weights are large: at 0.02 an untrained model repeats one token, whatever it is shown.
 """
@@ -32,7 +32,7 @@ TEXT = {
     "initializer_range": STD,
 }
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-PICTURE_PLACE = f"{VISION_START}{IMAGE}{VISION_END}"
+IMAGE_PLACE = f"{VISION_START}{IMAGE}{VISION_END}"
 
 # SmolVLM2's way of writing a conversation: roles by name, one end mark for every turn.
 SMOLVLM_TEMPLATE = """\
@@ -59,7 +59,7 @@ def _qwen_tokens(tokenizer: Any) -> dict[str, int]:
     return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
 
 
-def _old_qwen_pictures() -> dict[str, Any]:
+def _old_qwen_images() -> dict[str, Any]:
     """Qwen2-VL's and Qwen2.5-VL's: patches of 14 merged 2x2, so 28x28 pixels a token, and CLIP's statistics."""
     return {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 3136, "max_pixels": 12_845_056}
 
@@ -83,9 +83,9 @@ def qwen2_vl(tokenizer: Any) -> Made:
         tie_word_embeddings=True,
         **_qwen_tokens(tokenizer),
     )
-    pictures = _old_qwen_pictures()
+    images = _old_qwen_images()
     processor = Qwen2VLProcessor(
-        Qwen2VLImageProcessor(**pictures), tokenizer, Qwen2VLVideoProcessor(**pictures), chat_template=CHAT_TEMPLATE
+        Qwen2VLImageProcessor(**images), tokenizer, Qwen2VLVideoProcessor(**images), chat_template=CHAT_TEMPLATE
     )
     return processor, config, Qwen2VLForConditionalGeneration
 
@@ -116,9 +116,9 @@ def qwen2_5_vl(tokenizer: Any) -> Made:
         tie_word_embeddings=True,
         **_qwen_tokens(tokenizer),
     )
-    pictures = _old_qwen_pictures()
+    images = _old_qwen_images()
     processor = Qwen2_5_VLProcessor(
-        Qwen2VLImageProcessor(**pictures), tokenizer, Qwen2VLVideoProcessor(**pictures), chat_template=CHAT_TEMPLATE
+        Qwen2VLImageProcessor(**images), tokenizer, Qwen2VLVideoProcessor(**images), chat_template=CHAT_TEMPLATE
     )
     return processor, config, Qwen2_5_VLForConditionalGeneration
 
@@ -133,7 +133,7 @@ def qwen3_vl(tokenizer: Any) -> Made:
 
 
 def internvl(tokenizer: Any) -> Made:
-    """Pictures in tiles of 56 pixels, at most 6 and a thumbnail; 4 tokens a tile."""
+    """Images in tiles of 56 pixels, at most 6 and a thumbnail; 4 tokens a tile."""
     from transformers import (
         GotOcr2ImageProcessor,
         InternVLConfig,
@@ -170,13 +170,13 @@ def internvl(tokenizer: Any) -> Made:
         tokenizer,
         InternVLVideoProcessor(size=size),
         image_seq_length=4,
-        chat_template=CHAT_TEMPLATE.replace(PICTURE_PLACE, "<IMG_CONTEXT>\n"),
+        chat_template=CHAT_TEMPLATE.replace(IMAGE_PLACE, "<IMG_CONTEXT>\n"),
     )
     return processor, config, InternVLForConditionalGeneration
 
 
 def smolvlm(tokenizer: Any) -> Made:
-    """Pictures in tiles of 32 pixels and the whole once more; 4 tokens a tile."""
+    """Images in tiles of 32 pixels and the whole once more; 4 tokens a tile."""
     from transformers import (
         SmolVLMConfig,
         SmolVLMForConditionalGeneration,

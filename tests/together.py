@@ -17,13 +17,13 @@ FINETUNE = "scripts/training/run-finetuning.py"
 
 
 def main(workspace: Path, commands: Path, results: Path) -> None:
-    told = []
+    message = []
     for options in json.loads(commands.read_text()):
         done = run_script(FINETUNE, *options, root=workspace)
         assert done.returncode == 0, f"{options}: {done.stderr}"
-        told.append(done.stderr)
+        message.append(done.stderr)
     if distributed.get_rank() == 0:
-        results.write_text(json.dumps(told))
+        results.write_text(json.dumps(message))
 
 
 if __name__ == "__main__":

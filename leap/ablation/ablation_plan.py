@@ -87,15 +87,15 @@ def describe(planned: Sequence[PlannedRun], data: Path, engine: str, slots: int)
     lines = [
         f"model       {first.model}",
         f"the same    {len(first.train)} rows of {first.recipe.train_file} in one order a seed, {first.steps} steps of "
-        f"{first.recipe.rows_per_step(1)} rows, schedule {first.recipe.lr_scheduler_type}, pictures of "
+        f"{first.recipe.global_batch_size(1)} rows, schedule {first.recipe.lr_scheduler_type}, images of "
         f"{first.recipe.image_tokens_min} to {first.recipe.image_tokens_max} tokens",
         f"seeds       {', '.join(map(str, seeds))}"
         + ("; with one there is no interval over seeds (--seeds 3)" if len(seeds) < 2 else ""),
     ]
     for method, one in methods.items():
-        told = "; ".join(one.run.learning)
+        message = "; ".join(one.run.learning)
         recipe = one.run.recipe
-        lines.append(f"{label(method)}, learning rate {recipe.learning_rate:g}, {recipe.optim}: {told}")
+        lines.append(f"{label(method)}, learning rate {recipe.learning_rate:g}, {recipe.optim}: {message}")
     if (warming := warmup_steps(first.recipe, first.steps)) >= first.steps:
         lines.append(f"NOTE: no run leaves its warm-up of {warming} steps; give --warmup_steps for so short a run")
     speed = None if all(one.run.finished for one in planned) else flops_a_second()
@@ -114,7 +114,7 @@ def _table(planned: Sequence[PlannedRun], speed: tuple[float, str] | None) -> li
                 f"{one.share:.2%}",
                 memory.gigabytes(one.costs.held),
                 memory.gigabytes(one.costs.size.of_run(one.costs.kept)),
-                "unknown" if hours is None else _told(hours),
+                "unknown" if hours is None else _duration(hours),
                 _state(one),
             )
         )
@@ -144,7 +144,7 @@ def _hours(one: PlannedRun, speed: tuple[float, str] | None) -> float | None:
     return one.costs.flops * (1 - one.done / one.run.steps) / speed[0] / 3600
 
 
-def _told(hours: float) -> str:
+def _duration(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(hours * 60)} min"
 
 
@@ -158,7 +158,7 @@ def _totals(planned: Sequence[PlannedRun], speed: tuple[float, str] | None, slot
         lines.append("time        nothing is left to train")
     elif speed and len(known) == len(hours):
         lines.append(
-            f"time        about {_told(sum(known) / at_once)} of training, {at_once} at a time: {speed[1]}; "
+            f"time        about {_duration(sum(known) / at_once)} of training, {at_once} at a time: {speed[1]}; "
             "starts and saves come on top"
         )
     else:
@@ -175,12 +175,14 @@ def _evaluation(planned: Sequence[PlannedRun], data: Path, engine: str) -> list[
     models = 1 + sum(len(one.steps) for one in planned)
     examples = sum(len(find_examples(data, dimension)) for dimension in DIMENSIONS)
     gpus, rate = gpu_states(), _EXAMPLES_A_SECOND.get(engine)
-    told = ""
+    message = ""
     if gpus and rate and (hours := memory.hours(models * examples / rate, gpus[0].name)):
         per_h100 = memory.hours(1, "H100")
         assert per_h100
-        told = f", about {_told(hours / per_h100 / 3600)} on one GPU (as measured with a 2B model on an H100, scaled)"
-    return [f"evaluation  {models} models (the base too) x {examples} examples of six dimensions{told}"]
+        message = (
+            f", about {_duration(hours / per_h100 / 3600)} on one GPU (as measured with a 2B model on an H100, scaled)"
+        )
+    return [f"evaluation  {models} models (the base too) x {examples} examples of six dimensions{message}"]
 
 
 def flops_a_second() -> tuple[float, str] | None:

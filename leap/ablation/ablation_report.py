@@ -107,10 +107,10 @@ def _page(
         _missing(findings),
         markdown_table(methods.rename_axis("method")),
     ]
-    parts += [_notes(findings), _picture("score_by_cost"), "## By dimension\n"]
-    parts += [markdown_table(_by_dimension(dimensions).rename_axis("method")), _picture("score_by_dimension")]
+    parts += [_notes(findings), _image("score_by_cost"), "## By dimension\n"]
+    parts += [markdown_table(_by_dimension(dimensions).rename_axis("method")), _image("score_by_dimension")]
     parts += ["## What full fine-tuning gains\n", _gains(findings, gains)]
-    parts += [_picture(name) for name in ("full_gain", "losses") if name in shown]
+    parts += [_image(name) for name in ("full_gain", "losses") if name in shown]
     return "\n".join(part for part in parts if part)
 
 
@@ -118,11 +118,11 @@ def _setting(planned: list[PlannedRun]) -> str:
     run = planned[0].run
     recipe = run.recipe
     rates = {label(one.ablation.method): f"{one.run.recipe.learning_rate:g}" for one in planned}
-    told = ", ".join(f"{method} {rate}" for method, rate in rates.items())
+    message = ", ".join(f"{method} {rate}" for method, rate in rates.items())
     return (
         f"All runs start from `{recipe.model_name_or_path}` and see the same {len(run.train)} rows of "
-        f"`{recipe.train_file}` in the same order for a seed: {run.steps} steps of {recipe.rows_per_step(1)} rows. "
-        f"Learning rates: {told}. All models are evaluated greedily, with one prompt and image size; the score is "
+        f"`{recipe.train_file}` in the same order for a seed: {run.steps} steps of {recipe.global_batch_size(1)} rows. "
+        f"Learning rates: {message}. All models are evaluated greedily, with one prompt and image size; the score is "
         f"`{SCORE}`, at most 80.\n"
     )
 
@@ -185,15 +185,15 @@ def _gains(findings: Findings, gains: pd.DataFrame) -> str:
         index=rows.index,
     )
     singles = gains[(gains["dimension"] != MEAN) & gains["significant"]]
-    told = "; ".join(f"{row.dimension} over {row.baseline} ({row.difference:+.1f})" for row in singles.itertuples())
+    message = "; ".join(f"{row.dimension} over {row.baseline} ({row.difference:+.1f})" for row in singles.itertuples())
     note = (
         f"- {METHOD['p']}, scores averaged over seeds; Holm's correction over the presets.\n"
-        f"- By dimension, corrected over presets and dimensions together: {told or 'no difference is significant'} "
+        f"- By dimension, corrected over presets and dimensions together: {message or 'no difference is significant'} "
         "(gains.csv).\n"
         "- The pairs are examples: with few seeds a difference can be one of these runs, not of the methods.\n"
     )
     return f"{markdown_table(table.rename_axis('over'))}\n{note}"
 
 
-def _picture(name: str) -> str:
+def _image(name: str) -> str:
     return f"![{name.replace('_', ' ')}]({name}.png)\n"

@@ -22,7 +22,7 @@ _FREE = ("per_device_train_batch_size", "gradient_accumulation_steps", "optim")
 
 # Of an evaluation: these would give a model's results another name, or another place, than the report looks in.
 _REFUSED = ("--model_name", "--output_dir", "--few-shot-num", "--few-shot-format", "--with-cot", "--language",
-            "--picture-control", "--quantization", "--fresh")  # fmt: skip
+            "--image-control", "--quantization", "--fresh")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def refuse_unlike(recipes: dict[str, Recipe]) -> None:
 
 def _shared(recipe: Recipe) -> dict[str, Any]:
     kept = {key: value for key, value in recipe.identity().items() if key not in (*OWN, *_FREE)}
-    return {**kept, "gradient_accumulation_steps": recipe.rows_per_step(1)}
+    return {**kept, "gradient_accumulation_steps": recipe.global_batch_size(1)}
 
 
 def _run(

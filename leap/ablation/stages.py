@@ -11,7 +11,7 @@ from typing import Any
 
 from leap.ablation.ablation_plan import PlannedRun
 from leap.cli import count_or_all
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError
 from leap.evaluation.manifest import read_manifest
 from leap.evaluation.model_names import size_suffix
@@ -67,7 +67,7 @@ class Places:
     output: Path
     results: Path
     baseline: Path  # the model whose results are called Baseline
-    image_size: PictureSize  # that all models are asked at
+    image_size: ImageSize  # that all models are asked at
 
     def named(self, folders: Sequence[Path]) -> dict[str, Path]:
         """Model folders by the names of their results."""
@@ -92,7 +92,7 @@ def evaluate(
     planned: Sequence[PlannedRun], places: Places, data: Path, script: Path, options: Sequence[str], machine: Machine
 ) -> bool:
     """Ask every trained model all six dimensions of `data`, each in the same way. False where an evaluation failed."""
-    root, told = planned[0].run.root, [Path(sys.executable).name]
+    root, message = planned[0].run.root, [Path(sys.executable).name]
     models = evaluated_models(planned, places)
     asked = [*size_flags(places.image_size), *options]
     jobs = evaluation_jobs(script, models, DIMENSIONS, places.baseline, "models", asked)
@@ -101,7 +101,7 @@ def evaluate(
         job
         for job, (name, folder) in zip(jobs, models.items(), strict=True)
         if not is_evaluated(
-            places.results, name, identity_of(folder, root), shlex.join([*told, *job.command[1:]]), contents
+            places.results, name, identity_of(folder, root), shlex.join([*message, *job.command[1:]]), contents
         )
     ]
     print(f"\n== evaluate: {len(jobs) - len(waiting)} of {len(jobs)} models are evaluated already", flush=True)

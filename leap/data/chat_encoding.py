@@ -29,10 +29,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Token counts of a conversation, each picture counted as the one token of its place, and of its answer."""
+    """Token counts of a conversation, each image counted as the one token of its place, and of its answer."""
 
     prompt: int
-    pictures: int  # places that the template gives to pictures
+    images: int  # places that the template gives to images
     answer: int  # with the end of the turn
 
 
@@ -48,11 +48,11 @@ class ChatFormat:
         self._special_text = re.compile("|".join(map(re.escape, special)) or r"(?!)")
         self.end_of_turn: list[int] = self._find_end_of_turn()
 
-    def prompt_ids(self, messages: Sequence[Message], picture_tokens: Sequence[int]) -> list[int]:
-        """The ids that generation starts from; each picture's placeholder is repeated `picture_tokens` times."""
+    def prompt_ids(self, messages: Sequence[Message], image_tokens: Sequence[int]) -> list[int]:
+        """The ids that generation starts from; each image's placeholder is repeated `image_tokens` times."""
         ids = self._text_ids(messages)
-        refuse_lost_pictures(ids.count(self.image_token_id), len(picture_tokens))
-        counts = iter(picture_tokens)
+        refuse_lost_images(ids.count(self.image_token_id), len(image_tokens))
+        counts = iter(image_tokens)
         expanded: list[int] = []
         for token in ids:
             expanded.extend([token] * (next(counts) if token == self.image_token_id else 1))
@@ -62,26 +62,26 @@ class ChatFormat:
         """The answer's ids and the end of the turn: what a model should generate."""
         return self._plain_ids([answer])[0] + self.end_of_turn
 
-    def encode(self, messages: Sequence[Message], answer: str, picture_tokens: Sequence[int]) -> Encoded:
+    def encode(self, messages: Sequence[Message], answer: str, image_tokens: Sequence[int]) -> Encoded:
         """A training sample: loss on the answer and its end-of-turn token only."""
-        prompt, target = self.prompt_ids(messages, picture_tokens), self.answer_ids(answer)
+        prompt, target = self.prompt_ids(messages, image_tokens), self.answer_ids(answer)
         return Encoded(prompt + target, [IGNORED] * len(prompt) + target)
 
-    def lengths(self, rows: Sequence[tuple[Sequence[Message], str]]) -> list[Lengths]:
+    def lengths(self, samples: Sequence[tuple[Sequence[Message], str]]) -> list[Lengths]:
         """What `encode` would make of these conversations and answers: counted in one go, which is faster."""
-        if not rows:
+        if not samples:
             return []
-        pieces = [self._pieces(messages) for messages, _ in rows]
+        pieces = [self._pieces(messages) for messages, _ in samples]
         template = iter(self._template_ids([text for templates, _ in pieces for text in templates]))
         plain = iter(map(len, self._plain_ids([text for _, aside in pieces for text in aside])))
-        answers = self._plain_ids([answer for _, answer in rows])
+        answers = self._plain_ids([answer for _, answer in samples])
         lengths = []
         for (templates, aside), answer in zip(pieces, answers, strict=True):
             ids = [next(template) for _ in templates]
             lengths.append(
                 Lengths(
                     prompt=sum(map(len, ids)) + sum(next(plain) for _ in aside),
-                    pictures=sum(piece.count(self.image_token_id) for piece in ids),
+                    images=sum(piece.count(self.image_token_id) for piece in ids),
                     answer=len(answer) + len(self.end_of_turn),
                 )
             )
@@ -96,7 +96,7 @@ class ChatFormat:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _text_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids with one picture token a picture."""
+        """Ids with one image token an image."""
         templates, aside = self._pieces(messages)
         pieces, texts = self._template_ids(templates), self._plain_ids(aside)
         ids = pieces[0]
@@ -109,7 +109,7 @@ class ChatFormat:
         aside: list[str] = []
         mark = _unused_character(messages)
 
-        def set_aside(match: re.Match[str]) -> str:
+        def move_to_quarantine(match: re.Match[str]) -> str:
             aside.append(match.group())
             return mark
 
@@ -119,7 +119,7 @@ class ChatFormat:
                 "content": [
                     {"type": "image"}
                     if isinstance(part, ImagePart)
-                    else {"type": "text", "text": self._special_text.sub(set_aside, part.text)}
+                    else {"type": "text", "text": self._special_text.sub(move_to_quarantine, part.text)}
                     for part in message.parts()
                 ],
             }
@@ -156,12 +156,12 @@ class ChatFormat:
         return [self._tokenizer.eos_token_id]
 
 
-def refuse_lost_pictures(places: int, pictures: int) -> None:
-    """Raises LeapError where a chat template leaves a conversation's pictures out."""
-    if places != pictures:
+def refuse_lost_images(places: int, images: int) -> None:
+    """Raises LeapError where a chat template leaves a conversation's images out."""
+    if places != images:
         raise LeapError(
-            f"the chat template put {places} picture places where the conversation has {pictures} pictures; "
-            "this model's template does not show pictures"
+            f"the chat template put {places} image places where the conversation has {images} images; "
+            "this model's template does not show images"
         )
 
 

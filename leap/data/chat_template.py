@@ -90,7 +90,7 @@ def _conversations() -> Iterator[tuple[Conversation, bool]]:
 
 @contextmanager
 def _bounded(processor: Any) -> Iterator[None]:
-    """An error after too long a time on the CPU; only where signals arrive, in a process's main thread."""
+    """An error after too long a time on the CPU; only where signals arrive, in a rank's main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

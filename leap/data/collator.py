@@ -7,17 +7,17 @@ import torch
 
 from leap.data.chat_encoding import IGNORED
 from leap.data.dataset import Sample
-from leap.data.image import PictureEncoder
+from leap.data.image import ImageEncoder
 
 
 class Collator:
-    """Pads samples on the right to the longest of the batch, and scales their pictures' bytes.
+    """Pads samples on the right to the longest of the batch, and scales their images' bytes.
 
-    With `blank`, a batch without pictures gets a row more, which has one and no labels: processes that train together
+    With `blank`, a batch without images gets a row more, which has one and no labels: processes that train together
     must all use the same weights, or one would wait for ever for the others' gradients.
     """
 
-    def __init__(self, pad_token_id: int, image_token_id: int, encoder: PictureEncoder, blank: bool = False) -> None:
+    def __init__(self, pad_token_id: int, image_token_id: int, encoder: ImageEncoder, blank: bool = False) -> None:
         self._pad, self._image, self._encoder, self._blank = pad_token_id, image_token_id, encoder, blank
 
     def __call__(self, samples: Sequence[Sample], counted: bool = True) -> dict[str, Any]:
@@ -32,22 +32,22 @@ class Collator:
         width = batch["input_ids"].shape[1]
         labels = torch.tensor([s.labels + [IGNORED] * (width - len(s.labels)) for s in samples])
         batch["labels"] = labels if counted else torch.full_like(labels, IGNORED)
-        with_pictures = [sample for sample in samples if sample.pixel_values is not None]
-        if with_pictures:
-            patches = torch.cat([sample.pixel_values for sample in with_pictures])
+        with_images = [sample for sample in samples if sample.pixel_values is not None]
+        if with_images:
+            patches = torch.cat([sample.pixel_values for sample in with_images])
             batch["pixel_values"] = self._encoder.scale(patches)
-            batch["image_grid_thw"] = torch.cat([sample.image_grid_thw for sample in with_pictures])
+            batch["image_grid_thw"] = torch.cat([sample.image_grid_thw for sample in with_images])
         return batch
 
 
-def pad_ids(rows: Sequence[list[int]], pad: int, image: int, left: bool) -> dict[str, torch.Tensor]:
-    """input_ids, attention_mask and mm_token_type_ids (1 on a picture's tokens) [batch, tokens] of the longest row."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+def pad_ids(samples: Sequence[list[int]], pad: int, image: int, left: bool) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask and mm_token_type_ids (1 on an image's tokens) [batch, tokens] of the longest."""
+    width = max(map(len, samples))
+    ids = torch.full((len(samples), width), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[index, place] = torch.tensor(row, dtype=torch.long)
+    for index, sample in enumerate(samples):
+        place = slice(width - len(sample), width) if left else slice(0, len(sample))
+        ids[index, place] = torch.tensor(sample, dtype=torch.long)
         mask[index, place] = 1
-    pictures = ((ids == image) & (mask == 1)).to(torch.int32)
-    return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": pictures}
+    images = ((ids == image) & (mask == 1)).to(torch.int32)
+    return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": images}

@@ -1,4 +1,4 @@
-"""Pictures: found on disk, decoded, and turned into the patches that a model reads.
+"""Images: found on disk, decoded, and turned into the patches that a model reads.
 
 The size is always the caller's, never what a checkpoint's processor happens to hold.
 """
@@ -17,7 +17,7 @@ from PIL.ImageFile import ImageFile
 
 from leap.errors import LeapError
 
-IMAGES_ARCHIVE = "images.tar.gz"  # which the published rows come with
+IMAGES_ARCHIVE = "images.tar.gz"  # which the published samples come with
 _FIRST_FOLDER = "demo-data/images/"
 LOADING = 3  # the version of `as_rgb`: to be raised when it makes other pixels of a file, since caches keep their facts
 
@@ -31,8 +31,8 @@ _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "C
 
 
 @dataclass(frozen=True)
-class PictureSize:
-    """Bounds on a picture's tokens; a token of Qwen3-VL covers 32x32 pixels. Pictures in between keep their size."""
+class ImageSize:
+    """Bounds on an image's tokens; a token of Qwen3-VL covers 32x32 pixels. Images in between keep their size."""
 
     min_tokens: int
     max_tokens: int
@@ -45,8 +45,8 @@ class PictureSize:
         return f"{self.min_tokens} to {self.max_tokens} tokens"
 
 
-def resolve_picture(path: str, roots: Sequence[Path]) -> Path:
-    """The one file that a row's picture path means. None or several matches raise LeapError."""
+def resolve_image(path: str, roots: Sequence[Path]) -> Path:
+    """The one file that a row's image path means. None or several matches raise LeapError."""
     given = Path(path)
     candidates = [given] if given.is_absolute() else [root / given for root in roots]
     found = _files(candidates) or _files(_in_renamed_folder(path, roots))
@@ -54,8 +54,8 @@ def resolve_picture(path: str, roots: Sequence[Path]) -> Path:
         return found[0]
     tried = ", ".join(str(candidate) for candidate in found or candidates)
     if not found:
-        raise LeapError(f"picture {path}: missing (looked for {tried}); {_way_out(roots)}")
-    raise LeapError(f"picture {path}: two different files match ({tried}); set --image_root to the right folder")
+        raise LeapError(f"image {path}: missing (looked for {tried}); {_way_out(roots)}")
+    raise LeapError(f"image {path}: two different files match ({tried}); set --image_root to the right folder")
 
 
 def _files(candidates: Sequence[Path]) -> list[Path]:
@@ -63,7 +63,7 @@ def _files(candidates: Sequence[Path]) -> list[Path]:
 
 
 def _in_renamed_folder(path: str, roots: Sequence[Path]) -> list[Path]:
-    """Where the images of the first rows may be: these name the folder in which their authors had them."""
+    """Where the images of the first samples may be: these name the folder in which their authors had them."""
     _, found, name = path.partition(_FIRST_FOLDER)
     return [root / folder / name.lstrip("/") for root in roots for folder in ("images", "") if found]
 
@@ -77,16 +77,16 @@ def _way_out(roots: Sequence[Path]) -> str:
 
 
 @dataclass(frozen=True)
-class BlankPicture:
-    """A grey picture of another one's size: a model that sees only these answers from the text alone."""
+class BlankImage:
+    """A grey image of another one's size: a model that sees only these answers from the text alone."""
 
     like: Path
 
 
-def open_picture(source: Path | BlankPicture) -> Image.Image:
-    """A whole picture in RGB; LeapError where the file is missing, truncated or no picture. See `as_rgb`."""
-    if isinstance(source, BlankPicture):
-        return Image.new("RGB", open_picture(source.like).size, (128, 128, 128))
+def load_image(source: Path | BlankImage) -> Image.Image:
+    """A whole image in RGB; LeapError where the file is missing, truncated or no image. See `as_rgb`."""
+    if isinstance(source, BlankImage):
+        return Image.new("RGB", load_image(source.like).size, (128, 128, 128))
     try:
         if not source.is_file():  # a pipe would be waited for
             raise LeapError("the image is missing; restore the file")
@@ -147,62 +147,62 @@ def _turn_upright(image: ImageFile) -> None:
 
 
 def refuse_stripes(height: int, width: int) -> None:
-    """Qwen's picture processor takes no sides of more than 200 to 1."""
+    """Qwen's image processor takes no sides of more than 200 to 1."""
     if max(height, width) > 200 * min(height, width):
-        raise LeapError(f"a picture of {width}x{height} pixels is too narrow for the model (200 to 1 at the most)")
+        raise LeapError(f"an image of {width}x{height} pixels is too narrow for the model (200 to 1 at the most)")
 
 
-class PictureEncoder:
-    """Turns pictures into patches at one fixed size, leaving the processor itself untouched.
+class ImageEncoder:
+    """Turns images into patches at one fixed size, leaving the processor itself untouched.
 
-    For the picture processors of Qwen's VLMs and those made after them; see `encodes` for whether it is one.
+    For the image processors of Qwen's VLMs and those made after them; see `encodes` for whether it is one.
     """
 
-    def __init__(self, processor: Any, size: PictureSize) -> None:
+    def __init__(self, processor: Any, size: ImageSize) -> None:
         self._image_processor = processor.image_processor
         self.patches_per_token: int = self._image_processor.merge_size**2
         unit = (self._image_processor.patch_size * self._image_processor.merge_size) ** 2  # pixels of one token
-        # bounds on a picture's area in pixels, under the processor's names
+        # bounds on an image's area in pixels, under the processor's names
         self.size = {"shortest_edge": size.min_tokens * unit, "longest_edge": size.max_tokens * unit}
 
     @staticmethod
     def encodes(processor: Any) -> bool:
-        """Whether a processor cuts pictures into patches as Qwen's do."""
+        """Whether a processor cuts images into patches as Qwen's do."""
         image_processor = processor.image_processor
         return hasattr(image_processor, "merge_size") and hasattr(image_processor, "temporal_patch_size")
 
     def tokens(self, height: int, width: int) -> int:
-        """How many tokens a picture of that size (pixels) becomes."""
+        """How many tokens an image of that size (pixels) becomes."""
         return self.patches(height, width) // self.patches_per_token
 
     def patches(self, height: int, width: int) -> int:
-        """How many patches a picture of that size (pixels) is cut into; `patches_per_token` of them make a token."""
+        """How many patches an image of that size (pixels) is cut into; `patches_per_token` of them make a token."""
         refuse_stripes(height, width)
         return self._image_processor.get_number_of_image_patches(
             height, width, {"min_pixels": self.size["shortest_edge"], "max_pixels": self.size["longest_edge"]}
         )
 
-    def encode(self, pictures: Sequence[Image.Image]) -> tuple[Any, Any]:
-        """(pixel_values [patches, channels x frames x pixels] float32, image_grid_thw [pictures, 3] int64)."""
-        patches, grid = self.encode_bytes(pictures)
+    def encode(self, images: Sequence[Image.Image]) -> tuple[Any, Any]:
+        """(pixel_values [patches, channels x frames x pixels] float32, image_grid_thw [images, 3] int64)."""
+        patches, grid = self.encode_bytes(images)
         return self.scale(patches), grid
 
-    def encode_bytes(self, pictures: Sequence[Image.Image]) -> tuple[Any, Any]:
+    def encode_bytes(self, images: Sequence[Image.Image]) -> tuple[Any, Any]:
         """(patches [patches, channels, pixels] uint8, image_grid_thw): an eighth of the bytes, for `scale` to finish.
 
-        The processor repeats a picture as the frames of a still video; one of them is kept.
+        The processor repeats an image as the frames of a still video; one of them is kept.
         """
-        for picture in pictures:
-            refuse_stripes(picture.height, picture.width)
+        for image in images:
+            refuse_stripes(image.height, image.width)
         encoded = self._image_processor(
-            images=list(pictures), size=self.size, do_rescale=False, do_normalize=False, return_tensors="pt"
+            images=list(images), size=self.size, do_rescale=False, do_normalize=False, return_tensors="pt"
         )
         frames, pixels = self._image_processor.temporal_patch_size, self._image_processor.patch_size**2
         patches = encoded["pixel_values"].unflatten(1, (-1, frames, pixels))
         return patches[:, :, 0].contiguous(), encoded["image_grid_thw"]
 
     def blank(self) -> tuple[Any, Any]:
-        """(patches, image_grid_thw) of a black picture of a single token."""
+        """(patches, image_grid_thw) of a black image of a single token."""
         import torch
 
         side, pixels = self._image_processor.merge_size, self._image_processor.patch_size**2
@@ -213,8 +213,8 @@ class PictureEncoder:
         """`pixel_values` of the model in `dtype` (float32) from `encode_bytes`, on the device where the patches are."""
         import torch
 
-        mean, deviation = (values.to(patches.device) for values in self.statistics())
-        scaled = ((patches.float() - mean) / deviation).to(dtype or torch.float32)
+        mean, std = (values.to(patches.device) for values in self.statistics())
+        scaled = ((patches.float() - mean) / std).to(dtype or torch.float32)
         frames = self._image_processor.temporal_patch_size
         return scaled[:, :, None].expand(-1, -1, frames, -1).flatten(1)
 
@@ -223,9 +223,9 @@ class PictureEncoder:
         import torch
 
         found = self._image_processor.image_mean, self._image_processor.image_std
-        mean, deviation = (torch.tensor(values)[:, None] / self._image_processor.rescale_factor for values in found)
-        return mean, deviation
+        mean, std = (torch.tensor(values)[:, None] / self._image_processor.rescale_factor for values in found)
+        return mean, std
 
     def tokens_of(self, grid: Any) -> list[int]:
-        """Tokens of each picture from `image_grid_thw`."""
+        """Tokens of each image from `image_grid_thw`."""
         return (grid.prod(dim=-1) // self.patches_per_token).tolist()

@@ -1,4 +1,5 @@
-"""Samples to one pack for Qwen3-VL: a single row without padding, with all that the model needs computed on the host.
+"""Samples to one micro-batch for Qwen3-VL: a single row without padding, with all that the model needs computed on the
+host.
 
 Positions, the vision tower's interpolation and where segments end are worked out here, in the data loader's workers,
 so that no step of training waits for the GPU to tell them.
@@ -16,47 +17,48 @@ from leap.data.dataset import Sample
 
 
 @dataclass(frozen=True)
-class PackLayout:
-    """What a pack must know of its model, and of the run: no row has more tokens, no picture more patches."""
+class PackedLayout:
+    """What a micro-batch must know of its model, and of the run: no sample has more tokens, no image more patches."""
 
-    merge: int  # patches along the side of a picture's token
+    merge: int  # patches along the side of an image's token
     grid_side: int  # of the vision tower's table of positions
     patch_shape: tuple[int, int]  # channels and pixels of a patch
     image_token_id: int
-    longest_row: int
-    largest_picture: int
-    equal_pictures: int  # the patches of every picture of the run; 0 where they differ
-    blank: bool  # whether a pack without pictures is given a blank one, see `PackCollator._pictures`
+    longest_sample: int
+    largest_image: int
+    equal_images: int  # the patches of every image of the run; 0 where they differ
+    blank: bool  # whether a micro-batch without images is given a blank one, see `PackCollator._images`
 
     @classmethod
-    def of(cls, config: Any, rows: Any, processes: int) -> "PackLayout":
-        """From a Qwen3-VL configuration, the run's rows (see `CheckedFile`) and how many processes train together."""
+    def of(cls, config: Any, rows: Any, world_size: int) -> "PackedLayout":
+        """From a Qwen3-VL configuration, the run's samples (see `CheckedFile`) and how many ranks train together."""
         vision = config.vision_config
-        sizes = set((rows.patches[rows.pictures > 0] / rows.pictures[rows.pictures > 0]).tolist())
+        sizes = set((rows.patches[rows.images > 0] / rows.images[rows.images > 0]).tolist())
         return cls(
             merge=vision.spatial_merge_size,
             grid_side=int(vision.num_position_embeddings**0.5),
             patch_shape=(vision.in_channels, vision.patch_size**2),
             image_token_id=config.image_token_id,
-            longest_row=int(rows.tokens.max()),
-            # Of the rows, not of the bound that images are shrunk to: the processor rounds a small image's sides, and
-            # the least number of tokens, upwards. A segment longer than the kernel is told is computed in part only.
-            largest_picture=int(rows.largest_image.max()),
-            equal_pictures=int(sizes.pop()) if len(sizes) == 1 and (rows.pictures <= 1).all() else 0,
-            blank=processes > 1 and bool(rows.pictures.any()),
+            longest_sample=int(rows.tokens.max()),
+            # Of the samples, not of the bound that images are shrunk to: the processor rounds a small image's sides,
+            # and the least number of tokens, upwards. A segment longer than the kernel is told is computed in part
+            # only.
+            largest_image=int(rows.largest_image.max()),
+            equal_images=int(sizes.pop()) if len(sizes) == 1 and (rows.images <= 1).all() else 0,
+            blank=world_size > 1 and bool(rows.images.any()),
         )
 
 
-class PackCollator:
+class PackedCollator:
     """Samples one after the other: every tensor's first dimension counts tokens, patches, labels or segments."""
 
-    def __init__(self, layout: PackLayout) -> None:
+    def __init__(self, layout: PackedLayout) -> None:
         self._layout = layout
 
     def __call__(self, samples: Sequence[Sample], counted: bool = True) -> dict[str, Any]:
         """input_ids [tokens], position_ids [3, tokens], label_index and targets [labels], ends [samples + 1], and the
-        pictures' patches (uint8), interpolation, positions and ends. Labels of a sample that is not `counted` are left
-        out: it fills a pack that would be empty.
+        images' patches (uint8), interpolation, positions and ends. Labels of a sample that is not `counted` are left
+        out: it fills a micro-batch that would be empty.
         """
         lengths = [len(sample.input_ids) for sample in samples]
         ids = torch.tensor([token for sample in samples for token in sample.input_ids])
@@ -72,8 +74,8 @@ class PackCollator:
             "targets": labels[label_index + 1],
             "ends": _ends(lengths),
             "lengths": tuple(lengths),
-            "longest": self._layout.longest_row,
-            **self._pictures(ids, samples),
+            "longest": self._layout.longest_sample,
+            **self._images(ids, samples),
         }
 
     def _positions(self, ids: Sequence[int], grids: Tensor | None) -> Tensor:
@@ -91,7 +93,7 @@ class PackCollator:
         parts.append(torch.arange(position, position + len(ids) - token).expand(3, -1))
         return torch.cat(parts, dim=1)
 
-    def _pictures(self, ids: Tensor, samples: Sequence[Sample]) -> dict[str, Any]:
+    def _images(self, ids: Tensor, samples: Sequence[Sample]) -> dict[str, Any]:
         from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
         layout, shown = self._layout, [sample for sample in samples if sample.pixel_values is not None]
@@ -100,7 +102,7 @@ class PackCollator:
         if shown:
             pixels = torch.cat([sample.pixel_values for sample in shown])
             grid = torch.cat([sample.image_grid_thw for sample in shown])
-        else:  # all processes must use the same weights: the vision tower sees a blank token that goes nowhere
+        else:  # all ranks must use the same weights: the vision tower sees a blank token that goes nowhere
             pixels = torch.zeros(layout.merge**2, *layout.patch_shape, dtype=torch.uint8)
             grid = torch.tensor([[1, layout.merge, layout.merge]])
         index, weight = get_vision_interpolation_indices_and_weights(
@@ -113,10 +115,10 @@ class PackCollator:
             "interpolation_index": index,
             "interpolation_weight": weight,
             "patch_positions": get_vision_position_ids(grid, layout.merge),
-            "picture_ends": _ends(sizes),
-            "picture_lengths": tuple(sizes),
-            "largest_picture": layout.largest_picture,
-            "equal_pictures": layout.equal_pictures if shown else 0,
+            "image_ends": _ends(sizes),
+            "image_lengths": tuple(sizes),
+            "largest_image": layout.largest_image,
+            "equal_images": layout.equal_images if shown else 0,
         }
 
 

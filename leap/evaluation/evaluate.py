@@ -70,13 +70,15 @@ def _ask(
     for folder in asked.values():
         folder.open()
     with closing(load(model)) as engine:
-        answers = engine.answers(waiting, settings.decoding)  # a server of ours starts here, made for these requests
+        responses = engine.responses(
+            waiting, settings.decoding
+        )  # a server of ours starts here, made for these requests
         for folder in asked.values():
             folder.note_engine(engine)
         before = time.monotonic()
-        for answer in track(answers, model.name, total=len(waiting)):
+        for response in track(responses, model.name, total=len(waiting)):
             now = time.monotonic()
-            asked[answer.key[0]].record(answer, now - before)
+            asked[response.key[0]].record(response, now - before)
             before = now
         for folder in asked.values():  # a server tells its model's name with its answers
             folder.note_engine(engine, again=True)

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from leap.errors import LeapError
 from leap.evaluation.settings import FewShot
 from leap.records.benchmark import BenchmarkExample
-from leap.vlabench.prompts import Shot, fenced_plan
+from leap.vlabench.prompts import FewShotExample, fenced_plan
 
 
-def draw_shots(example: BenchmarkExample, pool: Sequence[BenchmarkExample], few_shot: FewShot) -> tuple[Shot, ...]:
+def draw_few_shot_examples(
+    example: BenchmarkExample, pool: Sequence[BenchmarkExample], few_shot: FewShot
+) -> tuple[FewShotExample, ...]:
     """The shots of one example. They depend on the seed, the example and the pool, not on what else is evaluated.
 
     `pool` is the whole dimension. Raises LeapError where it has too few other examples.
@@ -24,6 +26,6 @@ def draw_shots(example: BenchmarkExample, pool: Sequence[BenchmarkExample], few_
     return tuple(_shot(other, few_shot.format) for other in rng.sample(others, few_shot.number))
 
 
-def _shot(example: BenchmarkExample, form: str) -> Shot:
-    output = json.dumps(example.expert) if form == "upstream" else fenced_plan(example.skill_sequence)
-    return Shot(example.picture, example.numbered_picture, example.instruction, output)
+def _shot(example: BenchmarkExample, form: str) -> FewShotExample:
+    output = json.dumps(example.reference) if form == "upstream" else fenced_plan(example.skill_sequence)
+    return FewShotExample(example.image, example.numbered_image, example.instruction, output)

@@ -58,6 +58,16 @@ class _Manifest(_Part):
     command: str = ""
 
 
+# Keys of manifests that a LEAP before 0.2 wrote, and what they are called now.
+_OLDER_KEYS = {"picture_tokens": "image_tokens", "picture_control": "image_control", "picture_size": "image_size"}
+
+
+def _today(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_OLDER_KEYS.get(name, name): _today(inner) for name, inner in value.items()}
+    return value
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a result folder as it stands, {} where there is none. Raises LeapError for what is none."""
-    return object_if_there(folder / MANIFEST, _Manifest)
+    """The manifest of a result folder under today's keys, {} where there is none. Raises LeapError for what is none."""
+    return dict(_today(object_if_there(folder / MANIFEST, _Manifest)))

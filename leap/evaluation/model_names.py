@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError, UsageError
 from leap.evaluation.manifest import read_manifest
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings, variant_name
@@ -54,15 +54,15 @@ def identify(
 
 def _result_name(name: str, settings: EvaluationSettings, results: Path, chosen: bool) -> str:
     """`chosen` by a person a name says all: results of another image size are refused under it."""
-    suffix = "" if chosen else size_suffix(name, settings.pictures, results, variant_name(name, settings))
+    suffix = "" if chosen else size_suffix(name, settings.images, results, variant_name(name, settings))
     return variant_name(f"{name}{suffix}", settings)
 
 
-def size_suffix(name: str, size: PictureSize, results: Path, variant: str | None = None) -> str:
+def size_suffix(name: str, size: ImageSize, results: Path, variant: str | None = None) -> str:
     """What follows a model's name where that names results at another image size already: _64-256tokens, say.
 
     The first size that a model is asked at has the plain name; no other is ever mixed into it or written over it. A
-    `variant` of the name goes along with it, so that a picture control stands beside what it controls.
+    `variant` of the name goes along with it, so that an image control stands beside what it controls.
     """
     own, plain = (_sizes(results, one) for one in (variant or name, name))
     tokens = [size.min_tokens, size.max_tokens]
@@ -73,7 +73,7 @@ def size_suffix(name: str, size: PictureSize, results: Path, variant: str | None
 def _sizes(results: Path, name: str) -> list[list[int]]:
     """The image sizes of the results under a name: one, or none where there are no results."""
     manifests = (read_manifest(results / dimension.name / name) for dimension in DIMENSIONS)
-    return [found for one in manifests if (found := one.get("settings", {}).get("picture_tokens"))]
+    return [found for one in manifests if (found := one.get("settings", {}).get("image_tokens"))]
 
 
 def plain_model(

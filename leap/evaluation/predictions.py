@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from leap.inference.protocol import Answer
+from leap.inference.protocol import Response
 from leap.records.benchmark import Prediction
 from leap.records.files import jsonl_line, read_store, split_store, write_atomic
 
@@ -29,8 +29,8 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
         write_atomic(path, content)
 
 
-def as_prediction(answer: Answer, request: str) -> Prediction:
+def as_prediction(response: Response, request: str) -> Prediction:
     """An answer as a line of the file; `request` is the sha256 of what the model was shown."""
-    _, task, example = answer.key
-    fields = {name: getattr(answer, name) for name in ("text", "finish", "prompt_tokens", "new_tokens", "error")}
+    _, task, example = response.key
+    fields = {name: getattr(response, name) for name in ("text", "finish", "prompt_tokens", "new_tokens", "error")}
     return Prediction(task=task, example=example, request=request, **fields)

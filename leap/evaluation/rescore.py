@@ -78,25 +78,25 @@ def _rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode) -> Rescored:
 def read_old_output(path: Path) -> dict[tuple[str, str], Prediction]:
     """The answers in an output.json. Its "inference_error" is no answer, though its own scores counted it as a zero."""
     content = read_object(path)
-    if odd := [task for task, answers in content.items() if not isinstance(answers, dict)]:
+    if odd := [task for task, responses in content.items() if not isinstance(responses, dict)]:
         raise LeapError(f"{path}: {odd[0]}: example -> answer is expected, found {type(content[odd[0]]).__name__}")
     return {
-        (task, number): _old_prediction(path, task, number, answer)
-        for task, answers in content.items()
+        (task, number): _old_prediction(path, task, number, response)
+        for task, responses in content.items()
         if task != _NOTES
-        for number, answer in by_example(answers, f"{path}: {task}").items()
-        if answer  # upstream leaves an empty object where it stopped
+        for number, response in by_example(responses, f"{path}: {task}").items()
+        if response  # upstream leaves an empty object where it stopped
     }
 
 
-def _old_prediction(path: Path, task: str, number: str, answer: Any) -> Prediction:
-    if not isinstance(answer, dict):
-        raise LeapError(f"{path}: {task}/{number}: an answer should be an object, found {type(answer).__name__}")
-    if answer.get("format_error") == "inference_error":
+def _old_prediction(path: Path, task: str, number: str, response: Any) -> Prediction:
+    if not isinstance(response, dict):
+        raise LeapError(f"{path}: {task}/{number}: an answer should be an object, found {type(response).__name__}")
+    if response.get("format_error") == "inference_error":
         return Prediction(task=task, example=number, error="inference error of the run that wrote output.json")
-    text = answer.get("origin_output")
-    if text is None and "skill_sequence" in answer:  # only the parsed plan was kept
-        text = fenced_plan(answer["skill_sequence"])
+    text = response.get("origin_output")
+    if text is None and "skill_sequence" in response:  # only the parsed plan was kept
+        text = fenced_plan(response["skill_sequence"])
     return Prediction(task=task, example=number, text=None if text is None else str(text))
 
 

@@ -19,7 +19,7 @@ from leap.evaluation.requests import build_requests
 from leap.evaluation.score import Counts, score_predictions
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.evaluation.usage import usage_and_cost
-from leap.inference.protocol import Answer, Engine, Request, request_hash
+from leap.inference.protocol import Engine, Request, Response, request_hash
 from leap.models.checkpoints import changed_files, read_marker
 from leap.records.benchmark import BenchmarkExample
 from leap.records.files import FolderLock, JsonlAppender, is_file, move_folder, write_json
@@ -116,7 +116,7 @@ class ResultFolder:
         self._manifest["inference"].append({**before, **engine.describe()})
         self._write_note()
 
-    def record(self, answer: Answer, seconds: float) -> None:
+    def record(self, response: Response, seconds: float) -> None:
         """Put an answer on disk; one with an error stands there as such, and is asked again by the next run.
 
         `seconds` have passed since the answer before it, of any dimension: their sums say how fast each dimension was
@@ -128,8 +128,8 @@ class ResultFolder:
             self._write_note()
         note["answers"] += 1
         note["seconds"] = round(note["seconds"] + seconds, 6)
-        _, task, number = answer.key
-        self._predictions[task, number] = as_prediction(answer, self._hashes[task, number])
+        _, task, number = response.key
+        self._predictions[task, number] = as_prediction(response, self._hashes[task, number])
         self._file.append(self._predictions[task, number])
 
     def _write_note(self) -> None:

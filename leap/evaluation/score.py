@@ -75,7 +75,7 @@ def score_predictions(
             count["inference_error"] += 1
         else:
             text, no_plan = prediction.text or "", without_plan(prediction)
-            found, format_error = score_answer(
+            found, format_error = score_response(
                 example.task, example.skill_sequence, "" if no_plan else text, scorer, mode
             )
             scores.setdefault(example.task, {})[str(example.number)] = found
@@ -92,12 +92,12 @@ def without_plan(prediction: Prediction) -> NoPlan | None:
     return None if prediction.text is None or prediction.text.strip() else "empty"
 
 
-def score_answer(
-    task: str, expert: list[Any], text: str, scorer: Scorer = LEAP_SCORER, mode: Mode = "official"
+def score_response(
+    task: str, reference: list[Any], text: str, scorer: Scorer = LEAP_SCORER, mode: Mode = "official"
 ) -> tuple[dict[str, float], bool]:
     """(the official scores with ours beside them, whether the answer was no plan at all)."""
     parsed = parse_plan(text, mode)
     if parsed.error is not None:
         return {**ZERO_SCORES, **dict.fromkeys(LEAP_KEYS, 0.0)}, True
-    case = expert, parsed.plan, dependency_of(task)
+    case = reference, parsed.plan, dependency_of(task)
     return {**plan_scores(*case), **scorer.official(*case)}, False

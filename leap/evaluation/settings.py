@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.inference.protocol import Decoding
 from leap.vlabench.prompts import Instructions
 from leap.vlabench.sources import LEAP_SCORER, Scorer
 
-PictureControl = Literal["none", "swapped", "blank"]
+ImageControl = Literal["none", "swapped", "blank"]
 ShotFormat = Literal["fenced", "upstream"]
 
 
@@ -28,7 +28,7 @@ class EvaluationSettings:
 
     data: Path
     instructions: Instructions
-    pictures: PictureSize
+    images: ImageSize
     decoding: Decoding
     max_tasks: int | None = None
     num_episodes: int | None = None
@@ -36,13 +36,13 @@ class EvaluationSettings:
     dtype: str | None = "float32"  # None: a server decides it
     quantization: str | None = None
     engine_arguments: tuple[str, ...] = ()  # the engine's own flags, which win over all above
-    picture_control: PictureControl = "none"
+    image_control: ImageControl = "none"
     few_shot: FewShot = FewShot()
     with_cot: bool = False
     # Not part of to_dict(): other scores or prices of the same answers need no new answers.
     scorer: Scorer = LEAP_SCORER
     prices: tuple[float | None, float | None] = (None, None)  # USD per million tokens of prompts and of answers
-    image_size_source: str = "given"  # who chose `pictures`
+    image_size_source: str = "given"  # who chose `images`
 
     def to_dict(self) -> dict[str, Any]:
         """What must be equal for stored answers to be used again (a larger part of the data may be added)."""
@@ -52,12 +52,12 @@ class EvaluationSettings:
                 "language": self.instructions.language,
                 "sha256": self.instructions.sha256,
             },
-            "picture_tokens": [self.pictures.min_tokens, self.pictures.max_tokens],
+            "image_tokens": [self.images.min_tokens, self.images.max_tokens],
             "engine": self.engine,
             "dtype": self.dtype,
             "quantization": self.quantization,
             **({"engine_arguments": list(self.engine_arguments)} if self.engine_arguments else {}),
-            "picture_control": self.picture_control,
+            "image_control": self.image_control,
             "few_shot": asdict(self.few_shot) if self.few_shot.number else None,
             "with_cot": self.with_cot,
             "decoding": self.decoding.to_dict(),
@@ -89,7 +89,7 @@ def variant_name(name: str, settings: EvaluationSettings) -> str:
         "upstream-shots": settings.few_shot.number > 0 and settings.few_shot.format == "upstream",
         "CoT": settings.with_cot,
         settings.instructions.language: settings.instructions.language != "en",
-        settings.picture_control: settings.picture_control != "none",
+        settings.image_control: settings.image_control != "none",
         str(settings.quantization): settings.quantization is not None,
     }
     return "_".join([name, *(part for part, used in parts.items() if used)])

@@ -15,16 +15,16 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from leap.errors import LeapError, UsageError
 from leap.hub.file_listing import ENTRIES, HUB, Entry, HubFile, Repository, Snapshot, snapshot_of
-from leap.hub.hub_errors import Again, in_a_line, transport_errors, understood
+from leap.hub.hub_errors import RetryableError, in_a_line, transport_errors, understood
 from leap.network import http_client, is_address, never_proxied, origin, without_user
 from leap.redaction import hide, keep_hidden
 
 MIRROR = "https://hf-mirror.com"
-_PATIENCE = 10.0  # seconds in which the hub must answer, or the mirror is asked
+_TIMEOUT = 10.0  # seconds in which the hub must answer, or the mirror is asked
 
 
-def find_hub(tell: Callable[[str], None], hub: str = HUB, mirror: str = MIRROR, patience: float = _PATIENCE) -> "Hub":
-    """The hub that HF_ENDPOINT names; else `hub`, or `mirror` where that does not answer within `patience` seconds.
+def find_hub(log: Callable[[str], None], hub: str = HUB, mirror: str = MIRROR, timeout: float = _TIMEOUT) -> "Hub":
+    """The hub that HF_ENDPOINT names; else `hub`, or `mirror` where that does not answer within `timeout` seconds.
 
     The user's token goes to no mirror that the user has not named. Raises LeapError where none answers.
     """
@@ -35,14 +35,14 @@ def find_hub(tell: Callable[[str], None], hub: str = HUB, mirror: str = MIRROR, 
     if named := os.environ.get("HF_ENDPOINT", "").strip().rstrip("/"):
         if not is_address(named):
             raise UsageError(f"HF_ENDPOINT={named}: an address is needed, such as {MIRROR}")
-        if not _answers(named, patience):
+        if not _answers(named, timeout):
             raise LeapError(f"HF_ENDPOINT={named} does not answer; check it and the network, or unset it")
-        tell(hide(f"hub: {named} (HF_ENDPOINT)"))
+        log(hide(f"hub: {named} (HF_ENDPOINT)"))
         return Hub(named)
-    if _answers(hub, patience):
+    if _answers(hub, timeout):
         return Hub(hub)
-    tell(f"{hub} does not answer within {patience:g} s; using {mirror} (set HF_ENDPOINT to choose)")
-    if _answers(mirror, patience):
+    log(f"{hub} does not answer within {timeout:g} s; using {mirror} (set HF_ENDPOINT to choose)")
+    if _answers(mirror, timeout):
         return Hub(mirror, token=False, xet=False)  # Xet's storage is the hub's own
     raise LeapError(f"neither {hub} nor {mirror} answers; check the network or proxy, or set HF_ENDPOINT")
 
@@ -66,21 +66,21 @@ def _client(address: str) -> Any:
     return http_client(library.Client, address, event_hooks=hooks, follow_redirects=True, timeout=None)
 
 
-def _answers(address: str, patience: float) -> bool:
+def _answers(address: str, timeout: float) -> bool:
     """Whether there is an HTTP answer, whatever it says. In a thread: finding a name has no time limit of its own."""
     client, answered = _client(address), SimpleQueue[bool]()
 
     def ask() -> None:
         try:
             with client:
-                client.head(address, timeout=patience)
+                client.head(address, timeout=timeout)
             answered.put(True)
         except transport_errors():
             answered.put(False)
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        return answered.get(timeout=patience)
+        return answered.get(timeout=timeout)
     except Empty:
         return False
 
@@ -172,7 +172,7 @@ class Hub:
         ):
             hf_raise_for_status(answer)
             if answer.status_code == 206 and not answer.headers.get("content-range", "").startswith(f"bytes {start}-"):
-                raise Again(f"{file.path}: another part of the file came than was asked for")
+                raise RetryableError(f"{file.path}: another part of the file came than was asked for")
             ahead = start if answer.status_code != 206 else 0  # a server may send the whole file all the same
             for piece in answer.iter_bytes():
                 if len(piece) > ahead:
@@ -201,8 +201,8 @@ class Hub:
             yield from group.download_stream(XetFileInfo(file.xet, file.size), start=start)
         except (OSError, RuntimeError, ValueError) as error:
             self._xet = False
-            raise Again(
-                f"{file.path}: Xet's storage failed ({in_a_line(error)}); going on by plain HTTP", told=True
+            raise RetryableError(
+                f"{file.path}: Xet's storage failed ({in_a_line(error)}); going on by plain HTTP", message=True
             ) from error
 
     def _xet_group(self, session: Any, snapshot: Snapshot) -> Any:

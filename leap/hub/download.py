@@ -19,7 +19,7 @@ from leap.cli import count, refuse_reversed, seconds, some_workers
 from leap.errors import LeapError
 from leap.hub.client import Hub
 from leap.hub.file_listing import HubFile, Repository
-from leap.hub.resume_download import Fetch, Manners, Patience
+from leap.hub.resume_download import Fetch, Retries, RetryPolicy
 from leap.hub.stored_listing import keep_listing
 from leap.progress import track_bytes
 from leap.records.files import FolderLock, check_folder
@@ -29,7 +29,7 @@ _ORDINARY = (".gitattributes", ".gitignore")  # of most repositories
 Choice = Callable[[Sequence[str]], set[str]]  # which of a repository's paths are wanted
 
 
-def tell(text: str) -> None:
+def log(text: str) -> None:
     """A line on the screen, at once."""
     print(text, file=sys.stderr, flush=True)
 
@@ -66,7 +66,7 @@ def named(what: str, name_of: Callable[[str], str | None], wanted: Sequence[str]
 
 
 def download(
-    hub: Hub, repository: Repository, folder: Path, choice: Choice, manners: Manners, dry_run: bool = False
+    hub: Hub, repository: Repository, folder: Path, choice: Choice, policy: RetryPolicy, dry_run: bool = False
 ) -> None:
     """Make `folder` hold the chosen files of the repository; `dry_run` only says what would be fetched.
 
@@ -74,19 +74,19 @@ def download(
     named, and not put into the folder.
     """
     check_folder(folder)
-    patience = Patience(manners, tell)
-    snapshot = patience.persist(lambda: hub.snapshot(repository))
+    retries = Retries(policy, log)
+    snapshot = retries.persist(lambda: hub.snapshot(repository))
     wanted = choice([file.path for file in snapshot.files])
     files = [file for file in snapshot.files if file.path in wanted]
-    tell(f"{repository.name} at {snapshot.commit[:12]}: {_amount(files)}, into {folder}")
+    log(f"{repository.name} at {snapshot.commit[:12]}: {_amount(files)}, into {folder}")
     if hidden := [path for path in snapshot.hidden if path not in _ORDINARY]:
-        tell(f"left out, since what is hidden may act on its own: {first_few(hidden)}")
+        log(f"left out, since what is hidden may act on its own: {first_few(hidden)}")
     _refuse_ways_out(files, folder)
     parts = folder / f".download-{repository.name.replace('/', '--')}"
-    fetch = Fetch(hub, snapshot, folder, parts, patience)
+    fetch = Fetch(hub, snapshot, folder, parts, retries)
     if dry_run:
         missing = _missing(files, folder)
-        tell(f"to fetch: {_amount(missing)}, {decimal(sum(map(fetch.left, missing)))} of them still to come")
+        log(f"to fetch: {_amount(missing)}, {decimal(sum(map(fetch.left, missing)))} of them still to come")
         return
     with FolderLock(parts):
         keep_listing(folder, snapshot)
@@ -95,7 +95,7 @@ def download(
             old.unlink()
         if missing := _missing(files, folder):
             _fetch(fetch, missing, folder)
-    tell(f"{folder}: all {len(files)} files have the hub's sizes and hashes")
+    log(f"{folder}: all {len(files)} files have the hub's sizes and hashes")
 
 
 def _refuse_ways_out(files: Sequence[HubFile], folder: Path) -> None:
@@ -129,7 +129,7 @@ def _missing(files: Sequence[HubFile], folder: Path) -> list[HubFile]:
     if there:
         sum(track_bytes(checked(), "checking what is there", sum(file.size for file in there)))
     if damaged:
-        tell(f"not as the hub has them, to be replaced: {first_few([file.path for file in damaged])}")
+        log(f"not as the hub has them, to be replaced: {first_few([file.path for file in damaged])}")
     there_and_right = {file.path for file in there} - {file.path for file in damaged}
     return [file for file in files if file.path not in there_and_right]
 
@@ -149,9 +149,9 @@ def _fetch(fetch: Fetch, missing: Sequence[HubFile], folder: Path) -> None:
         )
 
 
-def add_manners(parser: argparse.ArgumentParser) -> None:
+def add_retry_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that every download has."""
-    standard = Manners()
+    standard = RetryPolicy()
     parser.add_argument(
         "--max-workers", type=some_workers, default=standard.max_workers, help="files at once (default: 2)"
     )
@@ -175,7 +175,7 @@ def add_manners(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
 
 
-def manners_of(arguments: argparse.Namespace) -> Manners:
+def retry_policy_of(arguments: argparse.Namespace) -> RetryPolicy:
     """What these flags say. Raises UsageError where the first wait is longer than the longest."""
     refuse_reversed(arguments, "initial-sleep", "max-sleep")
-    return Manners(arguments.max_workers, arguments.initial_sleep, arguments.max_sleep, arguments.max_tries)
+    return RetryPolicy(arguments.max_workers, arguments.initial_sleep, arguments.max_sleep, arguments.max_tries)

@@ -16,15 +16,15 @@ _LONGEST = 10**9  # seconds: more are no number to wait for
 _PASSING = (408, 425, 429)  # statuses beside 5xx that another try may not meet
 
 
-class Again(Exception):
+class RetryableError(Exception):
     """No answer this time. `asked`: seconds that the hub wants to be left alone; `limited`: too many requests.
 
-    `told`: the user should know, however short the wait.
+    `message`: the user should know, however short the wait.
     """
 
-    def __init__(self, text: str, asked: float = 0.0, limited: bool = False, told: bool = False) -> None:
+    def __init__(self, text: str, asked: float = 0.0, limited: bool = False, message: bool = False) -> None:
         super().__init__(text)
-        self.asked, self.limited, self.told = asked, limited, told
+        self.asked, self.limited, self.message = asked, limited, message
 
 
 def transport_errors() -> tuple[Any, ...]:
@@ -60,7 +60,7 @@ def understood(endpoint: str, repository: Repository) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         raise _refusal(error, endpoint, name) from error
     except transport_errors() as error:
-        raise Again(f"no answer, or half of one, from {endpoint} ({in_a_line(error)})") from error
+        raise RetryableError(f"no answer, or half of one, from {endpoint} ({in_a_line(error)})") from error
     except (KeyError, TypeError, ValueError) as error:
         raise LeapError(f"{endpoint} does not answer as a hub does ({in_a_line(error)}); check HF_ENDPOINT") from error
 
@@ -70,7 +70,7 @@ def _refusal(error: "HfHubHTTPError", endpoint: str, name: str) -> Exception:
     said = f"{endpoint} answered {status} for {name} ({in_a_line(error.server_message or error)})"
     if status in _PASSING or status >= 500:
         asked = max(_window(headers) if status == 429 else 0.0, retry_after(headers))
-        return Again(said, asked, limited=status == 429)
+        return RetryableError(said, asked, limited=status == 429)
     if status in (401, 403):
         return LeapError(f"{said}: the token is wrong, or may not read it; hf auth login, or set HF_TOKEN")
     return LeapError(said)

@@ -16,17 +16,17 @@ from leap.backoff import LONGEST_PAUSE, backoff
 from leap.errors import LeapError
 from leap.hub.client import Hub
 from leap.hub.file_listing import HubFile, Snapshot, note_origin
-from leap.hub.hub_errors import Again
+from leap.hub.hub_errors import RetryableError
 
 Answer = TypeVar("Answer")
 _WHOLE_TRIES = 2  # one wrong hash may be an accident on the way
 _FIRST_SLEEP = 1.0  # seconds, after a lost connection or a server's error
-_TOLD_FROM = 2.0  # seconds of waiting that are worth a line on the screen
+_SHOWN_FROM = 2.0  # seconds of waiting that are worth a line on the screen
 _GOODBYE = 2.0  # seconds that the threads have to end in
 
 
 @dataclass(frozen=True)
-class Manners:
+class RetryPolicy:
     """How a hub is asked. `initial_sleep` holds for 429 without Retry-After; it doubles up to `max_sleep` (seconds)."""
 
     max_workers: int = 2
@@ -39,11 +39,11 @@ class _Ended(Exception):
     """The work is over, and this thread should end."""
 
 
-class Patience:
+class Retries:
     """When the hub may be asked again: the same for all threads."""
 
-    def __init__(self, manners: Manners, tell: Callable[[str], None]) -> None:
-        self.manners, self._tell = manners, tell
+    def __init__(self, policy: RetryPolicy, log: Callable[[str], None]) -> None:
+        self.policy, self._log = policy, log
         self._open_at = 0.0  # on time.monotonic()'s clock
         self._ended = threading.Event()
 
@@ -68,30 +68,30 @@ class Patience:
             self.wait()
             try:
                 return ask()
-            except Again as failure:
+            except RetryableError as failure:
                 self.failed(failure, tries)
         raise AssertionError
 
-    def failed(self, failure: Again, tries: int) -> None:
+    def failed(self, failure: RetryableError, tries: int) -> None:
         """Nobody asks for a while after a failure, the `tries`-th in a row. Raises LeapError where it is the last."""
-        if tries >= self.manners.max_tries:
+        if tries >= self.policy.max_tries:
             raise LeapError(f"{failure}, {tries} times in a row; the same command goes on from here later") from failure
         if failure.asked > LONGEST_PAUSE:
             raise LeapError(
                 f"{failure}: it wants {failure.asked:.0f} s of patience; the same command goes on from here later"
             ) from failure
-        first = self.manners.initial_sleep if failure.limited else min(_FIRST_SLEEP, self.manners.initial_sleep)
-        seconds = max(failure.asked, backoff(tries, first, self.manners.max_sleep))
+        first = self.policy.initial_sleep if failure.limited else min(_FIRST_SLEEP, self.policy.initial_sleep)
+        seconds = max(failure.asked, backoff(tries, first, self.policy.max_sleep))
         self._open_at = max(self._open_at, time.monotonic() + seconds)
-        if seconds >= _TOLD_FROM or failure.told:
-            self._tell(f"{failure}; waiting {seconds:.0f} s (try {tries} of {self.manners.max_tries})")
+        if seconds >= _SHOWN_FROM or failure.message:
+            self._log(f"{failure}; waiting {seconds:.0f} s (try {tries} of {self.policy.max_tries})")
 
 
 class Fetch:
     """Files of one snapshot, into `folder`; unfinished ones lie in the folder `parts`."""
 
-    def __init__(self, hub: Hub, snapshot: Snapshot, folder: Path, parts: Path, patience: Patience) -> None:
-        self._hub, self._snapshot, self._patience = hub, snapshot, patience
+    def __init__(self, hub: Hub, snapshot: Snapshot, folder: Path, parts: Path, retries: Retries) -> None:
+        self._hub, self._snapshot, self._retries = hub, snapshot, retries
         self._folder, self._parts = folder, parts
         self._waiting, self._events = SimpleQueue[HubFile](), SimpleQueue[int | LeapError | OSError | None]()
         self.wrong: list[str] = []  # paths of files that came with a wrong hash twice
@@ -115,7 +115,7 @@ class Fetch:
         """
         for file in files:
             self._waiting.put(file)
-        workers = min(self._patience.manners.max_workers, len(files))
+        workers = min(self._retries.policy.max_workers, len(files))
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
         for thread in threads:
             thread.start()
@@ -131,7 +131,7 @@ class Fetch:
             if len(self._settled) < len(files):
                 raise RuntimeError("a thread failed, see above")
         finally:
-            self._patience.end()
+            self._retries.end()
             for thread in threads:  # daemons: one that hangs in the network does not keep us
                 thread.join(_GOODBYE)
 
@@ -167,22 +167,22 @@ class Fetch:
         tries = 0
         part.touch()
         while (start := part.stat().st_size) < file.size:
-            self._patience.wait()
+            self._retries.wait()
             try:
                 self._append(file, part, start)
-            except Again as failure:
+            except RetryableError as failure:
                 tries = 1 if part.stat().st_size > start else tries + 1
-                self._patience.failed(failure, tries)
+                self._retries.failed(failure, tries)
 
     def _append(self, file: HubFile, part: Path, start: int) -> None:
         """Add to the part what one request brings."""
         left = file.size - start
         with part.open("ab") as end, closing(self._hub.content(self._snapshot, file, start)) as content:
             for piece in content:
-                self._patience.check()
+                self._retries.check()
                 left -= (written := end.write(piece[:left]))
                 end.flush()  # a kill loses none of it
                 self._events.put(written)
                 if left == 0:
                     return
-        raise Again(f"{file.path}: the hub's answer ended {left} bytes too early")
+        raise RetryableError(f"{file.path}: the hub's answer ended {left} bytes too early")

@@ -18,7 +18,7 @@ _attend = torch.nn.functional.scaled_dot_product_attention
 def use(model: Any) -> None:
     """Let the model attend in this way, where its decoder is one that it holds for; any other stays as it is.
 
-    Sliding windows, pictures whose tokens see each other, or sinks would be silently ignored.
+    Sliding windows, images whose tokens see each other, or sinks would be silently ignored.
     """
     text = model.config.get_text_config(decoder=True)
     windows = {*(getattr(text, "layer_types", None) or ())} - {"full_attention"}

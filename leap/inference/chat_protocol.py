@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.inference.protocol import Decoding, Request
 from leap.records.benchmark import Finish
 from leap.records.tokens import TokenCount
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError
 
 
-def chat_messages(request: Request, size: PictureSize, readable: Path | None = None) -> list[dict[str, Any]]:
-    """The conversation as the protocol has it, pictures of that size within, or their addresses under `readable`.
+def chat_messages(request: Request, size: ImageSize, readable: Path | None = None) -> list[dict[str, Any]]:
+    """The conversation as the protocol has it, images of that size within, or their addresses under `readable`.
 
-    Raises LeapError for a broken picture.
+    Raises LeapError for a broken image.
     """
-    from leap.data.image_urls import picture_url
+    from leap.data.image_urls import image_url
 
-    pictures = iter(request.pictures)
+    images = iter(request.images)
 
     def content(part: TextPart | ImagePart) -> dict[str, Any]:
         if isinstance(part, ImagePart):
-            return {"type": "image_url", "image_url": {"url": picture_url(next(pictures), size, readable)}}
+            return {"type": "image_url", "image_url": {"url": image_url(next(images), size, readable)}}
         return {"type": "text", "text": part.text}
 
     messages: list[dict[str, Any]] = []

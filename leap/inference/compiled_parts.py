@@ -30,22 +30,22 @@ def compile_parts(model: Any) -> None:
 def _vision_attention(
     self: Any, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, position_embeddings: Any, **_: Any
 ) -> torch.Tensor:
-    """The library's forward, its loop over pictures kept out of the compiled code. hidden_states [patches, width]."""
+    """The library's forward, its loop over images kept out of the compiled code. hidden_states [patches, width]."""
     from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
 
     patches = hidden_states.shape[0]
     query, key, value = self.qkv(hidden_states).reshape(patches, 3, self.num_heads, -1).unbind(1)
     query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-    return self.proj(_within_pictures(query, key, value, cu_seqlens).reshape(patches, -1))
+    return self.proj(_within_images(query, key, value, cu_seqlens).reshape(patches, -1))
 
 
 @torch.compiler.disable
-def _within_pictures(
+def _within_images(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seqlens: torch.Tensor
 ) -> torch.Tensor:
-    """Every picture's patches attend to each other: [patches, heads, width] each; pictures end at `cu_seqlens`."""
+    """Every image's patches attend to each other: [patches, heads, width] each; images end at `cu_seqlens`."""
     lengths = cu_seqlens.diff().tolist()
-    if len(set(lengths)) == 1:  # pictures of one size: one call
+    if len(set(lengths)) == 1:  # images of one size: one call
         stacked = [part.unflatten(0, (len(lengths), -1)).transpose(1, 2) for part in (query, key, value)]
         return _attend(*stacked).transpose(1, 2).flatten(0, 1)
     split = zip(*(part.split(lengths) for part in (query, key, value)), strict=True)

@@ -50,7 +50,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, find: Callable[[str], 
     add(
         "--workers",
         type=any_workers,
-        help="processes that prepare pictures (default: from the CPU cores; hf: 0 is none)",
+        help="processes that prepare images (default: from the CPU cores; hf: 0 is none)",
     )
     add("--base_model_path", type=find, help="the base of a LoRA adapter (default: the one that it names)")
     add("--lora_adapter_path", type=find, help="a LoRA adapter's folder; --checkpoint takes it too")
@@ -104,7 +104,7 @@ def open_local(
     options: EngineOptions,
     folder: Path,
     base: Path | None,
-    pictures: Any,
+    images: Any,
     device: str,
     dtype: str,
     data: Path,
@@ -112,7 +112,7 @@ def open_local(
 ) -> Engine:
     """An engine for the model in `folder` (an adapter's on `base`).
 
-    Pictures lie under `data`, mostly; `log` is where a server writes.
+    Images lie under `data`, mostly; `log` is where a server writes.
     """
     given = options.given
     if options.engine == "vllm":
@@ -121,7 +121,7 @@ def open_local(
 
         settings = VllmSettings(
             model=base or folder,
-            pictures=pictures,
+            images=images,
             device=device,
             dtype=dtype,
             lora=folder if base else None,
@@ -134,4 +134,4 @@ def open_local(
     from leap.inference.hf import HfEngine
 
     names = ("batch_size", "workers", "quantization", "trust_remote_code")
-    return HfEngine(folder, pictures, device, dtype, base, **{name: given[name] for name in names if name in given})
+    return HfEngine(folder, images, device, dtype, base, **{name: given[name] for name in names if name in given})

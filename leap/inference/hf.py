@@ -1,6 +1,6 @@
 """Inference in this process with transformers: left-padded batches of requests of similar length.
 
-On a GPU, batches are as large as the memory allows and the decoding step is compiled. Pictures are prepared by worker
+On a GPU, batches are as large as the memory allows and the decoding step is compiled. Images are prepared by worker
 processes meanwhile.
 """
 
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from leap import provenance
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import first_line, is_out_of_memory
 from leap.inference import attention
 from leap.inference.generation import Generation
 from leap.inference.prepare import Prepared, Unprepared, default_workers, find_preparer, prepare_ahead
-from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.models.loading import Quantization, load_model, load_processor, stop_tokens
 from leap.workers import clear_worker_errors
 
@@ -28,14 +28,14 @@ _WORTH_COMPILING = 8  # batches: compiling took 65 s on an H100, and saved 5 to 
 class HfEngine:
     """One loaded model; an adapter's on its `base`.
 
-    `batch_size` is a cap; without one, batches are as large as the memory allows. `workers` prepare pictures.
+    `batch_size` is a cap; without one, batches are as large as the memory allows. `workers` prepare images.
     `compiled` compiles the decoding step also for a few requests, where it does not pay.
     """
 
     def __init__(
         self,
         folder: Path,
-        pictures: PictureSize,
+        images: ImageSize,
         device: str = "cpu",
         dtype: str = "float32",
         base: Path | None = None,
@@ -51,7 +51,7 @@ class HfEngine:
             print(f"warning: code that lies in {base or folder} will run, with all your rights", file=sys.stderr)
         processor = load_processor(folder, base, trust_remote_code)
         self._tokenizer = processor.tokenizer
-        self._preparer = find_preparer(processor, pictures)
+        self._preparer = find_preparer(processor, images)
         model = load_model(folder, dtype, device, None, base, quantization, trust_remote_code).eval()
         attention.use(model)
         self._stop = stop_tokens(processor, model)
@@ -77,7 +77,7 @@ class HfEngine:
         self._generation.close()
         del self._generation
 
-    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
+    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
         """Answers as their batches finish, the longest first, so that what does not fit in memory shows at once.
 
         The seed makes sampled answers repeatable for the same requests.
@@ -88,16 +88,16 @@ class HfEngine:
         with clear_worker_errors("--workers"):
             for item in prepare_ahead(self._preparer, longest_first, self._workers):
                 if isinstance(item, Unprepared):
-                    yield Answer(item.key, error=item.reason)
+                    yield Response(item.key, error=item.reason)
                     continue
                 rows = self._rows = self._rows or self._find_rows(item, decoding)
                 self._compiled |= self._generation.compiles and len(requests) >= _WORTH_COMPILING * rows
                 batch.append(item)
                 if len(batch) >= rows:
-                    yield from self._answer_batch(batch, decoding)
+                    yield from self._response_batch(batch, decoding)
                     batch = []
             if batch:
-                yield from self._answer_batch(batch, decoding)
+                yield from self._response_batch(batch, decoding)
 
     def _find_rows(self, longest: Prepared, decoding: Decoding) -> int:
         if not self._device.startswith("cuda"):
@@ -111,7 +111,7 @@ class HfEngine:
         rows = fitting if fitting < 8 else fitting // 8 * 8
         return min(rows, self._cap or _ROWS_ON_GPU)
 
-    def _answer_batch(self, batch: list[Prepared], decoding: Decoding) -> Iterator[Answer]:
+    def _response_batch(self, batch: list[Prepared], decoding: Decoding) -> Iterator[Response]:
         assert self._rows is not None
         tried = max(self._rows, len(batch)) if self._compiled else len(batch)
         try:
@@ -125,25 +125,25 @@ class HfEngine:
             generated, reason = None, first_line(error)  # and not the error itself, which holds this try's tensors
         if generated is not None:
             for prepared, tokens in zip(batch, generated, strict=True):
-                yield self._answer(prepared, tokens)
+                yield self._response(prepared, tokens)
             return
         self._generation.forget()
         if tried == 1:
-            yield Answer(batch[0].key, error=f"out of memory on one example ({reason})")
+            yield Response(batch[0].key, error=f"out of memory on one example ({reason})")
             return
         half = self._rows = tried // 2
         for start in range(0, len(batch), half):
-            yield from self._answer_batch(batch[start : start + half], decoding)
+            yield from self._response_batch(batch[start : start + half], decoding)
 
-    def _answer(self, prepared: Prepared, tokens: list[int]) -> Answer:
+    def _response(self, prepared: Prepared, tokens: list[int]) -> Response:
         end = next((index for index, token in enumerate(tokens) if token in self._stop), None)
-        answer = tokens if end is None else tokens[:end]
-        return Answer(
+        response = tokens if end is None else tokens[:end]
+        return Response(
             prepared.key,
-            text=self._tokenizer.decode(answer, skip_special_tokens=True),
+            text=self._tokenizer.decode(response, skip_special_tokens=True),
             finish="length" if end is None else "stop",
             prompt_tokens=len(prepared.ids),
-            new_tokens=len(answer) if end is None else end + 1,
+            new_tokens=len(response) if end is None else end + 1,
         )
 
 

@@ -20,7 +20,7 @@ from anyio.from_thread import start_blocking_portal
 from pydantic import BaseModel, ValidationError
 
 from leap.backoff import LONGEST_PAUSE, backoff, retry_after
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import LeapError, UsageError
 from leap.inference.chat_protocol import (
     Completion,
@@ -33,7 +33,7 @@ from leap.inference.chat_protocol import (
     is_too_long,
     words,
 )
-from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.inference.throttle import Throttle
 from leap.network import http_client, is_address, is_loopback, proxy_names, refuse_redirect, without_user
 from leap.records.files import first_problem, read_record
@@ -105,9 +105,9 @@ class Endpoint:
         return hide(self.model)
 
     def hidden(self, text: str) -> str:
-        """What a server said, in one short line, without secrets and without pictures."""
+        """What a server said, in one short line, without secrets and without images."""
         text = hide(text)
-        text = re.sub(r"(data:[\w/+.-]*;base64,)?[A-Za-z0-9+/=_-]{200,}|data:[\w/+.-]*;base64,\S*", "[picture]", text)
+        text = re.sub(r"(data:[\w/+.-]*;base64,)?[A-Za-z0-9+/=_-]{200,}|data:[\w/+.-]*;base64,\S*", "[image]", text)
         text = " ".join(text.split())
         return text if len(text) <= 300 else f"{text[:300]} …"
 
@@ -207,15 +207,15 @@ def _no_server(endpoint: Endpoint, why: str) -> LeapError:
 
 
 class OpenAiEngine:
-    """One model at one server. Nothing is kept open between calls of `answers`.
+    """One model at one server. Nothing is kept open between calls of `responses`.
 
     Answers are asked for as JSON of a `schema`; a server that takes none is asked without, and `describe` says so.
     """
 
-    def __init__(self, endpoint: Endpoint, pictures: PictureSize, schema: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, images: ImageSize, schema: Mapping[str, Any] | None = None) -> None:
         from leap.data import image_urls  # noqa: F401  (loads libraries; see there)
 
-        self._endpoint, self._pictures, self._schema, self._server = endpoint, pictures, schema, endpoint.server
+        self._endpoint, self._images, self._schema, self._server = endpoint, images, schema, endpoint.server
 
     def describe(self) -> dict[str, Any]:
         """`server_model` is what the answers so far named as their model; `fields_refused` the server does not take."""
@@ -233,18 +233,18 @@ class OpenAiEngine:
     def close(self) -> None:
         pass
 
-    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Generator[Answer, None, None]:
+    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Generator[Response, None, None]:
         """Answers as they come. Closing the iterator, or an interruption, ends all requests and their thread."""
-        finished: SimpleQueue[Answer | None] = SimpleQueue()
+        finished: SimpleQueue[Response | None] = SimpleQueue()
         with start_blocking_portal() as portal:
-            run = portal.start_task_soon(self._answer_all, requests, decoding, finished.put)
+            run = portal.start_task_soon(self._response_all, requests, decoding, finished.put)
             run.add_done_callback(lambda _: finished.put(None))
-            while (answer := finished.get()) is not None:
-                yield answer
+            while (response := finished.get()) is not None:
+                yield response
             run.result()
 
-    async def _answer_all(
-        self, requests: Sequence[Request], decoding: Decoding, finished: Callable[[Answer], None]
+    async def _response_all(
+        self, requests: Sequence[Request], decoding: Decoding, finished: Callable[[Response], None]
     ) -> None:
         import openai
 
@@ -252,11 +252,11 @@ class OpenAiEngine:
         timeout = openai.Timeout(endpoint.timeout, connect=min(_CONNECT, endpoint.timeout))
         http = openai.DefaultAsyncHttpxClient
         async with _client(endpoint, openai.AsyncOpenAI, http, _refuse_redirect, timeout, max_retries=0) as client:
-            run = _Run(endpoint, client, self._server, self._pictures, decoding, len(requests), self._schema)
+            run = _Run(endpoint, client, self._server, self._images, decoding, len(requests), self._schema)
 
             async def work() -> None:
-                for request in waiting:  # shared: each takes the next, so that few pictures are in memory
-                    finished(await run.answer(request))
+                for request in waiting:  # shared: each takes the next, so that few images are in memory
+                    finished(await run.response(request))
 
             try:
                 async with anyio.create_task_group() as group:
@@ -278,41 +278,41 @@ class _BadBody(Exception):
     """An answer that is none: broken on the way, or not of the protocol."""
 
 
-class _Again(Exception):
+class _RetryableError(Exception):
     """No answer this time."""
 
 
-class _Unreachable(_Again):
+class _Unreachable(_RetryableError):
     """Not even a connection."""
 
 
 class _Run:
-    """One call of `answers`."""
+    """One call of `responses`."""
 
     def __init__(
         self,
         endpoint: Endpoint,
         client: "AsyncOpenAI",
         server: _Server,
-        pictures: PictureSize,
+        images: ImageSize,
         decoding: Decoding,
         requests: int,
         schema: Mapping[str, Any] | None,
     ) -> None:
         self._endpoint, self._client, self._server = endpoint, client, server
-        self._pictures, self._decoding, self._schema = pictures, decoding, schema
+        self._images, self._decoding, self._schema = images, decoding, schema
         self._throttle = Throttle(endpoint.concurrency)
         self._packing = anyio.CapacityLimiter(os.cpu_count() or 1)
-        self._unreachable, self._patience = 0, min(_UNREACHABLE, requests)
+        self._unreachable, self._retries = 0, min(_UNREACHABLE, requests)
 
-    async def answer(self, request: Request) -> Answer:
+    async def response(self, request: Request) -> Response:
         """The request's answer, or its error after all retries. Raises LeapError where no request can be answered."""
         try:
             messages = await to_thread.run_sync(
-                chat_messages, request, self._pictures, self._endpoint.readable, limiter=self._packing
+                chat_messages, request, self._images, self._endpoint.readable, limiter=self._packing
             )
-        except LeapError as error:  # this request's own pictures
-            return Answer(request.key, error=str(error))
+        except LeapError as error:  # this request's own images
+            return Response(request.key, error=str(error))
         bad_bodies, tries = 0, 0
         while True:
             tries += 1
@@ -320,24 +320,24 @@ class _Run:
                 return await self._ask(request.key, messages)
             except _Refused as failure:
                 tokens = failure.usage.prompt_tokens, failure.usage.completion_tokens
-                return Answer(request.key, error=str(failure), prompt_tokens=tokens[0], new_tokens=tokens[1])
+                return Response(request.key, error=str(failure), prompt_tokens=tokens[0], new_tokens=tokens[1])
             except _BadBody as failure:
                 bad_bodies += 1
                 last: Exception = failure
-            except _Again as failure:
+            except _RetryableError as failure:
                 last = failure
             if bad_bodies == _BODIES or tries > self._endpoint.retries:
                 self._note_unreachable(last)
-                return Answer(request.key, error=f"{last} (asked {tries} times)")
+                return Response(request.key, error=f"{last} (asked {tries} times)")
             await anyio.sleep(backoff(tries, self._endpoint.backoff, _LONGEST_BACKOFF))
 
     def _note_unreachable(self, failure: Exception) -> None:
         if isinstance(failure, _Unreachable):
             self._unreachable += 1
-            if self._unreachable >= self._patience:
+            if self._unreachable >= self._retries:
                 raise _no_server(self._endpoint, str(failure))
 
-    async def _ask(self, key: tuple[str, ...], messages: list[dict[str, Any]]) -> Answer:
+    async def _ask(self, key: tuple[str, ...], messages: list[dict[str, Any]]) -> Response:
         import openai
 
         timeout = self._endpoint.timeout
@@ -350,11 +350,11 @@ class _Run:
                 self._lost(error)
             except TimeoutError as error:
                 self._unreachable = 0
-                raise _Again(f"no whole answer within {timeout:g} s") from error
+                raise _RetryableError(f"no whole answer within {timeout:g} s") from error
             except openai.APIStatusError as error:
                 self._unreachable = 0
                 if is_content_filter(error):
-                    return Answer(key, "", "filtered")
+                    return Response(key, "", "filtered")
                 self._refusal(error, sent_under)
         self._unreachable = 0
         self._throttle.speed_up()
@@ -386,9 +386,9 @@ class _Run:
         """What was left out of a request that was answered is left out of all from now on, and said once."""
         known, self._server.fields = self._server.fields, self._server.fields.together(taken)
         if refused := sorted(self._server.fields.left_out - known.left_out):
-            told = f"{self._endpoint.shown_model} at {self._endpoint.shown_url} refuses {', '.join(refused)}"
+            notice = f"{self._endpoint.shown_model} at {self._endpoint.shown_url} refuses {', '.join(refused)}"
             print(
-                in_one_line(f"{told}: left out from now on, so that its own values hold"), file=sys.stderr, flush=True
+                in_one_line(f"{notice}: left out from now on, so that its own values hold"), file=sys.stderr, flush=True
             )
 
     def _lost(self, error: "APIConnectionError") -> NoReturn:
@@ -399,8 +399,8 @@ class _Run:
             raise _Unreachable(self._endpoint.hidden(cause(error))) from error
         self._unreachable = 0
         if isinstance(error, openai.APITimeoutError):
-            raise _Again(f"no whole answer within {self._endpoint.timeout:g} s") from error
-        raise _Again(f"the connection was lost ({self._endpoint.hidden(cause(error))})") from error
+            raise _RetryableError(f"no whole answer within {self._endpoint.timeout:g} s") from error
+        raise _RetryableError(f"the connection was lost ({self._endpoint.hidden(cause(error))})") from error
 
     def _refusal(self, error: "APIStatusError", sent_under: int) -> NoReturn:
         """What an HTTP error means: for the whole run, for this try, or for this request alone."""
@@ -418,9 +418,9 @@ class _Run:
                 f"{text}: it asks for {wait:.0f} s of patience; the same command continues later"
             ) from error
         self._throttle.pause(wait)
-        raise _Again(text) from error
+        raise _RetryableError(text) from error
 
-    def _checked(self, key: tuple[str, ...], body: bytes) -> Answer:
+    def _checked(self, key: tuple[str, ...], body: bytes) -> Response:
         try:
             completion = read_record(body, Completion)
         except ValidationError as error:
@@ -439,7 +439,7 @@ class _Run:
         if ending in ("stop", "length"):
             self._check_length(usage)
         text = hide(message.refusal or message.content or "")
-        return Answer(key, text, ending, usage.prompt_tokens, usage.completion_tokens)
+        return Response(key, text, ending, usage.prompt_tokens, usage.completion_tokens)
 
     def _check_length(self, usage: Usage) -> None:
         """An answer of another length than all others could have is no answer to the same question."""

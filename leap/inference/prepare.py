@@ -1,4 +1,4 @@
-"""Requests to what a model reads, in worker processes ahead of it: pictures take longer to decode than to see."""
+"""Requests to what a model reads, in worker processes ahead of it: images take longer to decode than to see."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ from PIL import Image
 from leap.data.chat_encoding import ChatFormat
 from leap.data.chat_template import refusal
 from leap.data.collator import pad_ids
-from leap.data.image import PictureEncoder, PictureSize, open_picture
+from leap.data.image import ImageEncoder, ImageSize, load_image
 from leap.errors import LeapError, first_line, is_out_of_memory
 from leap.hardware import usable_cores
 from leap.inference.protocol import Request
 from leap.records.training import ImagePart, Message, TextPart
 from leap.workers import start_loader_worker, usable_workers
 
-_TRIAL = PictureSize(16, 64)
+_TRIAL = ImageSize(16, 64)
 _AHEAD = 8  # requests that each worker may have ready
 
 
@@ -36,7 +36,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Unprepared:
-    """A request whose own pictures or text cannot be read."""
+    """A request whose own images or text cannot be read."""
 
     key: tuple[str, ...]
     reason: str
@@ -52,25 +52,25 @@ class Preparer(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """How pictures are sized, for the manifest."""
+        """How images are sized, for the manifest."""
         ...
 
 
 class PatchPreparer:
-    """For Qwen's VLMs: pictures at the evaluation's size, as bytes until they are on the device."""
+    """For Qwen's VLMs: images at the evaluation's size, as bytes until they are on the device."""
 
-    def __init__(self, processor: Any, pictures: PictureSize) -> None:
+    def __init__(self, processor: Any, images: ImageSize) -> None:
         self._chat = ChatFormat(processor)
-        self._encoder = PictureEncoder(processor, pictures)
+        self._encoder = ImageEncoder(processor, images)
 
     def prepare(self, request: Request) -> Prepared:
-        return self.read(request.key, request.messages, [open_picture(source) for source in request.pictures])
+        return self.read(request.key, request.messages, [load_image(source) for source in request.images])
 
-    def read(self, key: tuple[str, ...], messages: Sequence[Message], pictures: Sequence[Image.Image]) -> Prepared:
-        """The conversation with these pictures in its picture places."""
-        if not pictures:
+    def read(self, key: tuple[str, ...], messages: Sequence[Message], images: Sequence[Image.Image]) -> Prepared:
+        """The conversation with these images in its image places."""
+        if not images:
             return Prepared(key, self._chat.prompt_ids(messages, []))
-        patches, grid = self._encoder.encode_bytes(pictures)
+        patches, grid = self._encoder.encode_bytes(images)
         ids = self._chat.prompt_ids(messages, self._encoder.tokens_of(grid))
         return Prepared(key, ids, {"patches": patches.numpy(), "grid": grid.numpy()})
 
@@ -84,11 +84,11 @@ class PatchPreparer:
         return {name: tensor.to(device) for name, tensor in inputs.items()}
 
     def describe(self) -> dict[str, Any]:
-        return {"picture_size": "the evaluation's"}
+        return {"image_size": "the evaluation's"}
 
 
 class ProcessorPreparer:
-    """For any other VLM: whatever its own processor makes of a conversation, pictures at that processor's size.
+    """For any other VLM: whatever its own processor makes of a conversation, images at that processor's size.
 
     `options` are the processor's own.
     """
@@ -98,11 +98,11 @@ class ProcessorPreparer:
         self._special = [token for token in processor.tokenizer.all_special_tokens if token]
 
     def prepare(self, request: Request) -> Prepared:
-        return self.read(request.key, request.messages, [open_picture(source) for source in request.pictures])
+        return self.read(request.key, request.messages, [load_image(source) for source in request.images])
 
-    def read(self, key: tuple[str, ...], messages: Sequence[Message], pictures: Sequence[Image.Image]) -> Prepared:
-        """The conversation with these pictures in its picture places."""
-        waiting = iter(pictures)
+    def read(self, key: tuple[str, ...], messages: Sequence[Message], images: Sequence[Image.Image]) -> Prepared:
+        """The conversation with these images in its image places."""
+        waiting = iter(images)
         conversation = [
             {"role": message.role, "content": [self._part(part, waiting) for part in message.parts()]}
             for message in messages
@@ -120,14 +120,14 @@ class ProcessorPreparer:
             raise refusal(self._processor, f"fails ({error})") from error
         (ids,) = found.pop("input_ids").tolist()
         image = getattr(self._processor, "image_token_id", None)
-        if pictures and image is not None and image not in ids:
-            raise LeapError("this model's chat template does not show pictures; copy the one that belongs to it")
+        if images and image is not None and image not in ids:
+            raise LeapError("this model's chat template does not show images; copy the one that belongs to it")
         found.pop("attention_mask", None)
         return Prepared(key, ids, {name: tensor.numpy() for name, tensor in found.items()})
 
-    def _part(self, part: Any, pictures: Iterator[Image.Image]) -> dict[str, Any]:
+    def _part(self, part: Any, images: Iterator[Image.Image]) -> dict[str, Any]:
         if isinstance(part, ImagePart):
-            return {"type": "image", "image": next(pictures)}
+            return {"type": "image", "image": next(images)}
         if special := next((token for token in self._special if token in part.text), None):
             raise LeapError(f"the text holds {special}, which means something else to this model; change the text")
         return {"type": "text", "text": part.text}
@@ -142,26 +142,26 @@ class ProcessorPreparer:
         return {name: tensor.to(device) for name, tensor in inputs.items()}
 
     def describe(self) -> dict[str, Any]:
-        return {"picture_size": "the processor's own"}
+        return {"image_size": "the processor's own"}
 
 
-def find_preparer(processor: Any, pictures: PictureSize) -> Preparer:
+def find_preparer(processor: Any, images: ImageSize) -> Preparer:
     """The one that fits the model's family."""
-    if PictureEncoder.encodes(processor) and _reads_as_its_processor(processor):
-        return PatchPreparer(processor, pictures)
+    if ImageEncoder.encodes(processor) and _reads_as_its_processor(processor):
+        return PatchPreparer(processor, images)
     name = type(processor).__name__
-    print(f"{name}: pictures at its own size; the evaluation's bounds on their tokens do not apply", file=sys.stderr)
+    print(f"{name}: images at its own size; the evaluation's bounds on their tokens do not apply", file=sys.stderr)
     return ProcessorPreparer(processor)
 
 
 def _reads_as_its_processor(processor: Any) -> bool:
-    """Whether PatchPreparer makes of a picture and a text what the processor itself does.
+    """Whether PatchPreparer makes of an image and a text what the processor itself does.
 
     Some families have Qwen's names for their settings, and another order of patches or more arguments. The size is
     small and always the same: the evaluation's own may need more memory than there is, which says nothing of a family.
     """
     ours = PatchPreparer(processor, _TRIAL)
-    theirs = ProcessorPreparer(processor, {"images_kwargs": {"size": PictureEncoder(processor, _TRIAL).size}})
+    theirs = ProcessorPreparer(processor, {"images_kwargs": {"size": ImageEncoder(processor, _TRIAL).size}})
     slope = np.add.outer(np.arange(96), np.arange(64))[..., None] + np.arange(3) * 30
     seen = [Image.fromarray(slope.astype(np.uint8))]
     parts: list[Any] = [TextPart(type="text", text="Look: "), ImagePart(type="image", image="trial")]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from leap.data.image import BlankPicture
+from leap.data.image import BlankImage
 from leap.records.benchmark import Finish
 from leap.records.training import ImagePart, Message
 
@@ -27,28 +27,28 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Request:
-    """One conversation to answer. `pictures` fill its picture places in reading order."""
+    """One conversation to answer. `images` fill its image places in reading order."""
 
     key: tuple[str, ...]  # the dimension, task and example number, say
     messages: tuple[Message, ...]
-    pictures: tuple[Path | BlankPicture, ...]
+    images: tuple[Path | BlankImage, ...]
 
 
 def request_hash(request: Request) -> str:
-    """sha256 of all that the model is shown: the texts, and the contents of the pictures, in reading order."""
+    """sha256 of all that the model is shown: the texts, and the contents of the images, in reading order."""
     digest = hashlib.sha256()
     for message in request.messages:
         for part in message.parts():
             digest.update(b"image\0" if isinstance(part, ImagePart) else part.text.encode() + b"\0")
-    for source in request.pictures:
-        path = source.like if isinstance(source, BlankPicture) else source
-        digest.update(type(source).__name__.encode() * isinstance(source, BlankPicture))
+    for source in request.images:
+        path = source.like if isinstance(source, BlankImage) else source
+        digest.update(type(source).__name__.encode() * isinstance(source, BlankImage))
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """A model's answer, or the reason why there is none; never both. A refusal and an empty text are answers."""
 
     key: tuple[str, ...]  # the dimension, task and example number, say
@@ -65,7 +65,7 @@ class Engine(Protocol):
     A failure of the engine itself (no such server, a wrong key) raises LeapError: no request can be answered then.
     """
 
-    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]: ...
+    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]: ...
 
     def describe(self) -> dict[str, Any]:
         """Engine, device and number format, for the manifest."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leap.data.chat_encoding import ChatFormat
-from leap.data.image import BlankPicture, PictureEncoder, open_image
+from leap.data.image import BlankImage, ImageEncoder, open_image
 from leap.errors import LeapError
 from leap.inference.protocol import Request
 
@@ -22,21 +22,20 @@ class RequestSize:
     images: int
 
 
-def largest_request(requests: Sequence[Request], processor: Any, encoder: PictureEncoder) -> RequestSize:
+def largest_request(requests: Sequence[Request], processor: Any, encoder: ImageEncoder) -> RequestSize:
     """Of all requests, as the model's own chat template and tokenizer have them. Images are not decoded.
 
     Only the longest by their bytes, a third of a token each, are counted exactly: thousands of texts would take as long
     as a server's start, and differ by a sentence.
     """
     known = _ImageTokens(encoder)
-    of_images = {id(request): sum(map(known.of, request.pictures)) for request in requests}
+    of_images = {id(request): sum(map(known.of, request.images)) for request in requests}
     longest = nlargest(_COUNTED, requests, key=lambda request: of_images[id(request)] + _bytes(request) / 3)
     lengths = ChatFormat(processor).lengths([(request.messages, "") for request in longest])
     tokens = [
-        length.prompt - length.pictures + of_images[id(request)]
-        for request, length in zip(longest, lengths, strict=True)
+        length.prompt - length.images + of_images[id(request)] for request, length in zip(longest, lengths, strict=True)
     ]
-    images = max((len(request.pictures) for request in requests), default=0)
+    images = max((len(request.images) for request in requests), default=0)
     return RequestSize(max(tokens, default=0), images)
 
 
@@ -52,11 +51,11 @@ def _bytes(request: Request) -> int:
 class _ImageTokens:
     """Tokens of images; the few-shot examples show each image in many requests."""
 
-    def __init__(self, encoder: PictureEncoder) -> None:
+    def __init__(self, encoder: ImageEncoder) -> None:
         self._encoder, self._known = encoder, dict[Path, int]()
 
-    def of(self, source: Path | BlankPicture) -> int:
-        path = source.like if isinstance(source, BlankPicture) else source
+    def of(self, source: Path | BlankImage) -> int:
+        path = source.like if isinstance(source, BlankImage) else source
         if path not in self._known:
             self._known[path] = self._read(path)
         return self._known[path]

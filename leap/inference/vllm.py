@@ -7,10 +7,10 @@ from typing import Any
 from leap import provenance
 from leap.errors import LeapError
 from leap.inference.openai import Endpoint, OpenAiEngine
-from leap.inference.protocol import Answer, Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.inference.vllm_server import MODEL_NAME, VllmServer, VllmSettings, fit_requests
 
-_AHEAD = 1.25  # requests under way for each that is decoded: pictures of the next are prepared meanwhile
+_AHEAD = 1.25  # requests under way for each that is decoded: images of the next are prepared meanwhile
 _TO_END = 15.0  # seconds in which a server that lost its connections has ended, if it is to end
 
 
@@ -37,9 +37,9 @@ class VllmEngine:
         if self._server:
             self._server.close()
 
-    def answers(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
+    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
         """Answers as they come. Raises LeapError where the server does not start; it is ready when this returns."""
-        return self._answers(self._ready(requests, decoding), requests, decoding) if requests else iter(())
+        return self._responses(self._ready(requests, decoding), requests, decoding) if requests else iter(())
 
     def _ready(self, requests: Sequence[Request], decoding: Decoding) -> VllmServer:
         needed = fit_requests(self._settings, requests, decoding.max_new_tokens)
@@ -49,7 +49,7 @@ class VllmEngine:
         self._running, self._server = needed, VllmServer(needed, self._log, self._python)
         return self._server
 
-    def _answers(self, server: VllmServer, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
+    def _responses(self, server: VllmServer, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
         """A server that has ended is told as such, with the reason from its log."""
         endpoint = Endpoint(
             server.url,
@@ -60,14 +60,14 @@ class VllmEngine:
             readable=self._settings.readable,
         )
         try:
-            for answer in OpenAiEngine(endpoint, self._settings.pictures).answers(requests, decoding):
-                if answer.error is not None:
+            for response in OpenAiEngine(endpoint, self._settings.images).responses(requests, decoding):
+                if response.error is not None:
                     server.check()
-                yield answer
+                yield response
         except LeapError:
             server.check(wait=_TO_END)
             raise
 
 
 def _holds(running: VllmSettings, needed: VllmSettings) -> bool:
-    return all(getattr(running, name) >= getattr(needed, name) for name in ("max_model_len", "pictures_per_prompt"))
+    return all(getattr(running, name) >= getattr(needed, name) for name in ("max_model_len", "images_per_prompt"))

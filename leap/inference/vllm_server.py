@@ -1,6 +1,6 @@
 """A vLLM server that LEAP starts for one model folder, in vLLM's own Python environment, and ends again.
 
-Pictures are prepared by several API server processes ahead of the GPU, and what prompts share is computed once.
+Images are prepared by several API server processes ahead of the GPU, and what prompts share is computed once.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from leap import supervise
-from leap.data.image import PictureEncoder, PictureSize
+from leap.data.image import ImageEncoder, ImageSize
 from leap.errors import LeapError
 from leap.hardware import ALLOCATOR, SEGMENTS, usable_cores
 from leap.inference.protocol import Request
@@ -51,14 +51,14 @@ class VllmSettings:
     """What a server is started with. `device` is "cuda", "cuda:N" (among the visible ones) or "cpu"."""
 
     model: Path
-    pictures: PictureSize
+    images: ImageSize
     device: str = "cuda"
     dtype: str = "bfloat16"
     max_model_len: int | None = None  # tokens of prompt and answer; vLLM refuses longer requests
     max_num_seqs: int = 256  # sequences decoded together; memory for them is taken as they grow
     gpu_memory_utilization: float = 0.9
-    pictures_per_prompt: int | None = None
-    readable: Path | None = None  # a folder whose pictures the server may read itself
+    images_per_prompt: int | None = None
+    readable: Path | None = None  # a folder whose images the server may read itself
     api_servers: int | None = None  # processes that prepare requests; None: from the CPU cores
     lora: Path | None = None  # an adapter on `model`
     seed: int = 0
@@ -100,9 +100,9 @@ def api_servers(cores: int) -> int:
 
 
 def build_command(
-    python: str, settings: VllmSettings, port: int, picture_pixels: Mapping[str, int], cores: int
+    python: str, settings: VllmSettings, port: int, image_pixels: Mapping[str, int], cores: int
 ) -> list[str]:
-    """The command line of the server. `picture_pixels` are the bounds on a picture's area, as processors name them."""
+    """The command line of the server. `image_pixels` are the bounds on an image's area, as processors name them."""
     flags: dict[str, Any] = {
         "--host": "127.0.0.1",
         "--port": port,
@@ -112,9 +112,9 @@ def build_command(
         "--max-num-seqs": settings.max_num_seqs,
         "--api-server-count": settings.api_servers or api_servers(cores),
         "--generation-config": "vllm",  # a checkpoint's own sampling settings must not reach an evaluation
-        "--limit-mm-per-prompt": json.dumps({"image": settings.pictures_per_prompt or IMAGES_PER_PROMPT, "video": 0}),
-        "--mm-processor-kwargs": json.dumps({"size": dict(picture_pixels)}),
-        "--mm-processor-cache-gb": 0,  # pictures hardly repeat, and several API servers would each keep their own
+        "--limit-mm-per-prompt": json.dumps({"image": settings.images_per_prompt or IMAGES_PER_PROMPT, "video": 0}),
+        "--mm-processor-kwargs": json.dumps({"size": dict(image_pixels)}),
+        "--mm-processor-cache-gb": 0,  # images hardly repeat, and several API servers would each keep their own
     }
     if not settings.on_cpu:
         flags["--gpu-memory-utilization"] = settings.gpu_memory_utilization
@@ -186,7 +186,7 @@ class VllmServer:
         keep_hidden(self.api_key)
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
-        pixels = _picture_pixels(settings)
+        pixels = _image_pixels(settings)
         self._command = build_command(self._interpreter.path, settings, port, pixels, usable_cores())
         self._process = _start(self._command, _environment(settings) | {"VLLM_API_KEY": self.api_key}, log)
         print(f"starting a vLLM server, which takes a minute or more; its log is {log}", file=sys.stderr, flush=True)
@@ -264,7 +264,7 @@ def fit_requests(settings: VllmSettings, requests: Sequence[Request], new_tokens
     return replace(
         settings,
         max_model_len=settings.max_model_len or min(room, context or room),
-        pictures_per_prompt=settings.pictures_per_prompt or max(IMAGES_PER_PROMPT, largest.images),
+        images_per_prompt=settings.images_per_prompt or max(IMAGES_PER_PROMPT, largest.images),
     )
 
 
@@ -277,19 +277,19 @@ def _context_length(model: Path) -> int | None:
     return length if isinstance(length, int) and not stretched else None
 
 
-def _processor_and_encoder(settings: VllmSettings) -> tuple[Any, PictureEncoder]:
+def _processor_and_encoder(settings: VllmSettings) -> tuple[Any, ImageEncoder]:
     from leap.models.loading import load_processor
 
     processor = load_processor(settings.model)
-    if not PictureEncoder.encodes(processor):
+    if not ImageEncoder.encodes(processor):
         raise LeapError(
-            f"{settings.model}: --engine vllm knows the picture sizes of Qwen's families only; use --engine hf, or "
+            f"{settings.model}: --engine vllm knows the image sizes of Qwen's families only; use --engine hf, or "
             "start a server for it yourself and use --engine openai"
         )
-    return processor, PictureEncoder(processor, settings.pictures)
+    return processor, ImageEncoder(processor, settings.images)
 
 
-def _picture_pixels(settings: VllmSettings) -> dict[str, int]:
+def _image_pixels(settings: VllmSettings) -> dict[str, int]:
     return _processor_and_encoder(settings)[1].size
 
 

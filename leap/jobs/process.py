@@ -115,7 +115,7 @@ def run_job(job: Job, logs: Path, environment: Mapping[str, str], stop: StopRequ
         pid_file(logs, job.name).unlink(missing_ok=True)
     if stopped:
         return result("stopped", "interrupted")
-    return result("failed", _told(process.returncode)) if process.returncode else result("done")
+    return result("failed", _message(process.returncode)) if process.returncode else result("done")
 
 
 def _start(job: Job, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -176,7 +176,7 @@ def _signal(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _told(code: int) -> str:
+def _message(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     return f"killed by signal {signal.Signals(-code).name}"

@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from leap.inference.openai import OpenAiEngine
-from leap.inference.protocol import Answer, Decoding, Request, request_hash
+from leap.inference.protocol import Decoding, Request, Response, request_hash
 from leap.judge.budget import Budget
 from leap.judge.judges import Judge
-from leap.judge.store import AnswerStore, content_key
+from leap.judge.store import ResponseStore, content_key
 from leap.judge.verdicts import Unusable, read_verdict
 from leap.progress import track
-from leap.records.judging import StoredAnswer
+from leap.records.judging import StoredResponse
 
 NOT_ASKED = "not asked: the next request could have passed --max-cost"
 _NEXT_TRY = 1000  # added to the seed of a question that is asked again
@@ -47,9 +47,9 @@ class Reply:
     new_tokens: int = 0
     unusable: int = 0  # answers that were no verdict
 
-    def add_tokens(self, answer: Answer | StoredAnswer) -> None:
-        self.prompt_tokens += answer.prompt_tokens or 0
-        self.new_tokens += answer.new_tokens or 0
+    def add_tokens(self, response: Response | StoredResponse) -> None:
+        self.prompt_tokens += response.prompt_tokens or 0
+        self.new_tokens += response.new_tokens or 0
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Interview:
 
     judge: Judge
     record: type[BaseModel]
-    store: AnswerStore
+    store: ResponseStore
     budget: Budget
     retries: int = 2  # of an unusable verdict
     seed: int = 0
@@ -72,30 +72,30 @@ class Interview:
         for attempt in range(1 + self.retries):
             for repeat in sorted({question.repeat for question in waiting}):
                 part = [question for question in waiting if question.repeat == repeat]
-                for equal, answer in self._answers(part, repeat, attempt):
+                for equal, response in self._responses(part, repeat, attempt):
                     for question in equal:
-                        self._take(found[question.key], answer)
-                    found[equal[0].key].add_tokens(answer)
+                        self._take(found[question.key], response)
+                    found[equal[0].key].add_tokens(response)
             waiting = [question for question in waiting if _again(found[question.key])]
         return found
 
-    def _take(self, reply: Reply, answer: Answer | StoredAnswer) -> None:
-        reply.tries += not (isinstance(answer, Answer) and answer.error == NOT_ASKED)
-        if isinstance(answer, Answer) and answer.error is not None:
-            reply.error, reply.raw = answer.error, ""
+    def _take(self, reply: Reply, response: Response | StoredResponse) -> None:
+        reply.tries += not (isinstance(response, Response) and response.error == NOT_ASKED)
+        if isinstance(response, Response) and response.error is not None:
+            reply.error, reply.raw = response.error, ""
             return
-        reply.raw = answer.text or ""
+        reply.raw = response.text or ""
         try:
-            if answer.finish == "length":
+            if response.finish == "length":
                 raise Unusable("the judge's answer was cut at the limit of new tokens (--max_new_tokens)")
             reply.verdict, reply.error = read_verdict(reply.raw, self.record), ""
         except Unusable as reason:
             reply.error = f"unusable verdict: {reason}"
             reply.unusable += 1
 
-    def _answers(
+    def _responses(
         self, questions: Sequence[Question], repeat: int, attempt: int
-    ) -> Iterator[tuple[list[Question], Answer | StoredAnswer]]:
+    ) -> Iterator[tuple[list[Question], Response | StoredResponse]]:
         """(equal questions, the one answer to them): stored answers, and then those of the server."""
         decoding = replace(self.judge.decoding, seed=self.judge.decoding.seed + repeat + _NEXT_TRY * attempt)
         equal: dict[str, list[Question]] = defaultdict(list)
@@ -108,8 +108,8 @@ class Interview:
             yield equal.pop(content), stored
         requests = [replace(same[0].request, key=(content,)) for content, same in equal.items()]
         random.Random(self.seed).shuffle(requests)
-        for answer in self._asked(requests, decoding, questions[0].schema, f"{self.what}, repeat {repeat + 1}"):
-            yield equal[answer.key[0]], answer
+        for response in self._asked(requests, decoding, questions[0].schema, f"{self.what}, repeat {repeat + 1}"):
+            yield equal[response.key[0]], response
 
     def _hash(self, question: Question, decoding: Decoding) -> str:
         asked = {**self.judge.to_dict(), "decoding": decoding.to_dict(), "schema": question.schema}
@@ -117,39 +117,39 @@ class Interview:
 
     def _asked(
         self, requests: Sequence[Request], decoding: Decoding, schema: Mapping[str, Any], what: str
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Response]:
         if not requests:
             return
-        engine = OpenAiEngine(self.judge.endpoint, self.judge.pictures, schema)
+        engine = OpenAiEngine(self.judge.endpoint, self.judge.images, schema)
         with closing(engine):
             yield from track(self._in_waves(engine, requests, decoding), f"{self.judge.name}, {what}", len(requests))
 
-    def _in_waves(self, engine: OpenAiEngine, requests: Sequence[Request], decoding: Decoding) -> Iterable[Answer]:
+    def _in_waves(self, engine: OpenAiEngine, requests: Sequence[Request], decoding: Decoding) -> Iterable[Response]:
         """As many requests at once as the budget allows, until it allows no more."""
         left = list(requests)
         while left:
             number = self.budget.allowed(left, decoding.max_new_tokens, self.judge.prices)
             if number == 0:
-                yield from (Answer(request.key, error=NOT_ASKED) for request in left)
+                yield from (Response(request.key, error=NOT_ASKED) for request in left)
                 return
             wave = {request.key: request for request in left[:number]}
-            with closing(engine.answers(list(wave.values()), decoding)) as answers:
-                for answer in map(self._usable, answers):
-                    self.made.append(self.store.add(answer.key[0], answer, engine))  # first: it is paid for
-                    request = wave.pop(answer.key)
-                    self.budget.note(request, answer, decoding.max_new_tokens, self.judge.prices)
-                    yield answer
+            with closing(engine.responses(list(wave.values()), decoding)) as responses:
+                for response in map(self._usable, responses):
+                    self.made.append(self.store.add(response.key[0], response, engine))  # first: it is paid for
+                    request = wave.pop(response.key)
+                    self.budget.note(request, response, decoding.max_new_tokens, self.judge.prices)
+                    yield response
                     if self.budget.passed:  # answers longer than any before them
                         break
             left = [*wave.values(), *left[number:]]
 
-    def _usable(self, answer: Answer) -> Answer:
+    def _usable(self, response: Response) -> Response:
         """A refusal is an answer of a model, and no verdict of a judge: a failure, which is not kept."""
-        if answer.finish not in ("refused", "filtered"):
-            return answer
-        said = self.judge.endpoint.hidden(answer.text or "")
-        why = "the model refused" if answer.finish == "refused" else "a content filter withheld the answer"
-        return replace(answer, text=None, finish=None, error=f"{why} ({said})")
+        if response.finish not in ("refused", "filtered"):
+            return response
+        said = self.judge.endpoint.hidden(response.text or "")
+        why = "the model refused" if response.finish == "refused" else "a content filter withheld the answer"
+        return replace(response, text=None, finish=None, error=f"{why} ({said})")
 
 
 def _again(reply: Reply) -> bool:

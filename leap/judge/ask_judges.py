@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from leap.data.image import resolve_picture
+from leap.data.image import resolve_image
 from leap.errors import LeapError, UsageError
 from leap.judge.ask import NOT_ASKED, Interview, Question, Reply
 from leap.judge.budget import Budget
@@ -22,7 +22,7 @@ from leap.judge.judges import RUBRIC, Judge, refuse_in_vain
 from leap.judge.prompts import pair_request, plan_request, preference_schema, verdict_schema
 from leap.judge.review_files import PAIR_COLUMNS, PAIRS, SCORE_COLUMNS, SCORES, write_table
 from leap.judge.rubric import rubric_scores
-from leap.judge.store import AnswerStore, distinct
+from leap.judge.store import ResponseStore, distinct
 from leap.records.judging import CRITERIA, Output, Preference, Verdict
 
 STORE = "verdicts.jsonl"
@@ -69,7 +69,7 @@ class Review:
             "stopped_by_max_cost": self.stopped,
         }
 
-    def told(self) -> str:
+    def message(self) -> str:
         """What a person should know of it at the end; "" where nothing was asked and nothing is missing."""
         parts = []
         if self.budget.requests:
@@ -95,22 +95,22 @@ def review(
     Raises UsageError for a limit or a choice in vain.
     """
     refuse_in_vain(judges, settings.pairwise, settings.max_cost)
-    pictures = {output.image_paths: _pictures(output, settings) for output in outputs}
+    images = {output.image_paths: _images(output, settings) for output in outputs}
     budget = Budget(settings.max_cost)
     rows: list[dict[str, Any]] = []
     pair_rows: list[dict[str, Any]] = []
     notes: list[dict[str, Any]] = []
-    with AnswerStore(folder / STORE, origin, settings.reuse) as store:
+    with ResponseStore(folder / STORE, origin, settings.reuse) as store:
         for judge in judges:
             if isinstance(judge, str):
                 rows += [_rubric_row(output) for output in outputs]
                 notes.append({"judge": RUBRIC, "measures": "leap/judge/rubric.py"})
                 continue
             interview = Interview(judge, Verdict, store, budget, settings.retries, settings.seed)
-            rows += _judged(outputs, pictures, interview, settings)
+            rows += _judged(outputs, images, interview, settings)
             if settings.pairwise:
                 comparing = Interview(judge, Preference, store, budget, settings.retries, settings.seed, "pairs")
-                pair_rows += _compared(outputs, pictures, comparing, settings)
+                pair_rows += _compared(outputs, images, comparing, settings)
                 interview.made += comparing.made
             notes.append({"judge": judge.name, **judge.to_dict(), "inference": distinct(interview.made)})
     asked = budget.requests > 0
@@ -134,32 +134,32 @@ def chosen_outputs(
     return [output for output in outputs if output.model_name in wanted and output.sample_idx in samples]
 
 
-def _pictures(output: Output, settings: ReviewSettings) -> tuple[Path, ...]:
+def _images(output: Output, settings: ReviewSettings) -> tuple[Path, ...]:
     """Raises LeapError for one that is missing, unless only a warning is wanted; then the judge sees the others."""
     if ";" in output.image_paths:  # one path with a ";" in it, in a table by others?
         with suppress(LeapError, OSError):  # OSError: too long for a path
-            return (resolve_picture(output.image_paths, settings.image_roots),)
+            return (resolve_image(output.image_paths, settings.image_roots),)
     found = []
-    for picture in output.images:
+    for image in output.images:
         try:
-            found.append(resolve_picture(picture, settings.image_roots))
+            found.append(resolve_image(image, settings.image_roots))
         except LeapError as error:
-            told = f"sample {output.sample_idx}: " + str(error).replace("--image_root", "--workspace-root")
+            message = f"sample {output.sample_idx}: " + str(error).replace("--image_root", "--workspace-root")
             if not settings.warn_missing_image:
-                raise LeapError(f"{told}; or judge without it (--warn-missing-image)") from error
-            print(f"warning: judged without a picture: {told}", file=sys.stderr)
+                raise LeapError(f"{message}; or judge without it (--warn-missing-image)") from error
+            print(f"warning: judged without an image: {message}", file=sys.stderr)
     return tuple(found)
 
 
 def _judged(
-    outputs: Sequence[Output], pictures: dict[str, tuple[Path, ...]], interview: Interview, settings: ReviewSettings
+    outputs: Sequence[Output], images: dict[str, tuple[Path, ...]], interview: Interview, settings: ReviewSettings
 ) -> Iterator[dict[str, Any]]:
     """A row for every output and repeat."""
     answered = [output for output in outputs if not output.error]
     questions = [
         Question(
             key,
-            plan_request(key, output, pictures[output.image_paths], settings.seed, repeat),
+            plan_request(key, output, images[output.image_paths], settings.seed, repeat),
             repeat,
             verdict_schema(repeat),
         )
@@ -171,15 +171,15 @@ def _judged(
     for output in outputs:
         for repeat in range(settings.repeats):
             reply = replies.get((output.model_name, str(output.sample_idx), str(repeat)))
-            shown = len(pictures[output.image_paths])
-            yield _score_row(output, interview.judge.name, repeat, reply or _no_answer(output), shown)
+            shown = len(images[output.image_paths])
+            yield _score_row(output, interview.judge.name, repeat, reply or _no_response(output), shown)
 
 
-def _no_answer(output: Output) -> Reply:
+def _no_response(output: Output) -> Reply:
     return Reply(error=f"the model gave no answer: {output.error}")
 
 
-def _score_row(output: Output, judge: str, repeat: int, reply: Reply, pictures: int) -> dict[str, Any]:
+def _score_row(output: Output, judge: str, repeat: int, reply: Reply, images: int) -> dict[str, Any]:
     verdict = reply.verdict
     scores: dict[str, Any] = dict.fromkeys((*CRITERIA, "final_score"), "")
     rationale = ""
@@ -195,7 +195,7 @@ def _score_row(output: Output, judge: str, repeat: int, reply: Reply, pictures: 
         "repeat": repeat + 1,
         "error": reply.error,
         "rationale": rationale,
-        "pictures": pictures,
+        "pictures": images,
         "tries": reply.tries,
         "unusable": reply.unusable,
         "prompt_tokens": reply.prompt_tokens,
@@ -205,7 +205,7 @@ def _score_row(output: Output, judge: str, repeat: int, reply: Reply, pictures: 
 
 def _rubric_row(output: Output) -> dict[str, Any]:
     if output.error:
-        return _score_row(output, RUBRIC, 0, _no_answer(output), 0)
+        return _score_row(output, RUBRIC, 0, _no_response(output), 0)
     found = rubric_scores(output.model_output, output.reference_steps)
     scores = {name: round(value, 4) for name, value in found.scores.items()}
     row = _score_row(output, RUBRIC, 0, Reply(), 0)
@@ -213,7 +213,7 @@ def _rubric_row(output: Output) -> dict[str, Any]:
 
 
 def _compared(
-    outputs: Sequence[Output], pictures: dict[str, tuple[Path, ...]], interview: Interview, settings: ReviewSettings
+    outputs: Sequence[Output], images: dict[str, tuple[Path, ...]], interview: Interview, settings: ReviewSettings
 ) -> Iterator[dict[str, Any]]:
     """A row for every pair of answers to one sample and every repeat, each asked in both orders."""
     answered: dict[int, list[int]] = defaultdict(list)  # sample -> places in the table
@@ -226,7 +226,7 @@ def _compared(
     questions = [
         Question(
             key,
-            pair_request(key, *shown, pictures[one.image_paths], settings.seed, repeat),
+            pair_request(key, *shown, images[one.image_paths], settings.seed, repeat),
             repeat,
             schema,
         )

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leap.errors import LeapError
-from leap.inference.protocol import Answer, Request
+from leap.inference.protocol import Request, Response
 
-_UNSEEN_PICTURE = 4096  # tokens that a picture is taken for until the server has counted one
+_UNSEEN_IMAGE = 4096  # tokens that an image is taken for until the server has counted one
 
 
 @dataclass
@@ -14,7 +14,7 @@ class Budget:
     """Money spent at prices in USD per million tokens, and the limit, if there is one.
 
     The reserve of a request is more than it can cost: a token for every byte of its text, as many tokens for each
-    picture as the longest prompt so far had in all, and all the new tokens that it may have, or as many as the longest
+    image as the longest prompt so far had in all, and all the new tokens that it may have, or as many as the longest
     answer so far had, where a server does not keep to the limit (hidden reasoning). A request that failed may have been
     billed as well, and the server does not say: against the limit its reserve counts, once for all its tries.
     """
@@ -27,7 +27,7 @@ class Budget:
     uncounted: int = 0  # answers that came without their tokens
     _perhaps: float = 0.0  # USD that failed requests may have cost
     _longest: int = 0  # prompt
-    _longest_answer: int = 0
+    _longest_response: int = 0
 
     @property
     def passed(self) -> bool:
@@ -50,30 +50,30 @@ class Budget:
         return most
 
     def note(
-        self, request: Request, answer: Answer, new_tokens: int, prices: tuple[float | None, float | None]
+        self, request: Request, response: Response, new_tokens: int, prices: tuple[float | None, float | None]
     ) -> None:
         """An answer has come. Raises LeapError where a limit is set and the server does not count tokens.
 
         No tokens for a prompt, or for a text, is no count: some servers say 0 where they mean that they do not know.
         """
         self.requests += 1
-        if not answer.prompt_tokens or answer.new_tokens is None or (answer.text and not answer.new_tokens):
+        if not response.prompt_tokens or response.new_tokens is None or (response.text and not response.new_tokens):
             self._perhaps += self._reserve(request, new_tokens, prices)
-            self.uncounted += answer.error is None
-            if self.limit is not None and answer.error is None:
+            self.uncounted += response.error is None
+            if self.limit is not None and response.error is None:
                 raise LeapError("the server does not say how many tokens it used, so --max-cost cannot be kept")
             return
-        self._longest = max(self._longest, answer.prompt_tokens)
-        self._longest_answer = max(self._longest_answer, answer.new_tokens)
-        self.prompt_tokens += answer.prompt_tokens
-        self.new_tokens += answer.new_tokens
-        self.spent += _cost(answer.prompt_tokens, answer.new_tokens, prices)
+        self._longest = max(self._longest, response.prompt_tokens)
+        self._longest_response = max(self._longest_response, response.new_tokens)
+        self.prompt_tokens += response.prompt_tokens
+        self.new_tokens += response.new_tokens
+        self.spent += _cost(response.prompt_tokens, response.new_tokens, prices)
 
     def _reserve(self, request: Request, new_tokens: int, prices: tuple[float | None, float | None]) -> float:
         parts = [part for message in request.messages for part in message.parts()]
         text = sum(len(part.text.encode()) for part in parts if part.type == "text")
-        pictures = len(request.pictures) * (self._longest or _UNSEEN_PICTURE)
-        return _cost(text + pictures, max(new_tokens, self._longest_answer), prices)
+        images = len(request.images) * (self._longest or _UNSEEN_IMAGE)
+        return _cost(text + images, max(new_tokens, self._longest_response), prices)
 
 
 def _cost(prompt_tokens: int, new_tokens: int, prices: tuple[float | None, float | None]) -> float:

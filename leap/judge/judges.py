@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leap.cli import usd
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.errors import UsageError
 from leap.inference.openai import NO_KEY, OPENAI_URL, Endpoint, find_endpoint
 from leap.inference.protocol import Decoding
@@ -30,7 +30,7 @@ class Judge:
     name: str  # in files, tables and figures
     endpoint: Endpoint
     decoding: Decoding
-    pictures: PictureSize
+    images: ImageSize
 
     @property
     def prices(self) -> tuple[float | None, float | None]:
@@ -44,7 +44,7 @@ class Judge:
             "base_url": self.endpoint.shown_url,
             "decoding": self.decoding.to_dict(),
             "fields_left_out": list(self.endpoint.omit),
-            "picture_tokens": [self.pictures.min_tokens, self.pictures.max_tokens],
+            "image_tokens": [self.images.min_tokens, self.images.max_tokens],
         }
 
 
@@ -53,7 +53,7 @@ class JudgeOptions:
     """How all judges of a run are asked; `limits` are fields of Endpoint."""
 
     decoding: Decoding
-    pictures: PictureSize
+    images: ImageSize
     base_url: str | None = None
     model: str | None = None
     limits: Mapping[str, Any] = field(default_factory=dict)
@@ -68,8 +68,8 @@ def find_judges(wanted: Sequence[str], options: JudgeOptions) -> list[Judge | st
     UsageError for what cannot be understood, and for a model that is named twice.
     """
     named = [options.model] if options.model else []
-    wishes = dict.fromkeys([*named, *wanted] or [_first(_MODELS) or ""])
-    found: list[Judge | str] = [RUBRIC if wish == "rubric" else _find(wish, options) for wish in wishes]
+    requests = dict.fromkeys([*named, *wanted] or [_first(_MODELS) or ""])
+    found: list[Judge | str] = [RUBRIC if request == "rubric" else _find(request, options) for request in requests]
     _refuse_twice([_long_name(judge) for judge in found if isinstance(judge, Judge)])
     names = [judge if isinstance(judge, str) else judge.name for judge in found]
     if len(set(names)) < len(names):
@@ -92,20 +92,20 @@ def _refuse_twice(names: Sequence[str]) -> None:
             raise UsageError(f"{name} is to judge twice (--judge, --model): give it once, with its prices")
 
 
-def _find(wish: str, options: JudgeOptions) -> Judge:
-    place, *settings = wish.split(",")
+def _find(request: str, options: JudgeOptions) -> Judge:
+    place, *settings = request.split(",")
     given = dict(setting.partition("=")[::2] for setting in settings)
     if unknown := [name for name in given if name not in _OPTIONS]:
-        raise UsageError(f"--judge {wish}: {unknown[0]!r} is none of {', '.join(_OPTIONS)}")
+        raise UsageError(f"--judge {request}: {unknown[0]!r} is none of {', '.join(_OPTIONS)}")
     match = re.fullmatch(r"(.*?)@(https?://.*)", place)
     model, url = match.groups() if match else (place, None)
     key = _variable(given["key"]) if "key" in given else NO_KEY
     if url is None:
         url, own = _server(options.base_url, model)
         key = key if "key" in given else own
-    prices = {f"{name}_price": _price(wish, given[name]) for name in ("input", "output") if name in given}
+    prices = {f"{name}_price": _price(request, given[name]) for name in ("input", "output") if name in given}
     endpoint = _endpoint(url, model, key, {**options.limits, **prices})
-    return Judge(endpoint.shown_model, endpoint, options.decoding, options.pictures)
+    return Judge(endpoint.shown_model, endpoint, options.decoding, options.images)
 
 
 def _endpoint(url: str, model: str, key: str, limits: Mapping[str, Any]) -> Endpoint:
@@ -144,11 +144,11 @@ def _variable(name: str) -> str:
     return value
 
 
-def _price(wish: str, text: str) -> float:
+def _price(request: str, text: str) -> float:
     try:
         return usd(text)
     except argparse.ArgumentTypeError as error:
-        raise UsageError(f"--judge {wish}: {error}, per million tokens") from error
+        raise UsageError(f"--judge {request}: {error}, per million tokens") from error
 
 
 def _long_name(judge: Judge) -> str:

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from leap import provenance
-from leap.data.image import PictureSize, resolve_picture
+from leap.data.image import ImageSize, resolve_image
 from leap.errors import LeapError
-from leap.inference.protocol import Answer, Decoding, Engine, Request, request_hash
+from leap.inference.protocol import Decoding, Engine, Request, Response, request_hash
 from leap.judge.review_files import OUTPUT_COLUMNS, OUTPUTS, write_table
-from leap.judge.store import AnswerStore, content_key, distinct
+from leap.judge.store import ResponseStore, content_key, distinct
 from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
 from leap.records.files import FolderLock, read_jsonl, write_json
-from leap.records.judging import StoredAnswer, join_images
-from leap.records.training import TextPart, TrainingRow
+from leap.records.judging import StoredResponse, join_images
+from leap.records.training import TextPart, TrainingSample
 
 STORE = "answers.jsonl"
 
@@ -43,16 +43,16 @@ class OutputSettings:
     """One setting for every model that is compared."""
 
     data: Path
-    root: Path  # pictures are written as paths from here
+    root: Path  # images are written as paths from here
     image_roots: tuple[Path, ...]
-    pictures: PictureSize
+    images: ImageSize
     decoding: Decoding
     engine: str = "hf"
     dtype: str | None = None
     quantization: str | None = None
     max_samples: int | None = None
     engine_arguments: tuple[str, ...] = ()  # the engine's own flags, which win over all above
-    image_size_source: str = "given"  # who chose `pictures`; no answer depends on it
+    image_size_source: str = "given"  # who chose `images`; no answer depends on it
 
     def to_dict(self) -> dict[str, Any]:
         """What an answer depends on, beside its model and request."""
@@ -61,7 +61,7 @@ class OutputSettings:
             "dtype": self.dtype,
             "quantization": self.quantization,
             "decoding": self.decoding.to_dict(),
-            "picture_tokens": [self.pictures.min_tokens, self.pictures.max_tokens],
+            "image_tokens": [self.images.min_tokens, self.images.max_tokens],
             **({"engine_arguments": list(self.engine_arguments)} if self.engine_arguments else {}),
         }
 
@@ -88,18 +88,18 @@ def write_outputs(
 
     Where answers are sampled, those of a model that was interrupted are not what an unbroken run would have drawn; the
     manifest says how many are from before, and of all how they were made. A run that asks nothing and finds its table
-    there leaves the manifest as it is. Raises LeapError for a row or picture that cannot be read, before any model is
+    there leaves the manifest as it is. Raises LeapError for a row or image that cannot be read, before any model is
     loaded.
     """
     samples, origin = read_samples(settings), provenance.origin(repository)
     manifest = _manifest(settings) | origin
-    with FolderLock(folder), AnswerStore(folder / STORE, origin, reuse) as store:
+    with FolderLock(folder), ResponseStore(folder / STORE, origin, reuse) as store:
         rows: list[dict[str, Any]] = []
         for model in models:
-            answers, note = _answers(model, samples, settings, load, store)
+            responses, note = _responses(model, samples, settings, load, store)
             path = str(model.folder) if model.folder else None
             manifest["models"].append({**model.to_dict(), "model_path": path, **note})
-            rows += [_row(model.name, sample, answers[sample.request.key]) for sample in samples]
+            rows += [_row(model.name, sample, responses[sample.request.key]) for sample in samples]
         asked = any(model["answers_from_before"] < len(samples) for model in manifest["models"])
         table = write_table(folder, OUTPUTS, rows, OUTPUT_COLUMNS, anew=asked)
         failed = sum(bool(row["error"]) for row in rows)
@@ -118,8 +118,8 @@ class Sample:
     """A row of the data file as a request, with what the table says about it."""
 
     request: Request
-    pictures: tuple[Path, ...]
-    shown_pictures: str
+    images: tuple[Path, ...]
+    shown_images: str
     prompt: str
     reference: str
 
@@ -127,57 +127,57 @@ class Sample:
 def read_samples(settings: OutputSettings) -> list[Sample]:
     """The first rows of the data file, or all. Raises LeapError naming the line of one that cannot be used."""
     samples: list[Sample] = []
-    for line, row in read_jsonl(settings.data, TrainingRow):
+    for line, row in read_jsonl(settings.data, TrainingSample):
         if settings.max_samples is not None and len(samples) == settings.max_samples:
             break
         try:
-            pictures = tuple(resolve_picture(image, settings.image_roots) for image in row.images())
+            images = tuple(resolve_image(image, settings.image_roots) for image in row.images())
         except LeapError as error:
             raise LeapError(f"{settings.data}:{line}: {error}") from error
         texts = [part.text for turn in row.messages for part in turn.parts() if isinstance(part, TextPart)]
-        request = Request((str(len(samples)),), tuple(row.messages), pictures)
-        shown = join_images([_shown(picture, settings.root) for picture in pictures])
-        samples.append(Sample(request, pictures, shown, "\n".join(texts), row.target.steps))
+        request = Request((str(len(samples)),), tuple(row.messages), images)
+        shown = join_images([_shown(path, settings.root) for path in images])
+        samples.append(Sample(request, images, shown, "\n".join(texts), row.target.steps))
     return samples
 
 
-def _shown(picture: Path, root: Path) -> str:
-    """From the workspace root where the picture lies under it, so that the table can move with the workspace."""
-    return str(picture.relative_to(root)) if picture.is_relative_to(root) else str(picture)
+def _shown(path: Path, root: Path) -> str:
+    """From the workspace root where the image lies under it, so that the table can move with the workspace."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _answers(
+def _responses(
     model: Model,
     samples: Sequence[Sample],
     settings: OutputSettings,
     load: Callable[[Any], Engine],
-    store: AnswerStore,
-) -> tuple[dict[tuple[str, ...], Answer | StoredAnswer], dict[str, Any]]:
+    store: ResponseStore,
+) -> tuple[dict[tuple[str, ...], Response | StoredResponse], dict[str, Any]]:
     """(an answer to every sample, what the manifest says of them). The model is loaded only to be asked."""
     keys = {
         sample.request.key: content_key(model.to_dict(), settings.to_dict(), request_hash(sample.request))
         for sample in samples
     }
     before = {key: stored for key, content in keys.items() if (stored := store.get(content))}
-    before |= _older_answers(model, samples, settings, store, before)
-    found: dict[tuple[str, ...], Answer | StoredAnswer] = {**before}
+    before |= _older_responses(model, samples, settings, store, before)
+    found: dict[tuple[str, ...], Response | StoredResponse] = {**before}
     waiting = [sample.request for sample in samples if sample.request.key not in found]
     made = [stored.made for stored in before.values()]
     if waiting:
         with closing(load(model)) as engine:
-            for answer in track(engine.answers(waiting, settings.decoding), model.name, total=len(waiting)):
-                found[answer.key] = answer
-                made.append(store.add(keys[answer.key], answer, engine))
+            for response in track(engine.responses(waiting, settings.decoding), model.name, total=len(waiting)):
+                found[response.key] = response
+                made.append(store.add(keys[response.key], response, engine))
     return found, {"answers_from_before": len(before), "inference": distinct(made)}
 
 
-def _older_answers(
+def _older_responses(
     model: Model,
     samples: Sequence[Sample],
     settings: OutputSettings,
-    store: AnswerStore,
-    known: Mapping[tuple[str, ...], StoredAnswer],
-) -> dict[tuple[str, ...], StoredAnswer]:
+    store: ResponseStore,
+    known: Mapping[tuple[str, ...], StoredResponse],
+) -> dict[tuple[str, ...], StoredResponse]:
     """Answers that an older LEAP stored, which knew a model by its weights alone; said in one line."""
     older = {name: value for name, value in model.to_dict().items() if name != "files"}
     found = {
@@ -191,18 +191,18 @@ def _older_answers(
     return found
 
 
-def _row(name: str, sample: Sample, answer: Answer | StoredAnswer) -> dict[str, Any]:
+def _row(name: str, sample: Sample, response: Response | StoredResponse) -> dict[str, Any]:
     return {
         "model_name": name,
         "sample_idx": int(sample.request.key[0]),
-        "image_paths": sample.shown_pictures,
+        "image_paths": sample.shown_images,
         "prompt_text": sample.prompt,
-        "model_output": answer.text or "",
+        "model_output": response.text or "",
         "reference_steps": sample.reference,
-        "error": answer.error or "" if isinstance(answer, Answer) else "",
-        "finish": answer.finish or "",
-        "prompt_tokens": "" if answer.prompt_tokens is None else str(answer.prompt_tokens),
-        "new_tokens": "" if answer.new_tokens is None else str(answer.new_tokens),
+        "error": response.error or "" if isinstance(response, Response) else "",
+        "finish": response.finish or "",
+        "prompt_tokens": "" if response.prompt_tokens is None else str(response.prompt_tokens),
+        "new_tokens": "" if response.new_tokens is None else str(response.new_tokens),
     }
 
 

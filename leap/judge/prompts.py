@@ -47,7 +47,7 @@ def marker_code(seed: int, *texts: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def plan_request(key: tuple[str, ...], output: Output, pictures: Sequence[Path], seed: int, repeat: int) -> Request:
+def plan_request(key: tuple[str, ...], output: Output, images: Sequence[Path], seed: int, repeat: int) -> Request:
     """A judge's request for a verdict on one plan. `repeat` (from 0) turns the order of the criteria."""
     shown = [criterion.described() for criterion in in_order(repeat)]
     system = "\n\n".join(
@@ -59,11 +59,11 @@ def plan_request(key: tuple[str, ...], output: Output, pictures: Sequence[Path],
             _form([("rationale", "your reasons, in two or three sentences"), *((name, "1 to 5") for name in CRITERIA)]),
         ]
     )
-    return _request(key, system, {"CANDIDATE": output.model_output}, output, pictures, seed)
+    return _request(key, system, {"CANDIDATE": output.model_output}, output, images, seed)
 
 
 def pair_request(
-    key: tuple[str, ...], first: Output, second: Output, pictures: Sequence[Path], seed: int, repeat: int
+    key: tuple[str, ...], first: Output, second: Output, images: Sequence[Path], seed: int, repeat: int
 ) -> Request:
     """A judge's request to choose between two plans for the same sample, shown as A and B."""
     questions = [f"{criterion.name}: {criterion.question}" for criterion in in_order(repeat)]
@@ -78,7 +78,7 @@ def pair_request(
         ]
     )
     plans = {"CANDIDATE A": first.model_output, "CANDIDATE B": second.model_output}
-    return _request(key, system, plans, first, pictures, seed)
+    return _request(key, system, plans, first, images, seed)
 
 
 def verdict_schema(repeat: int) -> dict[str, Any]:
@@ -111,13 +111,13 @@ def _request(
     system: str,
     plans: Mapping[str, str],
     output: Output,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     seed: int,
 ) -> Request:
     texts = {"TASK": output.prompt_text, "REFERENCE": output.reference_steps, **plans}
     code = marker_code(seed, *texts.values())
-    scene = "The pictures show the scene." if pictures else "There is no picture of the scene."
+    scene = "The pictures show the scene." if images else "There is no picture of the scene."
     blocks = [f"{scene} The code of the marker lines is {code}.", *(fenced(*item, code) for item in texts.items())]
-    parts: list[Any] = [ImagePart(type="image", image="scene") for _ in pictures]
+    parts: list[Any] = [ImagePart(type="image", image="scene") for _ in images]
     user = Message(role="user", content=[*parts, TextPart(type="text", text="\n\n".join(blocks))])
-    return Request(key, (Message(role="system", content=[TextPart(type="text", text=system)]), user), tuple(pictures))
+    return Request(key, (Message(role="system", content=[TextPart(type="text", text=system)]), user), tuple(images))

@@ -1,6 +1,6 @@
 """A judge without a model: a plan's distance from the reference, in numbers that anybody can check.
 
-It sees neither the picture nor what a sentence means: another wording of a right step counts as invented. So it is
+It sees neither the image nor what a sentence means: another wording of a right step counts as invented. So it is
 named "rubric (deterministic)" wherever its scores stand, to be compared with a judge, not taken for one.
 
 The measures, each from 0 to 1, make scores of 1 + 4 x measure (1 to 5, not rounded):
@@ -44,9 +44,9 @@ class RubricScores:
     explained: str
 
 
-def rubric_scores(answer: str, reference: str) -> RubricScores:
+def rubric_scores(response: str, reference: str) -> RubricScores:
     """The rubric's scores of an answer. An answer without a step has 1 in everything."""
-    (ours, all_ours), (theirs, all_theirs) = _read(answer), _read(reference)
+    (ours, all_ours), (theirs, all_theirs) = _read(response), _read(reference)
     unread = [name for name, whole in (("plan", all_ours), ("reference", all_theirs)) if not whole]
     matches = match_steps(ours, theirs)
     alike = sum(_similarity(ours[place], theirs[other]) for place, other in matches.items())

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from leap.inference.protocol import Answer, Engine
+from leap.inference.protocol import Engine, Response
 from leap.records.files import JsonlAppender, encoded, read_store
-from leap.records.judging import StoredAnswer
+from leap.records.judging import StoredResponse
 
 
-class AnswerStore:
+class ResponseStore:
     """A JSONL file of answers, from `with` to its end. An answer is on disk when `add` returns; a failure is not kept.
 
     `run` says what asks now; it is kept with each answer, since a later run may only read it. Without `reuse` the file
@@ -21,11 +21,11 @@ class AnswerStore:
 
     def __init__(self, path: Path, run: Mapping[str, Any], reuse: bool = True) -> None:
         self._path, self._run, self._reuse = path, dict(run), reuse
-        self._found: dict[str, StoredAnswer] = {}
+        self._found: dict[str, StoredResponse] = {}
 
-    def __enter__(self) -> "AnswerStore":
+    def __enter__(self) -> "ResponseStore":
         if self._reuse:
-            self._found = {record.key: record for record in read_store(self._path, StoredAnswer)}
+            self._found = {record.key: record for record in read_store(self._path, StoredResponse)}
         self._file = JsonlAppender(self._path)
         self._file.__enter__()
         return self
@@ -35,19 +35,19 @@ class AnswerStore:
     ) -> None:
         self._file.__exit__(kind, error, trace)
 
-    def get(self, key: str) -> StoredAnswer | None:
+    def get(self, key: str) -> StoredResponse | None:
         return self._found.get(key)
 
-    def add(self, key: str, answer: Answer, engine: Engine) -> dict[str, Any]:
+    def add(self, key: str, response: Response, engine: Engine) -> dict[str, Any]:
         """How it was made."""
         made = {**engine.describe(), "run": self._run}
-        if answer.error is None:
-            record = StoredAnswer(
+        if response.error is None:
+            record = StoredResponse(
                 key=key,
-                text=answer.text or "",
-                finish=answer.finish,
-                prompt_tokens=answer.prompt_tokens,
-                new_tokens=answer.new_tokens,
+                text=response.text or "",
+                finish=response.finish,
+                prompt_tokens=response.prompt_tokens,
+                new_tokens=response.new_tokens,
                 made=made,
             )
             self._found[key] = record
@@ -62,5 +62,11 @@ def distinct(notes: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
 
 
 def content_key(*parts: Any) -> str:
-    """sha256 of JSON values."""
+    """sha256 of JSON values, under the words that stored responses were hashed with: others would ask all anew."""
+    parts = tuple(
+        {"picture_tokens" if name == "image_tokens" else name: value for name, value in part.items()}
+        if isinstance(part, dict)
+        else part
+        for part in parts
+    )
     return hashlib.sha256(encoded(json.dumps(parts, sort_keys=True, ensure_ascii=False))).hexdigest()

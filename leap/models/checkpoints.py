@@ -55,7 +55,7 @@ class _MarkedRecipe(_Read):
     model_name_or_path: str | None = None
     per_device_train_batch_size: int = 1
     gradient_accumulation_steps: int = 1
-    processes: int = 1
+    processes: int = 1  # ranks, under the key that markers have
 
 
 class _Marker(_Read):
@@ -66,7 +66,7 @@ class _Marker(_Read):
     base_model: str | None = None
     base_files: dict[str, str] = {}
     data: str | None = None
-    held_out: str | None = None
+    validation: str | None = None
     commit: str | None = None
     versions: dict[str, str] = {}
 

@@ -14,7 +14,7 @@ from leap.models.families import COMPONENTS, FAMILIES, Component
 _WRAPPERS = re.compile(r"(^module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
-def part_of(family: str, name: str) -> Component:
+def component_of(family: str, name: str) -> Component:
     """The part that a weight or module belongs to, by the model's `model_type` and its name. LeapError: unknown."""
     known = FAMILIES.get(family)
     if known is None:
@@ -23,9 +23,9 @@ def part_of(family: str, name: str) -> Component:
             f"they are for {', '.join(FAMILIES)}"
         )
     plain = _WRAPPERS.sub("", name)
-    for start, part in known.prefixes.items():
+    for start, component in known.prefixes.items():
         if f"{plain}.".startswith(start):
-            return part
+            return component
     raise LeapError(f"{plain}: it belongs to no known part of a {family} model")
 
 
@@ -34,24 +34,24 @@ def family_of(model: nn.Module) -> str:
     return str(model.config.model_type)  # type: ignore[union-attr]
 
 
-def freeze(model: nn.Module, parts: Sequence[Component]) -> None:
+def freeze(model: nn.Module, components: Sequence[Component]) -> None:
     """Stop these parts from learning; where no part before them learns either, no gradient is computed in them."""
-    if parts:
+    if components:
         for name, weight in model.named_parameters():
-            if part_of(family_of(model), name) in parts:
+            if component_of(family_of(model), name) in components:
                 weight.requires_grad_(False)
 
 
-def knows_parts(model: nn.Module) -> bool:
+def knows_components(model: nn.Module) -> bool:
     return family_of(model) in FAMILIES
 
 
-def trainable_parts(model: nn.Module) -> dict[Component, tuple[int, int]]:
+def trainable_components(model: nn.Module) -> dict[Component, tuple[int, int]]:
     """(weights that learn, all weights) of each part. Raises LeapError where the model's parts are not known."""
-    members: dict[Component, list[nn.Parameter]] = {part: [] for part in COMPONENTS}
+    members: dict[Component, list[nn.Parameter]] = {component: [] for component in COMPONENTS}
     for name, weight in model.named_parameters():
-        members[part_of(family_of(model), name)].append(weight)
-    return {part: count_weights(weights) for part, weights in members.items()}
+        members[component_of(family_of(model), name)].append(weight)
+    return {component: count_weights(weights) for component, weights in members.items()}
 
 
 def count_weights(weights: Iterable[nn.Parameter]) -> tuple[int, int]:
@@ -60,7 +60,7 @@ def count_weights(weights: Iterable[nn.Parameter]) -> tuple[int, int]:
     return sum(learning for learning, _ in sizes), sum(total for _, total in sizes)
 
 
-def set_part_rates(optimizer: Optimizer, model: nn.Module, rates: Mapping[Component, float]) -> None:
+def set_component_rates(optimizer: Optimizer, model: nn.Module, rates: Mapping[Component, float]) -> None:
     """Split a new optimiser's groups by part and give those in `rates` their own learning rate.
 
     The Trainer made the groups: weight decay on everything but biases and norms. Nothing changes without `rates`.
@@ -68,11 +68,11 @@ def set_part_rates(optimizer: Optimizer, model: nn.Module, rates: Mapping[Compon
     if not rates:
         return
     family = family_of(model)
-    parts = {weight: part_of(family, name) for name, weight in model.named_parameters()}
+    components = {weight: component_of(family, name) for name, weight in model.named_parameters()}
     groups: list[dict[str, Any]] = list(optimizer.param_groups)
     optimizer.param_groups.clear()
     for group in groups:
-        for part in COMPONENTS:
-            if weights := [weight for weight in group["params"] if parts[weight] == part]:
-                rate = rates.get(part, group["lr"])
-                optimizer.add_param_group({**group, "params": weights, "lr": rate, "part": part})
+        for component in COMPONENTS:
+            if weights := [weight for weight in group["params"] if components[weight] == component]:
+                rate = rates.get(component, group["lr"])
+                optimizer.add_param_group({**group, "params": weights, "lr": rate, "part": component})

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from leap.cli import MOST_IMAGE_TOKENS, image_tokens
-from leap.data.image import PictureEncoder, PictureSize
+from leap.data.image import ImageEncoder, ImageSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, MARKER, adapter_base
 from leap.records.files import first_problem, is_file, read_object
@@ -26,17 +26,17 @@ class _Record(BaseModel):
     image_tokens_max: Annotated[int, Field(ge=1, le=MOST_IMAGE_TOKENS)]
 
 
-def record_size(processor: Any, size: PictureSize) -> None:
+def record_size(processor: Any, size: ImageSize) -> None:
     """Write the size into a processor, whose saved settings then tell it to LEAP and to any other program.
 
     The bounds in pixels alone would not do: every base model has some, and was not trained at them by us.
     """
     image_processor = processor.image_processor
-    image_processor.size = type(image_processor.size)(**PictureEncoder(processor, size).size)
+    image_processor.size = type(image_processor.size)(**ImageEncoder(processor, size).size)
     image_processor.image_tokens_min, image_processor.image_tokens_max = size.min_tokens, size.max_tokens
 
 
-def recorded_size(folder: Path, root: Path, base: Path | None = None) -> PictureSize | None:
+def recorded_size(folder: Path, root: Path, base: Path | None = None) -> ImageSize | None:
     """The size that the model in `folder` was trained with; None where nothing says it, as for a base model.
 
     An adapter that says nothing has its base's (`base`, or the one that it names, from `root`). Raises LeapError for a
@@ -51,12 +51,12 @@ def recorded_size(folder: Path, root: Path, base: Path | None = None) -> Picture
     return recorded_size(below, root) if below else None
 
 
-def _read(values: Any, file: Path) -> PictureSize | None:
+def _read(values: Any, file: Path) -> ImageSize | None:
     if not isinstance(values, dict) or not values.keys() & _Record.model_fields.keys():
         return None
     try:
         record = _Record.model_validate(values)
-        return PictureSize(record.image_tokens_min, record.image_tokens_max)
+        return ImageSize(record.image_tokens_min, record.image_tokens_max)
     except ValidationError as error:
         raise LeapError(f"{file}: {first_problem(error)}; restore the file, or remove both image_tokens_*") from error
     except LeapError as error:
@@ -64,10 +64,10 @@ def _read(values: Any, file: Path) -> PictureSize | None:
 
 
 @dataclass(frozen=True)
-class ImageSize:
+class ChosenSize:
     """The one image size of a command, and who chose it."""
 
-    tokens: PictureSize
+    tokens: ImageSize
     source: str
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class ImageSize:
         return f"image size: {self.tokens} ({self.source})"
 
 
-def add_size_arguments(parser: argparse.ArgumentParser, default: PictureSize) -> None:
+def add_size_arguments(parser: argparse.ArgumentParser, default: ImageSize) -> None:
     """--image_tokens_min and --image_tokens_max, None where they are not given."""
     for bound, tokens in (("min", default.min_tokens), ("max", default.max_tokens)):
         text = f"image size, in 32x32 pixels (default: as the checkpoints were trained, or else {tokens})"
@@ -85,24 +85,24 @@ def add_size_arguments(parser: argparse.ArgumentParser, default: PictureSize) ->
 def read_size_flags(words: Sequence[str]) -> argparse.Namespace:
     """Those of them that stand among the flags of a job."""
     parser = argparse.ArgumentParser(add_help=False)
-    add_size_arguments(parser, PictureSize(1, 1))
+    add_size_arguments(parser, ImageSize(1, 1))
     return parser.parse_known_args(words)[0]
 
 
-def size_flags(size: PictureSize) -> list[str]:
+def size_flags(size: ImageSize) -> list[str]:
     """The size as those arguments."""
     return ["--image_tokens_min", str(size.min_tokens), "--image_tokens_max", str(size.max_tokens)]
 
 
 def choose_size(
     given: argparse.Namespace,
-    default: PictureSize,
+    default: ImageSize,
     models: Sequence[Path] = (),
     baseline: Path | None = None,
     root: Path = Path(),
     base: Path | None = None,
     otherwise: str = "default",
-) -> ImageSize:
+) -> ChosenSize:
     """One size for all models of a command: as `given`, or that of the checkpoints, or the default.
 
     The baseline, and whatever has no recorded size, are asked as the checkpoints are. Raises UsageError where
@@ -118,10 +118,10 @@ def choose_size(
         low, high = low or found.min_tokens, high or found.max_tokens
     if low > high:
         raise UsageError(f"image tokens {low} to {high} ({source}): --image_tokens_min must not be over the maximum")
-    return ImageSize(PictureSize(low, high), source)
+    return ChosenSize(ImageSize(low, high), source)
 
 
-def _agreed(sizes: dict[Path, PictureSize], baseline: Path | None) -> tuple[PictureSize, str] | None:
+def _agreed(sizes: dict[Path, ImageSize], baseline: Path | None) -> tuple[ImageSize, str] | None:
     """The checkpoints' size and whose it is; the baseline's where it stands alone."""
     trained = {folder: size for folder, size in sizes.items() if not baseline or not _same(folder, baseline)}
     trained = trained or sizes

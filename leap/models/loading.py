@@ -21,7 +21,7 @@ _LARGEST_PATCH = 256  # pixels a side; patches larger than that would take memor
 
 
 def load_processor(folder: Path, base: Path | None = None, trust_remote_code: bool = False) -> Any:
-    """The folder's processor: tokenizer, chat template and picture settings. An adapter without one has its base's."""
+    """The folder's processor: tokenizer, chat template and image settings. An adapter without one has its base's."""
     from transformers import AutoProcessor
 
     from leap.data.chat_encoding import ChatFormat
@@ -34,9 +34,7 @@ def load_processor(folder: Path, base: Path | None = None, trust_remote_code: bo
     with refusing(source, "its processor cannot be loaded"):
         processor = AutoProcessor.from_pretrained(source, local_files_only=True, trust_remote_code=trust_remote_code)
     if getattr(processor, "image_processor", None) is None or not getattr(processor, "chat_template", None):
-        raise LeapError(
-            f"{source}: its processor lacks a picture processor or a chat template; copy them from the base"
-        )
+        raise LeapError(f"{source}: its processor lacks an image processor or a chat template; copy them from the base")
     try_template(processor)
     with refusing(source, "its processor cannot be used"):
         ChatFormat(processor)
@@ -48,17 +46,17 @@ def _try_images(processor: Any) -> None:
     """One small image as it will be used: settings of another type fail here, and not in the middle of the work."""
     from PIL import Image
 
-    from leap.data.image import PictureEncoder, PictureSize
+    from leap.data.image import ImageEncoder, ImageSize
 
     image, settings = Image.new("RGB", (64, 64)), processor.image_processor
-    if not PictureEncoder.encodes(processor):
+    if not ImageEncoder.encodes(processor):
         settings(images=[image], return_tensors="pt")
         return
     for name in ("patch_size", "merge_size", "temporal_patch_size"):
         value = getattr(settings, name)
         if type(value) is not int or not 1 <= value <= _LARGEST_PATCH:  # True is an int too
             raise ValueError(f"{name}={value!r}: a whole number from 1 to {_LARGEST_PATCH} is needed")
-    encoder = PictureEncoder(processor, PictureSize(1, 1))
+    encoder = ImageEncoder(processor, ImageSize(1, 1))
     settings(images=[image], size=encoder.size, return_tensors="pt")
     if not encoder.scale(encoder.encode_bytes([image])[0]).isfinite().all():
         raise ValueError("image_mean, image_std and rescale_factor make no finite numbers of an image")
@@ -163,9 +161,9 @@ def _spare_uneven(model: Any) -> None:
 
     bitsandbytes packs weights anew for CPUs with AVX512-BF16, and fails at such rows.
     """
-    for part in model.modules():
-        if getattr(part, "support_avx512bf16_for_cpu", False):
-            part.support_avx512bf16_for_cpu = part.in_features % part.weight.quant_state.blocksize == 0
+    for component in model.modules():
+        if getattr(component, "support_avx512bf16_for_cpu", False):
+            component.support_avx512bf16_for_cpu = component.in_features % component.weight.quant_state.blocksize == 0
 
 
 def _with_adapter(model: Any, folder: Path, merge: bool) -> Any:

@@ -11,7 +11,7 @@ from torch import nn
 
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, read_adapter, refuse_another_base
-from leap.models.components import family_of, part_of
+from leap.models.components import component_of, family_of
 from leap.models.families import Component
 from leap.records.files import write_json
 
@@ -40,11 +40,11 @@ def target_layers(model: nn.Module, recipe: LoraSettings) -> list[str]:
     """
     family = family_of(model)
     layers = _linear_layers(model)
-    inside = [name for name in layers if part_of(family, name) in recipe.lora_parts]
+    inside = [name for name in layers if component_of(family, name) in recipe.lora_parts]
     for end in recipe.lora_target_modules:
         if not any(_fits(name, end) for name in inside):
-            outside = Counter(part_of(family, name) for name in layers if _fits(name, end))
-            elsewhere = "".join(f"; {count} layers of {part} fit" for part, count in outside.items())
+            outside = Counter(component_of(family, name) for name in layers if _fits(name, end))
+            elsewhere = "".join(f"; {count} layers of {component} fit" for component, count in outside.items())
             there = ", ".join(sorted({name.rpartition(".")[2] for name in inside})) or "none"
             where = ",".join(recipe.lora_parts)
             raise LeapError(
@@ -155,7 +155,7 @@ def describe_adapters(model: nn.Module, recipe: LoraSettings) -> str:
     kind = ("Q" if recipe.quantization else "") + ("DoRA" if recipe.use_dora else "LoRA")
     scale = "alpha / sqrt(r)" if recipe.use_rslora else "alpha / r"
     where = "; ".join(
-        f"{part}: " + ", ".join(f"{n} x {end}" for end, n in ends.items()) for part, ends in found.items()
+        f"{component}: " + ", ".join(f"{n} x {end}" for end, n in ends.items()) for component, ends in found.items()
     )
     layers = sum(ends.total() for ends in found.values())
     return f"{kind} r={recipe.lora_r} alpha={recipe.lora_alpha} ({scale}) on {layers} layers ({where})"
@@ -166,5 +166,5 @@ def count_targets(model: nn.Module, recipe: LoraSettings) -> dict[Component, Cou
     family = family_of(model)
     found: dict[Component, Counter[str]] = {}
     for name in target_layers(model, recipe):
-        found.setdefault(part_of(family, name), Counter())[name.rpartition(".")[2]] += 1
+        found.setdefault(component_of(family, name), Counter())[name.rpartition(".")[2]] += 1
     return found

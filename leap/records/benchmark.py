@@ -29,12 +29,12 @@ class BenchmarkExample:
     number: int
     folder: Path
     instruction: str
-    expert: dict[str, Any]  # operation_sequence.json as it stands
+    reference: dict[str, Any]  # operation_sequence.json as it stands
 
     @property
     def skill_sequence(self) -> list[Any]:
         """The expert's plan."""
-        return self.expert["skill_sequence"]
+        return self.reference["skill_sequence"]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -42,11 +42,11 @@ class BenchmarkExample:
         return self.task, str(self.number)
 
     @property
-    def picture(self) -> Path:
+    def image(self) -> Path:
         return self.folder / "input" / "input.png"
 
     @property
-    def numbered_picture(self) -> Path:
+    def numbered_image(self) -> Path:
         return self.folder / "input" / "input_mask.png"
 
 

@@ -42,7 +42,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_LOCK_PATIENCE = 0.5  # seconds: one who only looks whether a lock is held holds it for an instant
+_LOCK_TIMEOUT = 0.5  # seconds: one who only looks whether a lock is held holds it for an instant
 
 
 def write_atomic(path: Path, content: str | bytes, if_changed: bool = False) -> None:
@@ -474,19 +474,19 @@ class FolderLock:
     """One process at a time writes into a folder. The lock ends with its process, however that ends.
 
     Where the file system has no flock, a process killed on another machine leaves it behind: the error says so. Raises
-    LeapError that names the process that holds it, after `patience` seconds. What a killed process was replacing is
+    LeapError that names the process that holds it, after `timeout` seconds. What a killed process was replacing is
     removed, and so is a folder with nothing in it but the lock.
     """
 
-    def __init__(self, folder: Path, patience: float = _LOCK_PATIENCE) -> None:
-        self._folder, self._path, self._patience = folder, folder / LOCK, patience
+    def __init__(self, folder: Path, timeout: float = _LOCK_TIMEOUT) -> None:
+        self._folder, self._path, self._timeout = folder, folder / LOCK, timeout
 
     def __enter__(self) -> "FolderLock":
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self._timeout
         while (held := self._take()) is None:
             if time.monotonic() > deadline:
-                raise LeapError(self._told())
-            time.sleep(_LOCK_PATIENCE / 10)
+                raise LeapError(self._message())
+            time.sleep(_LOCK_TIMEOUT / 10)
         self._held = held
         for leftover in self._folder.glob(f".*{_TEMPORARY}"):
             leftover.unlink()
@@ -504,11 +504,11 @@ class FolderLock:
                 raise
             return None
 
-    def _told(self) -> str:
+    def _message(self) -> str:
         holder, may_stay = written_holder(self._path)
-        told = f"{self._folder}: another process writes here ({holder}); wait until it is done, or stop it"
+        message = f"{self._folder}: another process writes here ({holder}); wait until it is done, or stop it"
         way_out = f"; there is no flock on this file system: if that process is gone, remove {self._path}"
-        return told + way_out * may_stay
+        return message + way_out * may_stay
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -142,7 +142,7 @@ def _with_its_run(made: dict[str, Any] | None) -> dict[str, Any] | None:
     return made if isinstance(run, dict) and isinstance(run.get("start"), str) else None
 
 
-class StoredAnswer(BaseModel):
+class StoredResponse(BaseModel):
     """A line of a store of answers: `key` is the hash of all that decides the answer, `made` says how it was made."""
 
     model_config = ConfigDict(extra="forbid")

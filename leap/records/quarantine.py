@@ -52,22 +52,22 @@ class _RestoreFile(BaseModel):
 
 
 @contextmanager
-def alone_in(trash: Path) -> Iterator[None]:
-    """Hold this while files are chosen and moved to `trash`: two that choose the same ones would lose some midway.
+def alone_in(quarantine: Path) -> Iterator[None]:
+    """Hold this while files are chosen and moved to `quarantine`: two that choose the same ones would lose some midway.
 
     Raises LeapError where another process does.
     """
-    with FolderLock(trash):
+    with FolderLock(quarantine):
         yield
 
 
-def set_aside(reasons: Mapping[Path, str], folder: Path, trash: Path) -> Path:
-    """Move files or folders of `folder`, each for its reason, into a new folder under `trash`; the restore file.
+def move_to_quarantine(reasons: Mapping[Path, str], folder: Path, quarantine: Path) -> Path:
+    """Move files or folders of `folder`, each for its reason, into a new folder under `quarantine`; the restore file.
 
     A kill midway leaves a restore file that brings back what had been moved by then.
     """
     moved = [_Moved(path=os.path.relpath(path, folder), why=why) for path, why in reasons.items()]
-    place = free_place(trash / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+    place = free_place(quarantine / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
     record = _RestoreFile(folder=os.path.relpath(folder, place), moved=moved)
     write_json(place / RESTORE, record.model_dump())
     _move_all({folder / entry.path: place / _FILES / entry.path for entry in moved})
@@ -88,7 +88,7 @@ def restore(file: Path) -> int:
 
 
 def _restore(file: Path, record: _RestoreFile) -> int:
-    folder = Path(os.path.abspath(file.parent / record.folder))  # as it was named: pictures may lie behind a link
+    folder = Path(os.path.abspath(file.parent / record.folder))  # as it was named: images may lie behind a link
     files = file.parent / _FILES
     waiting = {entry.path for entry in record.moved if os.path.lexists(files / entry.path)}
     there = {entry.path for entry in record.moved if os.path.lexists(folder / entry.path)}

@@ -1,4 +1,4 @@
-"""A training row: a conversation with pictures, and the answer to learn.
+"""A training sample: a conversation with images, and the answer to learn.
 
 `target.steps` alone is learned. Earlier assistant turns in `messages` are context, as they would be when it is asked.
 
@@ -30,7 +30,7 @@ def _not_blank(text: str) -> str:
 
 
 def _as_text(name: Any) -> Any:
-    """Other tools number their rows: 327 is the name "327"."""
+    """Other tools number their samples: 327 is the name "327"."""
     return str(name) if isinstance(name, int | float) and not isinstance(name, bool) else name
 
 
@@ -49,17 +49,17 @@ class VideoPart(BaseModel):
 
     @model_validator(mode="after")
     def refuse(self) -> "VideoPart":
-        raise ValueError("video rows are not supported; give pictures (extract frames first)")
+        raise ValueError("video samples are not supported; give images (extract frames first)")
 
 
-Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
+ContentPart = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
 class Message(BaseModel):
     """One turn. A content that is a plain string means one text part."""
 
     role: Literal["system", "user", "assistant"]
-    content: Annotated[list[Part], Field(min_length=1)]
+    content: Annotated[list[ContentPart], Field(min_length=1)]
 
     @field_validator("content", mode="before")
     @classmethod
@@ -67,7 +67,7 @@ class Message(BaseModel):
         return [{"type": "text", "text": content}] if isinstance(content, str) and content else content
 
     def parts(self) -> list[TextPart | ImagePart]:
-        """Texts and pictures in reading order."""
+        """Texts and images in reading order."""
         return [part for part in self.content if not isinstance(part, VideoPart)]
 
 
@@ -75,7 +75,7 @@ class Target(BaseModel):
     steps: Annotated[str, AfterValidator(_not_blank)]  # numbered steps, or a fenced JSON plan
 
 
-class TrainingRow(BaseModel):
+class TrainingSample(BaseModel):
     """One line of a training file. Unknown keys are kept out of the way, not refused: data sets carry notes."""
 
     model_config = ConfigDict(extra="ignore")
@@ -85,11 +85,11 @@ class TrainingRow(BaseModel):
     target: Target
 
     @model_validator(mode="after")
-    def ends_with_a_question(self) -> "TrainingRow":
+    def ends_with_a_question(self) -> "TrainingSample":
         if self.messages[-1].role != "user":
             raise ValueError("the last of `messages` must be the user's, since `target.steps` answers it")
         return self
 
     def images(self) -> list[str]:
-        """Picture paths in reading order."""
+        """Image paths in reading order."""
         return [part.image for message in self.messages for part in message.parts() if isinstance(part, ImagePart)]

@@ -25,7 +25,7 @@ class Loss(BaseModel):
 
     checkpoint: Path
     training: dict[int, float]
-    held_out: dict[int, float]
+    validation: dict[int, float]
     learning_rates: dict[int, float] = {}
 
     @classmethod
@@ -36,8 +36,8 @@ class Loss(BaseModel):
             for name, values in found.items():
                 if (value := getattr(entry, name)) is not None:
                     values[entry.step] = value
-        training, held_out, rates = found.values()
-        return cls(checkpoint=checkpoint, training=training, held_out=held_out, learning_rates=rates)
+        training, validation, rates = found.values()
+        return cls(checkpoint=checkpoint, training=training, validation=validation, learning_rates=rates)
 
 
 def read_loss(run: Path) -> Loss | None:
@@ -46,7 +46,7 @@ def read_loss(run: Path) -> Loss | None:
     if not logged:
         return None
     loss = Loss.of_log(map(LogEntry.model_validate, read_log(logged[-1])), logged[-1])
-    return loss if loss.training or loss.held_out else None
+    return loss if loss.training or loss.validation else None
 
 
 def training_loss(loss: Loss) -> Figure:
@@ -69,7 +69,7 @@ def training_loss(loss: Loss) -> Figure:
 
 
 def _draw_losses(axes: Axes, loss: Loss) -> None:
-    training, held_out = (pd.Series(values, dtype=float).sort_index() for values in (loss.training, loss.held_out))
+    training, validation = (pd.Series(values, dtype=float).sort_index() for values in (loss.training, loss.validation))
     if len(training) > _SMOOTHED_FROM:
         window = len(training) // 40
         axes.plot(training, color=PALETTE[5], linewidth=0.6, alpha=0.7, label="training loss")
@@ -77,8 +77,8 @@ def _draw_losses(axes: Axes, loss: Loss) -> None:
         axes.plot(smooth, color=PALETTE[0], linewidth=1.8, label=f"training loss, mean of {window} log entries")
     elif len(training):
         axes.plot(training, color=PALETTE[0], linewidth=1.8, marker=".", label="training loss")
-    if len(held_out):
-        axes.plot(held_out, color=PALETTE[3], linewidth=1.8, marker="o", markersize=4, label="held-out loss")
+    if len(validation):
+        axes.plot(validation, color=PALETTE[3], linewidth=1.8, marker="o", markersize=4, label="validation loss")
     axes.margins(x=0.01)
 
 

@@ -17,7 +17,7 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> bool:
         return True
     console = new_console()
     table = Table("task", box=SIMPLE_HEAD)
-    for name in ("MB", "episodes", "new pictures", "time"):
+    for name in ("MB", "episodes", "new images", "time"):
         table.add_column(name, justify="right")
     table.add_column("state")
     for found in sorted(outcomes, key=lambda outcome: int(outcome.archive.task)):
@@ -30,8 +30,8 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> bool:
             console.print(f"FAILED {found.problem}", style="bold red", markup=False, highlight=False, soft_wrap=True)
     counts = Counter(found.state for found in outcomes)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
-    pictures = f"{sum(o.episodes for o in outcomes):,} pictures, {sum(o.made for o in outcomes):,} of them new"
-    print(f"archives: {states}; {pictures}")
+    images = f"{sum(o.episodes for o in outcomes):,} images, {sum(o.made for o in outcomes):,} of them new"
+    print(f"archives: {states}; {images}")
     return not counts["failed"]
 
 

@@ -1,4 +1,4 @@
-"""A run's loss as a picture in its folder, drawn while it trains."""
+"""A run's loss as an image in its folder, drawn while it trains."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from leap.models.checkpoints import LogEntry
 from leap.report.curves import Loss, training_loss
 from leap.report.style import save
 
-PICTURE = "training_loss.png"
+IMAGE = "training_loss.png"
 
 
 class LossPlot(TrainerCallback):
@@ -26,5 +26,5 @@ class LossPlot(TrainerCallback):
             return
         log = [LogEntry.model_validate(entry) for entry in state.log_history]
         loss = Loss.of_log(log, Path(args.output_dir) / f"checkpoint-{state.global_step}")
-        if loss.training or loss.held_out:
-            save(training_loss(loss), Path(args.output_dir) / PICTURE)
+        if loss.training or loss.validation:
+            save(training_loss(loss), Path(args.output_dir) / IMAGE)

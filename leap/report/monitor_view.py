@@ -22,7 +22,7 @@ from leap.progress import duration, rounded
 from leap.report.results import model_order
 
 _COLUMNS = ("model", "dimension", "status", "done", "rate", "left", "format\nerrors", "failed")
-_NO_ANSWER = "refused,\nempty"  # filtered ones too
+_NO_RESPONSE = "refused,\nempty"  # filtered ones too
 _STYLES = {"running": "cyan", "complete": "green", "unreadable": "bold red"}
 _AROUND = 8  # lines of a live screen that are not rows of the table
 
@@ -88,7 +88,7 @@ def _table(shown: Sequence[Progress], between: int = 1) -> Table:
     """With `between` blanks more than one around each cell. A long name of a model gives way, never a number."""
     others = any(progress.refused + progress.filtered + progress.empty for progress in shown)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, between))
-    for column in (*_COLUMNS, *([_NO_ANSWER] if others else [])):
+    for column in (*_COLUMNS, *([_NO_RESPONSE] if others else [])):
         wraps = column == "model"
         table.add_column(
             column,
@@ -115,8 +115,8 @@ def _that_fit(found: Sequence[Progress], rows: int | None) -> Sequence[Progress]
 def _title(results: Path, found: Sequence[Progress]) -> str:
     states = Counter(progress.status for progress in found)
     done, total = sum(progress.done for progress in found), sum(progress.total or 0 for progress in found)
-    told = ", ".join(f"{number} {state}" for state, number in states.items())
-    return f"{results}  {time.strftime('%H:%M:%S')}\n{told}; {done} of {total} examples"
+    message = ", ".join(f"{number} {state}" for state, number in states.items())
+    return f"{results}  {time.strftime('%H:%M:%S')}\n{message}; {done} of {total} examples"
 
 
 def _row(progress: Progress) -> list[Text]:

@@ -23,7 +23,7 @@ from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 NO_PLAN = ("refused", "filtered", "empty")  # answers that can hold no plan; manifests of older results lack them
 COUNTS = ("examples", "scored", "format_error", *NO_PLAN, "truncated", "inference_error", "missing")
 
-_ASKED_WITH = ("decoding", "picture_tokens", "dtype", "engine_arguments")
+_ASKED_WITH = ("decoding", "image_tokens", "dtype", "engine_arguments")
 
 
 def found_models(results: Path) -> list[str]:
@@ -147,7 +147,7 @@ def unlike_note(scores: pd.DataFrame, baseline: str) -> str:
 
 def unlike_settings_note(results: Path, models: Iterable[str] | None = None) -> str:
     """Which models were asked in another way than the first: their scores differ by more than the model. "" if none."""
-    told: dict[str, str] = {}
+    message: dict[str, str] = {}
     first: dict[str, Any] | None = None
     for dimension, model, folder in _result_folders(results, models):
         manifest = read_manifest(folder)
@@ -155,12 +155,12 @@ def unlike_settings_note(results: Path, models: Iterable[str] | None = None) -> 
         first = first or asked
         unlike = [_unlike(name, asked[name], first[name]) for name in asked if asked[name] != first[name]]
         if unlike:
-            told.setdefault(model, f"{model} ({dimension}): {'; '.join(unlike)}")
-    return f"not asked alike, compare with care: {_some(list(told.values()))}" if told else ""
+            message.setdefault(model, f"{model} ({dimension}): {'; '.join(unlike)}")
+    return f"not asked alike, compare with care: {_some(list(message.values()))}" if message else ""
 
 
 def _unlike(name: str, here: Any, there: Any) -> str:
-    if name != "picture_tokens":
+    if name != "image_tokens":
         return f"{name} {here} against {there}"
     one, other = (" to ".join(map(str, size)) if isinstance(size, list) else "unknown" for size in (here, there))
     return f"image size {one} against {other} tokens"
@@ -172,7 +172,7 @@ def _some(results: list[str], shown: int = 6) -> str:
 
 
 def model_order(models: Iterable[str]) -> list[str]:
-    """The baseline first, then runs by name and checkpoints by step, each model's picture controls behind it."""
+    """The baseline first, then runs by name and checkpoints by step, each model's image controls behind it."""
     return sorted(models, key=lambda name: (name.split("_")[0] != BASELINE, _natural(name)))
 
 

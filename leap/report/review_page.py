@@ -25,7 +25,7 @@ METHOD = {
     "p_sign": "two-sided exact sign test of wins against losses, samples without a difference left out",
     "agreement": "95 % bootstrap, whole samples resampled 1,000 times; empty where all scores are alike",
     "unscored": "verdicts that never came or could not be used: left out and counted, never a score",
-    "rubric": f"{RUBRIC}: word overlap with the reference's steps; no judge's opinion, and blind to the picture",
+    "rubric": f"{RUBRIC}: word overlap with the reference's steps; no judge's opinion, and blind to the image",
 }
 
 

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from leap.evaluation.settings import PictureControl
+from leap.evaluation.settings import ImageControl
 from leap.records.files import write_atomic
 
 DPI = 200
@@ -22,7 +22,7 @@ GREY, FAINT, INK = "#7f7f7f", "#e3e3e3", "#222222"
 # Okabe and Ito, "Color Universal Design" (2008): told apart under every common colour blindness.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 _CONTROL_HATCHES = dict(
-    zip((f"_{control}" for control in get_args(PictureControl) if control != "none"), ("///", "..."), strict=True)
+    zip((f"_{control}" for control in get_args(ImageControl) if control != "none"), ("///", "..."), strict=True)
 )
 
 
@@ -39,7 +39,7 @@ class Look:
 
 
 def looks(models: Iterable[str], baseline: str | None) -> dict[str, Look]:
-    """The baseline grey, the others in the palette's order; a picture control hatched in the colour of its model."""
+    """The baseline grey, the others in the palette's order; an image control hatched in the colour of its model."""
     colours: dict[str, str] = {} if baseline is None else {baseline: GREY}
     found = {}
     for model in models:
@@ -50,7 +50,7 @@ def looks(models: Iterable[str], baseline: str | None) -> dict[str, Look]:
 
 
 def uncontrolled(model: str) -> tuple[str, str]:
-    """(the model whose picture control this is, the control's hatch); (itself, "") for any other model."""
+    """(the model whose image control this is, the control's hatch); (itself, "") for any other model."""
     for suffix, hatch in _CONTROL_HATCHES.items():
         if model.endswith(suffix):
             return model.removesuffix(suffix), hatch

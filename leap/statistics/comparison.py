@@ -98,8 +98,8 @@ def effect_size(differences: ArrayLike, weights: ArrayLike | None = None) -> Eff
         return EffectSize(np.nan, np.nan, np.nan, np.nan)
     w = np.full(len(d), 1 / len(d)) if weights is None else np.asarray(weights, dtype=np.float64) / np.sum(weights)
     mean = w @ d
-    deviation = np.sqrt(w @ (d - mean) ** 2 * len(d) / (len(d) - 1)) if np.ptp(d) >= TIE else np.nan
-    return EffectSize(float(mean / deviation), float(w @ (d > 0)), float(w @ (d == 0)), float(w @ (d < 0)))
+    std = np.sqrt(w @ (d - mean) ** 2 * len(d) / (len(d) - 1)) if np.ptp(d) >= TIE else np.nan
+    return EffectSize(float(mean / std), float(w @ (d > 0)), float(w @ (d == 0)), float(w @ (d < 0)))
 
 
 def without_rounding(differences: ArrayLike) -> Array:

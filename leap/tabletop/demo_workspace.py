@@ -16,11 +16,11 @@ from typing import Any
 
 from leap.errors import LeapError, UsageError
 from leap.preparation.build import phrasing
-from leap.preparation.build.benchmark_samples import plan_row
+from leap.preparation.build.benchmark_samples import plan_sample
 from leap.progress import track
 from leap.records.files import is_file, object_if_there, read_object, write_atomic, write_json
 from leap.records.litter import is_bare, listed
-from leap.records.training import TextPart, TrainingRow
+from leap.records.training import TextPart, TrainingSample
 from leap.tabletop.render import RenderJob, render_many
 from leap.tabletop.tasks import TASKS, Episode, make_episode
 from leap.tabletop.tiny_model import save_demo_model
@@ -28,34 +28,34 @@ from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.prompts import leap_instructions
 
 MARKER = "workspace.json"
-TEST_SHARE = 10  # one test row for ten training rows
+TEST_SHARE = 10  # one test sample for ten training samples
 BLIND_ROWS = 10
 
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much to make; `size` is the edge of one of a picture's four views, in pixels."""
+    """How much to make; `size` is the edge of one of an image's four views, in pixels."""
 
     seed: int = 0
     tasks_per_dimension: int = 3
     examples_per_task: int = 6
-    training_rows: int = 720
+    training_samples: int = 720
     size: int = 240
 
     def __post_init__(self) -> None:
-        smallest = {"seed": 0, "tasks_per_dimension": 1, "examples_per_task": 1, "training_rows": 3, "size": 64}
+        smallest = {"seed": 0, "tasks_per_dimension": 1, "examples_per_task": 1, "training_samples": 3, "size": 64}
         for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A training row before rendering. `scene` names its pictures in data/images/."""
+class _Sample:
+    """A training sample before rendering. `scene` names its images in data/images/."""
 
     scene: str
     episode: Episode
-    row: TrainingRow
+    sample: TrainingSample
 
 
 def make_workspace(root: Path, size: DemoSize) -> bool:
@@ -67,12 +67,12 @@ def make_workspace(root: Path, size: DemoSize) -> bool:
     benchmark = benchmark_episodes(size)
     kept_out = {scene_key(episode) for _, episode in benchmark}
     files = training_files(size, kept_out)
-    jobs = [*_write_benchmark(root, benchmark), *_row_pictures(root, files)]
-    missing = [job for job in jobs if not (job.picture.is_file() and job.numbered.is_file())]
+    jobs = [*_write_benchmark(root, benchmark), *_sample_images(root, files)]
+    missing = [job for job in jobs if not (job.image.is_file() and job.numbered.is_file())]
     for _ in track(render_many(missing, size.size), "rendering scenes", total=len(missing)):
         pass
-    for name, rows in files.items():
-        lines = "".join(row.row.model_dump_json(exclude_none=True) + "\n" for row in rows)
+    for name, samples in files.items():
+        lines = "".join(sample.sample.model_dump_json(exclude_none=True) + "\n" for sample in samples)
         write_atomic(root / "data" / name, lines)
     save_demo_model(root / "models" / "leap-demo", _texts(files), size.seed)
     write_json(root / MARKER, {**values, "complete": True})
@@ -99,24 +99,24 @@ def benchmark_episodes(size: DemoSize) -> list[tuple[int, Episode]]:
     ]
 
 
-def training_files(size: DemoSize, kept_out: set[str]) -> dict[str, list[_Row]]:
-    """The rows of each file. No row shares scene and instruction with `kept_out` (the benchmark) or another file.
+def training_files(size: DemoSize, kept_out: set[str]) -> dict[str, list[_Sample]]:
+    """The samples of each file. No sample shares scene and instruction with `kept_out` (the benchmark) or another file.
 
     Every scene gives a row whose answer is the plan, every other one also a row in plain language.
     """
-    both = {"train_demo": size.training_rows, "test_demo": max(3, size.training_rows // TEST_SHARE)}
+    both = {"train_demo": size.training_samples, "test_demo": max(3, size.training_samples // TEST_SHARE)}
     seen = set(kept_out)
-    files: dict[str, list[_Row]] = {}
+    files: dict[str, list[_Sample]] = {}
     for stem, count in both.items():
-        rows = []
+        samples = []
         for index, episode in enumerate(_fresh_episodes(size, stem, -(-count * 2 // 3), seen)):
-            rows.append(_plan_row(f"{stem}-{index:05d}", episode))
+            samples.append(_plan_sample(f"{stem}-{index:05d}", episode))
             if index % 2:
-                rows.append(_plain_row(f"{stem}-{index:05d}", episode, size.seed))
-        files[f"{stem}.jsonl"] = rows[:count]
+                samples.append(_plain_sample(f"{stem}-{index:05d}", episode, size.seed))
+        files[f"{stem}.jsonl"] = samples[:count]
     blind = _fresh_episodes(size, "blind", BLIND_ROWS, seen)
     files["blind_10.jsonl"] = [
-        _plain_row(f"blind-{index:05d}", episode, size.seed) for index, episode in enumerate(blind)
+        _plain_sample(f"blind-{index:05d}", episode, size.seed) for index, episode in enumerate(blind)
     ]
     return files
 
@@ -145,29 +145,29 @@ def _tasks(size: DemoSize) -> dict[str, list[str]]:
     return {dimension: tasks[: size.tasks_per_dimension] for dimension, tasks in names.items()}
 
 
-def _plan_row(scene: str, episode: Episode) -> _Row:
+def _plan_sample(scene: str, episode: Episode) -> _Sample:
     """A request in the benchmark's form; the answer is the fenced plan."""
-    pictures = Path(f"images/{scene}.png"), Path(f"images/{scene}_numbered.png")
-    request = leap_instructions().text, pictures, episode.instruction
-    return _Row(scene, episode, plan_row(f"{scene}-plan", *request, episode.skill_sequence))
+    images = Path(f"images/{scene}.png"), Path(f"images/{scene}_numbered.png")
+    request = leap_instructions().text, images, episode.instruction
+    return _Sample(scene, episode, plan_sample(f"{scene}-plan", *request, episode.skill_sequence))
 
 
-def _plain_row(scene: str, episode: Episode, seed: int) -> _Row:
-    """A question in plain language about the plain picture; the answer is numbered steps."""
+def _plain_sample(scene: str, episode: Episode, seed: int) -> _Sample:
+    """A question in plain language about the plain image; the answer is numbered steps."""
     question = phrasing.plain_request(episode.instruction, random.Random(f"{seed}/question/{scene}"))
-    row = phrasing.plain_row(f"{scene}-steps", f"images/{scene}.png", question, episode.steps)
-    return _Row(scene, episode, row)
+    sample = phrasing.plain_sample(f"{scene}-steps", f"images/{scene}.png", question, episode.steps)
+    return _Sample(scene, episode, sample)
 
 
-def _row_pictures(root: Path, files: dict[str, list[_Row]]) -> list[RenderJob]:
+def _sample_images(root: Path, files: dict[str, list[_Sample]]) -> list[RenderJob]:
     images = root / "data" / "images"
     images.mkdir(parents=True, exist_ok=True)
-    scenes = {row.scene: row.episode.scene for rows in files.values() for row in rows}
+    scenes = {sample.scene: sample.episode.scene for samples in files.values() for sample in samples}
     return [RenderJob(scene, images / f"{name}.png", images / f"{name}_numbered.png") for name, scene in scenes.items()]
 
 
 def _write_benchmark(root: Path, episodes: Sequence[tuple[int, Episode]]) -> list[RenderJob]:
-    """Write every example's text files in VLABench's layout; the pictures are still to be rendered."""
+    """Write every example's text files in VLABench's layout; the images are still to be rendered."""
     folders = {dimension.name: dimension.folder for dimension in DIMENSIONS}
     jobs = []
     for number, episode in episodes:
@@ -177,17 +177,17 @@ def _write_benchmark(root: Path, episodes: Sequence[tuple[int, Episode]]) -> lis
         write_json(example / "output" / "operation_sequence.json", {"skill_sequence": episode.skill_sequence})
         config = {"task": episode.task, "targets": list(episode.targets), "scene": episode.scene.to_dict()}
         write_json(example / "env_config" / "env_config.json", config)
-        pictures = example / "input" / "input.png", example / "input" / "input_mask.png"
-        jobs.append(RenderJob(episode.scene, *pictures))
+        images = example / "input" / "input.png", example / "input" / "input_mask.png"
+        jobs.append(RenderJob(episode.scene, *images))
     return jobs
 
 
-def _texts(files: dict[str, list[_Row]]) -> list[str]:
-    """What the tokenizer learns from: the training rows' texts and answers."""
-    rows = [row.row for row in files["train_demo.jsonl"]]
-    parts = (part for row in rows for message in row.messages for part in message.parts())
+def _texts(files: dict[str, list[_Sample]]) -> list[str]:
+    """What the tokenizer learns from: the training samples' texts and answers."""
+    samples = [sample.sample for sample in files["train_demo.jsonl"]]
+    parts = (part for sample in samples for message in sample.messages for part in message.parts())
     texts = [part.text for part in parts if isinstance(part, TextPart)]
-    return [*texts, *(row.target.steps for row in rows), "user", "assistant", "system"]
+    return [*texts, *(sample.target.steps for sample in samples), "user", "assistant", "system"]
 
 
 def _generator_hash() -> str:

@@ -61,9 +61,9 @@ def anchor(owners: np.ndarray, number: int) -> tuple[int, int]:
     return int(columns[best]), int(rows[best])
 
 
-def draw_labels(picture: Image.Image, owners: np.ndarray, places: Mapping[int, tuple[int, int]]) -> Image.Image:
+def draw_labels(image: Image.Image, owners: np.ndarray, places: Mapping[int, tuple[int, int]]) -> Image.Image:
     """A copy of one view with its numbers; a label that had to move off its object gets a line to it."""
-    out = picture.copy()
+    out = image.copy()
     draw = ImageDraw.Draw(out)
     diameter = round(LABEL_SHARE * owners.shape[0])
     for number, (column, row) in places.items():

@@ -1,4 +1,4 @@
-"""Pictures of scenes: four camera views tiled 2 x 2, once plain and once with every object's number drawn on it.
+"""Images of scenes: four camera views tiled 2 x 2, once plain and once with every object's number drawn on it.
 
 Views: over the robot's shoulder (top left), from its left (top right), from its right (bottom left), from above
 (bottom right). In the first and the last one +x is up (away from the robot) and +y is to the left.
@@ -43,10 +43,10 @@ _NO_OFFSCREEN = (
 
 @dataclass(frozen=True)
 class View:
-    """One camera view: its picture (RGB) and which object each pixel shows, (h, w) int, 0 where none."""
+    """One camera view: its image (RGB) and which object each pixel shows, (h, w) int, 0 where none."""
 
     name: str
-    picture: Image.Image
+    image: Image.Image
     owners: np.ndarray
 
 
@@ -122,7 +122,7 @@ class SceneRenderer:
         self._option.geomgroup[_HIDDEN_GROUP] = 0
 
     def render(self, scene: Scene) -> tuple[Image.Image, Image.Image]:
-        """The tiled picture and the numbered one, both RGB, 2 * view_size square.
+        """The tiled image and the numbered one, both RGB, 2 * view_size square.
 
         Raises LeapError where an object is hidden in the view from above.
         """
@@ -134,8 +134,8 @@ class SceneRenderer:
                     f"object {placed.number} ({placed.kind}) cannot be seen from above in scene "
                     f"{scene.fingerprint()[:12]}; move it apart from the others"
                 )
-        numbered = [draw_labels(view.picture, view.owners, place_labels(view.owners)) for view in views]
-        return self._tiled([view.picture for view in views]), self._tiled(numbered)
+        numbered = [draw_labels(view.image, view.owners, place_labels(view.owners)) for view in views]
+        return self._tiled([view.image for view in views]), self._tiled(numbered)
 
     def views(self, scene: Scene) -> tuple[View, ...]:
         """The four views in the order of `CAMERAS`."""
@@ -145,10 +145,10 @@ class SceneRenderer:
             for i, (name, *_) in enumerate(CAMERAS)
         )
 
-    def _tiled(self, pictures: Sequence[Image.Image]) -> Image.Image:
+    def _tiled(self, images: Sequence[Image.Image]) -> Image.Image:
         out = Image.new("RGB", (2 * self.view_size, 2 * self.view_size))
-        for i, picture in enumerate(pictures):
-            out.paste(picture, (i % 2 * self.view_size, i // 2 * self.view_size))
+        for i, image in enumerate(images):
+            out.paste(image, (i % 2 * self.view_size, i // 2 * self.view_size))
         return out
 
     def _set_up(self, scene: Scene) -> np.ndarray:
@@ -227,7 +227,7 @@ class RenderJob:
     """A scene and the PNG files to make of it."""
 
     scene: Scene
-    picture: Path
+    image: Path
     numbered: Path
 
 
@@ -256,13 +256,13 @@ def _renderer_of_process(view_size: int) -> SceneRenderer:
 
 
 def _render_job(job: RenderJob, view_size: int) -> None:
-    picture, numbered = _renderer_of_process(view_size).render(job.scene)
-    _write_png(picture, job.picture)
+    image, numbered = _renderer_of_process(view_size).render(job.scene)
+    _write_png(image, job.image)
     _write_png(numbered, job.numbered)
 
 
 def _write_png(image: Image.Image, path: Path) -> None:
-    """Write to a temporary name in the same folder, then rename, so that no half-written picture is ever seen."""
+    """Write to a temporary name in the same folder, then rename, so that no half-written image is ever seen."""
     temporary = unfinished(path)
     try:
         with temporary.open("xb") as stream:

@@ -35,7 +35,7 @@ class PlacedObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that determines the pictures of one scene."""
+    """Everything that determines the images of one scene."""
 
     objects: tuple[PlacedObject, ...]
     table: str
@@ -52,7 +52,7 @@ class Scene:
         return Scene(**{**fields, "objects": objects})
 
     def fingerprint(self) -> str:
-        """sha256 of the scene's parameters; equal scenes give equal pictures."""
+        """sha256 of the scene's parameters; equal scenes give equal images."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def find(self, kind: str) -> PlacedObject:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leap.data.image import PictureSize
+from leap.data.image import ImageSize
 from leap.models.image_size import record_size
 from leap.progress import quiet_libraries
 from leap.records.files import share_weights
@@ -26,7 +26,7 @@ SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# ChatML, written for LEAP: a list's pictures and texts in their order, no default system message.
+# ChatML, written for LEAP: a list's images and texts in their order, no default system message.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message.role }}
@@ -51,7 +51,7 @@ CHAT_TEMPLATE = """\
 """
 
 PATCH, MERGE = 16, 2
-IMAGE_SIZE = PictureSize(64, 64)  # that the demo's recipes train at: 256x256 pixels
+IMAGE_SIZE = ImageSize(64, 64)  # that the demo's recipes train at: 256x256 pixels
 # At this width the usual 0.02 takes twice as many rows until the model reads the instruction at all.
 INITIAL_STD = 0.05
 
@@ -89,18 +89,18 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> "PreTrained
 
 
 def make_processor(tokenizer: "PreTrainedTokenizerFast") -> Any:
-    """A Qwen3-VL processor: patches of 16 merged 2x2, pictures scaled to mean and deviation 0.5."""
+    """A Qwen3-VL processor: patches of 16 merged 2x2, images scaled to mean and deviation 0.5."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
-    pictures = {
+    images = {
         "patch_size": PATCH,
         "merge_size": MERGE,
         "temporal_patch_size": 2,
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }
-    image_processor = Qwen2VLImageProcessor(size={"shortest_edge": 65_536, "longest_edge": 16_777_216}, **pictures)
-    video_processor = Qwen3VLVideoProcessor(size={"shortest_edge": 4_096, "longest_edge": 25_165_824}, **pictures)
+    image_processor = Qwen2VLImageProcessor(size={"shortest_edge": 65_536, "longest_edge": 16_777_216}, **images)
+    video_processor = Qwen3VLVideoProcessor(size={"shortest_edge": 4_096, "longest_edge": 25_165_824}, **images)
     return Qwen3VLProcessor(image_processor, tokenizer, video_processor, chat_template=CHAT_TEMPLATE)
 
 

@@ -15,9 +15,9 @@ from leap.training.stopping import best_step, has_stopped
 class ProgressLines(TrainerCallback):
     """Loss, rate and time left: one live line on a terminal, one line a log step elsewhere."""
 
-    def __init__(self, rows_before: Callable[[int], int]) -> None:
-        """`rows_before` says how many rows so many steps have."""
-        self._rows_before = rows_before
+    def __init__(self, samples_before: Callable[[int], int]) -> None:
+        """`samples_before` says how many samples so many steps have."""
+        self._samples_before = samples_before
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started, self._first = time.monotonic(), state.global_step
@@ -26,15 +26,15 @@ class ProgressLines(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         if "loss" in logs:
-            self._tell(args, state, f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}")
+            self._log(args, state, f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}")
         elif "eval_loss" in logs:
-            self._tell(args, state, f"held-out loss {logs['eval_loss']:.4f}", keep=True)
+            self._log(args, state, f"validation loss {logs['eval_loss']:.4f}", keep=True)
 
-    def _tell(self, args: Any, state: Any, what: str, keep: bool = False) -> None:
+    def _log(self, args: Any, state: Any, what: str, keep: bool = False) -> None:
         steps, seconds = state.global_step - self._first, time.monotonic() - self._started
-        rows = self._rows_before(state.global_step) - self._rows_before(self._first)
+        samples = self._samples_before(state.global_step) - self._samples_before(self._first)
         left = duration((state.max_steps - state.global_step) * seconds / max(steps, 1))
-        line = f"step {state.global_step}/{state.max_steps}  {what}  {rows / seconds:.1f} rows/s  {left} left"
+        line = f"step {state.global_step}/{state.max_steps}  {what}  {samples / seconds:.1f} samples/s  {left} left"
         live = sys.stderr.isatty() and not keep and state.global_step < state.max_steps
         if sys.stderr.isatty():
             overwrite(line, end="" if live else "\n")

@@ -43,7 +43,7 @@ from leap.training.optimizer_state import (
     restore_optimizer_state,
     restore_scheduler_state,
 )
-from leap.training.ranks import Processes
+from leap.training.ranks import Ranks
 from leap.training.stopping import best_step
 
 _LOSS = "loss_since_log.json"
@@ -183,7 +183,7 @@ def _rng_name(accelerator: Accelerator) -> str:
 
 def save(
     training: Training, run: Path, state: TrainerState, losses: LossSum, identity: dict[str, Any], keep: int | None,
-    ranks: Processes,
+    ranks: Ranks,
 ) -> None:  # fmt: skip
     """Write checkpoint-N into a run's folder, whole or not at all; then slim and remove older ones. All ranks call it.
 

@@ -10,7 +10,7 @@ import numpy as np
 from leap.hardware import gpu_states
 from leap.models.checkpoints import read_config
 from leap.models.families import family
-from leap.progress import processes
+from leap.progress import world_size
 from leap.training import memory
 from leap.training.batches import why_padded
 from leap.training.flops import Trained, sample_flops
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 
 def describe(run: "Run") -> str:
     """The plan of a run, for `--dry-run` and for the start of a real one."""
-    recipe, rows = run.recipe, run.train
-    size = recipe.rows_per_step(processes())
-    pictures = enumerate(np.bincount(rows.pictures).tolist())
+    recipe, samples = run.recipe, run.train
+    size = recipe.global_batch_size(world_size())
+    images = enumerate(np.bincount(samples.images).tolist())
     lines = [
         f"model       {run.model}",
-        f"rows        {len(rows)} ({len(rows.too_long)} longer than {recipe.model_max_length} tokens left out; "
-        f"{rows.duplicates} repeat an earlier row)",
-        f"pictures    {', '.join(f'{count} rows with {number}' for number, count in pictures if count)}",
-        f"tokens      {rows.tokens.min()} to {rows.tokens.max()} a row, median {np.median(rows.tokens):.0f}; "
-        f"{rows.label_tokens.mean():.0f} label tokens a row",
+        f"samples     {len(samples)} ({len(samples.too_long)} longer than {recipe.model_max_length} tokens left out; "
+        f"{samples.duplicates} repeat an earlier sample)",
+        f"images      {', '.join(f'{count} samples with {number}' for number, count in images if count)}",
+        f"tokens      {samples.tokens.min()} to {samples.tokens.max()} a sample, median "
+        f"{np.median(samples.tokens):.0f}; {samples.label_tokens.mean():.0f} label tokens a sample",
         *_validation(run),
-        f"steps       {run.steps} of {min(size, len(rows))} rows, learning rate {recipe.learning_rate}",
+        f"steps       {run.steps} of {min(size, len(samples))} samples, learning rate {recipe.learning_rate}",
         *(f"learns      {line}" for line in run.learning),
         *_packing(run),
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
         *_costs(run),
         f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
     ]
-    if rows.report and (rows.too_long or rows.duplicates):
-        lines.append(f"report      {rows.report}")
+    if samples.report and (samples.too_long or samples.duplicates):
+        lines.append(f"report      {samples.report}")
     return "\n".join(lines)
 
 
 def _packing(run: "Run") -> list[str]:
     reason = why_padded(run.recipe, str(read_config(run.model).get("model_type")))
-    return [f"packing     none ({reason}): rows are padded, which is slower"] if reason else []
+    return [f"packing     none ({reason}): samples are padded, which is slower"] if reason else []
 
 
 def _validation(run: "Run") -> list[str]:
-    if run.held_out is None or run.eval_steps is None:
+    if run.validation is None or run.eval_steps is None:
         return []
-    line = f"validation  {len(run.held_out)} samples, every {run.eval_steps} steps and after the last"
+    line = f"validation  {len(run.validation)} samples, every {run.eval_steps} steps and after the last"
     if run.shared:
         line += f"; {run.shared} of them are training samples too, so that the loss is too low"
     return [line]
@@ -76,7 +76,7 @@ class Costs:
 def costs(run: "Run") -> Costs:
     recipe = run.recipe
     trained, frozen = count_trained(recipe, run.model)
-    shares = processes() if recipe.fsdp else 1
+    shares = world_size() if recipe.fsdp else 1
     written = math.ceil(run.steps / recipe.save_steps)
     return Costs(
         trained,
@@ -85,7 +85,7 @@ def costs(run: "Run") -> Costs:
         memory.states(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe)).total // shares,
         memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora"),
         min(written, recipe.save_total_limit or written),
-        _row_flops(run) * run.steps * recipe.rows_per_step(1),
+        _sample_flops(run) * run.steps * recipe.global_batch_size(1),
     )
 
 
@@ -95,7 +95,7 @@ def _costs(run: "Run") -> list[str]:
     size, flops = found.size, found.flops
     lines = [
         f"memory      {memory.gigabytes(found.held)} a GPU for weights, gradients and {run.recipe.optim}"
-        f"{f', divided among {found.shares}' if found.shares > 1 else ''}; packs fill the rest",
+        f"{f', divided among {found.shares}' if found.shares > 1 else ''}; micro-batches fill the rest",
         f"disk        {memory.gigabytes(size.of_run(found.kept))} for {found.kept} checkpoints: the newest two of "
         f"{memory.gigabytes(size.whole)}, older ones without optimiser {memory.gigabytes(size.slim)}",
     ]
@@ -113,17 +113,21 @@ def _frozen_bytes(recipe: Recipe) -> float:
     return 2 if recipe.finetuning == "lora" and recipe.bf16 else 4
 
 
-def _row_flops(run: "Run", sample: int = 200) -> float:
+def _sample_flops(run: "Run", sample: int = 200) -> float:
     """Of a row, the mean of some; 0 for models whose operations are not counted."""
     config = read_config(run.model)
     if not family(str(config.get("model_type"))).counts_flops:
         return 0.0
-    rows, trained = run.train, _trained(run.recipe, run.model)
+    samples, trained = run.train, _trained(run.recipe, run.model)
     counted = []
-    for index in range(0, len(rows), max(1, len(rows) // sample)):
+    for index in range(0, len(samples), max(1, len(samples) // sample)):
         # As floats: these products do not fit the arrays' int32.
-        pictures, tokens, labels = int(rows.pictures[index]), float(rows.tokens[index]), float(rows.label_tokens[index])
-        patches = [int(rows.patches[index]) // max(1, pictures)] * pictures
+        images, tokens, labels = (
+            int(samples.images[index]),
+            float(samples.tokens[index]),
+            float(samples.label_tokens[index]),
+        )
+        patches = [int(samples.patches[index]) // max(1, images)] * images
         flops = sample_flops(config, tokens, labels, patches, trained)
         counted.append(flops.total)
     return sum(counted) / len(counted)

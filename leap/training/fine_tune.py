@@ -11,7 +11,7 @@ from typing import Any
 
 from leap import provenance
 from leap.data.chat_encoding import ChatFormat
-from leap.data.image import PictureEncoder, PictureSize
+from leap.data.image import ImageEncoder, ImageSize
 from leap.errors import LeapError
 from leap.models.checkpoints import (
     MARKER,
@@ -27,7 +27,7 @@ from leap.models.loading import load_processor
 from leap.models.lora import load_adapters
 from leap.preparation.check.checked_dataset import CheckedFile, check_training_file
 from leap.preparation.check.overlap import count_shared
-from leap.progress import is_main_process, processes
+from leap.progress import is_main_process, world_size
 from leap.records.files import cache_in_use, write_json
 from leap.records.paths import roots_beside
 from leap.training.batches import check_packing, make_batches
@@ -35,19 +35,19 @@ from leap.training.checkpoint_folder import resume_point, training_in
 from leap.training.dry_run import describe
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.places import check_places
-from leap.training.ranks import Processes, join
+from leap.training.ranks import Ranks, join
 from leap.training.recipe import Recipe
 from leap.training.resume import find_resume, note_unknown_files, resolve_start
 from leap.training.schedule import check_reports, check_schedule, check_stopping
 from leap.training.sharding import check_sharding
-from leap.training.stopping import best_step, has_stopped, held_out_losses
+from leap.training.stopping import best_step, has_stopped, validation_losses
 from leap.training.trainable_model import check_dtype, load_trainable, plan_training
 from leap.workers import clear_worker_errors
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has been checked: its paths, its rows, what it continues."""
+    """A run that has been checked: its paths, its samples, what it continues."""
 
     recipe: Recipe
     root: Path  # of the workspace
@@ -55,9 +55,9 @@ class Run:
     output: Path
     processor: Any
     chat: ChatFormat
-    encoder: PictureEncoder
+    encoder: ImageEncoder
     train: CheckedFile
-    held_out: CheckedFile | None
+    validation: CheckedFile | None
     identity: dict[str, Any]
     resume: Path | None  # the newest complete checkpoint
     learning: list[str]  # what learns, told to a person
@@ -66,7 +66,7 @@ class Run:
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run, as the Trainer counts them."""
-        an_epoch = math.ceil(len(self.train) / self.recipe.rows_per_step(processes()))
+        an_epoch = math.ceil(len(self.train) / self.recipe.global_batch_size(world_size()))
         return self.recipe.max_steps or math.ceil(an_epoch * self.recipe.num_train_epochs)
 
     @property
@@ -76,7 +76,7 @@ class Run:
         strategy = recipe.eval_strategy or ("steps" if recipe.val_file else "no")
         if strategy == "no":
             return None
-        an_epoch = math.ceil(len(self.train) / recipe.rows_per_step(processes()))
+        an_epoch = math.ceil(len(self.train) / recipe.global_batch_size(world_size()))
         return recipe.eval_steps if strategy == "steps" else an_epoch
 
     @property
@@ -95,14 +95,14 @@ def plan_and_train(
     """With `dry_run`, or where the run is finished, only the plan. For the rest see `check_run` and `train`."""
     with cache_in_use(cache, keep=not dry_run) as place:
         checked = check_run(recipe, root, place, report=not dry_run)
-    tell = print if is_main_process() else (lambda *_: None)
-    tell(describe(checked))
+    log = print if is_main_process() else (lambda *_: None)
+    log(describe(checked))
     if dry_run:
         return
     if checked.finished:
-        tell(f"this run is finished: {checked.resume}")
+        log(f"this run is finished: {checked.resume}")
         return
-    tell(f"done: {train(checked, repository, logs, callbacks)}")
+    log(f"done: {train(checked, repository, logs, callbacks)}")
 
 
 def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> Run:
@@ -116,35 +116,37 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
     recipe = resolve_start(recipe, root)
     check_dtype(recipe)
     join()
-    ranks = Processes()
+    ranks = Ranks()
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output, ranks)})
     check_reports(recipe.report_to)
     processor = load_processor(model)
     family = read_config(model).get("model_type") or "unknown"
     check_sharding(recipe, family)
     check_packing(recipe, family)
-    if not PictureEncoder.encodes(processor):
+    if not ImageEncoder.encodes(processor):
         raise LeapError(f"{model}: training is for models that read images as Qwen's do, not for {family}")
     chat = ChatFormat(processor)
-    size = PictureSize(recipe.image_tokens_min, recipe.image_tokens_max)
-    encoder = PictureEncoder(processor, size)
+    size = ImageSize(recipe.image_tokens_min, recipe.image_tokens_max)
+    encoder = ImageEncoder(processor, size)
     record_size(processor, size)  # every checkpoint holds the processor
     start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
     learning = plan_training(recipe, model, start)
 
-    def check(file: Path, max_rows: int | None, name: str) -> CheckedFile:
+    def check(file: Path, max_samples: int | None, name: str) -> CheckedFile:
         usual = (root, root / "data")
         roots = (root / recipe.image_root,) if recipe.image_root else roots_beside(file, usual)
-        return check_training_file(file, roots, chat, encoder, recipe.model_max_length, cache, max_rows, name, report)
+        return check_training_file(
+            file, roots, chat, encoder, recipe.model_max_length, cache, max_samples, name, report
+        )
 
-    train = check(root / recipe.train_file, recipe.max_train_samples, "training rows")
-    held_out = None
+    train = check(root / recipe.train_file, recipe.max_train_samples, "training samples")
+    validation = None
     if recipe.val_file:
-        held_out = check(root / recipe.val_file, recipe.max_eval_samples, "held-out rows")
-    if "llm" not in recipe.learning and not train.pictures.any():
-        raise LeapError(f"{train.path}: no row has a picture, so that nothing would learn while the LLM is frozen")
+        validation = check(root / recipe.val_file, recipe.max_eval_samples, "validation samples")
+    if "llm" not in recipe.learning and not train.images.any():
+        raise LeapError(f"{train.path}: no sample has an image, so that nothing would learn while the LLM is frozen")
     identity = {
-        "recipe": {**recipe.identity(), "processes": processes()},
+        "recipe": {**recipe.identity(), "processes": world_size()},
         "base_model": weights_hash(model),
         "base_files": small_files(model),
         "data": train.fingerprint,
@@ -152,12 +154,15 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
     resume = find_resume(output, identity)
     note_unknown_files(resume)
     ranks.same("recipe, base model and data of this run", identity)
-    ranks.same("validation samples", held_out.fingerprint if held_out else None)
-    ranks.same("samples that are used", [(len(rows), int(rows.tokens.sum())) for rows in (train, held_out) if rows])
+    ranks.same("validation samples", validation.fingerprint if validation else None)
+    ranks.same(
+        "samples that are used",
+        [(len(samples), int(samples.tokens.sum())) for samples in (train, validation) if samples],
+    )
     ranks.same("checkpoint to resume from", str(resume.name) if resume else None)
-    shared = count_shared(train, held_out) if held_out else 0
+    shared = count_shared(train, validation) if validation else 0
     run = Run(
-        recipe, root, model, output, processor, chat, encoder, train, held_out, identity, resume, learning, shared
+        recipe, root, model, output, processor, chat, encoder, train, validation, identity, resume, learning, shared
     )
     if resume is None:  # a run goes on as it began
         check_schedule(recipe, run.steps)
@@ -191,29 +196,29 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     from leap.training.training_report import TrainingReport, about
 
     recipe = run.recipe
-    every_rank_uses_all = bool(run.train.pictures.any())  # each batch uses the vision tower, or none does
+    every_rank_uses_all = bool(run.train.images.any())  # each batch uses the vision tower, or none does
     accelerator = make_accelerator(recipe, run.root, scalars, find_unused=not every_rank_uses_all)
     model = load_trainable(recipe, run.model)
     if recipe.resume_from_lora and not run.resume:
         load_adapters(model, run.root / recipe.resume_from_lora)
     divided = recipe.fsdp and accelerator.num_processes > 1
     if divided:
-        model = shard(model, accelerator.device, getattr(torch, recipe.number))
+        model = shard(model, accelerator.device, getattr(torch, recipe.dtype))
     elif not recipe.quantization:
         model = model.to(accelerator.device)
-    ranks = Processes()
+    ranks = Ranks()
     earlier = ranks.first(recall(run.output))
     batches = make_batches(run, model, accelerator, optimizer_bytes(model, recipe.optim), earlier)
     ranks.same("division of a step", batches.fit)
     if is_main_process():
-        print(f"batches     {batches.told}", file=sys.stderr, flush=True)
+        print(f"batches     {batches.message}", file=sys.stderr, flush=True)
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
-    identity["held_out"] = f"{run.held_out.fingerprint}, {len(run.held_out)} rows" if run.held_out else None
+    identity["held_out"] = f"{run.validation.fingerprint}, {len(run.validation)} rows" if run.validation else None
     if is_main_process():
         write_json(run.output / MARKER, identity)
     own = [
-        TrainingReport(about(run, identity, batches.told), batches.train.plan.rows_before),
-        ProgressLines(batches.train.plan.rows_before),
+        TrainingReport(about(run, identity, batches.message), batches.train.plan.samples_before),
+        ProgressLines(batches.train.plan.samples_before),
     ]
     if recipe.early_stopping_patience:
         own.append(EarlyStopping(recipe.early_stopping_patience))
@@ -223,7 +228,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         model=model,
         processor=run.processor,
         train=batches.train,
-        validation=batches.held_out,
+        validation=batches.validation,
         output=run.output,
         resume=run.resume,
         state=load_state(run.resume, run.steps, identity),
@@ -252,4 +257,6 @@ def _under_root(model: Path, root: Path) -> str:
 def _tell_best(log: list[dict[str, Any]], output: Path) -> None:
     best = best_step(log, [checkpoint_step(folder) or 0 for folder in find_checkpoints(output)])
     if best is not None and is_main_process():
-        print(f"lowest held-out loss: {held_out_losses(log)[best]:.4f} in {output}/checkpoint-{best}", file=sys.stderr)
+        print(
+            f"lowest validation loss: {validation_losses(log)[best]:.4f} in {output}/checkpoint-{best}", file=sys.stderr
+        )

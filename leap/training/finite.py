@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from leap.errors import LeapError
 from leap.models.checkpoints import find_checkpoints, is_resumable
-from leap.training.ranks import Processes
+from leap.training.ranks import Ranks
 
-_NAMED = 40  # rows in an error
+_NAMED = 40  # samples in an error
 
 
 @dataclass
 class StepLosses:
-    """Losses (step, rows, loss) and gradient norms by step since the last look at them, still on the device."""
+    """Losses (step, samples, loss) and gradient norms by step since the last look at them, still on the device."""
 
     losses: list[tuple[int, list[int], Tensor]] = field(default_factory=list)
     norms: dict[int, Any] = field(default_factory=dict)
 
     def refuse_non_finite(
-        self, ranks: Processes, output: Path, place: Callable[[int], str], weights: Iterable[nn.Parameter], step: int
+        self, ranks: Ranks, output: Path, place: Callable[[int], str], weights: Iterable[nn.Parameter], step: int
     ) -> None:
         """Raises LeapError in all ranks where a loss, a gradient, or a weight after `step` is not finite in any.
 
@@ -37,24 +37,24 @@ class StepLosses:
             whole = [folder for folder in find_checkpoints(output) if is_resumable(folder)]
             raise LeapError(
                 f"{found[0]}. Nothing of it is saved ({f'{whole[-1]} is whole' if whole else 'no checkpoint yet'}): "
-                "look at these rows, or use a lower learning rate or more warm-up steps"
+                "look at these samples, or use a lower learning rate or more warm-up steps"
             )
 
     def _trouble(self, place: Callable[[int], str]) -> str:
-        """The first step with a loss or gradient that is not finite, and its rows; empty where there is none."""
+        """The first step with a loss or gradient that is not finite, and its samples; empty where there is none."""
         if _all_finite([*(loss for *_, loss in self.losses), *self.norms.values()]):
             return ""
-        for step, rows, loss in self.losses:
+        for step, samples, loss in self.losses:
             if not math.isfinite(loss):
-                return f"step {step}: the loss is {float(loss)} on the rows {_places(rows, place)}"
+                return f"step {step}: the loss is {float(loss)} on the samples {_places(samples, place)}"
         step = next(step for step, norm in self.norms.items() if not math.isfinite(norm))
-        rows = [row for other, rows, _ in self.losses for row in rows if other == step]
-        return f"step {step}: the gradient is {float(self.norms[step])} on the rows {_places(rows, place)}"
+        samples = [sample for other, samples, _ in self.losses for sample in samples if other == step]
+        return f"step {step}: the gradient is {float(self.norms[step])} on the samples {_places(samples, place)}"
 
 
-def _places(rows: list[int], place: Callable[[int], str]) -> str:
-    more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-    return ", ".join(map(place, sorted(rows)[:_NAMED])) + more
+def _places(samples: list[int], place: Callable[[int], str]) -> str:
+    more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
+    return ", ".join(map(place, sorted(samples)[:_NAMED])) + more
 
 
 def _all_finite(values: Iterable[Any]) -> bool:

@@ -5,7 +5,7 @@ pass is two such products, one for the input's gradient and one for the weights'
 "Scaling Laws for Neural Language Models", section 2.1; Chowdhery et al. 2022, "PaLM", appendix B, which defines model
 FLOPs utilisation). Attention is counted beside it: two products of queries with keys and of weights with values, whose
 backward pass is twice as long; causal in the decoder, where a token sees a sample's earlier tokens only, and between
-all patches of one picture in the vision tower. The vocabulary is asked for at label positions only. What checkpointing
+all patches of one image in the vision tower. The vocabulary is asked for at label positions only. What checkpointing
 computes a second time is never counted, nor is anything but products (norms, activations, the optimiser).
 
 A frozen matrix has no gradient of its own: 4 n w where gradients pass through it, 2 n w where they do not.
@@ -50,7 +50,7 @@ class SampleFlops:
 def sample_flops(
     config: Any, tokens: float, label_tokens: float, patches: Sequence[int], trained: Trained = EVERYTHING
 ) -> SampleFlops:
-    """Training FLOPs of a sample of so many tokens (those of its pictures included), labels, and patches a picture.
+    """Training FLOPs of a sample of so many tokens (those of its images included), labels, and patches an image.
 
     `config` is a model's configuration: the object, or what config.json holds.
     """
@@ -74,7 +74,7 @@ def vision_block_weights(vision: dict[str, Any]) -> int:
 
 
 def vision_attention(vision: dict[str, Any], patches: Sequence[int]) -> float:
-    """Forward, in all blocks: patches of a picture attend to each other."""
+    """Forward, in all blocks: patches of an image attend to each other."""
     return vision["depth"] * sum(4 * count**2 * vision["hidden_size"] for count in patches)
 
 
@@ -124,7 +124,7 @@ def causal_attention(text: dict[str, Any], tokens: float) -> float:
 
 
 def _llm(text: dict[str, Any], tokens: float, label_tokens: float, trained: Trained, learns_before: bool) -> float:
-    """`learns_before`: the first layer's input needs a gradient, for the word embeddings or what made the pictures'."""
+    """`learns_before`: the first layer's input needs a gradient, for the word embeddings or what made the images'."""
     layers, lora = text["num_hidden_layers"], trained.lora_rank
     learns_anything = learns_before or trained.llm or bool(lora)
     total = 0.0

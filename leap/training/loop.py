@@ -23,14 +23,14 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, get_scheduler, set_seed
 
 from leap.data.chat_encoding import IGNORED
-from leap.data.packing import Packs
+from leap.data.packing import MicroBatches
 from leap.data.transfer import Arrays, tensors_of
 from leap.errors import LeapError, Stopped
 from leap.training.checkpointing import LossSum, Training, load, load_rng_state, load_weights, save
 from leap.training.finite import StepLosses
 from leap.training.optimizer_state import is_sharded
 from leap.training.optimizers import make_optimizer
-from leap.training.ranks import Processes
+from leap.training.ranks import Ranks
 from leap.training.recipe import Recipe
 from leap.training.schedule import warmup_steps
 from leap.training.sharding import Sharded
@@ -48,8 +48,8 @@ class TrainingJob:
     accelerator: Accelerator
     model: nn.Module  # on the rank's device, packed forward and checkpointing installed
     processor: Any
-    train: Packs
-    validation: Packs | None
+    train: MicroBatches
+    validation: MicroBatches | None
     output: Path
     resume: Path | None  # the checkpoint to go on from
     state: TrainerState  # of it, or a new one
@@ -58,7 +58,7 @@ class TrainingJob:
     base_name: str = ""  # what checkpoints of adapters call their base model
     callbacks: Sequence[TrainerCallback] = ()
     keeps_gradients: bool = True  # of a sharded model: whole ones, summed once a step
-    ranks: Processes = field(default_factory=Processes)
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def output_dir(self) -> str:
@@ -88,7 +88,7 @@ def train_loop(job: TrainingJob) -> TrainerState:
     first_step, started = state.global_step, time.time()
     control, seen = TrainerControl(), StepLosses()
     _start_trackers(job, first_step)
-    micro_batches = _loader(job.train, recipe, range(first_step * plan.packs, len(job.train)))
+    micro_batches = _loader(job.train, recipe, range(first_step * plan.micro_batches, len(job.train)))
 
     def callbacks(moment: str, **values: Any) -> None:
         for callback in job.callbacks:
@@ -107,14 +107,14 @@ def train_loop(job: TrainingJob) -> TrainerState:
     ended_by = 0
     with Signals(accelerator.is_main_process) as signals:
         while state.global_step < plan.steps and not control.should_training_stop:
-            step_batches = list(islice(micro_batches, plan.packs))
+            step_batches = list(islice(micro_batches, plan.micro_batches))
             if state.global_step == first_step and job.resume:  # the loader's first batches use random numbers, too
                 load_rng_state(job.resume, accelerator)
             callbacks("on_step_begin")
 
-            for rows, loss in forward_backward(job, model, step_batches, state.global_step + 1):
+            for samples, loss in forward_backward(job, model, step_batches, state.global_step + 1):
                 losses.since_log += loss
-                seen.losses.append((state.global_step + 1, rows, loss))
+                seen.losses.append((state.global_step + 1, samples, loss))
             norm = accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm or float("inf"))
             optimizer.step()
             learning_rate = scheduler.get_last_lr()[0]
@@ -164,7 +164,7 @@ def train_loop(job: TrainingJob) -> TrainerState:
 def forward_backward(
     job: TrainingJob, model: nn.Module, step_batches: list[dict[str, Any]], step: int
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """The gradients of an optimiser step. Yields each micro-batch's rows and its share of the step's loss.
+    """The gradients of an optimiser step. Yields each micro-batch's samples and its share of the step's loss.
 
     Gradients are summed over ranks with the last micro-batch. One that runs out of memory is done again in smaller ones
     (`_in_smaller_batches`), with those of the step before it, since the gradients then are those of a part of it.
@@ -177,7 +177,7 @@ def forward_backward(
         loss = attempt.run(batch, last)
         if loss is None:
             loss = _in_smaller_batches(attempt, step_batches[: index + 1], last, step)
-        yield batch["rows"], loss
+        yield batch["sample_indices"], loss
 
 
 class _Attempt:
@@ -206,15 +206,15 @@ class _Attempt:
 def _in_smaller_batches(attempt: _Attempt, done: list[dict[str, Any]], last: bool, step: int) -> Tensor:
     """Drop the step's gradients and do its micro-batches up to this one again, each divided until all of them fit.
 
-    Returns the loss of the last of them; those before it are counted already. Raises OutOfMemoryError where rows one by
-    one do not fit.
+    Returns the loss of the last of them; those before it are counted already. Raises OutOfMemoryError where samples one
+    by one do not fit.
     """
-    packs = attempt.job.train
-    pieces = [[batch["rows"]] for batch in done]  # of each micro-batch
-    while any(len(rows) > 1 for parts in pieces for rows in parts):
-        pieces = [[half for rows in parts for half in packs.halves(rows)] for parts in pieces]
+    micro_batches = attempt.job.train
+    pieces = [[batch["sample_indices"]] for batch in done]  # of each micro-batch
+    while any(len(samples) > 1 for parts in pieces for samples in parts):
+        pieces = [[half for samples in parts for half in micro_batches.halves(samples)] for parts in pieces]
         print(
-            f"rank {attempt.job.accelerator.process_index}: out of memory in step {step}: its rows so far "
+            f"rank {attempt.job.accelerator.process_index}: out of memory in step {step}: its samples so far "
             f"are done again in {sum(map(len, pieces))} batches instead of {len(done)}",
             file=sys.stderr,
             flush=True,
@@ -225,15 +225,15 @@ def _in_smaller_batches(attempt: _Attempt, done: list[dict[str, Any]], last: boo
         losses: list[Tensor | None] = []
         for parts, batch in zip(pieces, done, strict=True):
             losses = []
-            for rows in parts:
-                again = packs.batch(rows) if rows else batch
-                losses.append(attempt.run(again, sync=last and rows is pieces[-1][-1]))
+            for samples in parts:
+                again = micro_batches.batch(samples) if samples else batch
+                losses.append(attempt.run(again, sync=last and samples is pieces[-1][-1]))
             if None in losses:
                 break
         found = [loss for loss in losses if loss is not None]
         if len(found) == len(losses):
             return torch.stack(found).sum()
-    raise torch.OutOfMemoryError("rows one by one do not fit")
+    raise torch.OutOfMemoryError("samples one by one do not fit")
 
 
 def step_loss(model: nn.Module, job: TrainingJob, batch: dict[str, Any], label_tokens: int) -> Tensor:
@@ -242,7 +242,7 @@ def step_loss(model: nn.Module, job: TrainingJob, batch: dict[str, Any], label_t
     accelerator = job.accelerator
     with accelerator.autocast() if is_sharded(job.model) else nullcontext():  # else the prepared forward has it
         total = summed_loss(model, _to_device(batch, accelerator.device))
-    if not total.requires_grad:  # the LLM is frozen, and no row of the batch has an image
+    if not total.requires_grad:  # the LLM is frozen, and no sample of the batch has an image
         total = total + 0 * sum(weight.sum() for weight in model.parameters() if weight.requires_grad)
     # Gradients are averaged over ranks, tokens counted over all of them.
     return total / label_tokens * accelerator.num_processes
@@ -300,11 +300,11 @@ def _prepare(job: TrainingJob) -> tuple[nn.Module, Any]:
     return model, optimizer
 
 
-def _loader(packs: Packs, recipe: Recipe, order: range) -> Iterator[dict[str, Any]]:
+def _loader(micro_batches: MicroBatches, recipe: Recipe, order: range) -> Iterator[dict[str, Any]]:
     """Micro-batches in order, each made by one worker while earlier ones are trained on."""
     workers = usable_workers(recipe.dataloader_num_workers)
     loader = DataLoader(
-        packs,
+        micro_batches,
         batch_size=None,
         sampler=order,
         collate_fn=Arrays,  # type: ignore[arg-type]  # without a batch_size it is given a sample
@@ -322,7 +322,7 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in batch.items()
-        if name not in ("rows", "step_label_tokens")
+        if name not in ("sample_indices", "step_label_tokens")
     }
 
 

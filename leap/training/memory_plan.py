@@ -1,8 +1,9 @@
-"""How a run is made to fit its device: into how many packs a step's rows are divided, and what is computed twice.
+"""How a run is made to fit its device: into how many micro-batches a step's samples are divided, and what is computed
+twice.
 
-Both are first estimated from the model's configuration, then tried on the run's heaviest pack before the first step.
-More packs cost little until they are small; computing activations a second time (checkpointing) costs a third of the
-arithmetic, so the vision tower's come first, everything's last.
+Both are first estimated from the model's configuration, then tried on the run's heaviest micro-batch before the first
+step. More micro-batches cost little until they are small; computing activations a second time (checkpointing) costs a
+third of the arithmetic, so the vision tower's come first, everything's last.
 """
 
 import gc
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from leap.data.packing import Cost, PackPlan
+from leap.data.packing import BatchPlan, Cost
 from leap.errors import LeapError
 from leap.progress import duration, is_main_process
 from leap.training.memory import MOMENTS
@@ -32,8 +33,8 @@ _GRADIENTS = 0.2  # of a device's memory: what whole gradients of a divided mode
 _PEERS = 4e9  # bytes that talking to other processes takes
 _ATTEMPTS = 6  # estimates that are tried
 _LESS = 0.75  # of the memory, for the next estimate
-_SMALL = 2_048  # tokens: packs below keep the GPU less busy than checkpointing costs
-_ONE_ROW = "one row does not fit into this device's memory: lower --model_max_length or use LoRA"
+_SMALL = 2_048  # tokens: micro-batches below keep the GPU less busy than checkpointing costs
+_ONE_SAMPLE = "one sample does not fit into this device's memory: lower --model_max_length or use LoRA"
 _HALF = 2  # bytes of a number in bf16, in which activations are kept
 
 
@@ -59,33 +60,38 @@ class Activations:
         # Floats: a row's bytes do not fit the int32 of a plan's arrays.
         return cls(float(_HALF * all_layers), float(_HALF * all_blocks), float(4 * _HALF * text.vocab_size))
 
-    def of_rows(self, cost: Cost) -> Any:
-        """Bytes of each row, [rows]. Its label tokens count: each has a float of the whole vocabulary, twice."""
+    def of_samples(self, cost: Cost) -> Any:
+        """Bytes of each sample, [samples]. Its label tokens count: each has a float of the whole vocabulary, twice."""
         return self.token * cost.tokens + self.patch * cost.patches + self.label * cost.label_tokens
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Packs of a step and process, and which parts' activations are computed twice."""
+class MemoryPlan:
+    """Micro-batches of a step and rank, and which parts' activations are computed twice."""
 
-    packs: int
+    micro_batches: int
     checkpointing: Checkpointing
 
 
-def estimate(plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...] = LEVELS) -> Fit:
-    """The least checkpointing, and then the fewest packs, whose heaviest pack fits. Raises LeapError if none does."""
+def estimate(
+    plan: BatchPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...] = LEVELS
+) -> MemoryPlan:
+    """The least checkpointing, then the fewest micro-batches, whose heaviest fits. Raises LeapError if none does."""
     for level in allowed:
         activations = Activations.of(config, level)
-        row = activations.of_rows(plan.cost)
-        if row.max() > free_bytes:
+        sample = activations.of_samples(plan.cost)
+        if sample.max() > free_bytes:
             continue
-        mean = row.mean() * plan.rows_per_step / plan.processes
-        packs = max(1, round(mean / free_bytes))
-        while packs < _rows_of_process(plan) and replace(plan, packs=packs).heaviest(row)[1] > free_bytes:
-            packs += 1
-        tokens = plan.cost.tokens.mean() * plan.rows_per_step / plan.processes / packs
-        if tokens >= _SMALL or packs == 1 or level == allowed[-1]:
-            return Fit(packs, level)
+        mean = sample.mean() * plan.global_batch_size / plan.world_size
+        micro_batches = max(1, round(mean / free_bytes))
+        while (
+            micro_batches < _samples_of_process(plan)
+            and replace(plan, micro_batches=micro_batches).heaviest(sample)[1] > free_bytes
+        ):
+            micro_batches += 1
+        tokens = plan.cost.tokens.mean() * plan.global_batch_size / plan.world_size / micro_batches
+        if tokens >= _SMALL or micro_batches == 1 or level == allowed[-1]:
+            return MemoryPlan(micro_batches, level)
     raise LeapError(
         f"one row needs more than the {free_bytes / 1e9:.1f} GB that this device has left for it: "
         "lower --model_max_length or --image_tokens_max, or use LoRA"
@@ -105,50 +111,51 @@ def checkpoint(model: Any, level: Checkpointing) -> None:
 def choose(
     recipe: Any,
     model: Any,
-    plan: PackPlan,
+    plan: BatchPlan,
     batch: Callable[[list[int]], dict[str, Any]],
     state_bytes: float,
     device: torch.device,
     number: torch.dtype,
-    earlier: Fit | None = None,
-) -> Fit:
-    """What the recipe says, and the rest as memory allows: the first of a few fits whose heaviest pack really runs.
+    earlier: MemoryPlan | None = None,
+) -> MemoryPlan:
+    """What the recipe says, and the rest as memory allows: the first of a few fits whose heaviest micro-batch really
+    runs.
 
-    `batch` gives rows as a batch on the device, `state_bytes` is what the optimiser will take, and `earlier` a fit that
-    ran out of memory in an earlier start. All ranks try the same fits, made from the least memory that any of them has
-    free, and come to the same. Raises LeapError if a single row does not fit.
+    `batch` gives samples as a batch on the device, `state_bytes` is what the optimiser will take, and `earlier` a fit
+    that ran out of memory in an earlier start. All ranks try the same fits, made from the least memory that any of them
+    has free, and come to the same. Raises LeapError if a single sample does not fit.
     """
     allowed = LEVELS if recipe.gradient_checkpointing is None else (LEVELS[-1 if recipe.gradient_checkpointing else 0],)
-    if recipe.tokens_per_pack or device.type != "cuda":
-        fits = wished(plan, _packs_of(plan, recipe.tokens_per_pack), allowed)
+    if recipe.tokens_per_micro_batch or device.type != "cuda":
+        fits = requested(plan, _micro_batches_of(plan, recipe.tokens_per_micro_batch), allowed)
     else:
         fits = common_candidates(plan, model.config, _free_bytes(model, device, state_bytes), allowed, device)
     if earlier:
-        fits = smaller(fits, earlier, _rows_of_process(plan), allowed)
+        fits = smaller(fits, earlier, _samples_of_process(plan), allowed)
     if device.type != "cuda" or is_sharded(model):  # where memory ends in one process, the others would wait for ever
         checkpoint(model, fits[0].checkpointing)
         return fits[0]
 
-    def runs(fit: Fit) -> bool:
+    def runs(fit: MemoryPlan) -> bool:
         checkpoint(model, fit.checkpointing)
-        kept = fit.packs > 1 or torch.distributed.is_initialized()  # DDP has them from the first pack on
-        weight = Activations.of(model.config, fit.checkpointing).of_rows(plan.cost)
-        pack = batch(replace(plan, packs=fit.packs).heaviest(weight)[0])
-        return _everywhere(_runs(model, pack, state_bytes, number, kept), device)
+        kept = fit.micro_batches > 1 or torch.distributed.is_initialized()  # DDP has them from the first micro-batch on
+        weight = Activations.of(model.config, fit.checkpointing).of_samples(plan.cost)
+        micro_batch = batch(replace(plan, micro_batches=fit.micro_batches).heaviest(weight)[0])
+        return _everywhere(_runs(model, micro_batch, state_bytes, number, kept), device)
 
     model.train()  # a loaded model is not, and computes nothing twice then
     return first_that_runs(fits, runs)
 
 
 def common_candidates(
-    plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...], device: torch.device
-) -> list[Fit]:
+    plan: BatchPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...], device: torch.device
+) -> list[MemoryPlan]:
     """`candidates` for the least memory that any rank has free: ranks that divide a step differently would train some
-    rows twice and leave others out."""
+    samples twice and leave others out."""
     return candidates(plan, config, _least(free_bytes, device), allowed)
 
 
-def candidates(plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...]) -> list[Fit]:
+def candidates(plan: BatchPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...]) -> list[MemoryPlan]:
     """What is estimated to fit, then what fits into less and less: an estimate may be too good.
 
     Never many, and each clearly smaller than the one before. Raises LeapError where not even one row should fit.
@@ -157,53 +164,58 @@ def candidates(plan: PackPlan, config: Any, free_bytes: float, allowed: tuple[Ch
     for attempt in range(1, _ATTEMPTS):
         with suppress(LeapError):
             fits.append(estimate(plan, config, free_bytes * _LESS**attempt, allowed))
-    return list(dict.fromkeys([*fits, Fit(_rows_of_process(plan), allowed[-1])]))
+    return list(dict.fromkeys([*fits, MemoryPlan(_samples_of_process(plan), allowed[-1])]))
 
 
-def wished(plan: PackPlan, packs: int, allowed: tuple[Checkpointing, ...]) -> list[Fit]:
-    """So many packs, with more and more computed twice; then twice as many packs, and so on."""
-    fits = [Fit(packs, level) for level in allowed]
-    while packs < _rows_of_process(plan):
-        packs = min(2 * packs, _rows_of_process(plan))
-        fits.append(Fit(packs, allowed[-1]))
+def requested(plan: BatchPlan, micro_batches: int, allowed: tuple[Checkpointing, ...]) -> list[MemoryPlan]:
+    """So many micro-batches, with more and more computed twice; then twice as many micro-batches, and so on."""
+    fits = [MemoryPlan(micro_batches, level) for level in allowed]
+    while micro_batches < _samples_of_process(plan):
+        micro_batches = min(2 * micro_batches, _samples_of_process(plan))
+        fits.append(MemoryPlan(micro_batches, allowed[-1]))
     return fits
 
 
-def smaller(fits: Sequence[Fit], than: Fit, rows: int, allowed: tuple[Checkpointing, ...]) -> list[Fit]:
-    """The fits with at least twice the packs of one that ran out of memory; where each is a row, with everything
-    computed twice."""
-    packs = min(2 * than.packs, rows)
-    if than.packs >= rows:
+def smaller(
+    fits: Sequence[MemoryPlan], than: MemoryPlan, samples: int, allowed: tuple[Checkpointing, ...]
+) -> list[MemoryPlan]:
+    """The fits with at least twice the micro-batches of one that ran out of memory; where each is a row, with
+    everything computed twice."""
+    micro_batches = min(2 * than.micro_batches, samples)
+    if than.micro_batches >= samples:
         if than.checkpointing == allowed[-1]:
-            raise LeapError(f"{_ONE_ROW}; with more memory than before, remove the output folder's memory_plan.json")
-        return [Fit(rows, allowed[-1])]
-    return list(dict.fromkeys(replace(fit, packs=max(packs, fit.packs)) for fit in fits))
+            raise LeapError(f"{_ONE_SAMPLE}; with more memory than before, remove the output folder's memory_plan.json")
+        return [MemoryPlan(samples, allowed[-1])]
+    return list(dict.fromkeys(replace(fit, micro_batches=max(micro_batches, fit.micro_batches)) for fit in fits))
 
 
-def first_that_runs(fits: Sequence[Fit], runs: Callable[[Fit], bool]) -> Fit:
+def first_that_runs(fits: Sequence[MemoryPlan], runs: Callable[[MemoryPlan], bool]) -> MemoryPlan:
     """Raises LeapError where none does. Every attempt is told in one line of the first process."""
     for fit in fits:
         started = time.monotonic()
         found = runs(fit)
         if is_main_process():
-            told = f"{fit.packs} packs, checkpointing {fit.checkpointing}: {'fits' if found else 'does not fit'}"
-            print(f"tried       {told} ({duration(time.monotonic() - started)})", file=sys.stderr, flush=True)
+            message = (
+                f"{fit.micro_batches} micro-batches, checkpointing {fit.checkpointing}: "
+                f"{'fits' if found else 'does not fit'}"
+            )
+            print(f"tried       {message} ({duration(time.monotonic() - started)})", file=sys.stderr, flush=True)
         if found:
             return fit
-    raise LeapError(_ONE_ROW)
+    raise LeapError(_ONE_SAMPLE)
 
 
-def _rows_of_process(plan: PackPlan) -> int:
-    """In an optimiser step: more packs would be empty."""
-    return plan.rows_per_step // plan.processes
+def _samples_of_process(plan: BatchPlan) -> int:
+    """In an optimiser step: more micro-batches would be empty."""
+    return plan.global_batch_size // plan.world_size
 
 
-def _packs_of(plan: PackPlan, tokens_per_pack: int | None) -> int:
-    """As many packs as tokens are wanted in each; without such a wish, the plan's."""
-    if tokens_per_pack is None:
-        return plan.packs
-    rows = _rows_of_process(plan)
-    return min(rows, max(1, math.ceil(plan.cost.tokens.mean() * rows / tokens_per_pack)))
+def _micro_batches_of(plan: BatchPlan, tokens_per_micro_batch: int | None) -> int:
+    """As many micro-batches as tokens are wanted in each; without such a wish, the plan's."""
+    if tokens_per_micro_batch is None:
+        return plan.micro_batches
+    samples = _samples_of_process(plan)
+    return min(samples, max(1, math.ceil(plan.cost.tokens.mean() * samples / tokens_per_micro_batch)))
 
 
 def _free_bytes(model: Any, device: torch.device, state_bytes: float) -> float:
@@ -219,7 +231,7 @@ def _free_bytes(model: Any, device: torch.device, state_bytes: float) -> float:
 
 
 def _divided_bytes(model: Any, whole: bool) -> float:
-    """Gradients of a divided model (`whole`, or this process's part), and what of it is put together at once.
+    """Gradients of a divided model (`whole`, or this rank's part), and what of it is put together at once.
 
     That is what no layer has for itself and three of the largest, in bf16, and their gradients in float32.
     """
@@ -230,7 +242,7 @@ def _divided_bytes(model: Any, whole: bool) -> float:
 
 
 def keeps_gradients(model: Any, device: torch.device) -> bool:
-    """Whether every process of a divided model has room for whole gradients, to sum them once a step."""
+    """Whether every rank of a divided model has room for whole gradients, to sum them once a step."""
     if device.type != "cuda":
         return True
     needed = 4 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -245,12 +257,12 @@ def _limit(device: torch.device) -> float:
 
 
 def _everywhere(here: bool, device: torch.device) -> bool:
-    """Whether it is so in every process."""
+    """Whether it is so in every rank."""
     return bool(_least(float(here), device))
 
 
 def _least(here: float, device: torch.device) -> float:
-    """The least of all processes' values."""
+    """The least of all ranks' values."""
     if not torch.distributed.is_initialized():
         return here
     agreed = torch.tensor(here, dtype=torch.float64, device=device)
@@ -258,8 +270,9 @@ def _least(here: float, device: torch.device) -> float:
     return agreed.item()
 
 
-def _runs(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dtype, kept: bool) -> bool:
-    """Whether a pack goes through the model and back; with `kept`, beside the gradients of packs before it.
+def _runs(model: Any, micro_batch: dict[str, Any], state_bytes: float, number: torch.dtype, kept: bool) -> bool:
+    """Whether a micro-batch goes through the model and back; with `kept`, beside the gradients of micro-batches before
+    it.
 
     All gradients are dropped.
     """
@@ -267,7 +280,7 @@ def _runs(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dt
     try:
         if kept:
             _make_gradients(model)
-        _forward_and_back(model, pack, state_bytes, number)
+        _forward_and_back(model, micro_batch, state_bytes, number)
     except torch.OutOfMemoryError:
         found = False
     # Not within `except`: the error holds on to all that was computed.
@@ -283,10 +296,10 @@ def _make_gradients(model: Any) -> None:
             weight.grad = torch.zeros_like(weight)
 
 
-def _forward_and_back(model: Any, pack: dict[str, Any], state_bytes: float, number: torch.dtype) -> None:
+def _forward_and_back(model: Any, micro_batch: dict[str, Any], state_bytes: float, number: torch.dtype) -> None:
     held = torch.empty(int(state_bytes), dtype=torch.uint8, device=model.device)  # the optimiser's place
     with torch.autocast(model.device.type, number, enabled=number != torch.float32):
-        loss = model(**pack)
+        loss = model(**micro_batch)
     loss.backward()
     del held
 

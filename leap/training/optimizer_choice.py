@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from leap.models.checkpoints import read_marker
-from leap.progress import processes
+from leap.progress import world_size
 from leap.training import memory
-from leap.training.ranks import Processes
+from leap.training.ranks import Ranks
 from leap.training.recipe import Recipe
 
 STOCHASTIC = "adamw_bf16_stochastic"
 _ROOM = 0.8  # of a GPU's memory: what states may take, so that activations have the rest
 
 
-def choose_optimizer(recipe: Recipe, model: Path, output: Path, ranks: Processes) -> str:
+def choose_optimizer(recipe: Recipe, model: Path, output: Path, ranks: Ranks) -> str:
     """The recipe's optimiser; for "auto", the one that the run in `output` began with, or what fits every rank's GPU.
 
     All ranks come to the same: with unlike GPUs, what the smallest one holds.
@@ -25,7 +25,7 @@ def choose_optimizer(recipe: Recipe, model: Path, output: Path, ranks: Processes
     limit = min(limits, default=None)
     if limit is None:
         return "adamw_torch"
-    if recipe.fsdp and processes() > 1:  # each holds a part of them only
+    if recipe.fsdp and world_size() > 1:  # each holds a part of them only
         return "adamw_torch_fused"
     needed = memory.states(memory.count_weights(model), 0, "adamw_torch_fused", recipe.bf16).total
     fits = recipe.finetuning == "lora" or needed <= _ROOM * limit

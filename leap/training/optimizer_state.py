@@ -56,7 +56,7 @@ def restore_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, 
 
 
 def _placed(value: Any, parameter: Tensor) -> Any:
-    """A saved value where the optimiser needs it: this process's part of it, where the parameter is divided.
+    """A saved value where the optimiser needs it: this rank's part of it, where the parameter is divided.
 
     Always a copy: the saved one may be a file's pages, which a CPU's optimiser would go on to work in.
     """

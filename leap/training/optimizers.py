@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leap.models.components import set_part_rates
+from leap.models.components import set_component_rates
 from leap.training.optimizer_choice import STOCHASTIC
 
 _UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
@@ -64,19 +64,21 @@ class StochasticAdamW(torch.optim.Optimizer):
 
     def _update(self, weights: Tensor, place: int, numbers: Tensor, key: int) -> None:
         state = self.state[weights]
-        parts = [_local(tensor) for tensor in (weights, weights.grad, state["exp_avg"], state["exp_avg_sq"])]
-        assert all(part.is_contiguous() for part in (parts[0], *parts[2:]))  # else `reshape` would copy them
-        flat = [part.reshape(-1) for part in parts]
+        components = [_local(tensor) for tensor in (weights, weights.grad, state["exp_avg"], state["exp_avg_sq"])]
+        assert all(
+            component.is_contiguous() for component in (components[0], *components[2:])
+        )  # else `reshape` would copy them
+        flat = [component.reshape(-1) for component in components]
         update = _compiled() if weights.is_cuda and find_spec("triton") else _adamw
         flat_weights, *others = flat
         for begin in range(0, flat_weights.numel(), _CHUNK):
             cut = slice(begin, begin + _CHUNK)
-            grad, first, second = (part[cut] for part in others)
+            grad, first, second = (component[cut] for component in others)
             update(flat_weights[cut], grad, first, second, numbers, _on(weights.device, key + place + begin))
 
 
 def _local(tensor: Any) -> Tensor:
-    """This process's part of a tensor that FSDP2 spreads over several."""
+    """This rank's part of a tensor that FSDP2 spreads over several."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
@@ -145,7 +147,7 @@ def make_optimizer(recipe: Any, model: Any) -> torch.optim.Optimizer:
     else:
         fused = True if recipe.optim == "adamw_torch_fused" else None
         optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
-    set_part_rates(optimizer, model, recipe.part_rates)
+    set_component_rates(optimizer, model, recipe.component_rates)
     return optimizer
 
 

@@ -5,11 +5,11 @@ Without it, a run that resumes would come to the same step in the same batches a
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from leap.errors import LeapError
 from leap.records.files import first_problem, is_file, read_object, write_json
-from leap.training.memory_plan import Checkpointing, Fit
+from leap.training.memory_plan import Checkpointing, MemoryPlan
 
 FILE = "memory_plan.json"
 
@@ -18,23 +18,23 @@ class _OutOfMemory(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     step: PositiveInt
-    packs: PositiveInt
+    micro_batches: PositiveInt = Field(validation_alias=AliasChoices("micro_batches", "packs"))
     checkpointing: Checkpointing
 
 
-def remember(output: Path, step: int, fit: Fit) -> LeapError:
+def remember(output: Path, step: int, fit: MemoryPlan) -> LeapError:
     """Write down that `step` ran out of memory under `fit`; the error for the user."""
     known = recall(output)
-    if known is None or known.packs <= fit.packs:
-        found = _OutOfMemory(step=step, packs=fit.packs, checkpointing=fit.checkpointing)
+    if known is None or known.micro_batches <= fit.micro_batches:
+        found = _OutOfMemory(step=step, micro_batches=fit.micro_batches, checkpointing=fit.checkpointing)
         write_json(output / FILE, found.model_dump())
     return LeapError(
-        f"step {step} ran out of memory in {fit.packs} batches with checkpointing {fit.checkpointing}; run the same "
-        f"command again: it resumes and divides each step further ({output / FILE})"
+        f"step {step} ran out of memory in {fit.micro_batches} batches with checkpointing {fit.checkpointing}; run the "
+        f"same command again: it resumes and divides each step further ({output / FILE})"
     )
 
 
-def recall(output: Path) -> Fit | None:
+def recall(output: Path) -> MemoryPlan | None:
     """The fit that ran out of memory in an earlier start of the run in this folder."""
     path = output / FILE
     if not is_file(path):
@@ -43,4 +43,4 @@ def recall(output: Path) -> Fit | None:
         found = _OutOfMemory.model_validate(read_object(path))
     except ValidationError as error:
         raise LeapError(f"{path}: {first_problem(error)}; remove the file") from error
-    return Fit(found.packs, found.checkpointing)
+    return MemoryPlan(found.micro_batches, found.checkpointing)

@@ -8,15 +8,15 @@ import torch
 from torch import distributed
 
 from leap.errors import LeapError, first_line
-from leap.progress import processes
+from leap.progress import world_size
 
 # One rank may check 150,000 samples while another finds them checked; a rank that ends is told by torchrun at once.
-_PATIENCE = timedelta(days=1)
+_TIMEOUT = timedelta(days=1)
 
 
 def join() -> None:
     """Let the ranks that torchrun started find each other, as the Trainer would later. Alone, nothing happens."""
-    if processes() == 1:
+    if world_size() == 1:
         return
     from accelerate import PartialState
 
@@ -24,20 +24,20 @@ def join() -> None:
         PartialState(cpu=not torch.cuda.is_available())
     except (RuntimeError, ValueError, OSError) as error:  # an address that nobody has, a port that is taken
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise LeapError(f"the {processes()} ranks do not find each other at {place} ({first_line(error)})") from error
+        raise LeapError(f"the {world_size()} ranks do not find each other at {place} ({first_line(error)})") from error
 
 
-class Processes:
-    """Agreement of all processes; alone, each call answers at once. All processes make the same calls in one order."""
+class Ranks:
+    """Agreement of all ranks; alone, each call answers at once. All processes make the same calls in one order."""
 
     def __init__(self) -> None:
         together = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
         # gloo: its messages are between CPUs, so that nothing waits for a GPU's queue of work.
-        self._group: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE) if together else None
+        self._group: Any = distributed.new_group(backend="gloo", timeout=_TIMEOUT) if together else None
         self._asked: tuple[Any, torch.Tensor] | None = None
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in the order of their ranks. Waits for all."""
+        """Every rank's value, in the order of their ranks. Waits for all."""
         if self._group is None:
             return [value]
         values: list[Any] = [None] * distributed.get_world_size()
@@ -62,7 +62,7 @@ class Processes:
                 )
 
     def largest(self, value: int) -> int:
-        """The largest of all processes' values; of several processes, of those given at the last call.
+        """The largest of all ranks' values; of several ranks, of those given at the last call.
 
         So nobody waits: the answer to the last call has come while the step between was computed.
         """

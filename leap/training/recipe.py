@@ -31,7 +31,7 @@ from leap.terminal import in_one_line, shorten
 # These change nothing in what the model learns, so a run may be resumed under other values.
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
          "image_root", "val_file", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples",
-         "gradient_checkpointing", "packing", "tokens_per_pack", "compile", "early_stopping_patience",
+         "gradient_checkpointing", "packing", "tokens_per_micro_batch", "compile", "early_stopping_patience",
          "fsdp"}  # fmt: skip
 PATHS = ("model_name_or_path", "train_file", "val_file", "image_root", "output_dir", "resume_from_lora", "deepspeed")
 _OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora", "use_dora",
@@ -61,7 +61,7 @@ SUFFIXES = (".yaml", ".yml")
 
 def _split(value: Any) -> Any:
     """A list as a command line gives it: a,b,c."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    return [component.strip() for component in value.split(",")] if isinstance(value, str) else value
 
 
 def _word_no(value: Any) -> Any:
@@ -84,8 +84,8 @@ def _plain_value(name: str, value: Any) -> Any:
     return value
 
 
-def _part_rate(part: str) -> Any:
-    return Field(default=None, description=f"of the {part}'s weights; null: learning_rate")
+def _component_rate(component: str) -> Any:
+    return Field(default=None, description=f"of the {component}'s weights; null: learning_rate")
 
 
 class Recipe(BaseModel):
@@ -97,9 +97,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model_name_or_path: Annotated[str, Field(description="base model: a folder")]
-    train_file: Annotated[str, Field(description="training rows, JSONL")]
-    val_file: Annotated[str | None, Field(description="held-out rows for the evaluation loss")] = None
-    image_root: Annotated[str | None, Field(description="where relative picture paths start")] = None
+    train_file: Annotated[str, Field(description="training samples, JSONL")]
+    val_file: Annotated[str | None, Field(description="validation samples for the evaluation loss")] = None
+    image_root: Annotated[str | None, Field(description="where relative image paths start")] = None
     output_dir: Annotated[str, Field(description="where checkpoint-N folders go")] = "output"
 
     num_train_epochs: Annotated[Finite, Field(gt=0, le=100_000)] = 1.0
@@ -107,17 +107,17 @@ class Recipe(BaseModel):
     per_device_train_batch_size: Count = 1
     per_device_eval_batch_size: Count = 8
     gradient_accumulation_steps: Count = 1
-    max_train_samples: Annotated[Count | None, Field(description="use the first N rows only")] = None
-    max_eval_samples: Annotated[Count | None, Field(description="use the first N held-out rows only")] = None
+    max_train_samples: Annotated[Count | None, Field(description="use the first N samples only")] = None
+    max_eval_samples: Annotated[Count | None, Field(description="use the first N validation samples only")] = None
 
     # What learns: every weight, all but frozen parts, or adapters (LoRA) beside weights that stay.
     finetuning: Literal["full", "lora"] = "full"
     freeze_vision: Annotated[bool, Field(description="the vision tower without its mergers stays as it is")] = False
     freeze_projector: Annotated[bool, Field(description="the mergers, deepstack's too, stay as they are")] = False
     freeze_llm: Annotated[bool, Field(description="embeddings, layers and head stay as they are")] = False
-    vision_learning_rate: Rate | None = _part_rate("vision tower")
-    projector_learning_rate: Rate | None = _part_rate("projector")
-    llm_learning_rate: Rate | None = _part_rate("LLM")
+    vision_learning_rate: Rate | None = _component_rate("vision tower")
+    projector_learning_rate: Rate | None = _component_rate("projector")
+    llm_learning_rate: Rate | None = _component_rate("LLM")
     lora_r: Annotated[Count, Field(description="rank of the adapters")] = 16
     lora_alpha: Annotated[Count, Field(description="adapters are scaled by alpha / r (rsLoRA: / sqrt r)")] = 32
     lora_dropout: Share = 0.05
@@ -155,7 +155,7 @@ class Recipe(BaseModel):
         Field(description="auto: fp32 weights where the GPU holds them, else bf16 ones rounded stochastically"),
     ] = "auto"
 
-    model_max_length: Annotated[Count, Field(description="longer rows are left out and counted, never cut")] = 4096
+    model_max_length: Annotated[Count, Field(description="longer samples are left out and counted, never cut")] = 4096
     image_tokens_min: Annotated[ImageTokens, Field(description="of 32x32 pixels")] = 256
     image_tokens_max: Annotated[ImageTokens, Field(description="of 32x32 pixels")] = 768
 
@@ -171,7 +171,7 @@ class Recipe(BaseModel):
     packing: Annotated[
         bool, Field(description="rows without padding, compiled on a GPU (Qwen3-VL; others are padded)")
     ] = True
-    tokens_per_pack: Annotated[
+    tokens_per_micro_batch: Annotated[
         Count | None, Field(description="about so many tokens go through the model at once; null: what fits")
     ] = None
     compile: Annotated[bool | None, Field(description="null: where flash attention runs")] = None
@@ -257,7 +257,7 @@ class Recipe(BaseModel):
             raise ValueError(f"{lone[0]} needs finetuning: lora")
         if not self.learning:
             raise ValueError("freeze_vision, freeze_projector and freeze_llm together leave nothing to train")
-        if idle := [part for part in self.part_rates if part not in self.learning]:
+        if idle := [component for component in self.component_rates if component not in self.learning]:
             raise ValueError(f"{idle[0]}_learning_rate is set, but nothing of the {idle[0]} is trained")
         return self
 
@@ -276,29 +276,31 @@ class Recipe(BaseModel):
     @property
     def frozen(self) -> list[Component]:
         """The parts that freeze_ keys name."""
-        return [part for part in COMPONENTS if getattr(self, f"freeze_{part}")]
+        return [component for component in COMPONENTS if getattr(self, f"freeze_{component}")]
 
     @property
     def learning(self) -> list[Component]:
         """The parts in which something is trained."""
         return (
-            self.lora_parts if self.finetuning == "lora" else [part for part in COMPONENTS if part not in self.frozen]
+            self.lora_parts
+            if self.finetuning == "lora"
+            else [component for component in COMPONENTS if component not in self.frozen]
         )
 
     @property
-    def part_rates(self) -> dict[Component, float]:
+    def component_rates(self) -> dict[Component, float]:
         """The learning rates of parts that have one of their own."""
-        rates = {part: getattr(self, f"{part}_learning_rate") for part in COMPONENTS}
-        return {part: rate for part, rate in rates.items() if rate is not None}
+        rates = {component: getattr(self, f"{component}_learning_rate") for component in COMPONENTS}
+        return {component: rate for component, rate in rates.items() if rate is not None}
 
     @property
-    def number(self) -> str:
+    def dtype(self) -> str:
         """PyTorch's name of the format that matrix products are computed in."""
         return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
 
-    def rows_per_step(self, processes: int) -> int:
-        """Rows of an optimiser step, over all processes."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
+    def global_batch_size(self, world_size: int) -> int:
+        """Samples of an optimiser step, over all ranks."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * world_size
 
     def identity(self) -> dict[str, Any]:
         """The values that decide what is learned: a checkpoint is resumed only under equal ones."""

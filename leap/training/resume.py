@@ -10,7 +10,7 @@ from leap.records.files import is_file
 from leap.training.checkpoint_folder import resume_point
 from leap.training.recipe import Recipe
 
-# Only their product, the rows of an optimiser step, decides what is learned.
+# Only their product, the samples of an optimiser step, decides what is learned.
 _FACTORS = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 
 
@@ -35,7 +35,7 @@ def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
 
 def _refuse_another_run(folder: Path, identity: dict[str, Any]) -> None:
     found = read_marker(folder)
-    different = [part for part in ("base_model", "data") if found.get(part) != identity[part]]
+    different = [component for component in ("base_model", "data") if found.get(component) != identity[component]]
     if "base_files" in found and "base_files" in identity:  # older runs do not say them
         changed = changed_files(found["base_files"], identity["base_files"])
         different += [f"{name} of the base model" for name in changed]
@@ -63,10 +63,10 @@ def _compared(recipe: dict[str, Any]) -> dict[str, Any]:
     defaults = {name: field.default for name, field in Recipe.model_fields.items() if not field.is_required()}
     recipe = {**Recipe.keys_of_identity(defaults), **recipe}
     values = {key: value for key, value in recipe.items() if key not in _FACTORS}
-    rows = 1
+    samples = 1
     for factor in _FACTORS:
-        rows *= recipe.get(factor, 1)
-    return {**values, "rows of an optimiser step": rows}
+        samples *= recipe.get(factor, 1)
+    return {**values, "samples of an optimiser step": samples}
 
 
 def resolve_start(recipe: Recipe, root: Path) -> Recipe:

@@ -14,7 +14,7 @@ from torch import nn
 
 from leap.errors import LeapError
 from leap.models import families
-from leap.progress import processes
+from leap.progress import world_size
 from leap.training.optimizer_choice import STOCHASTIC
 from leap.training.recipe import Recipe
 
@@ -28,7 +28,7 @@ def check_sharding(recipe: Recipe, family: str) -> None:
         )
     if not recipe.fsdp:
         return
-    if processes() == 1:
+    if world_size() == 1:
         print("fsdp        one process has nobody to divide with: it trains as without fsdp", file=sys.stderr)
         return
     if recipe.optim == STOCHASTIC:  # one that "auto" found in the output folder
@@ -38,7 +38,7 @@ def check_sharding(recipe: Recipe, family: str) -> None:
 
 
 def shard(model: Any, device: torch.device, number: torch.dtype) -> Any:
-    """Divide a Qwen3-VL over all processes, in place; the rest of it goes to `device`. All processes call it.
+    """Divide a Qwen3-VL over all ranks, in place; the rest of it goes to `device`. All processes call it.
 
     Weights stay as they are and are put together in `number` (bfloat16: half the traffic); gradients are summed in
     float32. What lies outside of layers and blocks is put together for the whole step: embeddings and head are one.
@@ -65,7 +65,7 @@ def sharded_units(model: Any) -> list[nn.Module]:
 class Sharded(nn.Module):
     """What stands where DDP stands for a model that is not divided: the Trainer calls it to train.
 
-    `keeps_gradients`: those of a step's packs are added up whole in each process and summed over all once.
+    `keeps_gradients`: those of a step's micro-batches are added up whole in each process and summed over all once.
     """
 
     def __init__(self, module: Any, keeps_gradients: bool) -> None:
@@ -77,7 +77,7 @@ class Sharded(nn.Module):
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """The Trainer's way to say that another pack of the step will follow."""
+        """The Trainer's way to say that another micro-batch of the step will follow."""
         self.module.set_requires_gradient_sync(not self._keeps_gradients)
         try:
             yield

@@ -15,7 +15,7 @@ class Signals:
 
     def __init__(self, main: bool) -> None:
         """`main`: this rank says that a signal came."""
-        self.received, self._main, self._process, self._at = 0, main, os.getpid(), 0.0
+        self.received, self._main, self._rank, self._at = 0, main, os.getpid(), 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -28,7 +28,7 @@ class Signals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
-        if os.getpid() != self._process:  # a forked data loader's worker: a Ctrl-C reaches it too
+        if os.getpid() != self._rank:  # a forked data loader's worker: a Ctrl-C reaches it too
             return
         now = time.monotonic()
         if self.received and number == signal.SIGINT and now - self._at > _SAME:

@@ -9,7 +9,7 @@ from torch import nn
 
 from leap.errors import LeapError, first_line
 from leap.models.checkpoints import ADAPTER, read_config
-from leap.models.components import count_weights, freeze, knows_parts, trainable_parts
+from leap.models.components import count_weights, freeze, knows_components, trainable_components
 from leap.models.families import Component
 from leap.models.loading import emulated, has_bfloat16, load_model, pick_device
 from leap.models.lora import add_adapters, check_start, count_targets, describe_adapters, describe_start
@@ -19,8 +19,8 @@ from leap.training.recipe import Recipe
 
 
 def load_trainable(recipe: Recipe, folder: Path) -> Any:
-    """The base model in `folder`, ready to train: on the CPU, a quantized one on this process's device."""
-    # Packed rows have an attention of their own, which needs no package.
+    """The base model in `folder`, ready to train: on the CPU, a quantized one on this rank's device."""
+    # Packed samples have an attention of their own, which needs no package.
     packed = why_padded(recipe, str(read_config(folder).get("model_type"))) is None
     attention = "sdpa" if packed else recipe.attn_implementation
     if recipe.finetuning == "full":
@@ -41,7 +41,7 @@ def load_trainable(recipe: Recipe, folder: Path) -> Any:
 
 
 def _device() -> str:
-    """Where a quantized model has to be put while it is loaded: this process's GPU, or the CPU."""
+    """Where a quantized model has to be put while it is loaded: this rank's GPU, or the CPU."""
     found = pick_device()
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if found == "cuda" else found
 
@@ -66,18 +66,18 @@ def plan_training(recipe: Recipe, folder: Path, start: Path | None = None) -> li
             f"merge it first: python scripts/training/export_model.py --checkpoint {folder} --output FOLDER"
         )
     model = _skeleton(folder)
-    if recipe.part_rates:
-        trainable_parts(model)  # an error here, not after the first minutes
+    if recipe.component_rates:
+        trainable_components(model)  # an error here, not after the first minutes
     if recipe.finetuning == "full":
         freeze(model, recipe.frozen)
         return [_counts(model)]
-    told = describe_adapters(model, recipe)
+    message = describe_adapters(model, recipe)
     add_adapters(model, recipe)
     if not recipe.resume_from_lora:
-        return [told, _counts(model)]
+        return [message, _counts(model)]
     if start:
         check_start(model, recipe, folder, start)
-    return [told, describe_start(start or Path(recipe.resume_from_lora)), _counts(model)]
+    return [message, describe_start(start or Path(recipe.resume_from_lora)), _counts(model)]
 
 
 def count_trained(recipe: Recipe, folder: Path) -> tuple[int, int]:
@@ -110,7 +110,7 @@ def _skeleton(folder: Path) -> Any:
 
 
 def _counts(model: nn.Module) -> str:
-    counts = trainable_parts(model) if knows_parts(model) else {"model": count_weights(model.parameters())}
+    counts = trainable_components(model) if knows_components(model) else {"model": count_weights(model.parameters())}
     learning, total = (sum(column) for column in zip(*counts.values(), strict=True))
-    parts = ", ".join(f"{part} {some:,}" for part, (some, _) in counts.items() if some)
-    return f"{learning:,} of {total:,} weights learn ({learning / total:.2%}): {parts}"
+    components = ", ".join(f"{component} {some:,}" for component, (some, _) in counts.items() if some)
+    return f"{learning:,} of {total:,} weights learn ({learning / total:.2%}): {components}"

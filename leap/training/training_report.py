@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from leap import provenance
 from leap.errors import LeapError
-from leap.progress import processes
+from leap.progress import world_size
 from leap.provenance import now
 from leap.records.files import object_if_there, read_object, write_json
 
@@ -23,12 +23,12 @@ REPORT = "training_report.json"
 class TrainingReport(TrainerCallback):
     """Writes the report at every save and at the end. A run that goes on keeps the history of what came before.
 
-    `about` is what does not change while training: recipe, environment, data. `rows_before` says how many rows so many
-    steps have.
+    `about` is what does not change while training: recipe, environment, data. `samples_before` says how many samples so
+    many steps have.
     """
 
-    def __init__(self, about: dict[str, Any], rows_before: Callable[[int], int]) -> None:
-        self._about, self._rows_before = about, rows_before
+    def __init__(self, about: dict[str, Any], samples_before: Callable[[int], int]) -> None:
+        self._about, self._samples_before = about, samples_before
         self._earlier: list[dict[str, Any]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -47,14 +47,14 @@ class TrainingReport(TrainerCallback):
         session = self._session(args, state)
         sessions = [*self._earlier, session] if session["steps"] else self._earlier
         steps, seconds = (sum(one[name] for one in sessions) for name in ("steps", "seconds"))
-        rows = sum(one["rows"] for one in sessions)
+        samples = sum(one["rows"] for one in sessions)
         report = {
             **self._about,
             "step": state.global_step,
             "of_steps": state.max_steps,
             "epochs": state.epoch,
             "throughput": {
-                "rows_per_second": round(rows / seconds, 3) if seconds else None,
+                "rows_per_second": round(samples / seconds, 3) if seconds else None,
                 "seconds_per_step": round(seconds / steps, 3) if steps else None,
                 "sessions": sessions,
             },
@@ -63,11 +63,11 @@ class TrainingReport(TrainerCallback):
         write_json(Path(args.output_dir) / REPORT, report)
 
     def _session(self, args: Any, state: Any) -> dict[str, Any]:
-        """From this process's start to now: evaluations and saves are in its seconds."""
+        """From this rank's start to now: evaluations and saves are in its seconds."""
         steps = state.global_step - self._first
-        rows = self._rows_before(state.global_step) - self._rows_before(self._first)
+        samples = self._samples_before(state.global_step) - self._samples_before(self._first)
         seconds = round(time.monotonic() - self._started, 2)
-        return {"start": self._since, "first_step": self._first, "steps": steps, "rows": rows, "seconds": seconds}
+        return {"start": self._since, "first_step": self._first, "steps": steps, "rows": samples, "seconds": seconds}
 
 
 def about(run: "Run", identity: dict[str, Any], batches: str) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def about(run: "Run", identity: dict[str, Any], batches: str) -> dict[str, Any]:
         "environment": {
             **{name: identity[name] for name in ("commit", "dirty", "versions", "base_model")},
             "device": provenance.device_name(device),
-            "processes": processes(),
+            "processes": world_size(),
             "command": provenance.command(),
         },
         "data": {
@@ -89,7 +89,7 @@ def about(run: "Run", identity: dict[str, Any], batches: str) -> dict[str, Any]:
             "rows": len(run.train),
             "too_long": len(run.train.too_long),
             "val_file": run.recipe.val_file,
-            "validation_samples": len(run.held_out) if run.held_out else 0,
+            "validation_samples": len(run.validation) if run.validation else 0,
             "validation_samples_in_training": run.shared,
         },
         "batches": batches,
@@ -111,7 +111,7 @@ class _Environment(BaseModel):
     model_config = ConfigDict(strict=True)
 
     device: str | None = None
-    processes: int = 1
+    world_size: int = 1
 
 
 class _Report(BaseModel):

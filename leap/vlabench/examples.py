@@ -111,12 +111,12 @@ def by_example(found: Mapping[str, Value], place: str) -> dict[str, Value]:
 
 def _read_example(dimension: Dimension, task: str, number: int, folder: Path) -> BenchmarkExample:
     instruction = folder / "input" / "instruction.txt"
-    expert = folder / "output" / "operation_sequence.json"
-    needed = (instruction, expert, folder / "input" / "input.png", folder / "input" / "input_mask.png")
+    reference = folder / "output" / "operation_sequence.json"
+    needed = (instruction, reference, folder / "input" / "input.png", folder / "input" / "input_mask.png")
     for path in needed:
         if not is_file(path):
             raise LeapError(f"{path}: missing; this example is incomplete, {DOWNLOAD_AGAIN}")
-    plan = read_object(expert, OperationSequence, DOWNLOAD_AGAIN)
+    plan = read_object(reference, OperationSequence, DOWNLOAD_AGAIN)
     text = read_text(instruction).strip()
     if not text:
         raise LeapError(f"{instruction}: empty; {DOWNLOAD_AGAIN}")
@@ -128,7 +128,7 @@ def fingerprint(examples: Iterable[BenchmarkExample]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         digest.update(f"{example.dimension}/{example.task}/{example.number}\0".encode())
-        for path in (example.picture, example.numbered_picture, example.folder / "output" / "operation_sequence.json"):
+        for path in (example.image, example.numbered_image, example.folder / "output" / "operation_sequence.json"):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         digest.update(example.instruction.encode() + b"\0")
     return digest.hexdigest()

@@ -115,13 +115,13 @@ def _scores_unless_malformed(reference: Any, prediction: Any, dependency: Any) -
 
 
 def _scores(reference: Any, prediction: Any, dependency: Any) -> dict[str, float]:
-    expert, model = _bags(reference), _bags(prediction)
-    skill = _recall(expert.skills, model.skills)
-    entity = _recall(expert.entities, model.entities)
+    expected, model = _bags(reference), _bags(prediction)
+    skill = _recall(expected.skills, model.skills)
+    entity = _recall(expected.entities, model.entities)
     return {
         "skill_match_score": skill,
         "entity_match_score": entity,
-        "skill_with_entity_match_score": _recall(expert.skills_with_entities, model.skills_with_entities),
+        "skill_with_entity_match_score": _recall(expected.skills_with_entities, model.skills_with_entities),
         "exact_match_score": _exact_match(reference, prediction, dependency),
         "total_score": 0.4 * skill + 0.4 * entity,
     }
@@ -129,13 +129,13 @@ def _scores(reference: Any, prediction: Any, dependency: Any) -> dict[str, float
 
 def _leap_scores(reference: list[Any], prediction: list[Any], dependency: Any) -> dict[str, float]:
     recall = _scores(reference, prediction, dependency)
-    expert, model = _bags(reference), _bags(prediction)
+    expected, model = _bags(reference), _bags(prediction)
     unadded = 0.1 * recall["skill_with_entity_match_score"] + 0.1 * recall["exact_match_score"]
     scores = {"weighted_total": recall["total_score"] + unadded}
-    for name, expert_bag, model_bag in zip(("skill", "entity", "skill_with_entity"), expert, model, strict=True):
-        matched, said = _overlap(expert_bag, model_bag), model_bag.total()
+    for name, expected_bag, model_bag in zip(("skill", "entity", "skill_with_entity"), expected, model, strict=True):
+        matched, said = _overlap(expected_bag, model_bag), model_bag.total()
         scores[f"{name}_precision"] = 100.0 * matched / said if said else 0.0
-        either = said + expert_bag.total()
+        either = said + expected_bag.total()
         scores[f"{name}_f1"] = 200.0 * matched / either if either else 0.0
     scores["length_ratio"] = len(prediction) / len(reference)
     return scores
@@ -155,29 +155,29 @@ def _bags(skill_sequence: Iterable[Mapping[str, Any]]) -> _Bags:
     return _Bags(Counter([name for name, _, _ in triples]), Counter(entities), Counter(triples))
 
 
-def _overlap(expert: Counter[Any], model: Counter[Any]) -> int:
-    return sum(min(count, model.get(item, 0)) for item, count in expert.items())
+def _overlap(expected: Counter[Any], model: Counter[Any]) -> int:
+    return sum(min(count, model.get(item, 0)) for item, count in expected.items())
 
 
-def _recall(expert: Counter[Any], model: Counter[Any]) -> float:
-    total = expert.total()
+def _recall(expected: Counter[Any], model: Counter[Any]) -> float:
+    total = expected.total()
     # Divided first: (m / n) * 100 and 100 * m / n differ in the last bit. An expert that names nothing has the integer.
-    return (_overlap(expert, model) / total) * 100 if total else 0
+    return (_overlap(expected, model) / total) * 100 if total else 0
 
 
 def _exact_match(reference: Any, prediction: Any, dependency: Any) -> float:
     """Percentage of the expert's subtasks that the model has in the same layer of the graph, after the same subtasks.
     Raises ZeroDivisionError for an expert without any subtask, ValueError for a graph that has no layers."""
-    expert, model = _layers(reference, dependency), _layers(prediction, dependency)
-    matched = sum(_matches_in_layer(ours, theirs) for ours, theirs in zip(expert, model, strict=False))
-    return (matched / sum(map(len, expert))) * 100
+    expected, model = _layers(reference, dependency), _layers(prediction, dependency)
+    matched = sum(_matches_in_layer(ours, theirs) for ours, theirs in zip(expected, model, strict=False))
+    return (matched / sum(map(len, expected))) * 100
 
 
-def _matches_in_layer(expert: list[_Node], model: list[_Node]) -> int:
+def _matches_in_layer(expected: list[_Node], model: list[_Node]) -> int:
     """Pairs of nodes, each expert's with the first free one that fits. The order of the nodes matters: fitting is not
     symmetric when two nodes before one are alike."""
     free = list(model)
-    for node in expert:
+    for node in expected:
         for index, other in enumerate(free):
             if node.key == other.key and node.n_before == other.n_before and node.before <= other.before:
                 del free[index]

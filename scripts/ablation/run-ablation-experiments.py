@@ -58,7 +58,7 @@ def main() -> int | None:
         raise UsageError("--dry-run writes nothing, --report-only writes the report: give one of them")
 
     from leap.ablation.runs import Scripts, make_runs, refuse_options
-    from leap.data.image import PictureSize
+    from leap.data.image import ImageSize
     from leap.evaluation.model_names import check_name
     from leap.hardware import chosen_gpus
     from leap.models.image_size import choose_size, read_size_flags
@@ -77,7 +77,7 @@ def main() -> int | None:
     presets = arguments.presets or known_presets(workspace.recipes)
     wanted = presets, demo or arguments.include_full_finetuning, arguments.seeds
     runs = make_runs(scripts, *wanted, values, name)
-    trained = PictureSize(runs[0].recipe.image_tokens_min, runs[0].recipe.image_tokens_max)
+    trained = ImageSize(runs[0].recipe.image_tokens_min, runs[0].recipe.image_tokens_max)
     size = choose_size(read_size_flags(options), trained, otherwise="as all runs are trained")
 
     from leap.ablation.ablation_plan import plan_runs

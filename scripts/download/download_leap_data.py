@@ -15,14 +15,14 @@ from leap.cli import Parser, run
 
 
 def main() -> None:
-    from leap.hub.download import add_manners, download, everything, manners_of, named, numbered, tell
+    from leap.hub.download import add_retry_flags, download, everything, log, named, numbered, retry_policy_of
 
     parser = Parser(__doc__)
     parser.add_argument("--data", action="store_true", help="the training data, beside what else is named")
     parser.add_argument("--checkpoints", nargs="+", metavar="STEP", help="published checkpoints: steps, or all")
-    parser.add_argument("--love-agibot", action="store_true", help="archives of pictures; --tasks says which")
+    parser.add_argument("--love-agibot", action="store_true", help="archives of images; --tasks says which")
     parser.add_argument("--tasks", nargs="+", metavar="NUMBER", help="tasks of LOVE-Agibot-Beta, or all")
-    add_manners(parser)
+    add_retry_flags(parser)
     arguments = parser.parse_args()
 
     from leap.data.image import IMAGES_ARCHIVE
@@ -32,19 +32,19 @@ def main() -> None:
 
     if arguments.love_agibot != bool(arguments.tasks):
         raise UsageError("--love-agibot and --tasks go together: --love-agibot --tasks 327 352, or --tasks all")
-    manners, workspace, hub = manners_of(arguments), WorkspaceConfig.find(), find_hub(tell)
+    policy, workspace, hub = retry_policy_of(arguments), WorkspaceConfig.find(), find_hub(log)
     with_data = arguments.data or not (arguments.checkpoints or arguments.love_agibot)
     if with_data:
         data = Repository(workspace.data_repository, "dataset")
-        download(hub, data, workspace.data, everything, manners, arguments.dry_run)
+        download(hub, data, workspace.data, everything, policy, arguments.dry_run)
     if arguments.checkpoints:
         checkpoints = Repository(workspace.checkpoints_repository, "model")
         choice = named("checkpoint", numbered("checkpoint-([0-9]+)/"), arguments.checkpoints)
-        download(hub, checkpoints, workspace.output, choice, manners, arguments.dry_run)
+        download(hub, checkpoints, workspace.output, choice, policy, arguments.dry_run)
     if arguments.love_agibot:
         archives = Repository(workspace.love_agibot_repository, "dataset")
         choice = named("task", numbered(r"(?:image/task_|json/output_)([0-9]+)\.(?:tar\.gz|json)$"), arguments.tasks)
-        download(hub, archives, workspace.love_agibot, choice, manners, arguments.dry_run)
+        download(hub, archives, workspace.love_agibot, choice, policy, arguments.dry_run)
     packed = workspace.data / IMAGES_ARCHIVE
     if with_data and packed.is_file() and not arguments.dry_run:
         from leap.preparation.agibot.image_archive import unpack_images

@@ -14,13 +14,13 @@ from leap.cli import Parser, run
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    from leap.hub.download import add_manners, download, everything, manners_of, tell
+    from leap.hub.download import add_retry_flags, download, everything, log, retry_policy_of
 
     parser, find = Parser(__doc__), workspace.resolve
     parser.add_argument("repository", nargs="?", default=workspace.base_model_repository, help="OWNER/NAME")
     parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
     parser.add_argument("--local-dir", type=find, help="the folder (default: models/NAME)")
-    add_manners(parser)
+    add_retry_flags(parser)
     arguments = parser.parse_args()
 
     from leap.hub.client import find_hub
@@ -28,8 +28,8 @@ def main() -> None:
 
     folder = arguments.local_dir or workspace.models / arguments.repository.rpartition("/")[2]
     wanted = Repository(arguments.repository, "model", arguments.revision)
-    manners = manners_of(arguments)
-    download(find_hub(tell), wanted, folder, everything, manners, arguments.dry_run)
+    policy = retry_policy_of(arguments)
+    download(find_hub(log), wanted, folder, everything, policy, arguments.dry_run)
 
 
 if __name__ == "__main__":

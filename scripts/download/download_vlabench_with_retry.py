@@ -14,14 +14,14 @@ from leap.cli import Parser, run
 
 
 def main() -> None:
-    from leap.hub.download import add_manners, download, manners_of, named, tell
+    from leap.hub.download import add_retry_flags, download, log, named, retry_policy_of
 
     workspace = WorkspaceConfig.find()
     parser, find = Parser(__doc__), workspace.resolve
     parser.add_argument("--dimensions", nargs="+", default=["all"], help="any spelling, or all (default)")
     parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
     parser.add_argument("--local-dir", type=find, help="the folder (default: dataset/vlm_evaluation_v1.0)")
-    add_manners(parser)
+    add_retry_flags(parser)
     arguments = parser.parse_args()
 
     from leap.hub.client import find_hub
@@ -33,8 +33,8 @@ def main() -> None:
     repository = Repository(workspace.benchmark_repository, "dataset", arguments.revision)
     folder = arguments.local_dir or workspace.vlm_evaluation
     choice = named("dimension", dimension_of, wanted)
-    manners = manners_of(arguments)
-    download(find_hub(tell), repository, folder, choice, manners, arguments.dry_run)
+    policy = retry_policy_of(arguments)
+    download(find_hub(log), repository, folder, choice, policy, arguments.dry_run)
 
 
 if __name__ == "__main__":

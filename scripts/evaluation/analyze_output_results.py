@@ -55,13 +55,13 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
         "--image_tokens_min",
         type=image_tokens,
         default=workspace.image_tokens_min,
-        help="picture size, in 32x32 pixels",
+        help="image size, in 32x32 pixels",
     )
     add(
         "--image_tokens_max",
         type=image_tokens,
         default=workspace.image_tokens_max,
-        help="picture size, in 32x32 pixels",
+        help="image size, in 32x32 pixels",
     )
     add("--max-cost", type=usd, help="USD: ask nothing that could pass it (needs prices)")
     add("--input-price", type=usd, help="USD per million tokens of prompts")
@@ -75,8 +75,8 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--verdict-retries", type=whole, default=2, help="of an answer that is no verdict")
     add("--continue-on-error", action="store_true", help="exit with 0 though verdicts are missing")
     add("--no-resume", action="store_true", help="ask everything anew")
-    add("--warn-missing-image", action="store_true", help="judge without a missing picture instead of stopping")
-    add("--workspace-root", type=find, default=workspace.root, help="where relative picture paths start")
+    add("--warn-missing-image", action="store_true", help="judge without a missing image instead of stopping")
+    add("--workspace-root", type=find, default=workspace.root, help="where relative image paths start")
     return parser.parse_args()
 
 
@@ -104,13 +104,13 @@ def main() -> int | None:
     )
     for path in [*write_review(found.scores, found.pairs, arguments.baseline), found.scores]:
         print(path)
-    if told := found.told():
-        print(told)
+    if message := found.message():
+        print(message)
     return FAILED if found.unscored and not arguments.continue_on_error else None
 
 
 def _judge_options(arguments: argparse.Namespace):
-    from leap.data.image import PictureSize
+    from leap.data.image import ImageSize
     from leap.inference.protocol import Decoding
     from leap.judge.judges import JudgeOptions
 
@@ -125,8 +125,8 @@ def _judge_options(arguments: argparse.Namespace):
         "output_price": arguments.output_price,
     }
     decoding = Decoding(arguments.max_new_tokens, temperature=arguments.temperature, seed=arguments.seed)
-    pictures = PictureSize(arguments.image_tokens_min, arguments.image_tokens_max)
-    return JudgeOptions(decoding, pictures, arguments.api_base, arguments.model, limits)
+    images = ImageSize(arguments.image_tokens_min, arguments.image_tokens_max)
+    return JudgeOptions(decoding, images, arguments.api_base, arguments.model, limits)
 
 
 def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace):

@@ -40,9 +40,9 @@ def main() -> int | None:
     from leap.errors import LeapError
     from leap.models.checkpoints import adapter_base, weight_files
 
-    folder, picture = arguments.model, arguments.image
-    numbered = arguments.numbered_image or picture
-    for path in (picture, numbered):
+    folder, image = arguments.model, arguments.image
+    numbered = arguments.numbered_image or image
+    for path in (image, numbered):
         if not path.is_file():
             raise LeapError(f"{path}: there is no such image")
     weight_files(folder)
@@ -62,8 +62,8 @@ def main() -> int | None:
     instructions = choose_instructions(arguments.prompt, workspace.vlabench)
     decoding = Decoding(arguments.max_new_tokens)
     settings = EvaluationSettings(workspace.vlm_evaluation, instructions, size.tokens, decoding)
-    request = build_request(("", "0"), arguments.instruction, (picture, numbered), settings)
-    (answer,) = engine.answers([request], settings.decoding)
+    request = build_request(("", "0"), arguments.instruction, (image, numbered), settings)
+    (answer,) = engine.responses([request], settings.decoding)
     if answer.error is not None:
         raise LeapError(answer.error)
     print(size, file=sys.stderr)

@@ -18,7 +18,7 @@ import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, Parser, count, count_or_all, run
 from leap.errors import UsageError
-from leap.models.image_size import ImageSize, choose_size, read_size_flags, size_flags
+from leap.models.image_size import ChosenSize, choose_size, read_size_flags, size_flags
 
 _SPLITS = ("models", "dimensions", "auto")  # auto: older commands have it, and mean the default
 
@@ -58,7 +58,7 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         raise UsageError("--skip-baseline and --max_checkpoints go with --batch_mode")
 
 
-def _image_size(workspace: WorkspaceConfig, folders: list[Path], baseline: Path, options: list[str]) -> ImageSize:
+def _image_size(workspace: WorkspaceConfig, folders: list[Path], baseline: Path, options: list[str]) -> ChosenSize:
     """What one call for all models would take, so that no job takes another."""
 
     parser = argparse.ArgumentParser(add_help=False)

@@ -5,7 +5,7 @@
     python scripts/evaluation/run_vlm_evaluation.py --dimension baseline
     python scripts/evaluation/run_vlm_evaluation.py --batch_mode --max_checkpoints 5
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/lora_standard/checkpoint-200
-    python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --picture-control blank
+    python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --image-control blank
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --engine vllm
     python scripts/evaluation/run_vlm_evaluation.py --engine openai --base_url http://localhost:8000/v1
 
@@ -20,7 +20,7 @@ from configs.config import WorkspaceConfig
 from leap.cli import FAILED, Parser, count, count_or_all, refuse_reversed, run, seed, whole
 from leap.errors import UsageError
 from leap.inference.engines import EngineOptions, add_engine_arguments
-from leap.models.image_size import ImageSize, add_size_arguments, choose_size
+from leap.models.image_size import ChosenSize, add_size_arguments, choose_size
 from leap.vlabench.sources import SOURCES
 
 
@@ -40,9 +40,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--model_name", help="the name of the results (default: from the folder)")
     add("--output_dir", type=find, default=workspace.eva_results, help="where results go")
     add("--fresh", action="store_true", help="start anew; old results go to backup_eva_results/")
-    add(
-        "--picture-control", choices=("none", "swapped", "blank"), default="none", help="other scenes' or grey pictures"
-    )
+    add("--image-control", choices=("none", "swapped", "blank"), default="none", help="other scenes' or grey images")
     add("--few-shot-num", type=whole, default=0, help="solved examples of the same dimension in each request")
     add("--few-shot-format", choices=("fenced", "upstream"), default="fenced", help="how their answers are written")
     add("--few-shot-seed", type=seed, default=0, help="draws them")
@@ -104,7 +102,7 @@ def _settings(
     arguments: argparse.Namespace,
     options: EngineOptions,
     dtype: str | None,
-    size: ImageSize,
+    size: ChosenSize,
 ):
     from leap.evaluation.settings import EvaluationSettings, FewShot
     from leap.inference.protocol import Decoding
@@ -114,7 +112,7 @@ def _settings(
     return EvaluationSettings(
         data=arguments.data_path,
         instructions=choose_instructions(arguments.prompt, workspace.vlabench, arguments.language),
-        pictures=size.tokens,
+        images=size.tokens,
         image_size_source=size.source,
         decoding=Decoding(arguments.max_new_tokens),
         max_tasks=arguments.max_tasks,
@@ -123,7 +121,7 @@ def _settings(
         dtype=dtype,
         quantization=arguments.quantization,
         engine_arguments=tuple(arguments.vllm_args or ()),
-        picture_control=arguments.picture_control,
+        image_control=arguments.image_control,
         few_shot=FewShot(arguments.few_shot_num, arguments.few_shot_format, arguments.few_shot_seed),
         with_cot=arguments.with_cot,
         scorer=choose_scorer(arguments.scorer, workspace.vlabench),
@@ -139,7 +137,7 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
     settings = _settings(workspace, arguments, options, None, choose_size(arguments, workspace.image_size))
     endpoint, results = options.endpoint(), arguments.output_dir
     model = served_model(endpoint.shown_url, endpoint.shown_model, settings, results, arguments.model_name)
-    return [model], settings, lambda _: OpenAiEngine(endpoint, settings.pictures)
+    return [model], settings, lambda _: OpenAiEngine(endpoint, settings.images)
 
 
 def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
@@ -171,7 +169,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
 
     def load(model: EvaluatedModel):
         log = workspace.logs / f"vllm-{model.name}.log"
-        return open_local(options, model.folder, model.base, settings.pictures, device, dtype, settings.data, log)
+        return open_local(options, model.folder, model.base, settings.images, device, dtype, settings.data, log)
 
     return map(identified, folders), settings, load
 

@@ -17,7 +17,7 @@ from configs.config import WorkspaceConfig
 from leap.cli import FAILED, Parser, count, count_or_all, refuse_reversed, run, seed, share, temperature
 from leap.errors import LeapError, UsageError
 from leap.inference.engines import EngineOptions, add_engine_arguments
-from leap.models.image_size import ImageSize, add_size_arguments, choose_size
+from leap.models.image_size import ChosenSize, add_size_arguments, choose_size
 
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
@@ -27,13 +27,13 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
         "--data_file",
         type=find,
         default=workspace.data / "blind_10.jsonl",
-        help="training rows: picture, question, reference",
+        help="training rows: image, question, reference",
     )
     add("--max_samples", type=count_or_all, help="only the first N rows")
     add(
         "--image_root",
         type=find,
-        help="where relative pictures start (default: the workspace root, data/, the data file's folder)",
+        help="where relative images start (default: the workspace root, data/, the data file's folder)",
     )
     add("--baseline_model", type=find, default=workspace.base_model, help="its plans are named Baseline")
     add("--checkpoints_dir", type=find, default=workspace.output, help="a run's folder; its checkpoints are asked too")
@@ -78,7 +78,7 @@ def _settings(
     arguments: argparse.Namespace,
     options: EngineOptions,
     dtype: str | None,
-    size: ImageSize,
+    size: ChosenSize,
 ):
     from leap.inference.protocol import Decoding
     from leap.judge.outputs import OutputSettings
@@ -90,7 +90,7 @@ def _settings(
         data=arguments.data_file,
         root=workspace.root,
         image_roots=(arguments.image_root,) if arguments.image_root else roots,
-        pictures=size.tokens,
+        images=size.tokens,
         image_size_source=size.source,
         decoding=Decoding(
             arguments.max_new_tokens, temperature=arguments.temperature, top_p=arguments.top_p, seed=arguments.seed
@@ -112,7 +112,7 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
     size, endpoint = choose_size(arguments, workspace.image_size), options.endpoint()
     settings = _settings(workspace, arguments, options, None, size)
     model = EvaluatedModel(served_name(endpoint.shown_model), endpoint=f"{endpoint.shown_url} {endpoint.shown_model}")
-    return [model], settings, lambda _: OpenAiEngine(endpoint, settings.pictures)
+    return [model], settings, lambda _: OpenAiEngine(endpoint, settings.images)
 
 
 def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
@@ -139,7 +139,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
     def load(model):
         log = workspace.logs / f"vllm-{model.name}.log"
         return open_local(
-            options, model.folder, model.base, settings.pictures, device, dtype, settings.image_roots[0], log
+            options, model.folder, model.base, settings.images, device, dtype, settings.image_roots[0], log
         )
 
     return [identified(folder) for folder in folders], settings, load

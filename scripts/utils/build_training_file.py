@@ -1,14 +1,14 @@
 """Make a training and a test file from LOVE-Agibot episodes and examples in the benchmark's format, with a data card.
 
     python scripts/utils/build_training_file.py
-    python scripts/utils/build_training_file.py --train-rows 151230 --test-rows 16812
+    python scripts/utils/build_training_file.py --train-samples 151230 --test-samples 16812
     python scripts/utils/build_training_file.py --vlabench dataset/my_examples --exclude duplicates overlap
     python scripts/utils/build_training_file.py --annotations task_info/task_327.json --output-dir data/task_327
 
 Annotations are AgiBot World's task_info files (data/task_info), or LOVE-Agibot's (data/love_agibot/json; both are
-described in leap/preparation/agibot/annotations.py), pictures <task>-<episode>.png as
+described in leap/preparation/agibot/annotations.py), images <task>-<episode>.png as
 prepare_love_agibot.py makes them. No episode is on both sides. Writes train_<rows>.jsonl, test_<rows>.jsonl, and
-data_card.md, .json and .png: counts, lengths, copies of pictures, overlap with the evaluation, what was left out.
+data_card.md, .json and .png: counts, lengths, copies of images, overlap with the evaluation, what was left out.
 """
 
 import leap.interrupt  # noqa: F401  (before what takes time)
@@ -24,7 +24,7 @@ def main() -> None:
         type=find,
         help="a file or folder (default: data/task_info, else data/love_agibot/json)",
     )
-    parser.add_argument("--images", type=find, default=workspace.images, help="its pictures")
+    parser.add_argument("--images", type=find, default=workspace.images, help="its images")
     parser.add_argument(
         "--vlabench",
         type=find,
@@ -34,11 +34,11 @@ def main() -> None:
         "--evaluation",
         type=find,
         default=workspace.vlm_evaluation,
-        help="pictures that training must not see",
+        help="images that training must not see",
     )
     parser.add_argument("--output-dir", type=find, default=workspace.data, help="where the files go")
-    parser.add_argument("--train-rows", type=count, help="exactly so many (default: all that the test leaves)")
-    parser.add_argument("--test-rows", type=whole, help="exactly so many (default: 10.005 %% of all)")
+    parser.add_argument("--train-samples", type=count, help="exactly so many (default: all that the test leaves)")
+    parser.add_argument("--test-samples", type=whole, help="exactly so many (default: 10.005 %% of all)")
     parser.add_argument("--seed", type=seed, default=42, help="of split and wording")
     parser.add_argument("--near-bits", type=whole, default=4, help="hashes this near look alike")
     kinds = ("duplicates", "near-duplicates", "overlap", "near-overlap")
@@ -63,7 +63,7 @@ def main() -> None:
         prompt=arguments.prompt,
         skip_invalid=arguments.skip_invalid,
     )
-    named = ("seed", "train_rows", "test_rows", "near_bits", "exclude", "overwrite")
+    named = ("seed", "train_samples", "test_samples", "near_bits", "exclude", "overwrite")
     given = {name: getattr(arguments, name) for name in named}
     settings = BuildSettings(arguments.output_dir, (workspace.data, workspace.root), **given)
     build(sources, settings, workspace.cache, {"command": command(), **git_state(REPOSITORY)})

@@ -1,18 +1,18 @@
-"""Are the pictures of the training files there and whole? Nothing is moved, unless --delete moves the bad ones away.
+"""Are the images of the training files there and whole? Nothing is moved, unless --delete moves the bad ones away.
 
     python scripts/utils/check_and_clean_images.py
     python scripts/utils/check_and_clean_images.py --file data/train_151230.jsonl --no-decode
     python scripts/utils/check_and_clean_images.py --delete
     python scripts/utils/check_and_clean_images.py --restore data/trash/20260131T120000Z/restore.json
 
-Looks for missing and corrupt pictures, for rows that cannot be read, for pictures that no file of samples names (in
-images/, or with --image_root in its folders that hold the rows' pictures), and writes the tasks that lack a picture
+Looks for missing and corrupt images, for rows that cannot be read, for images that no file of samples names (in
+images/, or with --image_root in its folders that hold the rows' images), and writes the tasks that lack an image
 named <task>-<episode> to missing_task_ids.txt in the data folder. What any JSONL or JSON file of the data folder names,
 or one in the workspace's own folder or beside the checked files, is no such orphan.
---delete deletes nothing: corrupt pictures and orphans go to trash/ in the data folder, or in an image root outside of
+--delete deletes nothing: corrupt images and orphans go to trash/ in the data folder, or in an image root outside of
 it, and --restore brings them back.
 With --dry-run nothing is written either.
-Every picture is decoded once; a later check decodes only those whose size or time of change differs.
+Every image is decoded once; a later check decodes only those whose size or time of change differs.
 Exit code 0: every row can be trained on. 1: not so, or broken off.
 """
 
@@ -56,7 +56,7 @@ def main() -> int | None:
         raise UsageError("--restore, --delete (--no-dry-run) and --dry-run exclude each other: give one of them")
 
     from leap.preparation.check.orphans import Places
-    from leap.preparation.check.quarantine_images import Cleaning, clean_pictures
+    from leap.preparation.check.quarantine_images import Cleaning, clean_images
     from leap.records.quarantine import restore
 
     if arguments.restore:
@@ -78,7 +78,7 @@ def main() -> int | None:
         delete=arguments.delete,
         keep_orphans=arguments.keep_orphans,
     )
-    return None if clean_pictures(work) else FAILED
+    return None if clean_images(work) else FAILED
 
 
 if __name__ == "__main__":

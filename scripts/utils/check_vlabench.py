@@ -35,7 +35,7 @@ def main() -> int | None:
         upstream.instructions(language)
         print(f"prompt    {language}: as expected, byte for byte")
     same_order = compare_requests(upstream)
-    print(f"requests  {'the same texts and pictures in the same order' if same_order else 'DIFFERENT'}")
+    print(f"requests  {'the same texts and images in the same order' if same_order else 'DIFFERENT'}")
     different = compare_scorers(upstream, arguments.golden)
     for case in different.ids[:10]:
         print(f"scorer    DIFFERENT on {case}")

@@ -1,7 +1,7 @@
-"""Make the demo workspace: rendered tabletop scenes, a benchmark in VLABench's format, training rows, a small model.
+"""Make the demo workspace: rendered tabletop scenes, a benchmark in VLABench's format, samples, a small model.
 
     python scripts/utils/make_demo_workspace.py
-    python scripts/utils/make_demo_workspace.py --root /tmp/tiny --tasks-per-dimension 1 --training-rows 30 --size 120
+    python scripts/utils/make_demo_workspace.py --root /tmp/tiny --tasks-per-dimension 1 --training-samples 30 --size 99
     LEAP_ROOT=demo python -m configs.config        # look around in it
 
 The folder is a LEAP_ROOT of its own: nothing of the demo touches the real data, models and results.
@@ -19,9 +19,9 @@ from leap.records.paths import find_path
 _HELP = {
     "seed": "the same seed gives the same texts and scenes",
     "tasks_per_dimension": "benchmark tasks in each of the six dimensions",
-    "examples_per_task": "held-out scenes a task",
-    "training_rows": "rows of train_demo.jsonl",
-    "size": "pixels of one of a picture's four views",
+    "examples_per_task": "validation scenes a task",
+    "training_samples": "rows of train_demo.jsonl",
+    "size": "pixels of one of an image's four views",
 }
 
 

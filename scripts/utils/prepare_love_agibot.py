@@ -7,11 +7,11 @@
 Reads data/love_agibot/image/task_<task>.tar.gz, whose members are named <episode>/<frame>.jpg (or .png), with anything
 before that; of an episode the first name counts, in natural order: 2.jpg comes before 10.jpg. The pixels are the
 frame's, to the last bit. Each archive is checked to its end: gzip's checksum and length, and the SHA-256 that the hub
-names where it was downloaded by `hf download --local-dir`. Only then its pictures appear. An archive that is broken,
+names where it was downloaded by `hf download --local-dir`. Only then its images appear. An archive that is broken,
 hostile (links, names with "..", bombs) or of another layout gives none; the others go on, and the exit code is 1.
 
 Stop it at any time: what is ready is set aside in data/images/.first_frames, and the same command continues. A finished
-archive is not read again as long as it and its pictures are as they were.
+archive is not read again as long as it and its images are as they were.
 """
 
 import leap.interrupt  # noqa: F401  (before what takes time)
@@ -24,7 +24,7 @@ def main() -> int | None:
     parser, find = Parser(__doc__), workspace.resolve
     parser.add_argument("--num-workers", type=some_workers, default=4, help="processes, an archive each")
     parser.add_argument("--archives", type=find, default=workspace.love_agibot / "image", help="folder")
-    parser.add_argument("--output", type=find, default=workspace.images, help="folder of the pictures")
+    parser.add_argument("--output", type=find, default=workspace.images, help="folder of the images")
     parser.add_argument("--tasks", nargs="+", metavar="ID", help="only these (default: every archive in the folder)")
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
     arguments = parser.parse_args()
@@ -42,7 +42,7 @@ def main() -> int | None:
         prepare(archives, images, arguments.num_workers, outcomes)
     finally:
         whole = print_outcomes(outcomes)
-    print(f"pictures in {images}")
+    print(f"images in {images}")
     return None if whole else FAILED
 
 

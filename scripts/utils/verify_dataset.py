@@ -5,7 +5,7 @@
     python scripts/utils/verify_dataset.py --data_path demo/dataset/vlm_evaluation_v1.0 --partial
     python scripts/utils/verify_dataset.py --quarantine
 
-Of each example: its files are there, its pictures decode, its plan has the benchmark's form, at least one subtask that
+Of each example: its files are there, its images decode, its plan has the benchmark's form, at least one subtask that
 the score recognises, and plausible object numbers. Notes are oddities that the evaluation can live with. What should
 be there is what the hub listed at the download; where no listing was kept, completeness is unknown.
 --quarantine moves broken examples to a folder beside the data set, from which --restore FILE brings them back.
@@ -36,14 +36,14 @@ def main() -> int | None:
         raise UsageError("--restore puts back what --quarantine moved away: give one of them")
 
     from leap.preparation.check.benchmark_check import quarantine, verify_benchmark
-    from leap.preparation.check.image_facts import PictureStore
+    from leap.preparation.check.image_facts import ImageStore
     from leap.records.quarantine import restore
     from leap.report.verification import print_verification
 
     if arguments.restore:
         print(f"restored {restore(arguments.restore)}")
         return None
-    data, store = arguments.data_path, PictureStore(workspace.cache)
+    data, store = arguments.data_path, ImageStore(workspace.cache)
     restore_file = None
     if arguments.quarantine:
         found, restore_file = quarantine(data, store, arguments.partial)

@@ -1,6 +1,6 @@
 """A local server with OpenAI's chat protocol that fails as it is told, and remembers what it saw.
 
-Answers follow from the request alone (`answer_to`), so that a test knows them. A plan says what happens to each
+Answers follow from the request alone (`response_to`), so that a test knows them. A plan says what happens to each
 request that arrives: None is a right answer, a Fault anything else.
 
     with FaultyServer(plan=by_text({"hello": [RATE_LIMITED, CUT]})) as server:
@@ -120,7 +120,7 @@ class Seen:
 
 
 Plan = Callable[[Seen], Fault | None]
-Answer = Callable[[Mapping[str, Any]], str]
+Response = Callable[[Mapping[str, Any]], str]
 
 
 def faultless(seen: Seen) -> None:
@@ -147,8 +147,8 @@ def seeded(seed: int, faults: Sequence[Fault], share: float, attempts: int) -> P
     return plan
 
 
-def answer_to(body: Mapping[str, Any]) -> str:
-    """The right answer: different for other words, pictures or order."""
+def response_to(body: Mapping[str, Any]) -> str:
+    """The right answer: different for other words, images or order."""
     return "answer " + hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()[:16]
 
 
@@ -161,12 +161,12 @@ class FaultyServer(LocalServer):
         hold: float = 0.0,
         models: Sequence[str] = (MODEL,),
         key: str | None = None,
-        answer: Answer = answer_to,
+        response: Response = response_to,
         host: str = "127.0.0.1",
     ) -> None:
-        """`hold`: seconds that each request takes. `key`: the only key that is let in. `answer`: the right answers."""
+        """`hold`: seconds that each request takes. `key`: the only key let in. `response`: the right answers."""
         super().__init__(_Handler, host)
-        self.answer, self.moved_to = answer, ""  # the list of models may be elsewhere
+        self.response, self.moved_to = response, ""  # the list of models may be elsewhere
         self.plan, self.hold, self.models, self.key = plan, hold, models, key
         self.together, self.seen, self.attempts = 0, list[Seen](), Counter[str]()
 
@@ -225,7 +225,7 @@ class _Handler(Handler):
                 return
             if not (seen.fault and seen.fault.slow != "no"):
                 self.owner.leave(seen)  # before the client can know, and send the next
-            self._answer(seen)
+            self._response(seen)
         except OSError:  # the client has given up
             self.close_connection = True
         finally:
@@ -238,11 +238,11 @@ class _Handler(Handler):
         self._send(401, error(f"Incorrect API key provided: {given.removeprefix('Bearer ')}"))
         return False
 
-    def _answer(self, seen: Seen) -> None:
+    def _response(self, seen: Seen) -> None:
         fault = seen.fault
         if fault is None or fault is PROSE:
             usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
-            text = self.owner.answer(seen.body)
+            text = self.owner.response(seen.body)
             text = f"Here is what I think:\n```json\n{text}\n```\nI hope it helps." if fault else text
             self._send(200, completion(text, usage=usage))
             seen.succeeded = True

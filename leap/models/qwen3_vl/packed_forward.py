@@ -34,9 +34,9 @@ def install(model: Any, encoder: Any, compiled: bool, cross_entropy: Callable[[T
     text.config._attn_implementation = NAME
     for block in model.model.visual.blocks:
         block.attn.forward = MethodType(_vision_attention, block.attn)
-    mean, deviation = encoder.statistics()
+    mean, std = encoder.statistics()
     model.register_buffer("leap_mean", mean.to(model.device), persistent=False)
-    model.register_buffer("leap_deviation", deviation.to(model.device), persistent=False)
+    model.register_buffer("leap_std", std.to(model.device), persistent=False)
     model.leap_loss = torch.compile(summed_loss, dynamic=True) if compiled else summed_loss
     model.forward = MethodType(_forward, model)
     if compiled:
@@ -46,8 +46,10 @@ def install(model: Any, encoder: Any, compiled: bool, cross_entropy: Callable[[T
             part.compile()
 
 
-def _forward(self: Any, *, pixels: Tensor | None, input_ids: Tensor, position_ids: Tensor, **pack: Any) -> Tensor:
-    """The loss summed over a pack's label tokens (see `PackCollator` for what a pack holds)."""
+def _forward(
+    self: Any, *, pixels: Tensor | None, input_ids: Tensor, position_ids: Tensor, **micro_batch: Any
+) -> Tensor:
+    """The loss summed over a micro-batch's label tokens (see `PackCollator` for what a micro-batch holds)."""
     text = self.model.language_model
     number = (
         torch.get_autocast_dtype(input_ids.device.type) if torch.is_autocast_enabled(input_ids.device.type) else None
@@ -56,36 +58,42 @@ def _forward(self: Any, *, pixels: Tensor | None, input_ids: Tensor, position_id
     hidden = hidden.to(number) if number else hidden  # else the whole residual stream would be fp32
     deep: list[Tensor] = []
     if pixels is not None:
-        features, deep = _vision(self, pixels, pack, number)
-        hidden = _put(hidden, pack["pixels_index"], features, torch.Tensor.index_copy)
-    segments = _segments(hidden, pack["ends"], pack["lengths"], pack["longest"])
+        features, deep = _vision(self, pixels, micro_batch, number)
+        hidden = _put(hidden, micro_batch["pixels_index"], features, torch.Tensor.index_copy)
+    segments = _segments(hidden, micro_batch["ends"], micro_batch["lengths"], micro_batch["longest"])
     positions = text.rotary_emb(hidden, position_ids[:, None])
-    for number_of_layer, layer in enumerate(text.layers):
+    for layer_index, layer in enumerate(text.layers):
         hidden = layer(hidden, position_embeddings=positions, attention_mask=None, segments=segments)
-        if number_of_layer < len(deep):
-            hidden = _put(hidden, pack["pixels_index"], deep[number_of_layer], torch.Tensor.index_add)
-    chosen = text.norm(hidden[0, pack["label_index"]])
-    return self.leap_loss(self.lm_head, chosen, pack["targets"])
+        if layer_index < len(deep):
+            hidden = _put(hidden, micro_batch["pixels_index"], deep[layer_index], torch.Tensor.index_add)
+    chosen = text.norm(hidden[0, micro_batch["label_index"]])
+    return self.leap_loss(self.lm_head, chosen, micro_batch["targets"])
 
 
 def _put(hidden: Tensor, index: Tensor, features: Tensor, how: Any) -> Tensor:
-    """`features` at the places `index`; a blank picture's have none, and add nothing."""
+    """`features` at the places `index`; a blank image's have none, and add nothing."""
     features = features.to(hidden.dtype)
     if index.shape[0] == 0:
         return hidden + 0 * features.sum()
     return how(hidden, 1, index, features[None])
 
 
-def _vision(self: Any, pixels: Tensor, pack: dict[str, Any], number: torch.dtype | None) -> tuple[Tensor, list[Tensor]]:
-    """(features [picture tokens, width], those for the first layers of the decoder)."""
+def _vision(
+    self: Any, pixels: Tensor, micro_batch: dict[str, Any], number: torch.dtype | None
+) -> tuple[Tensor, list[Tensor]]:
+    """(features [image tokens, width], those for the first layers of the decoder)."""
     tower = self.model.visual
-    hidden = _embed_patches(tower, ((pixels - self.leap_mean) / self.leap_deviation).flatten(1))
-    place = tower.pos_embed(pack["interpolation_index"]) * pack["interpolation_weight"][:, :, None]
+    hidden = _embed_patches(tower, ((pixels - self.leap_mean) / self.leap_std).flatten(1))
+    place = tower.pos_embed(micro_batch["interpolation_index"]) * micro_batch["interpolation_weight"][:, :, None]
     hidden = hidden + place.sum(1).to(hidden.dtype)
     hidden = hidden.to(number) if number else hidden
-    positions = tower.rotary_pos_emb(hidden, pack["patch_positions"])
+    positions = tower.rotary_pos_emb(hidden, micro_batch["patch_positions"])
     segments = _segments(
-        hidden, pack["picture_ends"], pack["picture_lengths"], pack["largest_picture"], pack["equal_pictures"]
+        hidden,
+        micro_batch["image_ends"],
+        micro_batch["image_lengths"],
+        micro_batch["largest_image"],
+        micro_batch["equal_images"],
     )
     deep: list[Tensor] = []
     for index, block in enumerate(tower.blocks):
@@ -96,7 +104,7 @@ def _vision(self: Any, pixels: Tensor, pack: dict[str, Any], number: torch.dtype
 
 
 def _embed_patches(tower: Any, patches: Tensor) -> Tensor:
-    """The patch embedding of pictures, [patches, values] of one frame: every frame is the same, so kernels are summed.
+    """The patch embedding of images, [patches, values] of one frame: every frame is the same, so kernels are summed.
 
     A convolution whose stride is its size is a product of matrices, and PyTorch's 3-D one is many times slower.
     """
@@ -120,7 +128,7 @@ def _text_attention(
 def _vision_attention(
     self: Any, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], segments: Segments, **_: Any
 ) -> Tensor:
-    """The library's forward with the segments of a pack. hidden_states [patches, width]."""
+    """The library's forward with the segments of a micro-batch. hidden_states [patches, width]."""
     from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
 
     patches = hidden_states.shape[0]

@@ -1,4 +1,4 @@
-"""LOVE-Agibot annotations as training rows: one for each episode, its first frame as the picture.
+"""LOVE-Agibot annotations as training rows: one for each episode, its first frame as the image.
 
 Expected are AgiBot World's task_info files, task_<id>.json, or LOVE-Agibot's output_<id>.json, each a list of episodes:
 
@@ -7,7 +7,7 @@ Expected are AgiBot World's task_info files, task_<id>.json, or LOVE-Agibot's ou
       "label_info": {"action_config": [{"start_frame": 0, "end_frame": 435,
                                         "action_text": "Pick up the onion from the shelf.", "skill": "Pick"}]}}]
 
-and pictures named <task>-<episode>.png. AgiBot World's Alpha release writes lable_info. Other keys (key_frame) are
+and images named <task>-<episode>.png. AgiBot World's Alpha release writes lable_info. Other keys (key_frame) are
 passed over; a missing task_id, as in its Beta release, is taken from the file's name.
 """
 
@@ -20,8 +20,8 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, ValidationError, model_validator
 
 from leap.errors import LeapError
-from leap.preparation.build.candidates import Candidate, LeftOut, make_candidate, row_path
-from leap.preparation.build.phrasing import plain_request, plain_row
+from leap.preparation.build.candidates import Candidate, LeftOut, make_candidate, sample_path
+from leap.preparation.build.phrasing import plain_request, plain_sample
 from leap.preparation.check.image_listing import Listing
 from leap.records.files import first_problem, read_json, whole_characters
 from leap.records.litter import listed
@@ -74,7 +74,7 @@ class Episode(BaseModel):
 
     @property
     def key(self) -> str:
-        """The name of its picture: <task>-<episode>."""
+        """The name of its image: <task>-<episode>."""
         return f"{self.task_id}-{self.episode_id}"
 
     def actions(self) -> list[Action]:
@@ -142,27 +142,27 @@ def _read_file(file: Path, problems: list[str]) -> Iterator[Episode]:
             yield episode
 
 
-def episode_rows(
+def episode_samples(
     episodes: Sequence[Episode], images: Path, roots: Sequence[Path], seed: int, left_out: LeftOut
 ) -> Iterator[Candidate]:
-    """A row for each episode that has steps and a picture; the others go to `left_out`."""
+    """A row for each episode that has steps and an image; the others go to `left_out`."""
     there = Listing().names(str(images))
     for episode in episodes:
         file = f"{episode.key}.png"
         if not episode.label_info.action_config:
             left_out.add("no steps in the annotation", f"{SOURCE}/{episode.key}")
         elif file not in there:
-            left_out.add("no picture", f"{SOURCE}/{episode.key}")
+            left_out.add("no image", f"{SOURCE}/{episode.key}")
         else:
             yield _row(episode, images / file, roots, seed)
 
 
-def _row(episode: Episode, picture: Path, roots: Sequence[Path], seed: int) -> Candidate:
+def _row(episode: Episode, image: Path, roots: Sequence[Path], seed: int) -> Candidate:
     request = plain_request(episode.task_name, random.Random(f"{seed}/{episode.key}"), on_a_table=False)
     question = f"{episode.init_scene_text} {request}".strip()
     actions = episode.actions()
-    row = plain_row(
-        f"{SOURCE}/{episode.key}", row_path(picture, roots), question, [action.action_text for action in actions]
+    row = plain_sample(
+        f"{SOURCE}/{episode.key}", sample_path(image, roots), question, [action.action_text for action in actions]
     )
     skills = tuple(action.skill for action in actions)
-    return make_candidate(SOURCE, str(episode.task_id), row, picture, skills)
+    return make_candidate(SOURCE, str(episode.task_id), row, image, skills)

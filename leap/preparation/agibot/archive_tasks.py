@@ -1,4 +1,4 @@
-"""LOVE-Agibot's archives of frames, `task_<id>.tar.gz`, turned into one picture an episode by several processes."""
+"""LOVE-Agibot's archives of frames, `task_<id>.tar.gz`, turned into one image an episode by several processes."""
 
 import ctypes
 import re
@@ -41,7 +41,7 @@ class Archive:
     path: Path
     size: int
 
-    lost: ClassVar = "episodes without a picture", "episode"  # how failed parts are called, several and one
+    lost: ClassVar = "episodes without an image", "episode"  # how failed parts are called, several and one
 
     def store(self, images: Path) -> ImageStore:
         """Where its images go."""
@@ -58,7 +58,7 @@ class Outcome:
     archive: Archive
     state: Literal["done", "unchanged", "to do", "failed", "stopped"]
     episodes: int = 0
-    made: int = 0  # pictures that were decoded and written, not kept from before
+    made: int = 0  # images that were decoded and written, not kept from before
     seconds: float = 0.0
     problem: str | None = None
 
@@ -91,12 +91,12 @@ class Watch:
         """Ctrl-C and SIGTERM become a wish to stop, which workers see between two reads; a second one ends at once."""
         before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-        def wish(number: int, _: Any) -> None:
+        def request(number: int, _: Any) -> None:
             self.signal.value = number
             signal.signal(number, before[number])
 
         for number in before:
-            signal.signal(number, wish)
+            signal.signal(number, request)
         try:
             yield
         finally:
@@ -132,7 +132,7 @@ def survey(archives: Sequence[Archive], images: Path) -> list[Outcome]:
         store = archive.store(images)
         if store.is_done(archive.path, hub_sha256(archive.path)):
             assert store.record is not None
-            outcomes.append(Outcome(archive, "unchanged", episodes=len(store.record.pictures)))
+            outcomes.append(Outcome(archive, "unchanged", episodes=len(store.record.images)))
         else:
             outcomes.append(Outcome(archive, "to do", problem="begun before" if store.begun else None))
     return outcomes
@@ -213,12 +213,12 @@ class _Work:
                 f"{archive.path}: its SHA-256 is {stream.sha256}, and the hub's is {expected}; {DOWNLOAD_AGAIN}"
             )
         record = store.finish(archive.path, status, stream.sha256, expected is not None)
-        outcome.state, outcome.episodes = "done", len(record.pictures)
+        outcome.state, outcome.episodes = "done", len(record.images)
         if record.problems:
-            outcome.state, outcome.problem = "failed", _told(archive, record.problems)
+            outcome.state, outcome.problem = "failed", _message(archive, record.problems)
 
 
-def _told(archive: Archive, problems: dict[str, str]) -> str:
+def _message(archive: Archive, problems: dict[str, str]) -> str:
     several, one = archive.lost
     some = "; ".join(f"{one} {name}, {why}" for name, why in list(problems.items())[:_BROKEN_SHOWN])
     more = f"; and {len(problems) - _BROKEN_SHOWN} more" if len(problems) > _BROKEN_SHOWN else ""

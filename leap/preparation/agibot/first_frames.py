@@ -71,7 +71,7 @@ class FirstFrames:
             episode = self._folders.get(folder) or self._enter(stream, folder, member.name)
             if self._is_first(episode, name):
                 if member.size > MAX_FRAME:
-                    raise stream.broken(f"{member.name!r}: a picture of {member.size:,} bytes")
+                    raise stream.broken(f"{member.name!r}: an image of {member.size:,} bytes")
                 data = stream.read(member.size)
                 if len(data) < member.size:
                     raise stream.broken(f"{member.name!r} is cut short")

@@ -2,10 +2,10 @@
 
 Images that come whole out of one archive are kept in the same way, under the names that they have there.
 
-    <images>/<task>-<episode>.png                         finished pictures, and nothing else
-    <images>/.first_frames/<task>.json                    what is known of a finished archive and its pictures
-    <images>/.first_frames/<task>/<episode>-<hash>.png    a picture whose archive is not finished yet
-    <images>/.first_frames/<task>/verified.json           the archive is whole: its pictures are being put in place
+    <images>/<task>-<episode>.png                         finished images, and nothing else
+    <images>/.first_frames/<task>.json                    what is known of a finished archive and its images
+    <images>/.first_frames/<task>/<episode>-<hash>.png    an image whose archive is not finished yet
+    <images>/.first_frames/<task>/verified.json           the archive is whole: its images are being put in place
 
 A kill at any moment leaves one of these states, and the next run goes on from it. Of an archive that turns out to be
 broken nothing is put in place, and what was set aside of it is removed.
@@ -30,8 +30,8 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PictureRecord(_Record):
-    """A finished picture: its frame's name and hash in the archive, its own size in bytes and time of change."""
+class ImageRecord(_Record):
+    """A finished image: its frame's name and hash in the archive, its own size in bytes and time of change."""
 
     frame: str
     frame_sha256: str
@@ -48,14 +48,14 @@ class PictureRecord(_Record):
 
 
 class ArchiveRecord(_Record):
-    """An archive that was read to its end and is whole. `problems` tells why episodes have no picture."""
+    """An archive that was read to its end and is whole. `problems` tells why episodes have no image."""
 
     archive: str
     size: int
     mtime_ns: int
     sha256: str
     compared_with_hub: bool
-    pictures: dict[str, PictureRecord]
+    images: dict[str, ImageRecord]
     problems: dict[str, str]
 
 
@@ -69,12 +69,12 @@ class ImageStore:
         self._images, self._key = images, key
         self._record_file = images / STATE_FOLDER / f"{key}.json"
         self._aside = images / STATE_FOLDER / key
-        self._pictures: dict[str, PictureRecord] = {}
+        self._records: dict[str, ImageRecord] = {}
         self._problems: dict[str, str] = {}
         self.record = self._read_record(self._record_file)
-        self.made: set[str] = set()  # episodes whose pictures were written, not kept from before
+        self.made: set[str] = set()  # episodes whose images were written, not kept from before
 
-    def picture(self, name: str) -> Path:
+    def image(self, name: str) -> Path:
         """Where an image has its place."""
         return self._images / name
 
@@ -85,9 +85,9 @@ class ImageStore:
         """Where it waits until the archive is read: names may have folders, and two of them the same content."""
         return self._aside / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}-{digest[:32]}"
 
-    def _is_taken(self, name: str, known: PictureRecord | None) -> bool:
+    def _is_taken(self, name: str, known: ImageRecord | None) -> bool:
         """Whether a file that is not ours, or not as we left it, lies in an image's place, or in that of its folder."""
-        place = self.picture(name)
+        place = self.image(name)
         if os.path.lexists(place):
             return not (known and known.describes(place))
         there = next(folder for folder in place.parents if os.path.lexists(folder))
@@ -95,30 +95,30 @@ class ImageStore:
 
     @property
     def begun(self) -> bool:
-        """Whether an earlier run left pictures that are set aside."""
+        """Whether an earlier run left images that are set aside."""
         return self._aside.is_dir()
 
     def is_done(self, archive: Path, expected_sha256: str | None) -> bool:
-        """Whether the archive is the one that was read, and each of its episodes has its picture, all unchanged."""
+        """Whether the archive is the one that was read, and each of its episodes has its image, all unchanged."""
         record, status = self.record, archive.stat()
         if record is None or record.problems or (record.size, record.mtime_ns) != (status.st_size, status.st_mtime_ns):
             return False
         if expected_sha256 not in (None, record.sha256):
             return False
-        return all(known.describes(self.picture(episode)) for episode, known in record.pictures.items())
+        return all(known.describes(self.image(episode)) for episode, known in record.images.items())
 
     def settle(self, episode: str, frame: str, data: bytes) -> None:
-        """Set the picture of an episode's first frame aside, if it is not there from an earlier run."""
+        """Set the image of an episode's first frame aside, if it is not there from an earlier run."""
         digest = hashlib.sha256(data).hexdigest()
         frame = frame.encode("utf-8", "backslashreplace").decode()
         self._drop(episode)
-        known = self.record.pictures.get(episode) if self.record else None
-        if known and known.frame_sha256 == digest and known.describes(self.picture(episode)):
-            self._pictures[episode] = known
+        known = self.record.images.get(episode) if self.record else None
+        if known and known.frame_sha256 == digest and known.describes(self.image(episode)):
+            self._records[episode] = known
             return
         aside = self._place_aside(episode, digest)
         if self._is_taken(episode, known):
-            aside = self.picture(episode)
+            aside = self.image(episode)
             if not aside.is_file() or aside.read_bytes() != data:
                 self._problems[episode] = "another image of this name is there: move it away to have the archive's"
                 return
@@ -130,19 +130,19 @@ class ImageStore:
                 return
             self.made.add(episode)
         status = aside.stat()
-        self._pictures[episode] = PictureRecord(
+        self._records[episode] = ImageRecord(
             frame=frame, frame_sha256=digest, size=status.st_size, mtime_ns=status.st_mtime_ns
         )
 
     def finish(self, archive: Path, status: os.stat_result, sha256: str, compared_with_hub: bool) -> ArchiveRecord:
-        """Put the pictures in place of an archive that is whole; `status` is from before it was read."""
+        """Put the images in place of an archive that is whole; `status` is from before it was read."""
         record = ArchiveRecord(
             archive=archive.name,
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
             sha256=sha256,
             compared_with_hub=compared_with_hub,
-            pictures=self._pictures,
+            images=self._records,
             problems=self._problems,
         )
         write_json(self._aside / _VERIFIED, record.model_dump())
@@ -151,18 +151,18 @@ class ImageStore:
         return self.record
 
     def go_on(self) -> None:
-        """Put the pictures in place of an archive that proved whole, where a run was stopped in the midst of that."""
+        """Put the images in place of an archive that proved whole, where a run was stopped in the midst of that."""
         verified = self._aside / _VERIFIED
         record = self._read_record(verified)
         if record is None:
             return  # the archive is still to be read
-        for episode, known in record.pictures.items():
+        for episode, known in record.images.items():
             aside = self._place_aside(episode, known.frame_sha256)
             if aside.exists():
-                place = self.picture(episode)
+                place = self.image(episode)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(aside, place)
-        for folder in {self.picture(episode).parent for episode in record.pictures}:
+        for folder in {self.image(episode).parent for episode in record.images}:
             sync_folder(folder)
         os.replace(verified, self._record_file)
         sync_folder(self._record_file.parent)
@@ -178,7 +178,7 @@ class ImageStore:
         """Forget a frame of the episode that was not the first after all."""
         self._problems.pop(episode, None)
         self.made.discard(episode)
-        known = self._pictures.pop(episode, None)
+        known = self._records.pop(episode, None)
         if known:
             self._place_aside(episode, known.frame_sha256).unlink(missing_ok=True)
 
@@ -194,9 +194,9 @@ class ImageStore:
 
 
 class FrameStore(ImageStore):
-    """The pictures of one task's episodes, as PNG files; what has their names is ours."""
+    """The images of one task's episodes, as PNG files; what has their names is ours."""
 
-    def picture(self, name: str) -> Path:
+    def image(self, name: str) -> Path:
         return self._images / f"{self._key}-{name}.png"
 
     def _as_stored(self, data: bytes) -> bytes:
@@ -205,5 +205,5 @@ class FrameStore(ImageStore):
     def _place_aside(self, name: str, digest: str) -> Path:
         return self._aside / f"{name}-{digest}.png"
 
-    def _is_taken(self, name: str, known: PictureRecord | None) -> bool:
+    def _is_taken(self, name: str, known: ImageRecord | None) -> bool:
         return False

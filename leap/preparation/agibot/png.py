@@ -12,7 +12,7 @@ _LEVEL = 1  # of isal's 0 to 3; the higher ones make photographs no smaller
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """The file of a picture, uint8 [height, width] or [height, width, 3]."""
+    """The file of an image, uint8 [height, width] or [height, width, 3]."""
     height, width, channels = (*pixels.shape, 1)[:3]
     values = np.ascontiguousarray(pixels).reshape(height, -1)
     left, above = np.zeros_like(values), np.zeros_like(values)

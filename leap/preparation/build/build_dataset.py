@@ -7,18 +7,18 @@ from typing import Any
 
 from leap.errors import LeapError, UsageError
 from leap.preparation.agibot.annotations import SOURCE as AGIBOT
-from leap.preparation.agibot.annotations import episode_rows, read_annotations
+from leap.preparation.agibot.annotations import episode_samples, read_annotations
 from leap.preparation.build.benchmark_samples import SOURCE as VLABENCH
-from leap.preparation.build.benchmark_samples import evaluation_pictures, example_rows
+from leap.preparation.build.benchmark_samples import evaluation_images, example_samples
 from leap.preparation.build.candidates import Candidate, LeftOut
 from leap.preparation.build.dataset_file import CARD, BuildSettings, build_training_file
-from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.image_facts import ImageStore
 from leap.vlabench.sources import Source, choose_instructions
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where rows come from, and what they must not show."""
+    """Where samples come from, and what they must not show."""
 
     annotations: Path | None
     images: Path
@@ -32,25 +32,27 @@ class Sources:
 def build(sources: Sources, settings: BuildSettings, cache: Path, origin: dict[str, Any]) -> None:
     """Read the sources, write the files, say what was made. Raises UsageError where there is no source."""
     if sources.annotations is None and sources.examples is None:
-        raise UsageError("nothing to make rows of: give --annotations, --vlabench, or both")
-    rows: list[Candidate] = []
-    told: dict[str, str] = {}
+        raise UsageError("nothing to make samples of: give --annotations, --vlabench, or both")
+    samples: list[Candidate] = []
+    message: dict[str, str] = {}
     left_out = LeftOut()
     if sources.annotations:
-        rows += _agibot(sources.annotations, sources, settings, left_out, told)
+        samples += _agibot(sources.annotations, sources, settings, left_out, message)
     if sources.examples:
-        rows += _vlabench(sources.examples, sources, settings, told)
-    if not rows:
+        samples += _vlabench(sources.examples, sources, settings, message)
+    if not samples:
         reasons = [f"{reason}: {len(names)}" for reason, names in left_out.names.items()]
         why = ", ".join(reasons) or "the sources are empty"
-        raise LeapError(f"no row can be made ({why}); pictures are expected in {sources.images}")
-    evaluation = evaluation_pictures(sources.evaluation)
-    card = build_training_file(rows, left_out, evaluation, PictureStore(cache), settings, {**origin, "sources": told})
-    _tell(card, settings.output)
+        raise LeapError(f"no sample can be made ({why}); images are expected in {sources.images}")
+    evaluation = evaluation_images(sources.evaluation)
+    card = build_training_file(
+        samples, left_out, evaluation, ImageStore(cache), settings, {**origin, "sources": message}
+    )
+    _log(card, settings.output)
 
 
 def _agibot(
-    place: Path, sources: Sources, settings: BuildSettings, left_out: LeftOut, told: dict[str, str]
+    place: Path, sources: Sources, settings: BuildSettings, left_out: LeftOut, message: dict[str, str]
 ) -> list[Candidate]:
     found = read_annotations(place)
     if found.problems and not sources.skip_invalid:
@@ -65,33 +67,33 @@ def _agibot(
     digest = hashlib.sha256()
     for file in found.files:
         digest.update(file.read_bytes())
-    told[AGIBOT] = (
+    message[AGIBOT] = (
         f"{len(found.episodes):,} episodes of {len(found.files):,} annotation files, sha256 {digest.hexdigest()}"
     )
-    return list(episode_rows(found.episodes, sources.images, settings.roots, settings.seed, left_out))
+    return list(episode_samples(found.episodes, sources.images, settings.roots, settings.seed, left_out))
 
 
-def _vlabench(place: Path, sources: Sources, settings: BuildSettings, told: dict[str, str]) -> list[Candidate]:
+def _vlabench(place: Path, sources: Sources, settings: BuildSettings, message: dict[str, str]) -> list[Candidate]:
     ours, theirs = place.resolve(), sources.evaluation.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise UsageError(f"--vlabench {place}: these are the evaluation's own examples; training must not see them")
     instructions = choose_instructions(sources.prompt, sources.checkout)
-    rows = list(example_rows(place, instructions, settings.roots))
-    digest = hashlib.sha256(b"".join(row.line for row in rows)).hexdigest()
-    told[VLABENCH] = (
-        f"{len(rows):,} examples, sha256 of their rows {digest}; prompt {instructions.source}, sha256 "
+    samples = list(example_samples(place, instructions, settings.roots))
+    digest = hashlib.sha256(b"".join(sample.line for sample in samples)).hexdigest()
+    message[VLABENCH] = (
+        f"{len(samples):,} examples, sha256 of their samples {digest}; prompt {instructions.source}, sha256 "
         f"{instructions.sha256}"
     )
-    return rows
+    return samples
 
 
-def _tell(card: dict[str, Any], output: Path) -> None:
+def _log(card: dict[str, Any], output: Path) -> None:
     for name in card["files"]:
         print(f"wrote {output / name}")
     copies = {
-        "rows with the picture of another row": card["duplicates"],
-        "test rows with the picture of a training row": card["test_rows_with_a_training_picture"],
-        "rows with a picture of the evaluation": card["overlap_with_the_evaluation"],
+        "samples with the image of another sample": card["duplicates"],
+        "test samples with the image of a training sample": card["test_rows_with_a_training_image"],
+        "samples with an image of the evaluation": card["overlap_with_the_evaluation"],
     }
     for what, found in copies.items():
         print(f"{what}: {found['same']:,} the same, {found['near']:,} near" if found else f"{what}: not compared")

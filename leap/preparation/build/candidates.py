@@ -1,4 +1,4 @@
-"""Rows that may go into a training file, whatever they were made from, and what had to be left out."""
+"""Samples that may go into a training file, whatever they were made from, and what had to be left out."""
 
 import os
 from collections import defaultdict
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from leap.records.training import TextPart, TrainingRow
+from leap.records.training import TextPart, TrainingSample
 
 
 class Candidate(NamedTuple):
-    """A finished row, as small as may be: 168,000 of them are held in memory."""
+    """A finished sample, as small as may be: 168,000 of them are held in memory."""
 
     source: str
     task: str
-    name: str  # of the episode: rows with one name never part into training and test
+    name: str  # of the episode: samples with one name never part into training and test
     line: bytes  # of the JSONL file
-    picture: str  # the file of its first picture
+    image: str  # the file of its first image
     skills: tuple[str, ...]
     question: int  # characters of the texts
     answer: int
@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
 
 @dataclass
 class LeftOut:
-    """Why episodes did not become rows."""
+    """Why episodes did not become samples."""
 
     names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -33,19 +33,19 @@ class LeftOut:
         self.names[reason].append(name)
 
 
-def make_candidate(source: str, task: str, row: TrainingRow, picture: Path, skills: Sequence[str]) -> Candidate:
-    """The row's id is the episode's name."""
-    assert row.id
-    texts = (part.text for message in row.messages for part in message.parts() if isinstance(part, TextPart))
-    line = row.model_dump_json(exclude_none=True).encode() + b"\n"
+def make_candidate(source: str, task: str, sample: TrainingSample, image: Path, skills: Sequence[str]) -> Candidate:
+    """The sample's id is the episode's name."""
+    assert sample.id
+    texts = (part.text for message in sample.messages for part in message.parts() if isinstance(part, TextPart))
+    line = sample.model_dump_json(exclude_none=True).encode() + b"\n"
     return Candidate(
-        source, task, row.id, line, str(picture), tuple(skills), sum(map(len, texts)), len(row.target.steps)
+        source, task, sample.id, line, str(image), tuple(skills), sum(map(len, texts)), len(sample.target.steps)
     )
 
 
-def row_path(picture: Path, roots: Sequence[Path]) -> str:
-    """How a row names a picture: from the first root that it lies under, else its whole path."""
+def sample_path(image: Path, roots: Sequence[Path]) -> str:
+    """How a row names an image: from the first root that it lies under, else its whole path."""
     for root in roots:
-        if picture.is_relative_to(root):
-            return picture.relative_to(root).as_posix()
-    return os.path.abspath(picture)
+        if image.is_relative_to(root):
+            return image.relative_to(root).as_posix()
+    return os.path.abspath(image)

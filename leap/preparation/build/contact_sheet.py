@@ -1,4 +1,4 @@
-"""A picture of a training file's pictures: some rows, and the pairs that were taken for copies."""
+"""An image of a training file's images: some rows, and the pairs that were taken for copies."""
 
 import io
 import random
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from leap.data.image import open_picture
+from leap.data.image import load_image
 from leap.preparation.build.candidates import Candidate
 from leap.records.files import write_atomic
-from leap.records.training import TrainingRow
+from leap.records.training import TrainingSample
 
 _COLUMNS, _WIDTH, _HEIGHT, _CAPTION, _GAP, _TITLE = 6, 220, 165, 34, 10, 34  # pixels
 _ROWS, _PAIRS = 18, 9  # shown at most
@@ -19,7 +19,7 @@ _INK, _GREY = "#222222", "#e3e3e3"
 
 
 class Pair(NamedTuple):
-    """A row's picture, and the file of the one that it was taken for."""
+    """A row's image, and the file of the one that it was taken for."""
 
     row: Candidate
     other: str
@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 
 
 class _Cell(NamedTuple):
-    picture: str
+    image: str
     caption: str
     detail: str
 
@@ -41,7 +41,7 @@ def write_contact_sheet(
     sections = [
         (f"{len(chosen)} of {len(rows):,} rows", [_row_cell(rows[place]) for place in sorted(chosen)]),
         (f"Copies within the rows ({len(copies):,}), the least alike first, in pairs", _pair_cells(copies)),
-        (f"Rows with a picture of the evaluation ({len(overlaps):,}), in pairs", _pair_cells(overlaps)),
+        (f"Rows with an image of the evaluation ({len(overlaps):,}), in pairs", _pair_cells(overlaps)),
     ]
     sections = [(title, cells) for title, cells in sections if cells]
     lines = [-(-len(cells) // _COLUMNS) for _, cells in sections]
@@ -61,7 +61,7 @@ def write_contact_sheet(
 
 
 def _row_cell(row: Candidate) -> _Cell:
-    return _Cell(row.picture, row.name, " ".join(TrainingRow.model_validate_json(row.line).target.steps.split()))
+    return _Cell(row.image, row.name, " ".join(TrainingSample.model_validate_json(row.line).target.steps.split()))
 
 
 def _pair_cells(pairs: Sequence[Pair]) -> list[_Cell]:
@@ -69,14 +69,14 @@ def _pair_cells(pairs: Sequence[Pair]) -> list[_Cell]:
     for number, pair in enumerate(pairs[:_PAIRS], start=1):
         alike = "the very same pixels" if pair.same else f"{pair.bits} bits apart"
         cells += [
-            _Cell(pair.row.picture, f"{number}a  {pair.row.name}", alike),
+            _Cell(pair.row.image, f"{number}a  {pair.row.name}", alike),
             _Cell(pair.other, f"{number}b  {'/'.join(Path(pair.other).parts[-4:])}", alike),
         ]
     return cells
 
 
 def _draw(sheet: Image.Image, cell: _Cell, left: int, top: int) -> None:
-    small = ImageOps.contain(open_picture(Path(cell.picture)), (_WIDTH, _HEIGHT))
+    small = ImageOps.contain(load_image(Path(cell.image)), (_WIDTH, _HEIGHT))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     draw.rectangle((left, top, left + _WIDTH - 1, top + _HEIGHT - 1), fill=_GREY)
     sheet.paste(small, (left + (_WIDTH - small.width) // 2, top + (_HEIGHT - small.height) // 2))

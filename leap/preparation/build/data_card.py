@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leap.preparation.build.candidates import Candidate, LeftOut, row_path
+from leap.preparation.build.candidates import Candidate, LeftOut, sample_path
 from leap.preparation.build.copies import Copy
 from leap.preparation.check.image_facts import Facts
 from leap.records.table_cells import markdown_lines
@@ -25,31 +25,33 @@ def make_card(
     facts: dict[str, Facts],
     files: dict[str, str],
     settings: "BuildSettings",
-    evaluation_pictures: int | None,
+    evaluation_images: int | None,
     origin: dict[str, Any],
 ) -> dict[str, Any]:
     """The card as a JSON object. `files`: sha256 by name."""
-    rows = built.rows
+    samples = built.samples
     sides = {"train": built.train, "test": built.test}
     return {
         **origin,
         "seed": settings.seed,
         "files": {name: {"sha256": digest} for name, digest in files.items()},
-        "rows": {side: _count(row.source for row in part) for side, part in sides.items()},
-        "tasks": {side: _count(f"{row.source}/{row.task}" for row in part) for side, part in sides.items()},
-        "skills": _count(skill for row in rows for skill in row.skills),
+        "rows": {side: _count(sample.source for sample in part) for side, part in sides.items()},
+        "tasks": {side: _count(f"{sample.source}/{sample.task}" for sample in part) for side, part in sides.items()},
+        "skills": _count(skill for sample in samples for skill in sample.skills),
         "lengths": {
-            "question, characters": _spread([row.question for row in rows]),
-            "answer, characters": _spread([row.answer for row in rows]),
-            "steps": _spread([len(row.skills) for row in rows]),
+            "question, characters": _spread([sample.question for sample in samples]),
+            "answer, characters": _spread([sample.answer for sample in samples]),
+            "steps": _spread([len(sample.skills) for sample in samples]),
         },
-        "picture_sizes": _count(f"{facts[row.picture].width}x{facts[row.picture].height}" for row in rows),
+        "image_sizes": _count(f"{facts[sample.image].width}x{facts[sample.image].height}" for sample in samples),
         "near_bits": settings.near_bits,
         "excluded": sorted(settings.exclude),
-        "duplicates": _copies(built.within, rows, settings.roots),
-        "test_rows_with_a_training_picture": _copies(built.across, built.test, settings.roots),
-        "evaluation_pictures": evaluation_pictures,
-        "overlap_with_the_evaluation": None if built.overlap is None else _copies(built.overlap, rows, settings.roots),
+        "duplicates": _copies(built.within, samples, settings.roots),
+        "test_rows_with_a_training_image": _copies(built.across, built.test, settings.roots),
+        "evaluation_images": evaluation_images,
+        "overlap_with_the_evaluation": None
+        if built.overlap is None
+        else _copies(built.overlap, samples, settings.roots),
         "left_out": {reason: len(names) for reason, names in left_out.names.items()},
         "left_out_names": dict(left_out.names),
     }
@@ -69,12 +71,16 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
     }
 
 
-def _copies(copies: Sequence[Copy], rows: Sequence[Candidate], roots: Sequence[Path]) -> dict[str, Any]:
+def _copies(copies: Sequence[Copy], samples: Sequence[Candidate], roots: Sequence[Path]) -> dict[str, Any]:
     return {
         "same": sum(copy.same for copy in copies),
         "near": sum(not copy.same for copy in copies),
         "rows": {
-            rows[copy.row].name: {"other": row_path(Path(copy.other), roots), "bits": copy.bits, "same": copy.same}
+            samples[copy.sample].name: {
+                "other": sample_path(Path(copy.other), roots),
+                "bits": copy.bits,
+                "same": copy.same,
+            }
             for copy in copies
         },
     }
@@ -85,19 +91,19 @@ def as_markdown(card: dict[str, Any]) -> str:
     near = card["near_bits"]
     parts = [
         f"# Data card\n\nMade by `{in_one_line(card['command'])}` (commit {card['commit'] or 'unknown'}"
-        f"{', with changes' if card['dirty'] else ''}), seed {card['seed']}. A picture: data_card.png; "
+        f"{', with changes' if card['dirty'] else ''}), seed {card['seed']}. An image: data_card.png; "
         "every name: data_card.json.\n",
         _table("Files", ("file", "sha256"), [(name, found["sha256"]) for name, found in card["files"].items()]),
         _table("Sources", ("source", "what"), [(name, str(what)) for name, what in card["sources"].items()]),
-        _sides("Rows", "source", card["rows"]),
+        _sides("Samples", "source", card["rows"]),
         _sides("Tasks", "task", card["tasks"]),
         _table("Skills", ("skill", "steps"), list(card["skills"].items())),
         _table("Lengths", ("of", "smallest", "median", "mean", "largest"), [(k, *v.values()) for k, v in _items(card)]),
-        _table("Picture sizes", ("pixels", "rows"), list(card["picture_sizes"].items())),
-        f"\n## Copies of pictures\n\nThe first picture of each row is compared: the very same pixels, or perceptual "
-        f"hashes of 64 bits that differ in no more than {near}. A hash sees the whole picture, so scenes before one "
+        _table("Image sizes", ("pixels", "rows"), list(card["image_sizes"].items())),
+        f"\n## Copies of images\n\nThe first image of each sample is compared: the very same pixels, or perceptual "
+        f"hashes of 64 bits that differ in no more than {near}. A hash sees the whole image, so scenes before one "
         "background may pass for near although their objects differ: look at data_card.png before excluding them.\n",
-        _table("", ("", "same", "near"), _copy_rows(card)),
+        _table("", ("", "same", "near"), _copy_samples(card)),
         _table("Left out", ("why", "episodes"), list(card["left_out"].items()) or [("nothing", 0)]),
     ]
     return "".join(parts)
@@ -107,30 +113,30 @@ def _items(card: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
     return list(card["lengths"].items())
 
 
-def _copy_rows(card: dict[str, Any]) -> list[tuple[Any, ...]]:
+def _copy_samples(card: dict[str, Any]) -> list[tuple[Any, ...]]:
     found = [
-        ("rows with the picture of another row", card["duplicates"]),
-        ("test rows with the picture of a training row", card["test_rows_with_a_training_picture"]),
+        ("samples with the image of another sample", card["duplicates"]),
+        ("test samples with the image of a training sample", card["test_rows_with_a_training_image"]),
     ]
-    rows = [(what, copies["same"], copies["near"]) for what, copies in found]
+    samples = [(what, copies["same"], copies["near"]) for what, copies in found]
     overlap = card["overlap_with_the_evaluation"]
     if overlap is None:
-        return [*rows, ("rows with a picture of the evaluation", "not compared: it is not there", "")]
-    what = f"rows with a picture of the evaluation ({card['evaluation_pictures']:,} pictures)"
-    return [*rows, (what, overlap["same"], overlap["near"])]
+        return [*samples, ("samples with an image of the evaluation", "not compared: it is not there", "")]
+    what = f"samples with an image of the evaluation ({card['evaluation_images']:,} images)"
+    return [*samples, (what, overlap["same"], overlap["near"])]
 
 
 def _sides(title: str, what: str, sides: dict[str, dict[str, int]]) -> str:
     names = dict.fromkeys(name for side in sides.values() for name in side)
-    rows = [(name, sides["train"].get(name, 0), sides["test"].get(name, 0)) for name in names]
-    return _table(title, (what, "train", "test"), rows)
+    samples = [(name, sides["train"].get(name, 0), sides["test"].get(name, 0)) for name in names]
+    return _table(title, (what, "train", "test"), samples)
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    right = [isinstance(value, int | float) for value in rows[0]] if rows else [False] * len(header)
+def _table(title: str, header: Sequence[str], samples: Sequence[Sequence[Any]]) -> str:
+    right = [isinstance(value, int | float) for value in samples[0]] if samples else [False] * len(header)
     heading = f"\n## {title}\n\n" if title else "\n"
-    cells = [[_cell(value) for value in row] for row in rows[:_SHOWN]]
-    more = f"\nand {len(rows) - _SHOWN} more in data_card.json\n" if len(rows) > _SHOWN else ""
+    cells = [[_cell(value) for value in sample] for sample in samples[:_SHOWN]]
+    more = f"\nand {len(samples) - _SHOWN} more in data_card.json\n" if len(samples) > _SHOWN else ""
     return heading + markdown_lines(header, right, cells) + more
 
 

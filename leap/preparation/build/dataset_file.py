@@ -1,4 +1,4 @@
-"""A training and a test file from finished rows: copies found, episodes split, a data card and a picture written."""
+"""A training and a test file from finished samples: copies found, episodes split, a data card and an image written."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -10,11 +10,11 @@ from typing import Any
 from leap.errors import LeapError
 from leap.preparation.build.candidates import Candidate, LeftOut
 from leap.preparation.build.contact_sheet import Pair, write_contact_sheet
-from leap.preparation.build.copies import Copy, Exclusion, Pictures, copies_of, copies_within
+from leap.preparation.build.copies import Copy, Exclusion, Images, copies_of, copies_within
 from leap.preparation.build.data_card import as_markdown, make_card
 from leap.preparation.build.near_duplicates import check_distance
 from leap.preparation.build.split import split_episodes
-from leap.preparation.check.image_facts import Facts, PictureStore
+from leap.preparation.check.image_facts import Facts, ImageStore
 from leap.records.files import is_file, object_if_there, write_atomic, write_json
 
 CARD = "data_card"
@@ -22,13 +22,13 @@ CARD = "data_card"
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How the files are made. `near_bits`: pictures whose hashes differ in no more bits look alike."""
+    """How the files are made. `near_bits`: images whose hashes differ in no more bits look alike."""
 
     output: Path
-    roots: tuple[Path, ...]  # where a relative path of a picture may start; the first that holds it counts
+    roots: tuple[Path, ...]  # where a relative path of an image may start; the first that holds it counts
     seed: int = 42
-    train_rows: int | None = None
-    test_rows: int | None = None
+    train_samples: int | None = None
+    test_samples: int | None = None
     near_bits: int = 4
     exclude: Collection[Exclusion] = ()
     overwrite: bool = False
@@ -39,42 +39,44 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class Built:
-    """The rows of each side, and the copies that remain in them."""
+    """The samples of each side, and the copies that remain in them."""
 
     train: list[Candidate]
     test: list[Candidate]
-    within: list[Copy]  # of rows in train + test
-    across: list[Copy]  # test rows with a training picture
-    overlap: list[Copy] | None  # rows in train + test with an evaluation picture; None where there is no evaluation set
+    within: list[Copy]  # of samples in train + test
+    across: list[Copy]  # test samples with a training image
+    overlap: (
+        list[Copy] | None
+    )  # samples in train + test with an evaluation image; None where there is no evaluation set
 
     @cached_property
-    def rows(self) -> list[Candidate]:
+    def samples(self) -> list[Candidate]:
         return [*self.train, *self.test]
 
 
 def build_training_file(
-    rows: Sequence[Candidate],
+    samples: Sequence[Candidate],
     left_out: LeftOut,
     evaluation: Sequence[str] | None,
-    store: PictureStore,
+    store: ImageStore,
     settings: BuildSettings,
     origin: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write train_<rows>.jsonl, test_<rows>.jsonl, data_card.json, .md and .png; the card.
+    """Write train_<samples>.jsonl, test_<samples>.jsonl, data_card.json, .md and .png; the card.
 
-    `evaluation` are the pictures that training must not have seen; `origin` goes into the card as it is. Rows with a
-    picture that cannot be decoded are left out. Raises LeapError where no row remains, and where another file of the
+    `evaluation` are the images that training must not have seen; `origin` goes into the card as it is. Samples with a
+    image that cannot be decoded are left out. Raises LeapError where no sample remains, and where another file of the
     same name is there.
     """
-    facts = store.look([*(row.picture for row in rows), *(evaluation or ())]).facts
-    usable = [row for row in rows if row.picture in facts]
-    for row in rows:
-        if row.picture not in facts:
-            left_out.add("the picture cannot be decoded", row.name)
-    shown = None if evaluation is None else Pictures.of([path for path in evaluation if path in facts], facts)
+    facts = store.look([*(sample.image for sample in samples), *(evaluation or ())]).facts
+    usable = [sample for sample in samples if sample.image in facts]
+    for sample in samples:
+        if sample.image not in facts:
+            left_out.add("the image cannot be decoded", sample.name)
+    shown = None if evaluation is None else Images.of([path for path in evaluation if path in facts], facts)
     built = _split(_exclude(usable, shown, facts, settings, left_out), shown, facts, settings)
     files = {
-        f"{side}_{len(part)}.jsonl": b"".join(row.line for row in part)
+        f"{side}_{len(part)}.jsonl": b"".join(sample.line for sample in part)
         for side, part in (("train", built.train), ("test", built.test))
         if part
     }
@@ -90,59 +92,59 @@ def build_training_file(
 
 
 def _exclude(
-    rows: list[Candidate],
-    evaluation: Pictures | None,
+    samples: list[Candidate],
+    evaluation: Images | None,
     facts: dict[str, Facts],
     settings: BuildSettings,
     left_out: LeftOut,
 ) -> list[Candidate]:
-    """The rows that remain. What shows the evaluation's pictures goes first, so that no copy stands for such a row."""
+    """The samples that remain. What shows the evaluation's images goes first, so that no copy stands for such a row."""
     wanted = set(settings.exclude)
     if evaluation and wanted & {"overlap", "near-overlap"}:
-        copies = copies_of(_pictures(rows, facts), evaluation, settings.near_bits)
-        rows = _without(rows, copies, ("overlap", "near-overlap"), wanted, left_out)
+        copies = copies_of(_images(samples, facts), evaluation, settings.near_bits)
+        samples = _without(samples, copies, ("overlap", "near-overlap"), wanted, left_out)
     if wanted & {"duplicates", "near-duplicates"}:
-        copies = copies_within(_pictures(rows, facts), settings.near_bits)
-        rows = _without(rows, copies, ("duplicates", "near-duplicates"), wanted, left_out)
-    return rows
+        copies = copies_within(_images(samples, facts), settings.near_bits)
+        samples = _without(samples, copies, ("duplicates", "near-duplicates"), wanted, left_out)
+    return samples
 
 
-def _pictures(rows: Sequence[Candidate], facts: dict[str, Facts]) -> Pictures:
-    return Pictures.of([row.picture for row in rows], facts)
+def _images(samples: Sequence[Candidate], facts: dict[str, Facts]) -> Images:
+    return Images.of([sample.image for sample in samples], facts)
 
 
 def _without(
-    rows: Sequence[Candidate],
+    samples: Sequence[Candidate],
     copies: Sequence[Copy],
     kinds: tuple[Exclusion, Exclusion],
     wanted: Collection[Exclusion],
     left_out: LeftOut,
 ) -> list[Candidate]:
-    """The rows less the copies of a wanted kind; `kinds` are those of the same and of near pictures."""
+    """The samples less the copies of a wanted kind; `kinds` are those of the same and of near images."""
     same, near = kinds
-    dropped = {copy.row: kind for copy in copies if (kind := same if copy.same else near) in wanted}
+    dropped = {copy.sample: kind for copy in copies if (kind := same if copy.same else near) in wanted}
     for place, kind in dropped.items():
-        left_out.add(f"excluded: {kind}", rows[place].name)
-    return [row for place, row in enumerate(rows) if place not in dropped]
+        left_out.add(f"excluded: {kind}", samples[place].name)
+    return [sample for place, sample in enumerate(samples) if place not in dropped]
 
 
 def _split(
-    rows: Sequence[Candidate], evaluation: Pictures | None, facts: dict[str, Facts], settings: BuildSettings
+    samples: Sequence[Candidate], evaluation: Images | None, facts: dict[str, Facts], settings: BuildSettings
 ) -> Built:
-    if not rows:
-        raise LeapError("no row remains; the data card is not written")
+    if not samples:
+        raise LeapError("no sample remains; the data card is not written")
     by_name: dict[str, list[Candidate]] = {}
-    for row in rows:
-        by_name.setdefault(row.name, []).append(row)
+    for sample in samples:
+        by_name.setdefault(sample.name, []).append(sample)
     sizes = {name: len(found) for name, found in by_name.items()}
-    names = split_episodes(sizes, settings.seed, settings.test_rows, settings.train_rows)
-    train, test = ([row for name in side for row in by_name[name]] for side in names)
-    everything = _pictures([*train, *test], facts)
+    names = split_episodes(sizes, settings.seed, settings.test_samples, settings.train_samples)
+    train, test = ([sample for name in side for sample in by_name[name]] for side in names)
+    everything = _images([*train, *test], facts)
     return Built(
         train,
         test,
         copies_within(everything, settings.near_bits),
-        copies_of(_pictures(test, facts), _pictures(train, facts), settings.near_bits),
+        copies_of(_images(test, facts), _images(train, facts), settings.near_bits),
         None if evaluation is None else copies_of(everything, evaluation, settings.near_bits),
     )
 
@@ -167,9 +169,9 @@ def _refuse_others(settings: BuildSettings, files: dict[str, bytes]) -> None:
 
 
 def _shown(built: Built) -> tuple[list[Candidate], list[Pair], list[Pair]]:
-    """For the contact sheet: all rows, then pairs of copies and of overlaps, the least alike first."""
+    """For the contact sheet: all samples, then pairs of copies and of overlaps, the least alike first."""
     pairs = []
     for copies in (built.within, built.overlap or []):
-        doubtful = sorted(copies, key=lambda copy: (copy.same, -copy.bits, copy.row))
-        pairs.append([Pair(built.rows[copy.row], copy.other, copy.bits, copy.same) for copy in doubtful])
-    return built.rows, pairs[0], pairs[1]
+        doubtful = sorted(copies, key=lambda copy: (copy.same, -copy.bits, copy.sample))
+        pairs.append([Pair(built.samples[copy.sample], copy.other, copy.bits, copy.same) for copy in doubtful])
+    return built.samples, pairs[0], pairs[1]

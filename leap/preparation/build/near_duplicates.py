@@ -1,4 +1,4 @@
-"""Pictures that look alike: 64-bit perceptual hashes a few bits apart, found without comparing all pairs.
+"""Images that look alike: 64-bit perceptual hashes a few bits apart, found without comparing all pairs.
 
 Two hashes that differ in at most d bits are equal in at least one of d + 1 bands of their bits, so a hash is compared
 only with those that share a band with it. The work is near to linear as long as no band has one value for most hashes;
@@ -13,7 +13,7 @@ import numpy as np
 from leap.errors import UsageError
 
 BITS = 64
-MOST_BITS = 12  # of difference that make sense: beyond them any two pictures may be near, and bands become short
+MOST_BITS = 12  # of difference that make sense: beyond them any two images may be near, and bands become short
 
 
 def check_distance(bits: int) -> None:
@@ -70,11 +70,12 @@ class HashIndex:
 
 
 def first_alike(hashes: np.ndarray, max_distance: int) -> np.ndarray:
-    """For each picture the place of the one that stands for it, int64 [pictures]: itself for one unlike all before it.
+    """For each image the place of the one that stands for it, int64 [images]: itself for one unlike all before it.
 
-    hashes: uint64 [pictures]. In their order, a picture joins the nearest of those that stand for themselves already,
-    if one is within `max_distance` bits. So what stands for itself is further than that from its like, and no chain of
-    small steps joins unlike pictures. The order alone decides: equal input gives equal output.
+    hashes: uint64 [images]. In their order, an image joins the nearest of those that stand for themselves already,
+    if one is within `max_distance` bits; equal ones all go where the first went. So what stands for itself is further than
+    that from its like, and no chain of
+    small steps joins unlike images. The order alone decides: equal input gives equal output.
     """
     index, stands = HashIndex(max_distance), np.arange(len(hashes))
     distinct, firsts, which = np.unique(hashes, return_index=True, return_inverse=True)

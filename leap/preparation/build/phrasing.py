@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from leap.records.training import ImagePart, Message, Part, Target, TextPart, TrainingRow
+from leap.records.training import ContentPart, ImagePart, Message, Target, TextPart, TrainingSample
 
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 _STRAY_COMMA = re.compile(r",([.,:;?!])")
@@ -58,8 +58,8 @@ def numbered(steps: Sequence[str]) -> str:
     return " ".join(f"{number}) {step}" for number, step in enumerate(steps, start=1))
 
 
-def plain_row(name: str, picture: str, question: str, steps: Sequence[str]) -> TrainingRow:
+def plain_sample(name: str, image: str, question: str, steps: Sequence[str]) -> TrainingSample:
     """A question about one picture; the answer is numbered steps."""
-    parts: list[Part] = [ImagePart(type="image", image=picture), TextPart(type="text", text=question)]
+    parts: list[ContentPart] = [ImagePart(type="image", image=image), TextPart(type="text", text=question)]
     message = Message(role="user", content=parts)
-    return TrainingRow(id=name, messages=[message], target=Target(steps=numbered(steps)))
+    return TrainingSample(id=name, messages=[message], target=Target(steps=numbered(steps)))

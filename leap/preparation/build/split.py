@@ -7,40 +7,40 @@ from typing import NamedTuple
 from leap.errors import UsageError
 
 TEST_SHARE = 16_812 / 168_042
-"""The published files' share of test rows."""
+"""The published files' share of test samples."""
 
 
 class Split(NamedTuple):
-    """Names of episodes in the order of their rows in the files."""
+    """Names of episodes in the order of their samples in the files."""
 
     train: list[str]
     test: list[str]
 
 
-def split_episodes(rows: Mapping[str, int], seed: int, test_rows: int | None, train_rows: int | None) -> Split:
-    """Every episode on one side, or on neither where fewer rows are asked for than there are.
+def split_episodes(samples: Mapping[str, int], seed: int, test_samples: int | None, train_samples: int | None) -> Split:
+    """Every episode on one side, or on neither where fewer samples are asked for than there are.
 
-    rows: how many each episode has. By default `TEST_SHARE` of all rows are for the test and all others for training.
-    An episode's place is its hash under the seed, so that one that is added moves few of the others. Raises UsageError
-    where the asked numbers cannot be met exactly.
+    samples: how many each episode has. By default `TEST_SHARE` of all samples are for the test and all others for
+    training. An episode's place is its hash under the seed, so that one that is added moves few of the others. Raises
+    UsageError where the asked numbers cannot be met exactly.
     """
-    total = sum(rows.values())
-    asked = test_rows if test_rows is not None else round(total * TEST_SHARE)
-    order = sorted(rows, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
-    test = _fill(order, rows, asked)
+    total = sum(samples.values())
+    asked = test_samples if test_samples is not None else round(total * TEST_SHARE)
+    order = sorted(samples, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
+    test = _fill(order, samples, asked)
     chosen = set(test)
     rest = [name for name in order if name not in chosen]
-    train = rest if train_rows is None else _fill(rest, rows, train_rows)
-    for flag, side, number in (("--test-rows", test, test_rows), ("--train-rows", train, train_rows)):
-        if number is not None and (made := sum(rows[name] for name in side)) != number:
-            raise UsageError(f"{flag} {number}: the episodes at hand make {made} of them ({total} rows in all)")
+    train = rest if train_samples is None else _fill(rest, samples, train_samples)
+    for flag, side, number in (("--test-samples", test, test_samples), ("--train-samples", train, train_samples)):
+        if number is not None and (made := sum(samples[name] for name in side)) != number:
+            raise UsageError(f"{flag} {number}: the episodes at hand make {made} of them ({total} samples in all)")
     return Split(train, test)
 
 
-def _fill(order: Sequence[str], rows: Mapping[str, int], wanted: int) -> list[str]:
+def _fill(order: Sequence[str], samples: Mapping[str, int], wanted: int) -> list[str]:
     taken, left = [], wanted
     for name in order:
-        if rows[name] <= left:
+        if samples[name] <= left:
             taken.append(name)
-            left -= rows[name]
+            left -= samples[name]
     return taken

@@ -9,20 +9,20 @@ from typing import Any, Literal, NamedTuple
 
 from leap.errors import LeapError
 from leap.hub.stored_listing import HubListing, read_listing
-from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.image_facts import ImageStore
 from leap.records.benchmark import OperationSequence
 from leap.records.files import read_json, read_object, read_text
 from leap.records.litter import listed
-from leap.records.quarantine import alone_in, set_aside
+from leap.records.quarantine import alone_in, move_to_quarantine
 from leap.terminal import first_few
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 from leap.vlabench.examples import DOWNLOAD_AGAIN, dimension_folders, dimension_of, example_folders, example_number
 from leap.vlabench.scoring import normalise_id
 from leap.vlabench.skills import CONTAINER, ENTITY, SKILL_PARAMETER, find_subtasks
 
-_LARGEST_ID = 999  # the numbers are drawn upon the objects of one picture
-_PICTURES = ("input/input.png", "input/input_mask.png")
-_FILES = (*_PICTURES, "input/instruction.txt", "output/operation_sequence.json")
+_LARGEST_ID = 999  # the numbers are drawn upon the objects of one image
+_IMAGES = ("input/input.png", "input/input_mask.png")
+_FILES = (*_IMAGES, "input/instruction.txt", "output/operation_sequence.json")
 _UNREAD = "env_config/env_config.json"  # part of the published layout, which the evaluation does not read
 _MISSING_FILE = "missing file"
 
@@ -62,7 +62,7 @@ class Verification:
         return {example: "; ".join(why) for example, why in reasons.items()}
 
     def counts(self) -> list[dict[str, Any]]:
-        """A row for each task: dimension, task, examples, broken, notes."""
+        """A sample for each task: dimension, task, examples, broken, notes."""
         broken = Counter((dimension, task) for dimension, task, _ in self.broken())
         notes = Counter((found.dimension, found.task) for found in self.findings if found.note)
         return [
@@ -82,7 +82,7 @@ class Verification:
         }
 
 
-def verify_benchmark(root: Path, store: PictureStore, partial: bool = False) -> Verification:
+def verify_benchmark(root: Path, store: ImageStore, partial: bool = False) -> Verification:
     """Look at every example of every dimension, and compare them with the hub's listing where one was kept.
 
     With `partial`, what it lists may be missing. Raises LeapError where `root` is no folder, or the listing is broken.
@@ -99,8 +99,8 @@ def verify_benchmark(root: Path, store: PictureStore, partial: bool = False) -> 
         for folder in folders:
             _walk(found, dimension, folder)
     for (name, task, number), folder in found.folders.items():
-        found.findings += [Finding(name, task, number, *told) for told in check_example(folder)]
-    _check_pictures(found, store)
+        found.findings += [Finding(name, task, number, *message) for message in check_example(folder)]
+    _check_images(found, store)
     found.findings += _uneven(found.examples)
     if listing is not None:
         differing = list(_differences(found, listing))
@@ -110,16 +110,16 @@ def verify_benchmark(root: Path, store: PictureStore, partial: bool = False) -> 
     return found
 
 
-def quarantine(root: Path, store: PictureStore, partial: bool = False) -> tuple[Verification, Path | None]:
+def quarantine(root: Path, store: ImageStore, partial: bool = False) -> tuple[Verification, Path | None]:
     """`verify_benchmark`, and the broken examples moved out of the data set; the restore file if there were any.
 
     Raises LeapError where another process does the same: examples that it moves meanwhile would be called broken.
     """
-    trash = root.with_name(f"{root.name}_quarantine")
-    with alone_in(trash) if root.is_dir() else nullcontext():  # else it is refused below
+    quarantine = root.with_name(f"{root.name}_quarantine")
+    with alone_in(quarantine) if root.is_dir() else nullcontext():  # else it is refused below
         found = verify_benchmark(root, store, partial)
         reasons = {found.folders[example]: why for example, why in found.broken().items()}
-        return found, set_aside(reasons, root, trash) if reasons else None
+        return found, move_to_quarantine(reasons, root, quarantine) if reasons else None
 
 
 def _walk(found: Verification, dimension: Dimension, folder: Path) -> None:
@@ -140,7 +140,7 @@ def _differences(found: Verification, listing: HubListing) -> Iterator[Finding]:
         folder = found.folders.get((dimension, task, number))
         if folder is None:
             missing[dimension][task].append(number)
-        elif wrong := [told for name, size in files.items() if (told := _unlike(folder, name, size))]:
+        elif wrong := [message for name, size in files.items() if (message := _unlike(folder, name, size))]:
             reason = f"{first_few(wrong)} at commit {listing.commit[:12]}; {DOWNLOAD_AGAIN}"
             yield Finding(dimension, task, number, "other than the hub's", reason)
     again = f"{DOWNLOAD_AGAIN}, or say --partial"
@@ -241,20 +241,20 @@ def _check_step(step: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
             yield "id", f"{parameter} {value!r} is text; the official score does not take {number} for the same", True
 
 
-def _check_pictures(found: Verification, store: PictureStore) -> None:
+def _check_images(found: Verification, store: ImageStore) -> None:
     there = {
-        example: [str(folder / name) for name in _PICTURES if (folder / name).is_file()]
+        example: [str(folder / name) for name in _IMAGES if (folder / name).is_file()]
         for example, folder in found.folders.items()
     }
     looked = store.look([path for paths in there.values() for path in paths])
     for example, paths in there.items():
         for path in paths:
             if path in looked.broken:
-                found.findings.append(Finding(*example, "picture", looked.broken[path]))
+                found.findings.append(Finding(*example, "image", looked.broken[path]))
         sizes = {looked.facts[path][:2] for path in paths if path in looked.facts}
         if len(sizes) > 1:
-            told = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
-            found.findings.append(Finding(*example, "picture", f"two sizes in one example: {told}", True))
+            message = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
+            found.findings.append(Finding(*example, "image", f"two sizes in one example: {message}", True))
 
 
 def _uneven(examples: Mapping[tuple[str, str], int]) -> Sequence[Finding]:

@@ -1,10 +1,10 @@
 """A training file that has been checked whole: once, by all cores; later starts read the cached outcome.
 
 The cache holds these for each content of a file under each tokenizer and chat template:
-    NAME/rows.arrow         every line: the row, its length, what is wrong with it
-    NAME/pictures-*.arrow   its pictures under these roots: size, time and dimensions of each when it was decoded
+    NAME/samples.arrow         every line: the sample, its length, what is wrong with it
+    NAME/images-*.arrow   its images under these roots: size, time and dimensions of each when it was decoded
     NAME-report.json        for people: what the last check found, by kind and line
-Bounds on pictures and on length cost nothing to apply, so they are applied anew at each start.
+Bounds on images and on length cost nothing to apply, so they are applied anew at each start.
 """
 
 import hashlib
@@ -22,41 +22,41 @@ import numpy as np
 
 from leap.data.arrow_files import is_whole, tell_damage
 from leap.data.chat_encoding import ChatFormat
-from leap.data.image import LOADING, PictureEncoder
+from leap.data.image import LOADING, ImageEncoder
 from leap.errors import LeapError
 from leap.hardware import usable_cores
-from leap.preparation.check.image_check import FoundPictures, PictureTable, find_pictures
-from leap.preparation.check.sample_check import check_rows
-from leap.preparation.check.sample_table import Measured, Problem, RowTable
+from leap.preparation.check.image_check import FoundImages, ImageTable, find_images
+from leap.preparation.check.sample_check import check_samples
+from leap.preparation.check.sample_table import Measured, Problem, SampleTable
 from leap.progress import is_main_process, track
 from leap.records.files import FolderLock, read_lines, replacing, write_json
 
-_FORMAT = 2  # of the cached files; to be raised when a check sees something else
-_FEW = 1_000  # rows or pictures that are checked sooner than processes start
+_FORMAT = 3  # of the cached files; to be raised when a check sees something else
+_FEW = 1_000  # samples or images that are checked sooner than processes start
 
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """The rows of a file that can be trained on, in the file's order. Arrays are int32 [rows]."""
+    """The samples of a file that can be trained on, in the file's order. Arrays are int32 [samples]."""
 
     path: Path
     fingerprint: str  # sha256 of the file
     image_roots: tuple[Path, ...]
     table: Any  # datasets.Dataset of every line of the file, mapped into memory
-    places: np.ndarray  # where the rows are in `table`
+    places: np.ndarray  # where the samples are in `table`
     lines: np.ndarray  # and in the file, from 1
     tokens: np.ndarray
     label_tokens: np.ndarray
-    patches: np.ndarray  # of all pictures of a row, before the vision tower merges them
+    patches: np.ndarray  # of all images of a row, before the vision tower merges them
     largest_image: np.ndarray  # patches of a row's largest image, 0 without one
-    pictures: np.ndarray  # how many a row has
-    too_long: list[int]  # line numbers of rows left out
-    repeats: np.ndarray  # the line of an earlier row with the same messages and answer, or 0
+    images: np.ndarray  # how many a row has
+    too_long: list[int]  # line numbers of samples left out
+    repeats: np.ndarray  # the line of an earlier sample with the same messages and answer, or 0
     report: Path | None  # None where none was to be written
 
     @property
     def duplicates(self) -> int:
-        """Rows that say what an earlier one says. They are told and kept."""
+        """Samples that say what an earlier one says. They are told and kept."""
         return int(np.count_nonzero(self.repeats))
 
     def __len__(self) -> int:
@@ -67,47 +67,48 @@ def check_training_file(
     path: Path,
     image_roots: Sequence[Path],
     chat: ChatFormat,
-    encoder: PictureEncoder,
+    encoder: ImageEncoder,
     max_length: int,
     cache: Path,
-    max_rows: int | None = None,
-    name: str = "training rows",
+    max_samples: int | None = None,
+    name: str = "training samples",
     report: bool = True,
 ) -> CheckedFile:
-    """Read every row, decode its pictures, measure its length; rows over `max_length` tokens are set apart, never cut.
+    """Read every sample, decode its images, measure its length; samples over `max_length` tokens are set apart, never
+    cut.
 
-    With `max_rows`, the first usable rows alone, and no pictures but theirs are looked at. Processes that check the
-    same file at the same time wait for one of them. Raises LeapError with file and line of the first row that is
-    broken, the number of such rows, and the report that lists them, where one is to be written.
+    With `max_samples`, the first usable samples alone, and no images but theirs are looked at. Processes that check the
+    same file at the same time wait for one of them. Raises LeapError with file and line of the first sample that is
+    broken, the number of such samples, and the report that lists them, where one is to be written.
     """
     next(read_lines(path))  # raises where there is no file, or nothing in it
     fingerprint = _digest(path)
     key = hashlib.sha256(json.dumps([_FORMAT, fingerprint, chat.identity()]).encode()).hexdigest()
     folder = cache / "training" / f"{path.stem}-{key[:16]}"
-    if not is_whole(folder / "rows.arrow"):
+    if not is_whole(folder / "samples.arrow"):
         with _alone(folder, name):
-            _check_rows(path, fingerprint, chat, folder / "rows.arrow", name)
-    table = RowTable(folder / "rows.arrow")
+            _check_samples(path, fingerprint, chat, folder / "samples.arrow", name)
+    table = SampleTable(folder / "samples.arrow")
     roots = tuple(image_roots)
-    measured, fitting, too_long = _measure(table, roots, encoder, max_length, max_rows, folder, name)
+    measured, fitting, too_long = _measure(table, roots, encoder, max_length, max_samples, folder, name)
     checked = CheckedFile(
         path=path,
         fingerprint=fingerprint,
         image_roots=roots,
-        table=table.rows,
+        table=table.samples,
         places=fitting,
         lines=table.lines[fitting],
         tokens=measured.tokens[fitting],
         label_tokens=table.label_tokens[fitting],
         patches=measured.patches[fitting],
         largest_image=measured.largest_image[fitting],
-        pictures=table.pictures[fitting],
+        images=table.images[fitting],
         too_long=table.lines[too_long].tolist(),
         repeats=table.repeats[fitting],
         # outside, since the lock clears up inside
         report=folder.with_name(f"{folder.name}-report.json") if report else None,
     )
-    settings = {"model_max_length": max_length, "picture_area": encoder.size, "image_roots": [str(r) for r in roots]}
+    settings = {"model_max_length": max_length, "image_area": encoder.size, "image_roots": [str(r) for r in roots]}
     problems = list(measured.problems.values())
     if checked.report:
         _write_report(checked.report, checked, problems, settings)
@@ -129,11 +130,11 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
         except LeapError as busy:
             if is_main_process():
                 print(f"checking {name}: {busy}", file=sys.stderr, flush=True)
-            stack.enter_context(FolderLock(folder, patience=math.inf))
+            stack.enter_context(FolderLock(folder, timeout=math.inf))
         yield
 
 
-def _check_rows(path: Path, fingerprint: str, chat: ChatFormat, result: Path, name: str) -> None:
+def _check_samples(path: Path, fingerprint: str, chat: ChatFormat, result: Path, name: str) -> None:
     if is_whole(result):  # another process was here while we waited
         return
     tell_damage(result)
@@ -141,7 +142,7 @@ def _check_rows(path: Path, fingerprint: str, chat: ChatFormat, result: Path, na
     processes = usable_cores() if total > _FEW else 1
     with replacing(result) as temporary:
         try:
-            for _ in track(check_rows(path, chat, processes, temporary), f"checking {name}", total, for_all=True):
+            for _ in track(check_samples(path, chat, processes, temporary), f"checking {name}", total, for_all=True):
                 pass
         except LeapError as error:
             raise LeapError(f"{path}: {error}") from error
@@ -150,41 +151,39 @@ def _check_rows(path: Path, fingerprint: str, chat: ChatFormat, result: Path, na
 
 
 def _measure(
-    table: RowTable,
+    table: SampleTable,
     roots: Sequence[Path],
-    encoder: PictureEncoder,
+    encoder: ImageEncoder,
     max_length: int,
-    max_rows: int | None,
+    max_samples: int | None,
     folder: Path,
     name: str,
 ) -> tuple[Measured, np.ndarray, np.ndarray]:
-    """As many of the first rows as are needed; the places of those that fit, and of the too long ones among them."""
-    rows = len(table) if max_rows is None else min(max_rows, len(table))
+    """As many of the first samples as are needed; the places of those that fit, and of the too long ones among them."""
+    samples = len(table) if max_samples is None else min(max_samples, len(table))
     while True:
-        found, known = _check_pictures(table.picture_names(rows), roots, folder, name)
-        measured = table.measure(rows, found, known, encoder)
+        found, known = _check_images(table.image_names(samples), roots, folder, name)
+        measured = table.measure(samples, found, known, encoder)
         fitting, too_long = measured.split(max_length)
-        lacking = (max_rows or 0) - len(fitting)  # where some of the first are too long
-        if measured.problems or rows == len(table) or lacking <= 0:
+        lacking = (max_samples or 0) - len(fitting)  # where some of the first are too long
+        if measured.problems or samples == len(table) or lacking <= 0:
             return measured, fitting, too_long
-        rows = min(len(table), rows + lacking)
+        samples = min(len(table), samples + lacking)
 
 
-def _check_pictures(
-    pictures: list[str], roots: Sequence[Path], folder: Path, name: str
-) -> tuple[FoundPictures, PictureTable]:
+def _check_images(images: list[str], roots: Sequence[Path], folder: Path, name: str) -> tuple[FoundImages, ImageTable]:
     under = hashlib.sha256(json.dumps([LOADING, *map(str, roots)]).encode()).hexdigest()[:16]
-    store = folder / f"pictures-{under}.arrow"
-    found, known = find_pictures(pictures, roots), PictureTable(store, len(pictures))
+    store = folder / f"images-{under}.arrow"
+    found, known = find_images(images, roots), ImageTable(store, len(images))
     if not len(known.stale(found)):
         return found, known
     with _alone(folder, name):
-        found, known = find_pictures(pictures, roots), PictureTable(store, len(pictures))
+        found, known = find_images(images, roots), ImageTable(store, len(images))
         stale = known.stale(found)
         if not len(stale):  # another process was here while we waited
             return found, known
         processes = usable_cores() if len(stale) > _FEW else 1
-        what = f"checking the pictures of {name}"
+        what = f"checking the images of {name}"
         for _ in track(known.decode(found, stale, processes), what, len(stale), for_all=True):
             pass
     return found, known
@@ -226,9 +225,10 @@ def _refuse(checked: CheckedFile, problems: Sequence[Problem], max_length: int) 
         counts = ", ".join(f"{kind}: {count}" for kind, count in kinds.items())
         listed = f", listed in {checked.report}" if checked.report else ""
         raise LeapError(
-            f"{checked.path}:{first.line}: {first.reason} (unusable rows in all: {len(problems)} ({counts}){listed})"
+            f"{checked.path}:{first.line}: {first.reason} (unusable samples in all: {len(problems)} ({counts}){listed})"
         )
     if not len(checked):
         raise LeapError(
-            f"{checked.path}: all {len(checked.too_long)} rows are longer than model_max_length={max_length}; raise it"
+            f"{checked.path}: all {len(checked.too_long)} samples are longer than "
+            f"model_max_length={max_length}; raise it"
         )

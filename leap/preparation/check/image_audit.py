@@ -1,4 +1,4 @@
-"""A data folder's pictures against the rows that name them: missing, corrupt and left over ones, incomplete tasks."""
+"""A data folder's images against the samples that name them: missing, corrupt and left over ones, incomplete tasks."""
 
 import os
 import re
@@ -9,26 +9,26 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from leap.data.image import resolve_picture
+from leap.data.image import resolve_image
 from leap.errors import LeapError
-from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.image_facts import ImageStore
 from leap.preparation.check.image_listing import Listing
 from leap.preparation.check.orphans import KnownImages, Places, images_under, named_in
 from leap.progress import track
 from leap.records.files import first_problem, read_lines
-from leap.records.training import TrainingRow
+from leap.records.training import TrainingSample
 
-_EPISODE = re.compile(r"(\d+)-(\d+)")  # <task>-<episode>, the name of a LOVE-Agibot picture
+_EPISODE = re.compile(r"(\d+)-(\d+)")  # <task>-<episode>, the name of a LOVE-Agibot image
 
 
 class Named(NamedTuple):
-    """A picture as the rows name it."""
+    """An image as the samples name it."""
 
-    place: str  # file:line of the first row with it
-    rows: int  # how many have it
+    place: str  # file:line of the first sample with it
+    samples: int  # how many have it
 
     def __str__(self) -> str:
-        return f"{self.place}, rows with it: {self.rows}"
+        return f"{self.place}, samples with it: {self.samples}"
 
 
 @dataclass
@@ -36,30 +36,30 @@ class Audit:
     """What a check of a data folder found."""
 
     files: list[Path]
-    rows: int = 0
-    pictures: int = 0  # that the rows name
-    missing: dict[str, str] = field(default_factory=dict)  # by the name in the rows: where, and why
+    samples: int = 0
+    images: int = 0  # that the samples name
+    missing: dict[str, str] = field(default_factory=dict)  # by the name in the samples: where, and why
     corrupt: dict[str, str] = field(default_factory=dict)  # by the file's path, why
     orphans: list[str] = field(default_factory=list)  # images that no known file names
     vanished: list[str] = field(default_factory=list)  # images that went away while they were checked
     invalid: dict[str, str] = field(default_factory=dict)  # by file:line, why a row cannot be read
-    decoded: int = 0  # pictures that were decoded now and not known already
+    decoded: int = 0  # images that were decoded now and not known already
 
     @property
     def problems(self) -> int:
-        """What keeps the rows from being trained on; orphans do not."""
+        """What keeps the samples from being trained on; orphans do not."""
         return len(self.missing) + len(self.corrupt) + len(self.invalid) + len(self.vanished)
 
     def incomplete_tasks(self) -> list[int]:
-        """Tasks of which a picture named <task>-<episode> is missing or corrupt."""
-        names = (Path(picture).stem for picture in (*self.missing, *self.corrupt))
+        """Tasks of which an image named <task>-<episode> is missing or corrupt."""
+        names = (Path(image).stem for image in (*self.missing, *self.corrupt))
         return sorted({int(match[1]) for name in names if (match := _EPISODE.fullmatch(name))})
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "files": [str(file) for file in self.files],
-            "rows": self.rows,
-            "pictures": self.pictures,
+            "rows": self.samples,
+            "images": self.images,
             "decoded": self.decoded,
             "missing": self.missing,
             "corrupt": self.corrupt,
@@ -70,7 +70,7 @@ class Audit:
         }
 
 
-def audit_pictures(files: Sequence[Path], roots: Sequence[Path], places: Places, store: PictureStore | None) -> Audit:
+def audit_images(files: Sequence[Path], roots: Sequence[Path], places: Places, store: ImageStore | None) -> Audit:
     """Check the images that `files` name, and those that `places` tell to search. Without a store none is decoded.
 
     What any known file names is no orphan; nothing else is asked of files that are not checked. Without any file
@@ -92,7 +92,7 @@ def audit_pictures(files: Sequence[Path], roots: Sequence[Path], places: Places,
     return audit
 
 
-def _note_corrupt(store: PictureStore, found: dict[str, Named], images: Sequence[str], audit: Audit) -> None:
+def _note_corrupt(store: ImageStore, found: dict[str, Named], images: Sequence[str], audit: Audit) -> None:
     looked = store.look([*found, *images])
     audit.decoded = looked.decoded
     for path, why in looked.broken.items():
@@ -103,35 +103,35 @@ def _note_corrupt(store: PictureStore, found: dict[str, Named], images: Sequence
 
 
 def read_names(files: Sequence[Path], audit: Audit) -> dict[str, Named]:
-    """Every picture that a row names, in the order of their first use; rows that cannot be read are noted."""
+    """Every image that a row names, in the order of their first use; samples that cannot be read are noted."""
     named: dict[str, Named] = {}
     for file in files:
         for number, line in track(read_lines(file), f"reading {file.name}"):
             try:
-                row = TrainingRow.model_validate_json(line)
+                sample = TrainingSample.model_validate_json(line)
             except ValidationError as error:
                 audit.invalid[f"{file}:{number}"] = first_problem(error)
                 continue
-            audit.rows += 1
-            for picture in row.images():
-                place, rows = named.get(picture, (f"{file}:{number}", 0))
-                named[picture] = Named(place, rows + 1)
-    audit.pictures = len(named)
+            audit.samples += 1
+            for image in sample.images():
+                place, samples = named.get(image, (f"{file}:{number}", 0))
+                named[image] = Named(place, samples + 1)
+    audit.images = len(named)
     return named
 
 
 def find_named(named: dict[str, Named], roots: Sequence[Path], listing: Listing, audit: Audit) -> dict[str, Named]:
-    """The pictures that are there, by their files; the others are noted as missing."""
+    """The images that are there, by their files; the others are noted as missing."""
     folders = [str(root) for root in roots]
     found: dict[str, Named] = {}
-    for picture, where in named.items():
-        path = listing.find(picture, folders)
+    for image, where in named.items():
+        path = listing.find(image, folders)
         if path is None:
             try:
-                path = str(resolve_picture(picture, roots))
+                path = str(resolve_image(image, roots))
             except (LeapError, OSError, ValueError) as error:  # the latter: a name that no file can have
-                alike = listing.alike(picture, folders)
-                audit.missing[picture] = f"{where}: {error}" + (f"; {alike} is named almost so" if alike else "")
+                alike = listing.alike(image, folders)
+                audit.missing[image] = f"{where}: {error}" + (f"; {alike} is named almost so" if alike else "")
                 continue
         found[path] = where
     return found

@@ -1,4 +1,4 @@
-"""A training file's pictures: found, decoded once each, and decoded again only where the file has changed since."""
+"""A training file's images: found, decoded once each, and decoded again only where the file has changed since."""
 
 import os
 import stat
@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from leap.data.arrow_files import read_arrow, writing_arrow
-from leap.data.image import open_picture, refuse_stripes, resolve_picture
+from leap.data.image import load_image, refuse_stripes, resolve_image
 from leap.errors import LeapError
 from leap.workers import map_in_order
 
-MISSING, CORRUPT = "missing picture", "corrupt picture"
+MISSING, CORRUPT = "missing image", "corrupt image"
 _FILES = 32  # that are decoded together
 _STORE_EVERY = 200  # of these, so that a killed check goes on near where it was
 _COLUMNS = ("size", "mtime_ns", "height", "width")  # bytes, nanoseconds, pixels
@@ -23,7 +23,7 @@ _SCHEMA = pa.schema([(name, pa.int64()) for name in _COLUMNS])
 
 
 class Decoded(NamedTuple):
-    """A picture's dimensions in pixels, or why it is of no use."""
+    """An image's dimensions in pixels, or why it is of no use."""
 
     height: int = 0
     width: int = 0
@@ -31,8 +31,8 @@ class Decoded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FoundPictures:
-    """Where pictures are and how old; `size` is -1 for one that is not there, and `missing` says why."""
+class FoundImages:
+    """Where images are and how old; `size` is -1 for one that is not there, and `missing` says why."""
 
     files: list[str]
     size: np.ndarray  # bytes
@@ -40,83 +40,83 @@ class FoundPictures:
     missing: dict[int, str] = field(default_factory=dict)
 
 
-def find_pictures(pictures: Sequence[str], roots: Sequence[Path]) -> FoundPictures:
-    """Look every picture up, without opening it. 150,000 take about two seconds on a local disk."""
+def find_images(images: Sequence[str], roots: Sequence[Path]) -> FoundImages:
+    """Look every image up, without opening it. 150,000 take about two seconds on a local disk."""
     folders = [str(root) for root in roots]
-    found = FoundPictures([], np.full(len(pictures), -1, np.int64), np.full(len(pictures), -1, np.int64))
-    for index, picture in enumerate(pictures):
+    found = FoundImages([], np.full(len(images), -1, np.int64), np.full(len(images), -1, np.int64))
+    for index, image in enumerate(images):
         try:
-            file, status = _find(picture, folders)
+            file, status = _find(image, folders)
         except LeapError as error:
             file = ""
             found.missing[index] = str(error)
         except OSError as error:
             file = ""
-            found.missing[index] = f"picture {picture}: cannot be reached ({error.strerror})"
+            found.missing[index] = f"image {image}: cannot be reached ({error.strerror})"
         else:
             found.size[index], found.mtime_ns[index] = status.st_size, status.st_mtime_ns
         found.files.append(file)
     return found
 
 
-def _find(picture: str, folders: Sequence[str]) -> tuple[str, os.stat_result]:
+def _find(image: str, folders: Sequence[str]) -> tuple[str, os.stat_result]:
     """The one file that the path means. In the common case that is one look at each root."""
     candidates = []
-    for file in [picture] if os.path.isabs(picture) else [os.path.join(folder, picture) for folder in folders]:
+    for file in [image] if os.path.isabs(image) else [os.path.join(folder, image) for folder in folders]:
         try:
             status = os.stat(file)
-        except (OSError, ValueError):  # resolve_picture says what is wrong
+        except (OSError, ValueError):  # resolve_image says what is wrong
             continue
         if stat.S_ISREG(status.st_mode):
             candidates.append((file, status))
     if len(candidates) == 1:
         return candidates[0]
-    file = str(resolve_picture(picture, [Path(folder) for folder in folders]))
+    file = str(resolve_image(image, [Path(folder) for folder in folders]))
     return file, os.stat(file)
 
 
-class PictureTable:
-    """What is known of a training file's pictures, in the order in which the file first names them.
+class ImageTable:
+    """What is known of a training file's images, in the order in which the file first names them.
 
     One that could not be decoded is never taken as known: the fault may have been the disk's or the network's.
     """
 
     def __init__(self, store: Path, count: int) -> None:
-        """The first `count` pictures, and whatever `store`, an Arrow file, knows already."""
+        """The first `count` images, and whatever `store`, an Arrow file, knows already."""
         self._store = store
         self._columns = {name: np.full(count, -1, np.int64) for name in _COLUMNS}
-        self.corrupt: dict[int, str] = {}  # why, by the picture's place
+        self.corrupt: dict[int, str] = {}  # why, by the image's place
         known = read_arrow(store, _SCHEMA)
         for name, new in self._columns.items():
             stored = known.column(name).to_numpy()
             self._columns[name] = np.concatenate([stored, new[len(stored) :]])
 
     def dimensions(self, count: int) -> np.ndarray:
-        """Height and width in pixels of the first `count` [pictures, 2]; -1 where it is not known."""
+        """Height and width in pixels of the first `count` [images, 2]; -1 where it is not known."""
         return np.stack([self._columns["height"][:count], self._columns["width"][:count]], axis=1)
 
-    def stale(self, found: FoundPictures) -> np.ndarray:
-        """The places of pictures that are there and were not decoded as they are now."""
+    def stale(self, found: FoundImages) -> np.ndarray:
+        """The places of images that are there and were not decoded as they are now."""
         count = len(found.files)
         same = (self._columns["size"][:count] == found.size) & (self._columns["mtime_ns"][:count] == found.mtime_ns)
         return np.flatnonzero((found.size >= 0) & ~same)
 
-    def decode(self, found: FoundPictures, places: np.ndarray, processes: int) -> Iterator[int]:
-        """Decode these pictures, yielding each place as it is done, and store what was seen."""
+    def decode(self, found: FoundImages, places: np.ndarray, processes: int) -> Iterator[int]:
+        """Decode these images, yielding each place as it is done, and store what was seen."""
         parts = [places[start : start + _FILES].tolist() for start in range(0, len(places), _FILES)]
         results = map_in_order(decode_files, ([found.files[place] for place in part] for part in parts), processes)
         for number, (part, decoded) in enumerate(zip(parts, results, strict=True), start=1):
-            for place, picture in zip(part, decoded, strict=True):
-                self._note(place, found, picture)
+            for place, image in zip(part, decoded, strict=True):
+                self._note(place, found, image)
                 yield place
             if number % _STORE_EVERY == 0 or number == len(parts):
                 self._write()
 
-    def _note(self, place: int, found: FoundPictures, picture: Decoded) -> None:
-        if picture.reason is None:
-            values = int(found.size[place]), int(found.mtime_ns[place]), picture.height, picture.width
+    def _note(self, place: int, found: FoundImages, image: Decoded) -> None:
+        if image.reason is None:
+            values = int(found.size[place]), int(found.mtime_ns[place]), image.height, image.width
         else:
-            self.corrupt[place] = picture.reason
+            self.corrupt[place] = image.reason
             values = -1, -1, -1, -1
         for column, value in zip(self._columns.values(), values, strict=True):
             column[place] = value
@@ -133,8 +133,8 @@ def decode_files(files: Sequence[str]) -> list[Decoded]:
 
 def _decode(file: Path) -> Decoded:
     try:
-        picture = open_picture(file)
-        refuse_stripes(picture.height, picture.width)
+        image = load_image(file)
+        refuse_stripes(image.height, image.width)
     except LeapError as error:
         return Decoded(reason=str(error))
-    return Decoded(picture.height, picture.width)
+    return Decoded(image.height, image.width)

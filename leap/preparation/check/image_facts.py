@@ -1,7 +1,7 @@
-"""What is known of picture files: dimensions, a digest of the pixels, a perceptual hash. One decoding gives all of it.
+"""What is known of image files: dimensions, a digest of the pixels, a perceptual hash. One decoding gives all of it.
 
-The store is an Arrow file that remembers each path with its size and time of change; a picture is decoded again only
-where these differ. Every tool that looks at pictures before training shares it.
+The store is an Arrow file that remembers each path with its size and time of change; an image is decoded again only
+where these differ. Every tool that looks at images before training shares it.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from leap.data.arrow_files import read_arrow, writing_arrow
-from leap.data.image import LOADING, open_picture, refuse_stripes
+from leap.data.image import LOADING, load_image, refuse_stripes
 from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.progress import track
@@ -24,9 +24,9 @@ from leap.records.files import FolderLock, encoded
 from leap.workers import map_in_order
 
 _FORMAT = 1  # of the store; to be raised when a fact is measured otherwise
-_FEW = 200  # pictures that are decoded sooner than processes start
+_FEW = 200  # images that are decoded sooner than processes start
 _TOGETHER = 32  # that a process decodes at a time
-_STORE_EVERY = 12_800  # pictures, so that a killed look goes on near where it was
+_STORE_EVERY = 12_800  # images, so that a killed look goes on near where it was
 _SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -41,7 +41,7 @@ _SCHEMA = pa.schema(
 
 
 class Facts(NamedTuple):
-    """What one decoding tells. Equal digests mean equal pixels; hashes that differ in few bits mean alike pictures."""
+    """What one decoding tells. Equal digests mean equal pixels; hashes that differ in few bits mean alike images."""
 
     height: int  # pixels
     width: int
@@ -62,14 +62,14 @@ class Looked:
     decoded: int = 0  # how many of them were decoded now
 
 
-class PictureStore:
-    """Facts of pictures, kept in a folder that may be removed at any time but while it is written."""
+class ImageStore:
+    """Facts of images, kept in a folder that may be removed at any time but while it is written."""
 
     def __init__(self, cache: Path) -> None:
-        self._folder = cache / "pictures"
+        self._folder = cache / "images"
         self._file = self._folder / f"facts-{_FORMAT}-{LOADING}.arrow"
 
-    def look(self, files: Sequence[str], what: str = "decoding pictures") -> Looked:
+    def look(self, files: Sequence[str], what: str = "decoding images") -> Looked:
         """The facts of every file, decoding those that are new or changed by all cores.
 
         One that cannot be decoded is never taken as known: the fault may have been the disk's or the network's.
@@ -112,9 +112,9 @@ class PictureStore:
         return {name: found for name, *found in zip(path, size, mtime_ns, facts, strict=True)}
 
     def _write(self, known: _Known) -> None:
-        # Arrow's texts are UTF-8: a picture whose name is not is decoded anew each time.
-        rows = [(path, size, mtime_ns, *facts) for path, (size, mtime_ns, facts) in known.items() if _is_utf8(path)]
-        columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _SCHEMA]
+        # Arrow's texts are UTF-8: an image whose name is not is decoded anew each time.
+        samples = [(path, size, mtime_ns, *facts) for path, (size, mtime_ns, facts) in known.items() if _is_utf8(path)]
+        columns = [list(column) for column in zip(*samples, strict=True)] or [[] for _ in _SCHEMA]
         table = pa.table(
             [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)], _SCHEMA
         )
@@ -142,11 +142,11 @@ def look_at_files(files: Iterable[str]) -> list[Facts | str]:
 
 def _look_at(file: Path) -> Facts | str:
     try:
-        picture = open_picture(file)
-        refuse_stripes(picture.height, picture.width)
+        image = load_image(file)
+        refuse_stripes(image.height, image.width)
     except LeapError as error:
         return str(error)
-    pixels = hashlib.sha256(f"{picture.width}x{picture.height}\0".encode())
-    pixels.update(picture.tobytes())
-    signs = np.packbits(imagehash.phash(picture).hash)
-    return Facts(picture.height, picture.width, pixels.digest()[:16], int.from_bytes(signs.tobytes(), "big"))
+    pixels = hashlib.sha256(f"{image.width}x{image.height}\0".encode())
+    pixels.update(image.tobytes())
+    signs = np.packbits(imagehash.phash(image).hash)
+    return Facts(image.height, image.width, pixels.digest()[:16], int.from_bytes(signs.tobytes(), "big"))

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from functools import cache
 
-from leap.data.image import resolve_picture
+from leap.data.image import resolve_image
 from leap.errors import LeapError
 from leap.preparation.check.checked_dataset import CheckedFile
 
@@ -32,18 +32,18 @@ def _no_measure(validation: CheckedFile, reason: str) -> LeapError:
     )
 
 
-def _digests(rows: CheckedFile) -> list[bytes]:
-    return rows.table.data.column("said").take(rows.places).to_pylist()
+def _digests(samples: CheckedFile) -> list[bytes]:
+    return samples.table.data.column("said").take(samples.places).to_pylist()
 
 
-def _samples(rows: CheckedFile, among: Collection[bytes]) -> Iterator[_Sample]:
+def _samples(samples: CheckedFile, among: Collection[bytes]) -> Iterator[_Sample]:
     """Those whose words are `among` these: images are looked up for no other."""
 
     @cache
     def file(image: str) -> str:
-        return str(resolve_picture(image, rows.image_roots).resolve())
+        return str(resolve_image(image, samples.image_roots).resolve())
 
-    images = rows.table.data.column("pictures").take(rows.places).to_pylist()
-    for said, names in zip(_digests(rows), images, strict=True):
+    images = samples.table.data.column("images").take(samples.places).to_pylist()
+    for said, names in zip(_digests(samples), images, strict=True):
         if said in among:
             yield said, tuple(map(file, names))

@@ -1,4 +1,4 @@
-"""What is done with the outcome of a picture check: told, written down, and, if wanted, the bad pictures set aside."""
+"""What is done with the outcome of an image check: told, written down, and, if wanted, the bad images set aside."""
 
 import os
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from leap.preparation.check.image_audit import Audit, audit_pictures
-from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.image_audit import Audit, audit_images
+from leap.preparation.check.image_facts import ImageStore
 from leap.preparation.check.orphans import Places
 from leap.records.files import cache_in_use, write_atomic, write_json
 from leap.records.litter import listed
-from leap.records.quarantine import alone_in, set_aside
+from leap.records.quarantine import alone_in, move_to_quarantine
 
 MISSING_TASKS = "missing_task_ids.txt"
 _SHOWN = 3  # examples of each kind on the screen
@@ -35,8 +35,8 @@ class Cleaning:
         return self.places.home / "trash"
 
 
-def clean_pictures(work: Cleaning) -> bool:
-    """Check, tell and write down, and with `delete` move away; whether all rows can be trained on.
+def clean_images(work: Cleaning) -> bool:
+    """Check, tell and write down, and with `delete` move away; whether all samples can be trained on.
 
     Raises LeapError where another process moves images away.
     """
@@ -45,18 +45,18 @@ def clean_pictures(work: Cleaning) -> bool:
             held.enter_context(alone_in(work.quarantine))
         cache = held.enter_context(cache_in_use(work.cache, work.write))
         files = list(dict.fromkeys(work.files)) or listed(work.places.data, "*.jsonl")
-        store = PictureStore(cache) if work.decode else None
-        audit = audit_pictures(files, work.roots, work.places, store)
+        store = ImageStore(cache) if work.decode else None
+        audit = audit_images(files, work.roots, work.places, store)
         tasks = audit.incomplete_tasks()
-        _tell(audit, tasks)
+        _log(audit, tasks)
         if work.write:
             _write_down(audit, tasks, work)
-        _set_aside(audit, work)
+        _move_to_quarantine(audit, work)
     return not audit.problems
 
 
 def _write_down(audit: Audit, tasks: Sequence[int], work: Cleaning) -> None:
-    report = work.cache / "pictures" / "report.json"
+    report = work.cache / "images" / "report.json"
     write_json(report, audit.to_dict())
     print(f"everything in {report}")
     if work.places.in_data:
@@ -64,15 +64,15 @@ def _write_down(audit: Audit, tasks: Sequence[int], work: Cleaning) -> None:
         print(f"task ids in {work.places.data / MISSING_TASKS}")
 
 
-def _tell(audit: Audit, tasks: Sequence[int]) -> None:
+def _log(audit: Audit, tasks: Sequence[int]) -> None:
     names = ", ".join(file.name for file in audit.files) or "no JSONL file, so that nothing can be missing or orphaned"
-    print(f"rows               {audit.rows:>9,}  ({names})")
-    print(f"pictures named     {audit.pictures:>9,}")
+    print(f"samples               {audit.samples:>9,}  ({names})")
+    print(f"images named     {audit.images:>9,}")
     print(f"decoded now        {audit.decoded:>9,}  (the others are as they were)")
     for what, found in (
         ("missing", [f"{name}: {why}" for name, why in audit.missing.items()]),
         ("corrupt", list(audit.corrupt.values())),
-        ("unreadable rows", [f"{place}: {why}" for place, why in audit.invalid.items()]),
+        ("unreadable samples", [f"{place}: {why}" for place, why in audit.invalid.items()]),
         ("orphans", audit.orphans),
         ("incomplete tasks", [str(task) for task in tasks]),
     ):
@@ -85,14 +85,14 @@ def _tell(audit: Audit, tasks: Sequence[int]) -> None:
         print(f"images that went away meanwhile (does another command move them? check again): {len(audit.vanished):,}")
 
 
-def _set_aside(audit: Audit, work: Cleaning) -> None:
+def _move_to_quarantine(audit: Audit, work: Cleaning) -> None:
     home = work.places.home
     corrupt = {path: why for name, why in audit.corrupt.items() if (path := _inside(home, name))}
     own = (path for name in audit.orphans if (path := _inside(home, name)) and _is_own(home, path))
-    orphans = dict.fromkeys(own, "no row names it")
+    orphans = dict.fromkeys(own, "no sample names it")
     reasons = corrupt if work.keep_orphans else {**orphans, **corrupt}
     for what, elsewhere in (
-        ("corrupt pictures", len(audit.corrupt) - len(corrupt)),
+        ("corrupt images", len(audit.corrupt) - len(corrupt)),
         ("orphans", len(audit.orphans) - len(orphans)),
     ):
         if elsewhere:
@@ -100,10 +100,10 @@ def _set_aside(audit: Audit, work: Cleaning) -> None:
     if not reasons:
         return
     if not work.delete:
-        print(f"dry run: --delete would move {len(reasons):,} pictures to {work.quarantine}")
+        print(f"dry run: --delete would move {len(reasons):,} images to {work.quarantine}")
         return
-    restore_file = set_aside(reasons, home, work.quarantine)
-    print(f"moved {len(reasons):,} pictures; --restore {restore_file} puts them back")
+    restore_file = move_to_quarantine(reasons, home, work.quarantine)
+    print(f"moved {len(reasons):,} images; --restore {restore_file} puts them back")
 
 
 def _inside(home: Path, name: str) -> Path | None:

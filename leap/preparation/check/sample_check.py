@@ -1,6 +1,6 @@
 """The lines of a training file, each looked at once: is it a row, how long is it, what does it repeat.
 
-The outcome is an Arrow file that later starts map into memory; pictures are checked apart, in `image_check`.
+The outcome is an Arrow file that later starts map into memory; images are checked apart, in `image_check`.
 """
 
 import hashlib
@@ -15,26 +15,26 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from leap.data.arrow_files import writing_arrow
-from leap.data.chat_encoding import ChatFormat, Lengths, refuse_lost_pictures
+from leap.data.chat_encoding import ChatFormat, Lengths, refuse_lost_images
 from leap.errors import LeapError
 from leap.records.files import first_problem, read_lines
-from leap.records.training import TrainingRow
+from leap.records.training import TrainingSample
 from leap.workers import map_in_order
 
-INVALID, EMPTY = "invalid row", "empty answer"
+INVALID, EMPTY = "invalid sample", "empty answer"
 Line = tuple[int, bytes]  # its number from 1, its bytes
 _LINES = 256  # that are checked together
 _SCHEMA = pa.schema(
     [
         ("line", pa.int32()),
-        ("row", pa.string()),  # the JSON, as the file has it; empty for an unusable row
-        ("text_tokens", pa.int32()),  # prompt and answer without pictures
+        ("sample", pa.string()),  # the JSON, as the file has it; empty for an unusable sample
+        ("text_tokens", pa.int32()),  # prompt and answer without images
         ("label_tokens", pa.int32()),
-        ("pictures", pa.list_(pa.string())),  # paths as the row gives them
+        ("images", pa.list_(pa.string())),  # paths as the sample gives them
         ("kind", pa.string()),  # of the problem, if there is one
         ("reason", pa.string()),
-        ("repeats", pa.int32()),  # the line of the first row with the same messages and answer, or 0
-        ("said", pa.binary()),  # a digest of messages and answer, without the names of pictures
+        ("repeats", pa.int32()),  # the line of the first sample with the same messages and answer, or 0
+        ("said", pa.binary()),  # a digest of messages and answer, without the names of images
     ]
 )
 
@@ -43,28 +43,28 @@ class CheckedLine(NamedTuple):
     """What a line holds; see the columns of the Arrow file."""
 
     line: int
-    row: str = ""
+    sample: str = ""
     text_tokens: int = 0
     label_tokens: int = 0
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     kind: str | None = None
     reason: str | None = None
     said: bytes = b""
 
 
-def check_rows(path: Path, chat: ChatFormat, processes: int, result: Path) -> Iterator[int]:
+def check_samples(path: Path, chat: ChatFormat, processes: int, result: Path) -> Iterator[int]:
     """Write the Arrow file `result`, yielding the line numbers as they are done. Raises LeapError for an empty file."""
     first: dict[tuple[bytes, tuple[str, ...]], int] = {}
     batches = map_in_order(partial(check_lines, chat), _batches(path), processes)
     with writing_arrow(result, _SCHEMA) as writer:
         for checked in batches:
-            rows = [row._asdict() for row in checked]
-            for row in rows:
-                same = row["said"], row["pictures"]
-                earlier = first.setdefault(same, row["line"]) if row["said"] else row["line"]
-                row["repeats"] = 0 if earlier == row["line"] else earlier
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
-            yield from (row["line"] for row in rows)
+            samples = [sample._asdict() for sample in checked]
+            for sample in samples:
+                same = sample["said"], sample["images"]
+                earlier = first.setdefault(same, sample["line"]) if sample["said"] else sample["line"]
+                sample["repeats"] = 0 if earlier == sample["line"] else earlier
+            writer.write_batch(pa.RecordBatch.from_pylist(samples, _SCHEMA))
+            yield from (sample["line"] for sample in samples)
 
 
 def _batches(path: Path) -> Iterator[list[Line]]:
@@ -76,30 +76,32 @@ def _batches(path: Path) -> Iterator[list[Line]]:
 def check_lines(chat: ChatFormat, lines: Sequence[Line]) -> list[CheckedLine]:
     """Each line read as a row, and tokenized."""
     read = [_read(number, line) for number, line in lines]
-    rows = {number: row for (number, _), row in zip(lines, read, strict=True) if isinstance(row, TrainingRow)}
-    lengths = iter(_lengths(chat, rows))
+    samples = {
+        number: sample for (number, _), sample in zip(lines, read, strict=True) if isinstance(sample, TrainingSample)
+    }
+    lengths = iter(_lengths(chat, samples))
     return [
-        _measured(number, line, row, next(lengths)) if isinstance(row, TrainingRow) else row
-        for (number, line), row in zip(lines, read, strict=True)
+        _measured(number, line, sample, next(lengths)) if isinstance(sample, TrainingSample) else sample
+        for (number, line), sample in zip(lines, read, strict=True)
     ]
 
 
-def _lengths(chat: ChatFormat, rows: dict[int, TrainingRow]) -> list[Lengths]:
-    """Raises LeapError with the line of the first row that the chat template refuses: some know no system message."""
+def _lengths(chat: ChatFormat, samples: dict[int, TrainingSample]) -> list[Lengths]:
+    """Raises LeapError with the line of the first sample that the template refuses: some know no system message."""
     try:
-        return chat.lengths([(row.messages, row.target.steps) for row in rows.values()])
+        return chat.lengths([(sample.messages, sample.target.steps) for sample in samples.values()])
     except LeapError:
-        for number, row in rows.items():
+        for number, sample in samples.items():
             try:
-                chat.lengths([(row.messages, row.target.steps)])
+                chat.lengths([(sample.messages, sample.target.steps)])
             except LeapError as error:
                 raise LeapError(f"line {number}: {error}") from error
         raise
 
 
-def _read(number: int, line: bytes) -> TrainingRow | CheckedLine:
+def _read(number: int, line: bytes) -> TrainingSample | CheckedLine:
     try:
-        return TrainingRow.model_validate_json(line)
+        return TrainingSample.model_validate_json(line)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         empty = problem["loc"] == ("target", "steps") and not str(problem["input"] or "").strip()
@@ -107,13 +109,13 @@ def _read(number: int, line: bytes) -> TrainingRow | CheckedLine:
         return CheckedLine(number, kind=EMPTY if empty else INVALID, reason=reason)
 
 
-def _measured(number: int, line: bytes, row: TrainingRow, lengths: Lengths) -> CheckedLine:
-    pictures = tuple(row.images())
+def _measured(number: int, line: bytes, sample: TrainingSample, lengths: Lengths) -> CheckedLine:
+    images = tuple(sample.images())
     try:
-        refuse_lost_pictures(lengths.pictures, len(pictures))
+        refuse_lost_images(lengths.images, len(images))
     except LeapError as error:
         return CheckedLine(number, kind=INVALID, reason=str(error))
-    said = [[message.role, *(getattr(part, "text", None) for part in message.parts())] for message in row.messages]
-    digest = hashlib.blake2b(json.dumps([said, row.target.steps]).encode(), digest_size=16).digest()
-    text_tokens = lengths.prompt - lengths.pictures + lengths.answer
-    return CheckedLine(number, line.decode().strip(), text_tokens, lengths.answer, pictures, said=digest)
+    said = [[message.role, *(getattr(part, "text", None) for part in message.parts())] for message in sample.messages]
+    digest = hashlib.blake2b(json.dumps([said, sample.target.steps]).encode(), digest_size=16).digest()
+    text_tokens = lengths.prompt - lengths.images + lengths.answer
+    return CheckedLine(number, line.decode().strip(), text_tokens, lengths.answer, images, said=digest)

@@ -1,4 +1,4 @@
-"""The checked lines of a training file as columns: lengths with pictures, and what is wrong with which row."""
+"""The checked lines of a training file as columns: lengths with images, and what is wrong with which sample."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from leap.data.image import PictureEncoder
-from leap.preparation.check.image_check import CORRUPT, MISSING, FoundPictures, PictureTable
+from leap.data.image import ImageEncoder
+from leap.preparation.check.image_check import CORRUPT, MISSING, FoundImages, ImageTable
 
 
 class Problem(NamedTuple):
@@ -22,7 +22,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """Lengths of the first rows of a file, int32 [rows], and by its place what is wrong with one."""
+    """Lengths of the first samples of a file, int32 [samples], and by its place what is wrong with one."""
 
     tokens: np.ndarray
     patches: np.ndarray
@@ -30,65 +30,65 @@ class Measured:
     problems: dict[int, Problem]
 
     def split(self, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places of the rows without a problem: those up to `max_length` tokens, and those over it."""
+        """Places of the samples without a problem: those up to `max_length` tokens, and those over it."""
         usable = np.ones(len(self.tokens), bool)
         usable[list(self.problems)] = False
         fits = self.tokens <= max_length
         return np.flatnonzero(usable & fits), np.flatnonzero(usable & ~fits)
 
 
-class RowTable:
-    """An Arrow file of leap.preparation.check.sample_check, mapped into memory; rows are counted from 0."""
+class SampleTable:
+    """An Arrow file of leap.preparation.check.sample_check, mapped into memory; samples are counted from 0."""
 
     def __init__(self, file: Path) -> None:
         from datasets import Dataset
 
-        self.rows: Any = Dataset.from_file(str(file))
-        self._columns = self.rows.data
+        self.samples: Any = Dataset.from_file(str(file))
+        self._columns = self.samples.data
         self.lines, self.text_tokens, self.label_tokens, self.repeats = (
             self._columns.column(name).to_numpy() for name in ("line", "text_tokens", "label_tokens", "repeats")
         )
-        pictures = self._columns.column("pictures")
-        self.pictures: np.ndarray = pc.list_value_length(pictures).to_numpy()
-        encoded = pc.list_flatten(pictures).combine_chunks().dictionary_encode()
+        images = self._columns.column("images")
+        self.images: np.ndarray = pc.list_value_length(images).to_numpy()
+        encoded = pc.list_flatten(images).combine_chunks().dictionary_encode()
         self._names = encoded.dictionary
-        self._place: np.ndarray = encoded.indices.to_numpy()  # of each row's pictures, in their order, in `_names`
-        self._row = np.repeat(np.arange(len(self)), self.pictures)  # that each of them belongs to
+        self._place: np.ndarray = encoded.indices.to_numpy()  # of each sample's images, in their order, in `_names`
+        self._sample = np.repeat(np.arange(len(self)), self.images)  # that each of them belongs to
 
     def __len__(self) -> int:
         return len(self.lines)
 
-    def picture_names(self, rows: int) -> list[str]:
-        """The distinct picture paths of the first rows, in the order of their first use."""
-        used = self._place[: self.pictures[:rows].sum()]
+    def image_names(self, samples: int) -> list[str]:
+        """The distinct image paths of the first samples, in the order of their first use."""
+        used = self._place[: self.images[:samples].sum()]
         return self._names.slice(0, used.max() + 1 if len(used) else 0).to_pylist()
 
-    def measure(self, rows: int, found: FoundPictures, known: PictureTable, encoder: PictureEncoder) -> Measured:
-        """Lengths of the first rows with their pictures, once these are found and decoded."""
+    def measure(self, samples: int, found: FoundImages, known: ImageTable, encoder: ImageEncoder) -> Measured:
+        """Lengths of the first samples with their images, once these are found and decoded."""
         bad = {place: (MISSING, why) for place, why in found.missing.items()}
         bad |= {place: (CORRUPT, why) for place, why in known.corrupt.items()}
-        of_picture = _patches(known.dimensions(len(found.files)), bad.keys(), encoder)
-        used = slice(0, self.pictures[:rows].sum())
-        place, row = self._place[used], self._row[used]
-        patches = np.bincount(row, of_picture[place], rows).astype(np.int32)
-        largest_image = np.zeros(rows, np.int32)
-        np.maximum.at(largest_image, row, of_picture[place].astype(np.int32))
-        tokens = self.text_tokens[:rows] + patches // encoder.patches_per_token
-        return Measured(tokens, patches, largest_image, self._problems(rows, place, row, bad))
+        of_image = _patches(known.dimensions(len(found.files)), bad.keys(), encoder)
+        used = slice(0, self.images[:samples].sum())
+        place, sample = self._place[used], self._sample[used]
+        patches = np.bincount(sample, of_image[place], samples).astype(np.int32)
+        largest_image = np.zeros(samples, np.int32)
+        np.maximum.at(largest_image, sample, of_image[place].astype(np.int32))
+        tokens = self.text_tokens[:samples] + patches // encoder.patches_per_token
+        return Measured(tokens, patches, largest_image, self._problems(samples, place, sample, bad))
 
     def _problems(
-        self, rows: int, place: np.ndarray, row: np.ndarray, bad: dict[int, tuple[str, str]]
+        self, samples: int, place: np.ndarray, sample: np.ndarray, bad: dict[int, tuple[str, str]]
     ) -> dict[int, Problem]:
-        kinds, reasons = (self._columns.column(name).slice(0, rows) for name in ("kind", "reason"))
+        kinds, reasons = (self._columns.column(name).slice(0, samples) for name in ("kind", "reason"))
         unusable = np.flatnonzero(kinds.is_valid().to_numpy())
         problems = {int(at): (kinds[at].as_py(), reasons[at].as_py()) for at in unusable}
         for at in np.flatnonzero(np.isin(place, list(bad))):
-            problems.setdefault(int(row[at]), bad[int(place[at])])
+            problems.setdefault(int(sample[at]), bad[int(place[at])])
         return {at: Problem(int(self.lines[at]), *problems[at]) for at in sorted(problems)}
 
 
-def _patches(dimensions: np.ndarray, without: Iterable[int], encoder: PictureEncoder) -> np.ndarray:
-    """Patches of each picture [pictures] from heights and widths; 0 for those in `without`."""
+def _patches(dimensions: np.ndarray, without: Iterable[int], encoder: ImageEncoder) -> np.ndarray:
+    """Patches of each image [images] from heights and widths; 0 for those in `without`."""
     patches = np.zeros(len(dimensions), np.int64)
     good = np.ones(len(dimensions), bool)
     good[list(without)] = False

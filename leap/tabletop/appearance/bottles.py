@@ -77,7 +77,7 @@ def _wine(look: Look) -> None:
                 cx, cy = x + (k - (2 - row) / 2) * 15, y - 36 + row * 13
                 draw.ellipse((cx - 8, cy - 8, cx + 8, cy + 8), "#6d1f45")
 
-    image = textures.printed((320, 160), "#f3ead2", "WINE", "#6d1230", trim="#b48b3c", height=0.24, picture=grapes)
+    image = textures.printed((320, 160), "#f3ead2", "WINE", "#6d1230", trim="#b48b3c", height=0.24, decoration=grapes)
     _label(look, image, 0.0372, 0.045, 0.115)
 
 
@@ -148,7 +148,7 @@ def _honey(look: Look) -> None:
         for shift in (-9, 3, 14):
             draw.rectangle((x + shift, y - 27, x + shift + 5, y + 1), "#2a1a08")
 
-    image = textures.printed((384, 128), "#fff3cf", "HONEY", "#8a4a06", height=0.27, picture=bee)
+    image = textures.printed((384, 128), "#fff3cf", "HONEY", "#8a4a06", height=0.27, decoration=bee)
     _label(look, image, 0.0384, 0.018, 0.056)
 
 

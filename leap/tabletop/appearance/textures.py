@@ -1,4 +1,4 @@
-"""Procedural textures, drawn in memory (RGB pictures); the same arguments always give the same picture."""
+"""Procedural textures, drawn in memory (RGB images); the same arguments always give the same image."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def _rgb(colour: str) -> np.ndarray:
     return np.array(ImageColor.getrgb(colour)[:3], float)
 
 
-def _picture(values: np.ndarray) -> Image.Image:
+def _image(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
@@ -38,7 +38,7 @@ def text(draw: ImageDraw.ImageDraw, middle: tuple[float, float], words: str, siz
 
 @cache
 def wood(light: str, dark: str, seed: int = 0, planks: int = 1, size: int = 256) -> Image.Image:
-    """Wood grain that runs along the picture's width; several planks have seams and tones of their own."""
+    """Wood grain that runs along the image's width; several planks have seams and tones of their own."""
     out = np.zeros((size, size, 3))
     rows = size // planks
     tones = np.random.default_rng(seed).uniform(-7, 7, planks)
@@ -50,14 +50,14 @@ def wood(light: str, dark: str, seed: int = 0, planks: int = 1, size: int = 256)
         if planks > 1:
             plank[:1] *= 0.72
         out[i * rows : (i + 1) * rows] = plank
-    return _picture(out[: rows * planks])
+    return _image(out[: rows * planks])
 
 
 @cache
 def speckle(colour: str, other: str, seed: int = 0, grain: int = 96, size: int = 128) -> Image.Image:
     """Two mixed tones: stone, felt, foam, paper, slate."""
     fine, coarse = _noise(size, size, grain, grain, seed), _noise(size, size, 6, 6, seed + 1)
-    return _picture(_mix(colour, other, 0.4 + 0.35 * fine + 0.3 * coarse))
+    return _image(_mix(colour, other, 0.4 + 0.35 * fine + 0.3 * coarse))
 
 
 @cache
@@ -77,7 +77,7 @@ def sheen(dark: str, light: str, brushed: float = 0.0, size: int = 128) -> Image
     down, along = np.mgrid[0:size, 0:size] / size
     share = 0.5 + 0.5 * np.sin((along + 0.6 * down) * 7.0 + 0.8)
     lines = _noise(size, size, size, 3, 5) * brushed
-    return _picture(_mix(dark, light, share**1.6 + lines))
+    return _image(_mix(dark, light, share**1.6 + lines))
 
 
 @cache
@@ -103,7 +103,7 @@ def melon() -> Image.Image:
     """Dark, jagged stripes from pole to pole on light green (u round, v along)."""
     share = np.linspace(0, 2 * math.pi, 256)[None] * 9 + 1.1 * _noise(128, 256, 24, 32, 3)
     pale = 0.2 * _noise(128, 256, 40, 80, 4)
-    return _picture(_mix("#7fb04a", "#1f5a24", 0.5 + 1.3 * np.sin(share) + pale))
+    return _image(_mix("#7fb04a", "#1f5a24", 0.5 + 1.3 * np.sin(share) + pale))
 
 
 @cache
@@ -111,7 +111,7 @@ def apple_skin() -> Image.Image:
     """Red with fine streaks, yellow-green in the dimple (v = 1)."""
     streaks = 0.16 * _noise(128, 256, 5, 90, 7) + 0.12 * _noise(128, 256, 4, 8, 8)
     dimple = np.linspace(1.25, -1.6, 128)[:, None]
-    return _picture(_mix("#c3182a", "#d9b548", dimple * 0.8 + streaks))
+    return _image(_mix("#c3182a", "#d9b548", dimple * 0.8 + streaks))
 
 
 @cache
@@ -132,7 +132,7 @@ def football() -> Image.Image:
     to_hexagons = np.sort(view @ hexagons.T, axis=-1)
     seam = (to_hexagons[..., -1] - to_hexagons[..., -2] < 0.025)[..., None]
     out = np.where(seam, _rgb("#8d9298"), _rgb("#f7f7f4"))
-    return _picture(np.where((near_pentagon > to_hexagons[..., -1] + 0.045)[..., None], _rgb("#17181c"), out))
+    return _image(np.where((near_pentagon > to_hexagons[..., -1] + 0.045)[..., None], _rgb("#17181c"), out))
 
 
 @cache
@@ -142,14 +142,14 @@ def weave(light: str, dark: str, columns: int = 32, rows: int = 10) -> Image.Ima
     over = ((down // 12 + along // 12) % 2).astype(bool)
     bulge = np.where(over, np.sin(np.pi * (along % 12) / 12), np.sin(np.pi * (down % 12) / 12))
     edge = np.where(over, np.sin(np.pi * (down % 12) / 12), np.sin(np.pi * (along % 12) / 12))
-    return _picture(_mix(dark, light, 0.25 + 0.45 * bulge * np.sqrt(edge) + 0.25 * over))
+    return _image(_mix(dark, light, 0.25 + 0.45 * bulge * np.sqrt(edge) + 0.25 * over))
 
 
 @cache
 def cardboard() -> Image.Image:
     """Brown board with faint flutes."""
     flutes = 0.12 * np.sin(np.arange(128) * 1.5)[None]
-    return _picture(_mix("#d6ab72", "#b98a52", 0.4 + flutes + 0.22 * _noise(128, 128, 30, 8, 2)))
+    return _image(_mix("#d6ab72", "#b98a52", 0.4 + flutes + 0.22 * _noise(128, 128, 30, 8, 2)))
 
 
 def printed(
@@ -160,11 +160,11 @@ def printed(
     repeats: int = 3,
     trim: str | None = None,
     height: float = 0.42,
-    picture: Callable[[ImageDraw.ImageDraw, float, float], None] | None = None,
+    decoration: Callable[[ImageDraw.ImageDraw, float, float], None] | None = None,
 ) -> Image.Image:
     """A label that goes round a bottle or can: words (of a share `height`) printed `repeats` times round it.
 
-    `trim` colours a border above and below; `picture` draws something more about a middle given in pixels.
+    `trim` colours a border above and below; `image` draws something more about a middle given in pixels.
     """
     image = Image.new("RGB", size, ground)
     draw = ImageDraw.Draw(image)
@@ -174,9 +174,9 @@ def printed(
         draw.rectangle((0, tall * 0.9, width, tall), trim)
     for i in range(repeats):
         x = width * (i + 0.5) / repeats
-        if picture:
-            picture(draw, x, tall / 2)
-        text(draw, (x, tall * (0.5 if not picture else 0.72)), words, tall * height, letters)
+        if decoration:
+            decoration(draw, x, tall / 2)
+        text(draw, (x, tall * (0.5 if not decoration else 0.72)), words, tall * height, letters)
     return image
 
 
@@ -238,8 +238,8 @@ def book_spine(colour: str, trim: str) -> Image.Image:
 
 @cache
 def pages() -> Image.Image:
-    """The edges of a book's leaves: fine lines along the picture's width."""
-    return _picture(_mix("#f6f1e2", "#cfc5ac", 0.35 + 0.5 * _noise(64, 64, 64, 2, 1)))
+    """The edges of a book's leaves: fine lines along the image's width."""
+    return _image(_mix("#f6f1e2", "#cfc5ac", 0.35 + 0.5 * _noise(64, 64, 64, 2, 1)))
 
 
 def _shade(colour: str, factor: float) -> str:

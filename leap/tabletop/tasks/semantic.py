@@ -8,7 +8,7 @@ from leap.tabletop.tasks import actions
 from leap.tabletop.tasks.actions import Action
 from leap.tabletop.tasks.by_fact import make_fact_scene
 from leap.tabletop.tasks.episode import Episode, episode
-from leap.tabletop.tasks.semantic_requests import WISHES
+from leap.tabletop.tasks.semantic_requests import REQUESTS
 from leap.tabletop.tasks.surface_forms import choose
 
 FRAMES = (
@@ -32,7 +32,7 @@ WISHED_FOR = "the [[right|best] {noun}|{noun} [I need|for this|that I mean|I'm a
 
 
 @dataclass(frozen=True)
-class WishTask:
+class RequestTask:
     """Do the action with the only object that fulfils a wish of `leap.tabletop.tasks.semantic_requests`."""
 
     name: str
@@ -40,21 +40,21 @@ class WishTask:
     dimension: str = "Semantic"
 
     def make(self, rng: random.Random, phrasing: str) -> Episode:
-        wishes, action = WISHES[self.action.category], self.action
-        drawn = make_fact_scene(action, wishes, rng)
-        wish = choose(wishes[drawn.fact], phrasing, rng)
+        requests, action = REQUESTS[self.action.category], self.action
+        drawn = make_fact_scene(action, requests, rng)
+        request = choose(requests[drawn.fact], phrasing, rng)
         frame = choose(FRAMES, phrasing, rng)
-        slots = {**action.slots(drawn.containers), "wish": wish, "object": WISHED_FOR, "it": "it"}
+        slots = {**action.slots(drawn.containers), "wish": request, "object": WISHED_FOR, "it": "it"}
         return episode(self, drawn.scene, expand(frame, rng, **slots), action.moves(drawn.target, drawn.containers))
 
 
 TASKS = (
-    WishTask("select_book_semantic", actions.PULL_BOOK),
-    WishTask("add_condiment_semantic", actions.ADD_CONDIMENT),
-    WishTask("select_chemistry_tube_semantic", actions.LIFT_TUBE),
-    WishTask("select_toy_semantic", actions.PLACE_TOY),
-    WishTask("select_poker_semantic", actions.LIFT_CARD),
-    WishTask("select_fruit_semantic", actions.PLACE_FRUIT),
-    WishTask("insert_flower_semantic", actions.INSERT_FLOWER),
-    WishTask("select_drink_semantic", actions.PULL_DRINK),
+    RequestTask("select_book_semantic", actions.PULL_BOOK),
+    RequestTask("add_condiment_semantic", actions.ADD_CONDIMENT),
+    RequestTask("select_chemistry_tube_semantic", actions.LIFT_TUBE),
+    RequestTask("select_toy_semantic", actions.PLACE_TOY),
+    RequestTask("select_poker_semantic", actions.LIFT_CARD),
+    RequestTask("select_fruit_semantic", actions.PLACE_FRUIT),
+    RequestTask("insert_flower_semantic", actions.INSERT_FLOWER),
+    RequestTask("select_drink_semantic", actions.PULL_DRINK),
 )

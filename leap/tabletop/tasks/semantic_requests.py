@@ -3,7 +3,7 @@
 A wish is one or more whole sentences; it never names the object. A request with "the right drink" follows it.
 """
 
-WISHES: dict[str, dict[str, tuple[str, ...]]] = {
+REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "drink": {
         "soft_drink": (
             "I've been on my feet all day and [would love|fancy] something fizzy, but no alcohol.",

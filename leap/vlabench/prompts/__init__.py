@@ -33,10 +33,10 @@ class Instructions:
 
 
 @dataclass(frozen=True)
-class Shot:
+class FewShotExample:
     """A solved example that is shown before the question; `output` is its answer as text."""
 
-    picture: Path
+    image: Path
     numbered: Path
     instruction: str
     output: str
@@ -44,26 +44,26 @@ class Shot:
 
 @dataclass(frozen=True)
 class _Captions:
-    """The benchmark's captions in one language; `shot` takes the shot's index and what it shows."""
+    """The benchmark's captions in one language; `few_shot_example` takes the shot's index and what it shows."""
 
-    picture: str
+    image: str
     numbered: str
     instruction: str
     answer: str
     step_by_step: str
-    shot: str
-    shot_parts: tuple[str, str, str, str]  # picture, numbered picture, instruction, output
+    few_shot_example: str
+    few_shot_parts: tuple[str, str, str, str]  # picture, numbered picture, instruction, output
 
 
 _CAPTIONS: dict[str, _Captions] = {
     "en": _Captions(
-        picture="Input picture",
+        image="Input picture",
         numbered="Input picture with numbered tags",
         instruction="Language instruction:",
         answer="Please give the output skill sequence",
         step_by_step="Please analyze the problem step by step and give the answer",
-        shot="Example {index} {part}",
-        shot_parts=(
+        few_shot_example="Example {index} {part}",
+        few_shot_parts=(
             "input picture:",
             "input picture with numbered tags",
             "language instruction:",
@@ -71,13 +71,13 @@ _CAPTIONS: dict[str, _Captions] = {
         ),
     ),
     "zh": _Captions(
-        picture="输入图片",
+        image="输入图片",
         numbered="输入带编号标签的图片",
         instruction="语言指令:",
         answer="请你给出输出的技能序列",
         step_by_step="请一步一步分析问题最后给出答案",
-        shot="示范{index}{part}",
-        shot_parts=("输入图片:", "输入带编号标签的图片", "语言指令:", "输出技能序列"),
+        few_shot_example="示范{index}{part}",
+        few_shot_parts=("输入图片:", "输入带编号标签的图片", "语言指令:", "输出技能序列"),
     ),
 }
 
@@ -90,10 +90,10 @@ def leap_instructions(language: Language = "en") -> Instructions:
 
 def request_parts(
     instructions: str,
-    picture: Path,
+    image: Path,
     numbered: Path,
     instruction: str,
-    shots: Sequence[Shot] = (),
+    few_shot_examples: Sequence[FewShotExample] = (),
     language: str = "en",
     with_cot: bool = False,
 ) -> list[TextPart | ImagePart]:
@@ -102,17 +102,17 @@ def request_parts(
         raise LeapError(f"prompts are in {' and '.join(LANGUAGES)}, not in {language!r}")
     captions = _CAPTIONS[language]
     parts: list[TextPart | ImagePart] = [_text(instructions)]
-    for index, shot in enumerate(shots):
+    for index, few_shot_example in enumerate(few_shot_examples):
         shown: tuple[TextPart | ImagePart, ...] = (
-            _image(shot.picture),
-            _image(shot.numbered),
-            _text(shot.instruction),
-            _text(shot.output),
+            _image(few_shot_example.image),
+            _image(few_shot_example.numbered),
+            _text(few_shot_example.instruction),
+            _text(few_shot_example.output),
         )
-        for title, content in zip(captions.shot_parts, shown, strict=True):
-            parts.append(_text(captions.shot.format(index=index, part=title)))
+        for title, content in zip(captions.few_shot_parts, shown, strict=True):
+            parts.append(_text(captions.few_shot_example.format(index=index, part=title)))
             parts.append(content)
-    parts += [_text(captions.picture), _image(picture), _text(captions.numbered), _image(numbered)]
+    parts += [_text(captions.image), _image(image), _text(captions.numbered), _image(numbered)]
     parts += [_text(captions.instruction), _text(instruction), _text(captions.answer)]
     return [*parts, _text(captions.step_by_step)] if with_cot else parts
 

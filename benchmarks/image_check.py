@@ -1,11 +1,11 @@
-"""How long check_and_clean_images.py takes for a training file: are its pictures there, and do they decode.
+"""How long check_and_clean_images.py takes for a training file: are its images there, and do they decode.
 
-    python benchmarks/picture_check.py --rows 150000
+    python benchmarks/image_check.py --rows 150000
 
-The rows and pictures of data_loading.py, but each picture is a file of its own (320x240 JPEG, 3,000 contents). Every
+The rows and images of data_loading.py, but each image is a file of its own (320x240 JPEG, 3,000 contents). Every
 figure is the time of the whole command, start of Python included: with --no-decode, for the first time, and again. The
 figure is the median of the later ones. CPU time (of all processes) stands beside the wall-clock times, since other work
-on the machine lengthens these only. The files may be in the disk's cache. Writes picture_check-<device>.json.
+on the machine lengthens these only. The files may be in the disk's cache. Writes image_check-<device>.json.
 """
 
 import json
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import installed  # noqa: F401
-from data_loading import CONTENTS, HEIGHT, REPOSITORY, WIDTH, make_rows, origin
+from data_loading import CONTENTS, HEIGHT, REPOSITORY, WIDTH, make_samples, origin
 
 from leap.cli import Parser, count, run
 from leap.hardware import usable_cores
@@ -43,9 +43,9 @@ def main() -> None:
     there = [check(root, arguments.rows, 0, "--no-decode") for _ in range(arguments.again)]
     first = check(root, arguments.rows, arguments.rows)
     later = [check(root, arguments.rows, 0) for _ in range(arguments.again)]
-    result = {"benchmark": "picture_check", **where, **figures(arguments.rows, there, first, later)}
+    result = {"benchmark": "image_check", **where, **figures(arguments.rows, there, first, later)}
     print(json.dumps({name: result[name] for name in ("ours", "parts")}))
-    write_json(arguments.output / f"picture_check-{device_name('cpu').replace(' ', '-').replace(',', '')}.json", result)
+    write_json(arguments.output / f"image_check-{device_name('cpu').replace(' ', '-').replace(',', '')}.json", result)
 
 
 class Took(NamedTuple):
@@ -56,16 +56,16 @@ class Took(NamedTuple):
 
 
 def figures(rows: int, there: list[Took], first: Took, later: list[Took]) -> dict[str, Any]:
-    settings = {"rows": rows, "picture_files": rows, "picture_contents": CONTENTS, "cores": usable_cores()}
+    settings = {"rows": rows, "image_files": rows, "image_contents": CONTENTS, "cores": usable_cores()}
     return {
-        "settings": {**settings, "picture": f"{WIDTH}x{HEIGHT} JPEG", "load_average_at_the_end": os.getloadavg()[1]},
+        "settings": {**settings, "image": f"{WIDTH}x{HEIGHT} JPEG", "load_average_at_the_end": os.getloadavg()[1]},
         "ours": round(statistics.median(took.wall for took in later), 2),
         "unit": "seconds for a later check",
         "parts": {
             "CPU seconds of it": round(statistics.median(took.cpu for took in later), 2),
             "existence alone": round(statistics.median(took.wall for took in there), 2),
             "CPU seconds of that": round(statistics.median(took.cpu for took in there), 2),
-            "first check, every picture decoded": round(first.wall, 1),
+            "first check, every image decoded": round(first.wall, 1),
             "CPU seconds of the first": round(first.cpu, 1),
         },
         "windows": [round(took.wall, 2) for took in later],
@@ -74,20 +74,20 @@ def figures(rows: int, there: list[Took], first: Took, later: list[Took]) -> dic
 
 def make_workspace(workdir: Path, rows: int) -> Path:
     """A LEAP_ROOT without a cache, whose data folder holds the rows. Data that is there is kept."""
-    root = workdir / f"pictures-{rows}"
+    root = workdir / f"images-{rows}"
     if not (root / "data" / "rows.jsonl").is_file():
-        make_rows(root / "data", rows, shutil.copyfile)
+        make_samples(root / "data", rows, shutil.copyfile)
     shutil.rmtree(root / ".cache", ignore_errors=True)
     return root
 
 
 def check(root: Path, rows: int, decoded: int, *flags: str) -> Took:
-    """What the command took, which must have found every row's picture whole."""
+    """What the command took, which must have found every row's image whole."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [sys.executable, str(SCRIPT), *flags]
     subprocess.run(command, env={**os.environ, "LEAP_ROOT": str(root)}, stdout=subprocess.DEVNULL, check=True)
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    report = json.loads((root / ".cache" / "pictures" / "report.json").read_text())
+    report = json.loads((root / ".cache" / "images" / "report.json").read_text())
     assert (report["rows"], report["decoded"], report["orphans"]) == (rows, decoded, [])
     return Took(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leap.data.packing import Cost, PackPlan
+from leap.data.packing import BatchPlan, Cost
 from leap.errors import LeapError
 from leap.training import memory_plan
-from leap.training.memory_plan import Fit
+from leap.training.memory_plan import MemoryPlan
 
 # Qwen3-VL-2B's shape
 CONFIG = SimpleNamespace(
@@ -26,21 +26,21 @@ CONFIG = SimpleNamespace(
 )  # fmt: skip
 
 
-def plan(rows: int = 36) -> PackPlan:
-    """Rows of one picture of 300 tokens and texts of unlike lengths."""
+def plan(rows: int = 36) -> BatchPlan:
+    """Rows of one image of 300 tokens and texts of unlike lengths."""
     rng = np.random.default_rng(0)
     tokens = 300 + rng.integers(60, 500, 400).astype(np.int32)
     cost = Cost(tokens, np.full(400, 1200, np.int32), rng.integers(20, 80, 400).astype(np.int32), 0.3)
-    return PackPlan(cost, rows, 100, seed=0, packs=6)
+    return BatchPlan(cost, rows, 100, seed=0, micro_batches=6)
 
 
-def needed(found: PackPlan, one: Fit) -> float:
+def needed(found: BatchPlan, one: MemoryPlan) -> float:
     """Bytes of a fit's heaviest pack, by the estimate of each token, patch and label token."""
     each, cost = memory_plan.Activations.of(CONFIG, one.checkpointing), found.cost
     counts = ((each.token, cost.tokens), (each.patch, cost.patches), (each.label, cost.label_tokens))
     row = sum(size * count.astype(float) for size, count in counts)
-    divided = replace(found, packs=one.packs)
-    return max(row[pack].sum() for step in range(11) for pack in divided.divide(step))
+    divided = replace(found, micro_batches=one.micro_batches)
+    return max(row[micro_batch].sum() for step in range(11) for micro_batch in divided.divide(step))
 
 
 @pytest.mark.parametrize("free", [2e9, 1e10, 6e10])
@@ -56,14 +56,14 @@ def test_few_attempts_find_what_runs(free: float, wrong: float) -> None:
     """On a device where everything takes `wrong` times its estimate."""
     found, tried = plan(), []
 
-    def runs(one: Fit) -> bool:
+    def runs(one: MemoryPlan) -> bool:
         tried.append(one)
         return wrong * needed(found, one) <= free
 
     try:
         chosen = memory_plan.first_that_runs(memory_plan.candidates(found, CONFIG, free, memory_plan.LEVELS), runs)
     except LeapError:
-        assert wrong * needed(found, Fit(36, "all")) > free
+        assert wrong * needed(found, MemoryPlan(36, "all")) > free
         return
     assert chosen == tried[-1]
     assert len(tried) <= memory_plan._ATTEMPTS + 1
@@ -71,21 +71,22 @@ def test_few_attempts_find_what_runs(free: float, wrong: float) -> None:
     assert len(tried) == 1 or wrong * needed(found, tried[-2]) > free
 
 
-def test_every_attempt_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_attempt_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     fits = memory_plan.candidates(plan(), CONFIG, 5e9, memory_plan.LEVELS)
-    with pytest.raises(LeapError, match="one row does not fit"):
+    with pytest.raises(LeapError, match="one sample does not fit"):
         memory_plan.first_that_runs(fits, lambda one: False)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(fits)
-    assert fits[-1] == Fit(36, "all")
-    assert lines[-1].startswith("tried       36 packs, checkpointing all: does not fit (")
+    assert fits[-1] == MemoryPlan(36, "all")
+    assert lines[-1].startswith("tried       36 micro-batches, checkpointing all: does not fit (")
 
 
-def test_wished_packs_stay_as_long_as_computing_twice_helps() -> None:
-    assert memory_plan.wished(plan(), 10, memory_plan.LEVELS) == [
-        Fit(10, "none"), Fit(10, "vision"), Fit(10, "all"), Fit(20, "all"), Fit(36, "all"),
+def test_requested_packs_stay_as_long_as_computing_twice_helps() -> None:
+    assert memory_plan.requested(plan(), 10, memory_plan.LEVELS) == [
+        MemoryPlan(10, "none"), MemoryPlan(10, "vision"), MemoryPlan(10, "all"), MemoryPlan(20, "all"), MemoryPlan(36,
+        "all"),
     ]  # fmt: skip
-    assert memory_plan.wished(plan(), 36, ("none",)) == [Fit(36, "none")]
+    assert memory_plan.requested(plan(), 36, ("none",)) == [MemoryPlan(36, "none")]
 
 
 class Greedy(torch.nn.Module):
@@ -133,6 +134,6 @@ def test_choosing_tries_a_model_in_training(monkeypatch: pytest.MonkeyPatch) -> 
     part.eval()
     monkeypatch.setattr(memory_plan, "_free_bytes", lambda *_: 1e10)
     monkeypatch.setattr(memory_plan, "_runs", lambda *_: part.training and part.gradient_checkpointing)
-    recipe: Any = SimpleNamespace(gradient_checkpointing=None, tokens_per_pack=None)
+    recipe: Any = SimpleNamespace(gradient_checkpointing=None, tokens_per_micro_batch=None)
     chosen = memory_plan.choose(recipe, model, plan(), lambda _: {}, 1e9, torch.device("cuda"), torch.bfloat16)
     assert chosen.checkpointing != "none"

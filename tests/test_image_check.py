@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leap.data.image import resolve_picture
+from leap.data.image import resolve_image
 from leap.errors import LeapError
-from leap.preparation.check.image_facts import PictureStore
+from leap.preparation.check.image_facts import ImageStore
 from leap.preparation.check.image_listing import Listing
 from leap.records.files import FolderLock
 
@@ -32,19 +32,19 @@ def draw(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def row(*pictures: str) -> str:
-    parts = [{"type": "image", "image": picture} for picture in pictures]
+def sample(*images: str) -> str:
+    parts = [{"type": "image", "image": image} for image in images]
     content = [*parts, {"type": "text", "text": "What now?"}]
     return json.dumps({"messages": [{"role": "user", "content": content}], "target": {"steps": "1) Go."}})
 
 
 def make_root(folder: Path) -> Path:
-    """A LEAP_ROOT with three good rows of tasks 7 and 12, and two files of rows."""
+    """A LEAP_ROOT with three good samples of tasks 7 and 12, and two files of samples."""
     images = folder / "data" / "images"
     for number, name in enumerate(("7-1", "7-2", "12-1")):
         draw(images / f"{name}.png", number)
-    (folder / "data" / "train.jsonl").write_text(row("images/7-1.png") + "\n" + row("images/7-2.png") + "\n")
-    (folder / "data" / "test.jsonl").write_text(row("images/12-1.png", "images/7-1.png") + "\n")
+    (folder / "data" / "train.jsonl").write_text(sample("images/7-1.png") + "\n" + sample("images/7-2.png") + "\n")
+    (folder / "data" / "test.jsonl").write_text(sample("images/12-1.png", "images/7-1.png") + "\n")
     return folder
 
 
@@ -56,7 +56,7 @@ def root(tmp_path: Path) -> Path:
 def check(root: Path, *flags: str) -> tuple[Finished, dict[str, Any]]:
     done = run_script(SCRIPT, *flags, root=root)
     assert done.returncode in (0, 1), done.stderr
-    return done, json.loads((root / ".cache" / "pictures" / "report.json").read_text())
+    return done, json.loads((root / ".cache" / "images" / "report.json").read_text())
 
 
 def damage(root: Path) -> None:
@@ -66,21 +66,21 @@ def damage(root: Path) -> None:
     (data / "images" / "12-1.png").unlink()
     draw(data / "images" / "9-9.png", 9)
     draw(data / "images" / ".unfinished" / "9-10.png", 9)
-    (data / "images" / "notes.txt").write_text("no picture")
+    (data / "images" / "notes.txt").write_text("no image")
     with (data / "train.jsonl").open("a") as file:
-        file.write('{"messages": []}\n' + row("images/100-4.png") + "\n")
+        file.write('{"messages": []}\n' + sample("images/100-4.png") + "\n")
 
 
 def test_a_whole_folder_is_left_alone(root: Path) -> None:
     done, report = check(root)
     assert done.returncode == 0
-    counts = report["rows"], report["pictures"], report["decoded"], report["missing"], report["corrupt"]
+    counts = report["rows"], report["images"], report["decoded"], report["missing"], report["corrupt"]
     assert counts == (3, 3, 3, {}, {})
     assert (root / "data" / "missing_task_ids.txt").read_text() == ""
     assert "dry run" not in done.stdout
 
 
-def test_every_fault_is_told_with_its_place(root: Path) -> None:
+def test_every_fault_is_reported_with_its_place(root: Path) -> None:
     damage(root)
     data = root / "data"
     done, report = check(root)
@@ -93,7 +93,7 @@ def test_every_fault_is_told_with_its_place(root: Path) -> None:
     assert report["orphans"] == [str(data / "images" / "9-9.png")]
     assert list(report["invalid_rows"]) == [f"{data / 'train.jsonl'}:3"]
     assert (data / "missing_task_ids.txt").read_text() == "7\n12\n100\n"
-    assert "dry run: --delete would move 2 pictures" in done.stdout
+    assert "dry run: --delete would move 2 images" in done.stdout
     assert (data / "images" / "9-9.png").is_file()
 
 
@@ -116,7 +116,7 @@ def test_delete_moves_away_and_restore_brings_back(root: Path, flag: str) -> Non
     assert sorted(path.name for path in images.glob("[!.]*")) == ["7-1.png", "9-9.png", "notes.txt"]
 
 
-def test_one_file_is_checked_and_the_others_keep_their_pictures(root: Path) -> None:
+def test_one_file_is_checked_and_the_others_keep_their_images(root: Path) -> None:
     damage(root)
     _, report = check(root, "--file", "data/test.jsonl", "--no-decode")
     assert (list(report["missing"]), report["rows"], report["invalid_rows"]) == (["images/12-1.png"], 1, {})
@@ -124,7 +124,7 @@ def test_one_file_is_checked_and_the_others_keep_their_pictures(root: Path) -> N
     assert (report["decoded"], report["corrupt"]) == (0, {})
 
 
-def test_without_rows_pictures_are_decoded_and_none_is_an_orphan(root: Path) -> None:
+def test_without_samples_images_are_decoded_and_none_is_an_orphan(root: Path) -> None:
     damage(root)
     for file in (root / "data").glob("*.jsonl"):
         file.unlink()
@@ -142,7 +142,7 @@ def test_links_make_no_orphans_and_what_lies_elsewhere_is_never_moved(root: Path
     (disk / "link.png").symlink_to("real.png")
     draw(elsewhere / "there.png").write_text("broken")
     with (data / "train.jsonl").open("a") as file:
-        file.write(row("images/link.png", str(disk / "7-1.png"), str(elsewhere / "there.png")) + "\n")
+        file.write(sample("images/link.png", str(disk / "7-1.png"), str(elsewhere / "there.png")) + "\n")
     done, report = check(root, "--delete")
     assert report["orphans"] == []
     assert "outside" in done.stdout
@@ -155,7 +155,7 @@ def test_two_files_for_one_name_are_a_fault(root: Path) -> None:
     assert "two different files" in report["missing"]["images/7-1.png"]
 
 
-def test_only_changed_pictures_are_decoded_again(root: Path) -> None:
+def test_only_changed_images_are_decoded_again(root: Path) -> None:
     images = root / "data" / "images"
     assert check(root)[1]["decoded"] == 3
     assert check(root)[1]["decoded"] == 0
@@ -172,7 +172,7 @@ def test_only_changed_pictures_are_decoded_again(root: Path) -> None:
 
 
 def test_two_looks_at_once_are_refused(root: Path) -> None:
-    with FolderLock(root / ".cache" / "pictures"):
+    with FolderLock(root / ".cache" / "images"):
         done = run_script(SCRIPT, root=root)
     assert done.returncode == 1
     assert "another process" in done.stderr
@@ -183,20 +183,20 @@ def test_no_folder_is_wrong_usage(tmp_path: Path) -> None:
     assert run_script(SCRIPT, "--data-dir", "nowhere", root=tmp_path).returncode == 2
 
 
-PARTS = st.lists(st.sampled_from(["images", "a.png", "b.png", "sub", "..", ".", "", "\0", "x" * 300]), max_size=4)
+COMPONENTS = st.lists(st.sampled_from(["images", "a.png", "b.png", "sub", "..", ".", "", "\0", "x" * 300]), max_size=4)
 
 
 @settings(max_examples=120, deadline=None)
-@given(parts=PARTS)
+@given(parts=COMPONENTS)
 def test_a_listing_finds_what_a_look_at_the_file_finds(tmp_path_factory: Any, parts: list[str]) -> None:
     base = tmp_path_factory.getbasetemp() / "listing"
     if not base.exists():
         for name in ("images/a.png", "data/images/a.png", "data/images/b.png", "data/images/sub/b.png", "data/a.png"):
             draw(base / name)
-    picture, roots = "/".join(parts), [base, base / "data"]
-    found = Listing().find(picture, [str(root) for root in roots])
+    image, roots = "/".join(parts), [base, base / "data"]
+    found = Listing().find(image, [str(root) for root in roots])
     try:
-        expected = resolve_picture(picture, roots)
+        expected = resolve_image(image, roots)
     except (LeapError, OSError, ValueError):
         assert found is None
     else:
@@ -211,21 +211,21 @@ def test_a_killed_look_goes_on_where_it_was(tmp_path: Path) -> None:
         "import sys, leap.preparation.check.image_facts as f\n"
         "f._STORE_EVERY = 64\n"
         "from pathlib import Path\n"
-        "f.PictureStore(Path(sys.argv[1])).look(sys.argv[2:])\n"
+        "f.ImageStore(Path(sys.argv[1])).look(sys.argv[2:])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), *files], cwd=REPOSITORY)
-    while not list((tmp_path / "pictures").glob("facts-*.arrow")) and process.poll() is None:
+    while not list((tmp_path / "images").glob("facts-*.arrow")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    looked = PictureStore(tmp_path).look(files)
+    looked = ImageStore(tmp_path).look(files)
     assert 0 < looked.decoded < 1200
     assert len(looked.facts) == 1200
 
 
 def test_a_damaged_store_is_made_again(root: Path) -> None:
     check(root)
-    (store,) = (root / ".cache" / "pictures").glob("*.arrow")
+    (store,) = (root / ".cache" / "images").glob("*.arrow")
     content = store.read_bytes()
     for damaged in (b"", content[: len(content) // 2], content[:400] + b"x" + content[401:]):
         store.write_bytes(damaged)

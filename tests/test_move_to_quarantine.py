@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leap.errors import LeapError
-from leap.records.quarantine import restore, set_aside
+from leap.records.quarantine import move_to_quarantine, restore
 
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
     lambda name: name not in (".", "..")
@@ -35,7 +35,7 @@ def other_file_system() -> Iterator[Path]:
 @given(names=st.lists(NAMES, min_size=1, max_size=6, unique_by=str.casefold), which=st.integers(1, 63))
 def test_everything_comes_back(names: list[str], which: int) -> None:
     with tempfile.TemporaryDirectory() as root:
-        folder, trash = Path(root, "data"), Path(root, "trash")
+        folder, quarantine = Path(root, "data"), Path(root, "trash")
         for number, name in enumerate(names):
             path = folder / f"sub{number % 2}" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,11 +43,11 @@ def test_everything_comes_back(names: list[str], which: int) -> None:
         before = tree(folder)
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         chosen = [path for number, path in enumerate(paths) if which >> number & 1] or paths
-        file = set_aside(dict.fromkeys(chosen, "no reason"), folder, trash)
+        file = move_to_quarantine(dict.fromkeys(chosen, "no reason"), folder, quarantine)
         assert tree(folder).keys() == before.keys() - {str(path.relative_to(folder)) for path in chosen}
         assert restore(file) == len(chosen)
         assert tree(folder) == before
-        assert not any(trash.iterdir())
+        assert not any(quarantine.iterdir())
 
 
 def test_a_name_that_is_not_utf8_comes_back(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_name_that_is_not_utf8_comes_back(tmp_path: Path) -> None:
     folder.mkdir()
     path = folder / os.fsdecode(b"caf\xe9.png")
     path.write_text("a")
-    file = set_aside({path: "no reason"}, folder, tmp_path / "trash")
+    file = move_to_quarantine({path: "no reason"}, folder, tmp_path / "trash")
     assert not path.exists()
     assert restore(file) == 1
     assert path.read_text() == "a"
@@ -69,7 +69,7 @@ def test_folders_move_whole_to_another_file_system_and_back(tmp_path: Path, othe
     os.utime(folder / "b.png", ns=(1, 5_000))
     before = tree(folder)
     reasons = {folder / "example1": "broken", folder / "b.png": "corrupt"}
-    file = set_aside(reasons, folder, other_file_system)
+    file = move_to_quarantine(reasons, folder, other_file_system)
     assert not tree(folder)
     assert json.loads(file.read_text())["moved"] == [
         {"path": "example1", "why": "broken"},
@@ -85,20 +85,20 @@ def test_a_broken_off_move_and_a_broken_off_restoring_are_continued(tmp_path: Pa
     folder.mkdir()
     for path in paths:
         path.write_text(path.name)
-    file = set_aside(dict.fromkeys(paths, "why"), folder, tmp_path / "trash")
+    file = move_to_quarantine(dict.fromkeys(paths, "why"), folder, tmp_path / "trash")
     (file.parent / "files" / "a").rename(folder / "a")  # as if it had never been moved, or is back already
     assert restore(file) == 2
     assert tree(folder) == {"a": b"a", "b": b"b", "c": b"c"}
 
 
 def test_files_behind_a_link(tmp_path: Path) -> None:
-    """A data folder whose pictures lie on a larger disk."""
+    """A data folder whose images lie on a larger disk."""
     folder, disk = tmp_path / "data", tmp_path / "disk"
     folder.mkdir()
     disk.mkdir()
     (folder / "images").symlink_to(disk)
     (disk / "a.png").write_text("a")
-    file = set_aside({folder / "images" / "a.png": "orphan"}, folder, folder / "trash")
+    file = move_to_quarantine({folder / "images" / "a.png": "orphan"}, folder, folder / "trash")
     assert not tree(disk)
     assert restore(file) == 1
     assert tree(disk) == {"a.png": b"a"}
@@ -109,7 +109,7 @@ def test_a_taken_place_is_kept_and_the_others_come_back(tmp_path: Path) -> None:
     folder.mkdir()
     for name in "ab":
         (folder / name).write_text("old")
-    file = set_aside({folder / "a": "", folder / "b": ""}, folder, tmp_path / "trash")
+    file = move_to_quarantine({folder / "a": "", folder / "b": ""}, folder, tmp_path / "trash")
     (folder / "a").write_text("new")
     with pytest.raises(LeapError, match="another one"):
         restore(file)
@@ -124,7 +124,7 @@ def test_what_has_vanished_is_named_before_anything_moves(tmp_path: Path) -> Non
     folder.mkdir()
     for name in "ab":
         (folder / name).write_text(name)
-    file = set_aside({folder / "a": "", folder / "b": ""}, folder, tmp_path / "trash")
+    file = move_to_quarantine({folder / "a": "", folder / "b": ""}, folder, tmp_path / "trash")
     (file.parent / "files" / "b").unlink()
     with pytest.raises(LeapError, match="b is neither"):
         restore(file)
