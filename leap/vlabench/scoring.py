@@ -9,6 +9,7 @@ All scores are percentages unless a docstring says otherwise.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from graphlib import TopologicalSorter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ LEAP_KEYS = (
 SEQ_INDEPENDENT_TASKS = frozenset({"cook_dishes", "texas_holdem"})
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(?:\.0*)?")
-_START = 0  # the graph node that every plan starts from; subtasks are nodes 1, 2, ...
+_Key = tuple[Any, ...]
 
 
 def dependency_of(task: str) -> str:
@@ -93,15 +94,6 @@ class _Bags(NamedTuple):
     skills: Counter[Any]  # names
     entities: Counter[Any]  # (kind of parameter, id)
     skills_with_entities: Counter[Any]  # (name, entity, container)
-
-
-class _Node(NamedTuple):
-    """A subtask in its place of the graph. Two nodes match when `key` and `n_before` agree and one's `before` holds
-    the other's."""
-
-    key: tuple[Any, ...]
-    n_before: int
-    before: frozenset[tuple[Any, ...]]
 
 
 def _scores_unless_malformed(reference: Any, prediction: Any, dependency: Any) -> dict[str, float] | None:
@@ -166,84 +158,62 @@ def _recall(expected: Counter[Any], model: Counter[Any]) -> float:
 
 
 def _exact_match(reference: Any, prediction: Any, dependency: Any) -> float:
-    """Percentage of the expert's subtasks that the model has in the same layer of the graph, after the same subtasks.
-    Raises ZeroDivisionError for an expert without any subtask, ValueError for a graph that has no layers."""
+    """Percentage of the reference's subtasks that the model has in the same layer of the graph, after the same subtasks.
+    Raises ZeroDivisionError for a reference without any subtask, ValueError for a graph that has no layers."""
     expected, model = _layers(reference, dependency), _layers(prediction, dependency)
-    matched = sum(_matches_in_layer(ours, theirs) for ours, theirs in zip(expected, model, strict=False))
+    matched = 0
+    for ours, theirs in zip(expected, model, strict=False):
+        # Each of the reference's with the first free one that fits. The order counts: fitting is not symmetric when two
+        # subtasks before one are alike.
+        for key, before in ours:
+            fits = (
+                i for i, (k, b) in enumerate(theirs) if k == key and len(b) == len(before) and set(before) <= set(b)
+            )
+            if (found := next(fits, None)) is not None:
+                del theirs[found]
+                matched += 1
     return (matched / sum(map(len, expected))) * 100
 
 
-def _matches_in_layer(expected: list[_Node], model: list[_Node]) -> int:
-    """Pairs of nodes, each expert's with the first free one that fits. The order of the nodes matters: fitting is not
-    symmetric when two nodes before one are alike."""
-    free = list(model)
-    for node in expected:
-        for index, other in enumerate(free):
-            if node.key == other.key and node.n_before == other.n_before and node.before <= other.before:
-                del free[index]
-                break
-    return len(model) - len(free)
+def _layers(skill_sequence: Any, dependency: Any) -> list[list[tuple[_Key, list[_Key]]]]:
+    """(key, keys of the subtasks right before it) of a plan's subtasks, by their longest distance from the start.
 
-
-def _layers(skill_sequence: Any, dependency: Any) -> list[list[_Node]]:
-    """A plan's subtasks by their longest distance from the start, each layer in topological order."""
-    keys = [("START", None, None), *map(_subtask_key, find_subtasks(skill_sequence))]
-    before: list[list[int]] = [[] for _ in keys]
-    after: list[list[int]] = [[] for _ in keys]
+    `graphlib` keeps a layer in the order in which upstream's networkx has it, on which the greedy matching depends, as
+    long as edges are added in upstream's order."""
+    keys = [("START",), *map(_subtask_key, find_subtasks(skill_sequence))]
+    before: list[list[_Key]] = [[] for _ in keys]
+    graph = TopologicalSorter[int]()
     for source, target in _edges(len(keys) - 1, dependency):
-        before[target].append(source)
-        after[source].append(target)
-    return [
-        [_Node(keys[node], len(before[node]), frozenset([keys[b] for b in before[node]])) for node in layer]
-        for layer in _topological_layers(before, after)
-    ]
-
-
-def _topological_layers(before: list[list[int]], after: list[list[int]]) -> list[list[int]]:
-    """Kahn's algorithm in the order of networkx's topological_sort, on which the greedy matching depends; the start is
-    left out. A cycle raises ValueError."""
-    missing = [len(nodes) for nodes in before]
-    layers = [[_START]]
-    while layers[-1]:
-        layers.append([])
-        for node in layers[-2]:
-            for target in after[node]:
-                missing[target] -= 1
-                if not missing[target]:
-                    layers[-1].append(target)
-    if any(missing):
-        raise ValueError("the dependencies form a cycle")
-    return layers[1:-1]
+        before[target].append(keys[source])
+        graph.add(target, source)
+    graph.prepare()  # ValueError for a cycle
+    layers = []
+    while nodes := graph.get_ready():
+        layers.append([(keys[node], before[node]) for node in nodes])
+        graph.done(*nodes)
+    return layers[1:]
 
 
 def _edges(n_subtasks: int, dependency: Any) -> Iterable[tuple[int, int]]:
-    """The graph's edges, each once, in order of insertion; raises for whatever upstream cannot build or lay out."""
-    if dependency == "Sequential":
-        return zip(range(n_subtasks), range(1, n_subtasks + 1), strict=True)
-    if dependency == "Seq-independent":
-        return [(_START, node) for node in range(1, n_subtasks + 1)]
-    if not isinstance(dependency, dict):
-        # Upstream builds a graph without edges here, and fails when it lays out a subtask that nothing comes before.
-        raise ValueError(f"unknown dependency {dependency!r}")
-    edges = _declared_edges(n_subtasks, dependency)
-    has_source = {target for _, target in edges}
-    return [*edges, *((_START, node) for node in range(1, n_subtasks + 1) if node not in has_source)]
-
-
-def _declared_edges(n_subtasks: int, dependency: dict[Any, Any]) -> dict[tuple[int, int], None]:
-    # Indexing a list of nodes from 0 keeps what upstream's does: 0 and below count from the end, True is 1,
-    # a float or a string is a TypeError, and a source without targets is never looked at.
+    """The graph's edges from the start (0) on, each once, in upstream's order; raises for what upstream fails on."""
     nodes = range(1, n_subtasks + 1)
+    if dependency == "Sequential":
+        return zip(range(n_subtasks), nodes, strict=True)
     edges: dict[tuple[int, int], None] = {}
-    for source, targets in dependency.items():
-        for target in targets:
-            if not (source <= n_subtasks and target <= n_subtasks):
-                raise ValueError(f"dependency {source!r} -> {target!r} is outside the {n_subtasks} subtasks")
-            edges[nodes[source - 1], nodes[target - 1]] = None
-    return edges
+    if dependency != "Seq-independent":
+        # Upstream builds a graph without edges for what is no dict, and fails when it lays out the subtasks.
+        for source, targets in dependency.items():
+            for target in targets:
+                if not (source <= n_subtasks and target <= n_subtasks):
+                    raise ValueError(f"dependency {source!r} -> {target!r} is outside the {n_subtasks} subtasks")
+                # Indexing from 0 keeps what upstream's does: 0 and below count from the end, True is 1, a float or a
+                # string is a TypeError, and a source without targets is never looked at.
+                edges[nodes[source - 1], nodes[target - 1]] = None
+    has_source = {target for _, target in edges}
+    return [*edges, *((0, node) for node in nodes if node not in has_source)]
 
 
-def _subtask_key(subtask: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:
+def _subtask_key(subtask: Iterable[Mapping[str, Any]]) -> _Key:
     """Pattern, entity and container of a subtask: the last ids that it names, else None."""
     pattern, entity, container = [], None, None
     for skill in subtask:
