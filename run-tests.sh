@@ -3,7 +3,7 @@
 #   bash run-tests.sh                 the quick ones, under 6 minutes
 #   bash run-tests.sh --all           the slow ones too (kills, servers, several processes), lint and types;
 #                                     those of the vllm engine where LEAP_VLLM_PYTHON names its Python
-#   bash run-tests.sh tests/test_scoring.py -k golden       anything else goes to pytest
+#   bash run-tests.sh tests/vlabench/test_scoring.py -k golden       anything else goes to pytest
 set -euo pipefail
 trap 'exit 130' INT
 case "${1:-}" in -h | --help) sed -n '2,6s/^# \?//p' "${BASH_SOURCE[0]}" && exit 0 ;; esac

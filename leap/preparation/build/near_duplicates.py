@@ -73,9 +73,9 @@ def first_alike(hashes: np.ndarray, max_distance: int) -> np.ndarray:
     """For each image the place of the one that stands for it, int64 [images]: itself for one unlike all before it.
 
     hashes: uint64 [images]. In their order, an image joins the nearest of those that stand for themselves already,
-    if one is within `max_distance` bits; equal ones all go where the first went. So what stands for itself is further than
-    that from its like, and no chain of
-    small steps joins unlike images. The order alone decides: equal input gives equal output.
+    if one is within `max_distance` bits; equal ones all go where the first went. So what stands for itself is further
+    than that from its like, and no chain of small steps joins unlike images. The order alone decides: equal input gives
+    equal output.
     """
     index, stands = HashIndex(max_distance), np.arange(len(hashes))
     distinct, firsts, which = np.unique(hashes, return_index=True, return_inverse=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REPOSITORY
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -50,7 +51,6 @@ from leap.vlabench.dimensions import find_dimension
 from leap.vlabench.prompts import fenced_plan, leap_instructions
 from leap.vlabench.sources import LEAP_SCORER
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 DIMENSIONS = tuple(map(find_dimension, ("Semantic", "Spatial")))
 MODEL = EvaluatedModel("m", weights="0")
 PLAN = [{"name": "pick", "params": {"target_entity_name": 1}}]

@@ -6,9 +6,9 @@ import random
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
 from leap.errors import LeapError
 from leap.preparation.build.phrasing import expand, numbered, plain_request, sentence
@@ -292,7 +292,7 @@ def test_same_seed_same_bytes_in_any_process() -> None:
         "            rng = random.Random(s)\n            e = make_episode(d, m.name, rng, ('train', 'eval')[s % 2])\n"
         "            print(e, plain_request(e.instruction, rng))\n"
     )
-    root = Path(__file__).resolve().parent.parent
+    root = REPOSITORY
     printed = [
         subprocess.run(
             [sys.executable, "-c", code],

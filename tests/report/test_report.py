@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REPOSITORY
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -49,7 +50,7 @@ from leap.statistics.comparison import compare
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.scoring import LEAP_KEYS
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "evaluation" / "draw_evaluation_results.py"
+SCRIPT = REPOSITORY / "scripts" / "evaluation" / "draw_evaluation_results.py"
 
 
 def write_result(results: Path, model: str, dimension: str, totals: list[float], unscored: int = 0) -> None:

@@ -1,6 +1,6 @@
 """Several training commands, one after the other, in processes that start once. `test_sharding.py` runs it:
 
-python -m torch.distributed.run --standalone --nproc_per_node 2 tests/together.py WORKSPACE COMMANDS.json RESULTS.json
+torchrun --standalone --nproc_per_node 2 tests/training/together.py WORKSPACE COMMANDS.json RESULTS.json
 
 A command is a list of run-finetuning.py's options; its result is what the first process wrote to stderr.
 """

@@ -518,7 +518,12 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 @pytest.mark.slow
 def test_optimiser_state_goes_from_shards_to_one_process_and_to_shards(tmp_path: Path) -> None:
-    command = [sys.executable, *TORCHRUN, str(REPOSITORY / "tests" / "sharded_state.py"), str(tmp_path / "state.pt")]
+    command = [
+        sys.executable,
+        *TORCHRUN,
+        str(REPOSITORY / "tests" / "training" / "sharded_state.py"),
+        str(tmp_path / "state.pt"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr

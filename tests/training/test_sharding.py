@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_script
+from conftest import PYTHONPATH, REPOSITORY, run_script
 from safetensors.torch import load_file
 from test_training import FINETUNE, losses
 
@@ -35,9 +35,10 @@ def together(workspace: Path, folder: Path, *commands: list[str]) -> list[str]:
     """What two processes tell of these commands."""
     (folder / "commands.json").write_text(json.dumps([[*STEPS, *options] for options in commands]))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    files = (workspace, folder / "commands.json", folder / "results.json")
     done = subprocess.run(
-        [*launcher, "tests/together.py", str(workspace), str(folder / "commands.json"), str(folder / "results.json")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        [*launcher, "tests/training/together.py", *map(str, files)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH},
         cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_script
+from conftest import PYTHONPATH, REPOSITORY, run_script
 from safetensors.torch import load_file
 from test_training import FINETUNE, STEPS, losses, weights
 
@@ -169,13 +169,18 @@ def test_a_rank_that_runs_out_of_memory_keeps_step_with_the_other(
     done = subprocess.run(
         [
             *command,
-            str(REPOSITORY / "tests" / "test_out_of_memory.py"),
+            str(REPOSITORY / "tests" / "training" / "test_out_of_memory.py"),
             str(tmp_path / "fits.json"),
             FINETUNE,
             *STEPS,
             *options,
         ],
-        env={**os.environ, "LEAP_ROOT": str(workspace), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "LEAP_ROOT": str(workspace),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": PYTHONPATH,
+        },
         capture_output=True,
         text=True,
         timeout=300,

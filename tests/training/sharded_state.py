@@ -1,6 +1,6 @@
 """Optimiser state between FSDP2's shards and one process. `test_checkpointing.py` runs it:
 
-python -m torch.distributed.run --standalone --nproc_per_node 2 tests/sharded_state.py FILE
+python -m torch.distributed.run --standalone --nproc_per_node 2 tests/training/sharded_state.py FILE
 """
 
 import gc

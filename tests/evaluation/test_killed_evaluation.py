@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REPOSITORY
 
 from leap.evaluation.evaluation_progress import Monitor
 
 pytestmark = pytest.mark.slow
-REPOSITORY = Path(__file__).resolve().parent.parent
 COMMAND = [
     sys.executable,
     "scripts/evaluation/run_vlm_evaluation.py",
