@@ -18,10 +18,9 @@ import pytest
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REPOSITORY = Path(__file__).resolve().parent.parent
+PYTHONPATH = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])  # of what a test starts as a process
 # Tests lie in folders that mirror leap/ and share what they make: from every folder the others' modules are imported by
 # name. pytest itself adds only the folder of the file that it reads.
-# What a test starts as a process of its own.
-PYTHONPATH = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
 sys.path.extend(str(folder) for folder in sorted((REPOSITORY / "tests").iterdir()) if folder.is_dir())
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 

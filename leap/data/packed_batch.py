@@ -27,7 +27,7 @@ class PackedLayout:
     longest_sample: int
     largest_image: int
     equal_images: int  # the patches of every image of the run; 0 where they differ
-    blank: bool  # whether a micro-batch without images is given a blank one, see `PackCollator._images`
+    blank: bool  # whether a micro-batch without images is given a blank one, see `PackedCollator._images`
 
     @classmethod
     def of(cls, config: Any, rows: Any, world_size: int) -> "PackedLayout":

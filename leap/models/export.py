@@ -1,4 +1,4 @@
-"""A checkpoint as a model folder of its own: adapter merged, one number format, a model card; on a hub if asked for."""
+"""A checkpoint as a model folder of its own: adapter merged, one dtype, a model card; on a hub if asked for."""
 
 import glob
 import os

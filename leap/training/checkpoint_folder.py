@@ -157,7 +157,7 @@ def _to_bf16(file: Path) -> None:
 
 
 def _describe_bf16(file: Path) -> None:
-    """The number format in a model's settings, its parts' included, and the size in a list of weight files."""
+    """The dtype in a model's settings, its parts' included, and the size in a list of weight files."""
     if not file.is_file():
         return
     settings = _as_bf16(read_object(file))

@@ -115,7 +115,7 @@ def choose(
     batch: Callable[[list[int]], dict[str, Any]],
     state_bytes: float,
     device: torch.device,
-    number: torch.dtype,
+    dtype: torch.dtype,
     earlier: MemoryPlan | None = None,
 ) -> MemoryPlan:
     """What the recipe says, and the rest as memory allows: the first of a few fits whose heaviest micro-batch really
@@ -141,7 +141,7 @@ def choose(
         kept = fit.micro_batches > 1 or torch.distributed.is_initialized()  # DDP has them from the first micro-batch on
         weight = Activations.of(model.config, fit.checkpointing).of_samples(plan.cost)
         micro_batch = batch(replace(plan, micro_batches=fit.micro_batches).heaviest(weight)[0])
-        return _everywhere(_runs(model, micro_batch, state_bytes, number, kept), device)
+        return _everywhere(_runs(model, micro_batch, state_bytes, dtype, kept), device)
 
     model.train()  # a loaded model is not, and computes nothing twice then
     return first_that_runs(fits, runs)
@@ -270,7 +270,7 @@ def _least(here: float, device: torch.device) -> float:
     return agreed.item()
 
 
-def _runs(model: Any, micro_batch: dict[str, Any], state_bytes: float, number: torch.dtype, kept: bool) -> bool:
+def _runs(model: Any, micro_batch: dict[str, Any], state_bytes: float, dtype: torch.dtype, kept: bool) -> bool:
     """Whether a micro-batch goes through the model and back; with `kept`, beside the gradients of micro-batches before
     it.
 
@@ -280,7 +280,7 @@ def _runs(model: Any, micro_batch: dict[str, Any], state_bytes: float, number: t
     try:
         if kept:
             _make_gradients(model)
-        _forward_and_back(model, micro_batch, state_bytes, number)
+        _forward_and_back(model, micro_batch, state_bytes, dtype)
     except torch.OutOfMemoryError:
         found = False
     # Not within `except`: the error holds on to all that was computed.
@@ -296,9 +296,9 @@ def _make_gradients(model: Any) -> None:
             weight.grad = torch.zeros_like(weight)
 
 
-def _forward_and_back(model: Any, micro_batch: dict[str, Any], state_bytes: float, number: torch.dtype) -> None:
+def _forward_and_back(model: Any, micro_batch: dict[str, Any], state_bytes: float, dtype: torch.dtype) -> None:
     held = torch.empty(int(state_bytes), dtype=torch.uint8, device=model.device)  # the optimiser's place
-    with torch.autocast(model.device.type, number, enabled=number != torch.float32):
+    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
         loss = model(**micro_batch)
     loss.backward()
     del held

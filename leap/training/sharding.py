@@ -37,17 +37,17 @@ def check_sharding(recipe: Recipe, family: str) -> None:
         raise LeapError(f"fsdp is for Qwen3-VL only, and this is a {family} model: leave fsdp out")
 
 
-def shard(model: Any, device: torch.device, number: torch.dtype) -> Any:
+def shard(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Divide a Qwen3-VL over all ranks, in place; the rest of it goes to `device`. All processes call it.
 
-    Weights stay as they are and are put together in `number` (bfloat16: half the traffic); gradients are summed in
+    Weights stay as they are and are put together in `dtype` (bfloat16: half the traffic); gradients are summed in
     float32. What lies outside of layers and blocks is put together for the whole step: embeddings and head are one.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mixed = MixedPrecisionPolicy(
-        param_dtype=None if number == torch.float32 else number,
+        param_dtype=None if dtype == torch.float32 else dtype,
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,  # autocast decides, as without FSDP
     )

@@ -20,25 +20,25 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():  # others cannot have handlers
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._before = {signum: signal.signal(signum, self._handle) for signum in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
-    def _handle(self, number: int, frame: Any) -> None:
+    def _handle(self, signum: int, frame: Any) -> None:
         if os.getpid() != self._rank:  # a forked data loader's worker: a Ctrl-C reaches it too
             return
         now = time.monotonic()
-        if self.received and number == signal.SIGINT and now - self._at > _SAME:
+        if self.received and signum == signal.SIGINT and now - self._at > _SAME:
             raise KeyboardInterrupt
         if not self.received:
-            self.received, self._at = number, now
+            self.received, self._at = signum, now
             if self._main:
-                print(f"{signal.Signals(number).name}: ends after this step with a checkpoint", file=sys.stderr)
+                print(f"{signal.Signals(signum).name}: ends after this step with a checkpoint", file=sys.stderr)
 
 
-def stop_message(number: int, step: int) -> str:
-    name = signal.Signals(number).name
+def stop_message(signum: int, step: int) -> str:
+    name = signal.Signals(signum).name
     return f"stopped by {name} after step {step}, which is saved; run the same command to go on"

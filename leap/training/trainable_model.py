@@ -1,4 +1,4 @@
-"""The model that a recipe trains: loaded in the right number format, its parts frozen or adapted."""
+"""The model that a recipe trains: loaded in the right dtype, its parts frozen or adapted."""
 
 import os
 from collections import Counter
@@ -24,8 +24,8 @@ def load_trainable(recipe: Recipe, folder: Path) -> Any:
     packed = why_padded(recipe, str(read_config(folder).get("model_type"))) is None
     attention = "sdpa" if packed else recipe.attn_implementation
     if recipe.finetuning == "full":
-        number = "bfloat16" if recipe.optim == STOCHASTIC else "float32"
-        model = load_model(folder, number, attention=attention)
+        dtype = "bfloat16" if recipe.optim == STOCHASTIC else "float32"
+        model = load_model(folder, dtype, attention=attention)
         freeze(model, recipe.frozen)
         return model
     # The weights beside the adapters get no updates that could round away, so bf16 is enough where bf16 is wanted.

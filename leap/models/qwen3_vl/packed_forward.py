@@ -40,7 +40,7 @@ def install(model: Any, encoder: Any, compiled: bool, cross_entropy: Callable[[T
     model.leap_loss = torch.compile(summed_loss, dynamic=True) if compiled else summed_loss
     model.forward = MethodType(_forward, model)
     if compiled:
-        # With and without gradients, two number formats, adapters: more variants of a layer than PyTorch expects.
+        # With and without gradients, two dtypes, adapters: more variants of a layer than PyTorch expects.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
         for part in (*model.model.visual.blocks, *text.layers):
             part.compile()
@@ -49,16 +49,16 @@ def install(model: Any, encoder: Any, compiled: bool, cross_entropy: Callable[[T
 def _forward(
     self: Any, *, pixels: Tensor | None, input_ids: Tensor, position_ids: Tensor, **micro_batch: Any
 ) -> Tensor:
-    """The loss summed over a micro-batch's label tokens (see `PackCollator` for what a micro-batch holds)."""
+    """The loss summed over a micro-batch's label tokens (see `PackedCollator` for what a micro-batch holds)."""
     text = self.model.language_model
-    number = (
+    dtype = (
         torch.get_autocast_dtype(input_ids.device.type) if torch.is_autocast_enabled(input_ids.device.type) else None
     )
     hidden = text.embed_tokens(input_ids)[None]
-    hidden = hidden.to(number) if number else hidden  # else the whole residual stream would be fp32
+    hidden = hidden.to(dtype) if dtype else hidden  # else the whole residual stream would be fp32
     deep: list[Tensor] = []
     if pixels is not None:
-        features, deep = _vision(self, pixels, micro_batch, number)
+        features, deep = _vision(self, pixels, micro_batch, dtype)
         hidden = _put(hidden, micro_batch["pixels_index"], features, torch.Tensor.index_copy)
     segments = _segments(hidden, micro_batch["ends"], micro_batch["lengths"], micro_batch["longest"])
     positions = text.rotary_emb(hidden, position_ids[:, None])
@@ -79,14 +79,14 @@ def _put(hidden: Tensor, index: Tensor, features: Tensor, how: Any) -> Tensor:
 
 
 def _vision(
-    self: Any, pixels: Tensor, micro_batch: dict[str, Any], number: torch.dtype | None
+    self: Any, pixels: Tensor, micro_batch: dict[str, Any], dtype: torch.dtype | None
 ) -> tuple[Tensor, list[Tensor]]:
     """(features [image tokens, width], those for the first layers of the decoder)."""
     tower = self.model.visual
     hidden = _embed_patches(tower, ((pixels - self.leap_mean) / self.leap_std).flatten(1))
     place = tower.pos_embed(micro_batch["interpolation_index"]) * micro_batch["interpolation_weight"][:, :, None]
     hidden = hidden + place.sum(1).to(hidden.dtype)
-    hidden = hidden.to(number) if number else hidden
+    hidden = hidden.to(dtype) if dtype else hidden
     positions = tower.rotary_pos_emb(hidden, micro_batch["patch_positions"])
     segments = _segments(
         hidden,

@@ -27,7 +27,7 @@ class Segments(NamedTuple):
 
 
 def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether variable-length flash attention runs there in that number format."""
+    """Whether variable-length flash attention runs there in that dtype."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     return torch.cuda.get_device_capability(device)[0] >= 8
