@@ -153,12 +153,12 @@ def _overlap(expected: Counter[Any], model: Counter[Any]) -> int:
 
 def _recall(expected: Counter[Any], model: Counter[Any]) -> float:
     total = expected.total()
-    # Divided first: (m / n) * 100 and 100 * m / n differ in the last bit. An expert that names nothing has the integer.
+    # Divided first: (m / n) * 100 and 100 * m / n differ in the last bit. A reference that names nothing has the integer.
     return (_overlap(expected, model) / total) * 100 if total else 0
 
 
 def _exact_match(reference: Any, prediction: Any, dependency: Any) -> float:
-    """Percentage of the reference's subtasks that the model has in the same layer of the graph, after the same subtasks.
+    """Percentage of the reference's subtasks that the model has in the same layer of the graph, after the same ones.
     Raises ZeroDivisionError for a reference without any subtask, ValueError for a graph that has no layers."""
     expected, model = _layers(reference, dependency), _layers(prediction, dependency)
     matched = 0
