@@ -13,7 +13,7 @@ Finish = Literal["stop", "length", "refused", "filtered"]
 
 
 class OperationSequence(BaseModel):
-    """`output/operation_sequence.json`: the expert's plan. Its skills are kept as they stand: scoring judges them."""
+    """`output/operation_sequence.json`: the reference plan. Its skills are kept as they stand: scoring judges them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -33,7 +33,7 @@ class BenchmarkExample:
 
     @property
     def skill_sequence(self) -> list[Any]:
-        """The expert's plan."""
+        """The reference plan."""
         return self.reference["skill_sequence"]
 
     @property

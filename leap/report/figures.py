@@ -119,7 +119,7 @@ def total_scores(evaluation: Evaluation) -> Figure:
 
 def metrics(evaluation: Evaluation) -> Figure:
     """The four official metrics beside one another."""
-    title = "Official metrics by dimension (percent of the expert's plan)"
+    title = "Official metrics by dimension (percent of the reference plan)"
     tables = {name: evaluation.means(score) for name, score in _METRICS.items()}
     if evaluation.many:
         return _heat_maps(evaluation, title, tables)

@@ -1,4 +1,4 @@
-"""Scores of one predicted plan against the expert's: VLABench's official five, and LEAP's own beside them.
+"""Scores of one predicted plan against the reference: VLABench's official five, and LEAP's own beside them.
 
 The official rules are those of OpenMOSS/VLABench 47b04bf, evaluation/utils.py, and the results are equal to its to the
 last bit, on odd input too. Ids compare there as Python compares them: 3 == 3.0 and 1 == True, but "3" != 3.
@@ -53,7 +53,7 @@ def dependency_of(task: str) -> str:
 def official_scores(reference: Any, prediction: Any, dependency: Any) -> dict[str, float]:
     """VLABench's five scores under upstream's names; five zeros where upstream's code raises.
 
-    `reference` is the expert's skill sequence, `prediction` the model's (any JSON value), `dependency` "Sequential",
+    `reference` is the right skill sequence, `prediction` the model's (any JSON value), `dependency` "Sequential",
     "Seq-independent" or {node: [nodes that depend on it]} with nodes counted from 1. `total_score` is 0.4 skill +
     0.4 entity, so a perfect plan has 80: upstream declares weights for the other two but does not add them.
     Source: OpenMOSS/VLABench 47b04bf, evaluation/utils.py.
@@ -70,7 +70,7 @@ def plan_scores(reference: Any, prediction: Any, dependency: Any) -> dict[str, f
       at most 100. Like the official five it is a recall: steps added to a correct plan do not lower it.
     - *_precision and *_f1 of skills, entities and skill-with-entity: overlap in percent of what the model says, and
       of the mean of both. Invented steps lower them (those of entities, when the steps name any); 0 for 0 of 0.
-    - length_ratio: the model's number of skills divided by the expert's, a plain ratio.
+    - length_ratio: the model's number of skills divided by the reference's, a plain ratio.
     """
     official = _scores_unless_malformed(reference, prediction, dependency)
     if official is None:
@@ -101,7 +101,7 @@ def _scores_unless_malformed(reference: Any, prediction: Any, dependency: Any) -
         return _scores(reference, prediction, dependency)
     except Exception:  # noqa: BLE001
         # The benchmark's own rule, not a convenience: its evaluator takes whatever exception the scorer raises (a skill
-        # without params, an id that cannot be hashed, an expert without a subtask, ...) as five zeros. A prediction is
+        # without params, an id that cannot be hashed, a reference without a subtask, ...) as five zeros. A prediction is
         # any JSON value, and naming the exceptions would be a second, diverging, statement of that rule.
         return None
 
@@ -153,7 +153,7 @@ def _overlap(expected: Counter[Any], model: Counter[Any]) -> int:
 
 def _recall(expected: Counter[Any], model: Counter[Any]) -> float:
     total = expected.total()
-    # Divided first: (m / n) * 100 and 100 * m / n differ in the last bit. A reference that names nothing has the integer.
+    # Divided first: (m / n) * 100 and 100 * m / n differ in the last bit. A reference without names has the integer.
     return (_overlap(expected, model) / total) * 100 if total else 0
 
 

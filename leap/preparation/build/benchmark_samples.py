@@ -1,4 +1,4 @@
-"""Training samples in the benchmark's form: its request, and the expert's plan in a fence."""
+"""Training samples in the benchmark's form: its request, and the reference plan in a fence."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
