@@ -101,7 +101,7 @@ def _scores_unless_malformed(reference: Any, prediction: Any, dependency: Any) -
         return _scores(reference, prediction, dependency)
     except Exception:  # noqa: BLE001
         # The benchmark's own rule, not a convenience: its evaluator takes whatever exception the scorer raises (a skill
-        # without params, an id that cannot be hashed, a reference without a subtask, ...) as five zeros. A prediction is
+        # without params, an id that cannot be hashed, a reference without subtasks, ...) as five zeros. A prediction is
         # any JSON value, and naming the exceptions would be a second, diverging, statement of that rule.
         return None
 
