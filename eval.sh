@@ -2,7 +2,7 @@
 # Evaluate a well-known model on all six dimensions; what follows the key goes to run_vlm_evaluation.py.
 #   bash eval.sh qwen3_2b
 #   bash eval.sh qwen2.5_3b --dimension "M&T" Complex
-#   bash eval.sh qwen3_2b_1shot --dry-run       prints the command and stops
+#   bash eval.sh qwen3_2b_1shot --dry_run       prints the command and stops
 #   bash eval.sh monitor --once
 # The models lie in models/ of the workspace (LEAP_ROOT, or else this repository).
 set -euo pipefail
@@ -11,7 +11,7 @@ repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
     cat <<'TEXT'
-usage: bash eval.sh KEY [--dry-run] [options of run_vlm_evaluation.py]
+usage: bash eval.sh KEY [--dry_run] [options of run_vlm_evaluation.py]
 
   qwen3_2b        Qwen/Qwen3-VL-2B-Instruct, the baseline
   qwen3_2b_0shot  the same: no solved example in a request
@@ -33,8 +33,8 @@ script=scripts/evaluation/run_vlm_evaluation.py
 options=()
 case "$key" in
     qwen3_2b) model=Qwen/Qwen3-VL-2B-Instruct ;;
-    qwen3_2b_0shot) model=Qwen/Qwen3-VL-2B-Instruct options=(--few-shot-num 0) ;;
-    qwen3_2b_1shot) model=Qwen/Qwen3-VL-2B-Instruct options=(--few-shot-num 1) ;;
+    qwen3_2b_0shot) model=Qwen/Qwen3-VL-2B-Instruct options=(--few_shot_num 0) ;;
+    qwen3_2b_1shot) model=Qwen/Qwen3-VL-2B-Instruct options=(--few_shot_num 1) ;;
     qwen3_2b_batch) model=Qwen/Qwen3-VL-2B-Instruct options=(--batch_mode) ;;
     qwen3_4b) model=Qwen/Qwen3-VL-4B-Instruct ;;
     qwen2.5_3b) model=Qwen/Qwen2.5-VL-3B-Instruct ;;
@@ -66,7 +66,7 @@ if [ -n "$model" ]; then
     [ "$key" = qwen3_2b_batch ] || options+=(--checkpoint "models/${model##*/}")
     options+=(--dimension all)
 fi
-if [ "${1:-}" = --dry-run ]; then
+if [[ "${1:-}" = --dry[-_]run ]]; then
     shift
     printf '%q ' python "$repository/$script" "${options[@]}" "$@"
     echo

@@ -34,7 +34,7 @@ evaluate() {
 stage "evaluate the baseline" evaluate --dimension baseline
 stage "evaluate the checkpoint" evaluate --checkpoint "output/${checkpoint##*/}" --dimension all
 stage "image control: the same checkpoint with other scenes' images" \
-    evaluate --checkpoint "output/${checkpoint##*/}" --dimension all --image-control swapped
+    evaluate --checkpoint "output/${checkpoint##*/}" --dimension all --image_control swapped
 stage "draw" python scripts/evaluation/draw_evaluation_results.py
 stage "blind review: plans of both models" python scripts/evaluation/run_vlm_output.py \
     --baseline_model models/leap-demo --max_checkpoints 1 --max_new_tokens 64 --temperature 0

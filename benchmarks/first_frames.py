@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=gigabytes, default=2.0, help="of an archive (default %(default)s)")
     parser.add_argument("--archives", type=count, default=1, help="how many (default %(default)s)")
     parser.add_argument(
-        "--num-workers", type=some_workers, default=1, help="processes of both sides (default %(default)s)"
+        "--num_workers", type=some_workers, default=1, help="processes of both sides (default %(default)s)"
     )
     parser.add_argument("--rounds", type=count, default=5, help="timed rounds (default %(default)s)")
     parser.add_argument("--workdir", type=Path, default=Path("/tmp/leap-frames"), help="what is made lies here")

@@ -3,7 +3,7 @@
     python benchmarks/image_check.py --rows 150000
 
 The rows and images of data_loading.py, but each image is a file of its own (320x240 JPEG, 3,000 contents). Every
-figure is the time of the whole command, start of Python included: with --no-decode, for the first time, and again. The
+figure is the time of the whole command, start of Python included: with --no_decode, for the first time, and again. The
 figure is the median of the later ones. CPU time (of all processes) stands beside the wall-clock times, since other work
 on the machine lengthens these only. The files may be in the disk's cache. Writes image_check-<device>.json.
 """
@@ -40,7 +40,7 @@ def main() -> None:
 
     where = origin()  # before a result is written, which would make the checkout differ from its commit
     root = make_workspace(arguments.workdir, arguments.rows)
-    there = [check(root, arguments.rows, 0, "--no-decode") for _ in range(arguments.again)]
+    there = [check(root, arguments.rows, 0, "--no_decode") for _ in range(arguments.again)]
     first = check(root, arguments.rows, arguments.rows)
     later = [check(root, arguments.rows, 0) for _ in range(arguments.again)]
     result = {"benchmark": "image_check", **where, **figures(arguments.rows, there, first, later)}

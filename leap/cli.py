@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from leap.environment import check_environment
@@ -21,14 +21,30 @@ DONE, FAILED, WRONG_USAGE = 0, 1, 2
 MOST_IMAGE_TOKENS = 16_384  # of an image: Qwen3-VL's processors take no more
 LARGEST_COUNT = 2**31 - 1  # what arrays, libraries and servers take as a count
 MOST_WORKERS = 1024
+_FLAG = re.compile(r"--[A-Za-z][\w-]*")
 _LONGEST = 1e8  # seconds, three years: what the system's clocks and sleeps take
 
 
 class Parser(argparse.ArgumentParser):
-    """A script's parser: its docstring as the description, every default in --help, and refusals in one line."""
+    """A script's parser: its docstring as the description, every default in --help, and refusals in one line.
 
-    def __init__(self, description: str | None) -> None:
-        super().__init__(description=description, formatter_class=_Help)
+    Flags are declared, and shown, with underscores, since a recipe's keys are flags too; --max-steps is --max_steps.
+    """
+
+    def __init__(self, description: str | None, add_help: bool = True) -> None:
+        super().__init__(description=description, formatter_class=_Help, add_help=add_help)
+
+    def parse_known_args(  # type: ignore[override]  # one signature for typeshed's two overloads
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._declared(word) for word in given], namespace)
+
+    def _declared(self, word: str) -> str:
+        """One of this parser's flags, or the beginning of one, as it is declared; any other word as it is."""
+        flag = with_underscores(word)
+        name = flag.partition("=")[0]
+        return flag if any(one.startswith(name) for one in self._option_string_actions) else word
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         """What a flag's type refuses as LEAP does everywhere is refused under the flag's name."""
@@ -48,6 +64,12 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         if takes_no_value or action.required or "default" in text:
             return text
         return f"{text} (default: {'%(default)s' if action.default not in (None, [], ()) else 'none'})"
+
+
+def with_underscores(word: str) -> str:
+    """A word of a command line with its hyphens as underscores where it is a flag; not what stands behind a "="."""
+    flag, equals, value = word.partition("=")
+    return f"--{flag[2:].replace('-', '_')}{equals}{value}" if _FLAG.fullmatch(flag) else word
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -200,6 +222,6 @@ def device(text: str) -> str:
 
 def refuse_reversed(arguments: argparse.Namespace, low: str, high: str) -> None:
     """Raise UsageError where the first of two flags that bound a number is above the second."""
-    least, most = (getattr(arguments, flag.replace("-", "_")) for flag in (low, high))
+    least, most = (getattr(arguments, flag) for flag in (low, high))
     if least is not None and most is not None and least > most:
         raise UsageError(f"--{low} {least} is above --{high} {most}")

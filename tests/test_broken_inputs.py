@@ -55,7 +55,7 @@ def with_video(line: str) -> str:
 )
 def test_a_broken_training_row(root: Path, edit: Callable[[str], str], words: str) -> None:
     edit_row(root, edit)
-    done = run_script(FINETUNE, *TINY, "--dry-run", root=root)
+    done = run_script(FINETUNE, *TINY, "--dry_run", root=root)
     assert done.returncode == 1
     assert words in one_line(done.stderr)
     assert "train_demo.jsonl:2" in one_line(done.stderr)
@@ -176,7 +176,7 @@ def test_an_instruction_that_cannot_be_read(root: Path, content: bytes) -> None:
 def test_a_byte_order_mark_is_read_over(root: Path) -> None:
     path = root / "data" / "train_demo.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert run_script(FINETUNE, *TINY, "--dry-run", root=root).returncode == 0
+    assert run_script(FINETUNE, *TINY, "--dry_run", root=root).returncode == 0
 
 
 @pytest.mark.parametrize("size", [(1000, 2), (2, 1000)])
@@ -191,7 +191,7 @@ def test_an_image_too_narrow_for_the_model(root: Path, size: tuple[int, int]) ->
     assert "1 inference errors" in done.stdout
 
 
-@pytest.mark.parametrize("option", ["--training-samples", "--size", "--examples-per-task", "--tasks-per-dimension"])
+@pytest.mark.parametrize("option", ["--training_samples", "--size", "--examples_per_task", "--tasks_per_dimension"])
 def test_a_demo_of_nothing_is_wrong_usage(tmp_path: Path, option: str) -> None:
     done = run_script("scripts/utils/make_demo_workspace.py", "--root", str(tmp_path / "d"), option, "0")
     assert done.returncode == 2

@@ -38,6 +38,34 @@ def parser_of(script: str) -> cli.Parser:
     return seen.value.args[0]
 
 
+# --- spellings
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, *BENCHMARKS])
+def test_every_flag_is_declared_with_underscores_and_taken_with_hyphens(script: str) -> None:
+    parser = parser_of(script)
+    declared = parser._option_string_actions
+    assert [flag for flag in declared if "-" in flag.lstrip("-")] == []
+    for flag, action in declared.items():
+        words = ["--" + flag[2:].replace("_", "-")] if flag.startswith("--") else [flag]
+        assert [parser._declared(word) for word in words] == [flag], action
+    shown = set(re.findall(r"(?<![\w-])--[a-z]+-[a-z-]+", parser.format_help()))
+    assert shown <= {"--max-num-seqs", "--local-dir"}, shown  # vLLM's own, and hf download's
+
+
+def test_hyphens_and_underscores_mean_the_same_and_values_stay_as_they_are() -> None:
+    parser = cli.Parser(None)
+    parser.add_argument("--max_steps", type=cli.count)
+    parser.add_argument("--vllm_args")
+    parser.add_argument("--names", nargs="*")
+    for flag in ("--max_steps", "--max-steps", "--max-st"):
+        assert parser.parse_args([flag, "7"]).max_steps == parser.parse_args([f"{flag}=7"]).max_steps == 7
+    assert parser.parse_args(["--vllm-args=--max-num-seqs=64"]).vllm_args == "--max-num-seqs=64"
+    assert parser.parse_args(["--vllm-args", "--max-num-seqs 64"]).vllm_args == "--max-num-seqs 64"
+    assert parser.parse_args(["--names", "a-b", "-1"]).names == ["a-b", "-1"]
+    assert parser.parse_known_args(["--other-flag", "--max-steps", "7"])[1] == ["--other-flag"]
+
+
 # --- numbers
 
 
@@ -119,13 +147,13 @@ REFUSED = [
     (f"{E}/run_vlm_evaluation.py --image_tokens_min 1000000000", "--image_tokens_min: '1000000000': a whole number"),
     (f"{E}/run_vlm_evaluation.py --image_tokens_min 900 --image_tokens_max 300", "--image_tokens_min 900 is above"),
     (f"{E}/run_vlm_evaluation.py --max_new_tokens 0", "--max_new_tokens: '0': a whole number from 1"),
-    (f"{E}/run_vlm_evaluation.py --few-shot-seed 3", "do nothing without --few-shot-num"),
+    (f"{E}/run_vlm_evaluation.py --few_shot_seed 3", "do nothing without --few_shot_num"),
     (f"{E}/run_vlm_evaluation.py --engine openai --timeout inf", "--timeout: 'inf': a number of seconds"),
     (f"{E}/run_vlm_evaluation.py --engine openai --input_price -3", "--input_price: '-3': an amount in USD"),
     (f"{E}/plan_one.py --image a --instruction b --max_new_tokens 0", "--max_new_tokens: '0'"),
     (f"{E}/plan_one.py --image a --instruction b --image_tokens_min 9 --image_tokens_max 4", "is above"),
-    (f"{E}/analyze_output_results.py --max-cost nan", "--max-cost: 'nan': an amount in USD"),
-    (f"{E}/analyze_output_results.py --only-models ,", "--only-models: ',': it names nothing"),
+    (f"{E}/analyze_output_results.py --max_cost nan", "--max_cost: 'nan': an amount in USD"),
+    (f"{E}/analyze_output_results.py --only_models ,", "--only_models: ',': it names nothing"),
     (f"{E}/analyze_output_results.py --image_tokens_min 9 --image_tokens_max 4", "--image_tokens_min 9 is above"),
     (f"{E}/analyze_output_results.py --judge a@http://h/v1,input=nan,output=1", "an amount in USD from 0"),
     (f"{E}/compare_models.py a a", "a is to be compared with itself"),
@@ -134,15 +162,15 @@ REFUSED = [
     ("scripts/utils/monitor_evaluation.py --interval 1e300", "--interval: '1e300'"),
     ("scripts/utils/monitor_evaluation.py --once --interval 3", "--interval does nothing with it"),
     ("scripts/utils/make_demo_workspace.py --seed -1", "--seed: '-1'"),
-    ("scripts/utils/make_demo_workspace.py --training-samples 0", "--training-samples: '0'"),
-    ("scripts/utils/prepare_love_agibot.py --num-workers 1000000", "--num-workers: '1000000'"),
+    ("scripts/utils/make_demo_workspace.py --training_samples 0", "--training_samples: '0'"),
+    ("scripts/utils/prepare_love_agibot.py --num_workers 1000000", "--num_workers: '1000000'"),
     ("scripts/utils/verify_dataset.py --restore a --quarantine", "give one of them"),
     ("scripts/utils/check_and_clean_images.py --restore a --delete", "give one of them"),
-    ("scripts/download/download_model.py --initial-sleep 9 --max-sleep 3", "--initial-sleep 9.0 is above"),
-    ("scripts/download/download_model.py --max-sleep nan", "--max-sleep: 'nan'"),
+    ("scripts/download/download_model.py --initial_sleep 9 --max_sleep 3", "--initial_sleep 9.0 is above"),
+    ("scripts/download/download_model.py --max_sleep nan", "--max_sleep: 'nan'"),
     ("scripts/ablation/run-ablation-experiments.py --presets ,", "--presets: ',': it names nothing"),
     ("scripts/ablation/run-ablation-experiments.py --steps 0", "--steps: '0'"),
-    ("scripts/ablation/run-ablation-experiments.py --dry-run --report-only", "give one of them"),
+    ("scripts/ablation/run-ablation-experiments.py --dry_run --report_only", "give one of them"),
 ]  # fmt: skip
 
 
@@ -182,13 +210,13 @@ WRONG = [
     f"{E}/run_vlm_evaluation.py --model_name ../x",
     f"{E}/run_vlm_evaluation.py --device nonsense",
     f"{E}/run_vlm_evaluation.py --checkpoint nowhere",
-    f"{E}/run_vlm_evaluation.py --batch_mode --checkpoints_dir nowhere --skip-baseline",
+    f"{E}/run_vlm_evaluation.py --batch_mode --checkpoints_dir nowhere --skip_baseline",
     f"{E}/run_vlm_evaluation.py --engine openai --workers 3",
     f"{E}/run_vlm_evaluation.py --engine openai --base_url nonsense",
     f"{E}/run_vlm_output.py --data_file nowhere",
     f"{E}/run_vlm_output.py --data_file {__file__} --baseline_model nowhere",
     f"{E}/run_parallel_evaluation.py --gpus 0,0",
-    f"{E}/run_parallel_evaluation.py --dry-run -- --checkpoint x",
+    f"{E}/run_parallel_evaluation.py --dry_run -- --checkpoint x",
     f"{E}/analyze_output_results.py --judge x,nonsense=3",
     f"{E}/analyze_output_results.py --judge rubric --pairwise",
     f"{E}/compare_models.py a b --score nonsense",
@@ -208,7 +236,7 @@ WRONG = [
     "scripts/ablation/run-ablation-experiments.py -- --model_name x",
     "scripts/download/download_vlabench_with_retry.py --dimensions nonsense",
     "scripts/download/download_leap_data.py --tasks 3",
-    "scripts/utils/check_and_clean_images.py --data-dir nowhere",
+    "scripts/utils/check_and_clean_images.py --data_dir nowhere",
     "scripts/utils/make_demo_workspace.py --size 0",
     "scripts/utils/monitor_evaluation.py --once --interval 3",
 ]

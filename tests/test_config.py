@@ -53,7 +53,7 @@ def test_an_environment_of_nonsense_is_wrong_usage(
 ) -> None:
     monkeypatch.setenv(name, value)
     for script in ("training/run-finetuning.py", "download/download_model.py"):
-        done = run_script(f"scripts/{script}", "--dry-run", root=None if name == "LEAP_ROOT" else tmp_path)
+        done = run_script(f"scripts/{script}", "--dry_run", root=None if name == "LEAP_ROOT" else tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"error: {name}={value}")
         assert len(done.stderr.splitlines()) == 1

@@ -28,19 +28,19 @@ COMMANDS = {
     "scripts/training/run-finetuning.py": ["--recipe demo", f"--recipe full {OURS} --output_dir output/new"],
     "scripts/ablation/run-lora-finetuning.py": [f"--recipe demo {SMALL}", f"--lora_preset light {OURS}"],
     "scripts/ablation/run-ablation-experiments.py": [
-        f"--presets light,full --include-full-finetuning {OURS} --gpus none",
+        f"--presets light,full --include_full_finetuning {OURS} --gpus none",
         f"--demo --seeds 2 {SMALL} --gpus none",
         f"--demo --model_name_or_path models/leap-demo {SMALL} --gpus none",
     ],
     "scripts/evaluation/run_parallel_evaluation.py": ["--baseline_model models/leap-demo --gpus none"],
     "scripts/utils/prepare_love_agibot.py": [""],
     "scripts/utils/unpack_images.py": [""],
-    "scripts/utils/check_and_clean_images.py": ["", "--no-decode --data-dir data"],
+    "scripts/utils/check_and_clean_images.py": ["", "--no_decode --data_dir data"],
 }
 DOWNLOADS = {
     "scripts/download/download_model.py": "Qwen/Qwen3-VL-2B-Instruct",
     "scripts/download/download_vlabench_with_retry.py": "--dimensions mt",
-    "scripts/download/download_leap_data.py": "--data --checkpoints 400 --love-agibot --tasks all",
+    "scripts/download/download_leap_data.py": "--data --checkpoints 400 --love_agibot --tasks all",
 }
 
 
@@ -63,14 +63,14 @@ def everything(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_every_script_with_a_dry_run_is_tried_here() -> None:
-    with_it = {script for script in SCRIPTS if "--dry-run" in parser_of(script)._option_string_actions}
+    with_it = {script for script in SCRIPTS if "--dry_run" in parser_of(script)._option_string_actions}
     assert with_it == {*COMMANDS, *DOWNLOADS}
 
 
 @pytest.mark.parametrize(("script", "line"), [(script, line) for script, lines in COMMANDS.items() for line in lines])
 def test_a_dry_run_writes_nothing(root: Path, script: str, line: str) -> None:
     before = everything(root.parent)
-    done = run_script(script, "--dry-run", *line.split(), root=root, folder=root)
+    done = run_script(script, "--dry_run", *line.split(), root=root, folder=root)
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert everything(root.parent) == before
@@ -90,13 +90,13 @@ def test_a_download_that_is_only_tried_writes_nothing(
     with HubServer([Stored(name, kind, {path: b"x"}) for (kind, name), path in content.items()]) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         before = everything(tmp_path)
-        done = run_script(script, "--dry-run", *line.split(), root=tmp_path, folder=tmp_path)
+        done = run_script(script, "--dry_run", *line.split(), root=tmp_path, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert everything(tmp_path) == before
 
 
 def test_a_demo_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    words = "--demo --dry-run --presets light --gpus none".split()
+    words = "--demo --dry_run --presets light --gpus none".split()
     done = run_script("scripts/ablation/run-ablation-experiments.py", *words, root=tmp_path, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "to be made" in done.stdout
@@ -119,7 +119,7 @@ def test_what_an_earlier_check_found_is_read_and_left_as_it_is(root: Path) -> No
 def test_a_dry_run_names_no_report_that_is_not_written(root: Path) -> None:
     rows = root / "data" / "train_demo.jsonl"
     rows.write_text(rows.read_text() + "no sample\n")
-    done = run_script("scripts/training/run-finetuning.py", "--recipe", "demo", "--dry-run", root=root)
+    done = run_script("scripts/training/run-finetuning.py", "--recipe", "demo", "--dry_run", root=root)
     assert done.returncode == 1
     assert "train_demo.jsonl:25: " in done.stderr
     assert "listed in" not in done.stderr
@@ -128,7 +128,7 @@ def test_a_dry_run_names_no_report_that_is_not_written(root: Path) -> None:
 def test_eval_sh_only_prints_its_command(root: Path) -> None:
     (root / "models" / "Qwen3-VL-2B-Instruct").mkdir()
     before = everything(root)
-    command = ["bash", str(REPOSITORY / "eval.sh"), "qwen3_2b", "--dry-run"]
+    command = ["bash", str(REPOSITORY / "eval.sh"), "qwen3_2b", "--dry_run"]
     subprocess.run(command, cwd=root, env={"LEAP_ROOT": str(root), "PATH": "/usr/bin:/bin"}, check=True)
     assert everything(root) == before
 
@@ -136,10 +136,10 @@ def test_eval_sh_only_prints_its_command(root: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "line"),
     [
-        ("scripts/training/run-finetuning.py", "--recipe demo --dry-run --output_dir models/leap-demo/config.json/new"),
-        ("scripts/ablation/run-lora-finetuning.py", f"--dry-run {OURS} --output_dir models/leap-demo/config.json"),
-        ("scripts/utils/prepare_love_agibot.py", "--dry-run --output data/train_demo.jsonl/images"),
-        ("scripts/utils/unpack_images.py", "--dry-run --output data/train_demo.jsonl/images"),
+        ("scripts/training/run-finetuning.py", "--recipe demo --dry_run --output_dir models/leap-demo/config.json/new"),
+        ("scripts/ablation/run-lora-finetuning.py", f"--dry_run {OURS} --output_dir models/leap-demo/config.json"),
+        ("scripts/utils/prepare_love_agibot.py", "--dry_run --output data/train_demo.jsonl/images"),
+        ("scripts/utils/unpack_images.py", "--dry_run --output data/train_demo.jsonl/images"),
         ("scripts/evaluation/run_vlm_evaluation.py", "--output_dir data/train_demo.jsonl/results"),
         ("scripts/evaluation/run_vlm_output.py", "--save_dir data/train_demo.jsonl"),
         ("scripts/training/export_model.py", "--checkpoint models/leap-demo --output data/train_demo.jsonl/a"),

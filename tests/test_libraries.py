@@ -141,7 +141,7 @@ def test_flash_attention_of_packed_rows_needs_no_package(workspace: Path) -> Non
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="flash-attn may be there")
 def test_flash_attention_of_padded_rows_is_refused_without_its_package(workspace: Path) -> None:
-    options = "--recipe demo --attn_implementation flash_attention_2 --packing false --dry-run".split()
+    options = "--recipe demo --attn_implementation flash_attention_2 --packing false --dry_run".split()
     done = run_script(FINETUNE, *options, root=workspace)
     assert done.returncode == 1
     assert "flash_attention_2 with padded rows (packing=false) needs a GPU and the flash-attn package" in done.stderr
@@ -152,7 +152,7 @@ def test_flash_attention_of_padded_rows_is_refused_without_its_package(workspace
     [("--attn_implementation eager", "attn_implementation=eager"), ("--packing false", "packing=false")],
 )
 def test_a_plan_says_that_padded_rows_are_slower(workspace: Path, flags: str, reason: str) -> None:
-    done = run_script(FINETUNE, "--recipe", "demo", "--dry-run", *flags.split(), root=workspace)
+    done = run_script(FINETUNE, "--recipe", "demo", "--dry_run", *flags.split(), root=workspace)
     assert f"packing     none ({reason}): samples are padded, which is slower" in done.stdout
-    plain = run_script(FINETUNE, "--recipe", "demo", "--dry-run", root=workspace)
+    plain = run_script(FINETUNE, "--recipe", "demo", "--dry_run", root=workspace)
     assert "packing " not in plain.stdout

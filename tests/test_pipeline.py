@@ -113,7 +113,7 @@ def test_evaluation_and_drawing(workspace: Path, runs: tuple[Path, Path]) -> Non
     assert baseline.returncode == 0, baseline.stderr
     options = ["--checkpoint", "output/checkpoint-6", "--dimension", "all"]
     for control in ("none", "blank", "swapped"):
-        done = run_script(EVALUATE, *SMALL, *options, "--image-control", control, root=workspace)
+        done = run_script(EVALUATE, *SMALL, *options, "--image_control", control, root=workspace)
         assert done.returncode == 0, done.stderr
     folder = workspace / "eva_results" / "PhysicsLaw" / "checkpoint-6"
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -68,6 +68,14 @@ def test_a_pages_command_is_accepted(line: str, parse_only: None) -> None:
         assert program in ("git", "cd", "conda", "pip", "tensorboard"), f"nobody checks {program}"
 
 
+OTHERS_FLAGS = {"--repo-type", "--local-dir", "--max-num-seqs"}  # of hf download and of vLLM
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_flags_are_shown_in_one_form(page: Path) -> None:
+    assert set(re.findall(r"(?<![\w-])--[a-z]+-[a-z-]+", page.read_text())) <= OTHERS_FLAGS
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_images_and_links_into_the_repository_exist(page: Path) -> None:
     """Headings that are linked to as well, by the names that GitHub gives them."""

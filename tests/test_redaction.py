@@ -174,7 +174,7 @@ def test_a_blind_review_stores_no_secret(key: str, workspace: Path, tmp_path: Pa
         flags = ("--save_dir", str(tmp_path), "--max_samples", "2")
         asked = ("--engine", "openai", "--base_url", address(server))
         outputs = run_script("scripts/evaluation/run_vlm_output.py", *flags, *asked, root=workspace)
-        judged = ("--save_dir", str(tmp_path), "--api-base", address(server), "--verdict-retries", "0")
+        judged = ("--save_dir", str(tmp_path), "--api_base", address(server), "--verdict_retries", "0")
         done = run_script("scripts/evaluation/analyze_output_results.py", *judged, root=workspace)
     assert len(server.seen) > 2
     assert leaks(tmp_path, outputs) == leaks(tmp_path, done) == []
@@ -186,7 +186,7 @@ def test_a_hub_that_quotes_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with HubServer([stored()], lambda seen: hub_store.Fault("echo", status, headers=message)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("http://", f"http://me:{PASSWORD}@"))
         done = run_script(
-            *"scripts/download/download_model.py someone/data --initial-sleep 0 --max-tries 2".split(), root=tmp_path
+            *"scripts/download/download_model.py someone/data --initial_sleep 0 --max_tries 2".split(), root=tmp_path
         )
         assert done.returncode == 1
         hub.reset(lambda seen: None)

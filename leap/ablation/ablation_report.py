@@ -170,7 +170,7 @@ def _with_interval(row: dict[str, float]) -> str:
 def _gains(findings: Findings, gains: pd.DataFrame) -> str:
     if not len(gains):
         if label(FULL) not in findings.methods:
-            return "Full fine-tuning is not part of this ablation (`--include-full-finetuning`).\n"
+            return "Full fine-tuning is not part of this ablation (`--include_full_finetuning`).\n"
         return "There is nothing to compare yet: full fine-tuning or every preset is missing.\n"
     rows = gains[gains["dimension"] == MEAN].set_index("baseline")
     table = pd.DataFrame(

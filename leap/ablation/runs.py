@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leap.cli import with_underscores
 from leap.errors import LeapError, UsageError
 from leap.statistics.seeds import MOST_SEEDS
 from leap.training.presets import read_preset, with_epochs
@@ -21,8 +22,8 @@ _FREE = ("per_device_train_batch_size", "gradient_accumulation_steps", "optim")
 
 
 # Of an evaluation: these would give a model's results another name, or another place, than the report looks in.
-_REFUSED = ("--model_name", "--output_dir", "--few-shot-num", "--few-shot-format", "--with-cot", "--language",
-            "--image-control", "--quantization", "--fresh")  # fmt: skip
+_REFUSED = ("--model_name", "--output_dir", "--few_shot_num", "--few_shot_format", "--with_cot", "--language",
+            "--image_control", "--quantization", "--fresh")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class AblationRun:
 def refuse_options(options: Sequence[str]) -> None:
     """Raises UsageError for an evaluation's option that would set the models apart from what the report reads."""
     for option in options:
-        if option.partition("=")[0] in _REFUSED:
+        if with_underscores(option).partition("=")[0] in _REFUSED:
             raise UsageError(f"{option} behind --: an ablation compares models that are asked in the plain way")
 
 

@@ -1,6 +1,5 @@
 """The stages of an ablation as jobs: train every run, evaluate what is trained. What is done is not done again."""
 
-import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from leap.ablation.ablation_plan import PlannedRun
-from leap.cli import count_or_all
+from leap.cli import Parser, count_or_all
 from leap.data.image import ImageSize
 from leap.errors import LeapError
 from leap.evaluation.manifest import read_manifest
@@ -122,7 +121,7 @@ def identity_of(folder: Path, root: Path) -> ModelIdentity | None:
 
 def _contents(root: Path, data: Path, options: Sequence[str]) -> dict[str, str]:
     """Each dimension's fingerprint as its examples are now, those that an evaluation with these options asks for."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = Parser(None, add_help=False)
     parser.add_argument("--data_path", default=data)
     for flag in ("--max_tasks", "--num_episodes"):
         parser.add_argument(flag, type=count_or_all)

@@ -20,7 +20,7 @@ def draw_few_shot_examples(
     others = [other for other in pool if other.key != example.key]
     if len(others) < few_shot.number:
         raise LeapError(
-            f"--few-shot-num {few_shot.number}: {example.dimension} has only {len(others)} other examples to show"
+            f"--few_shot_num {few_shot.number}: {example.dimension} has only {len(others)} other examples to show"
         )
     rng = random.Random(f"{few_shot.seed}/{example.dimension}/{example.task}/{example.number}")
     return tuple(_shot(other, few_shot.format) for other in rng.sample(others, few_shot.number))

@@ -68,7 +68,7 @@ def _images(
 def _other_scenes(pool: Sequence[BenchmarkExample]) -> Iterator[tuple[BenchmarkExample, BenchmarkExample]]:
     """Each example with the next of its task, cyclically; that of a task of one with the next in the dimension."""
     if len(pool) < 2:
-        raise LeapError("--image-control swapped needs at least two examples a dimension")
+        raise LeapError("--image_control swapped needs at least two examples a dimension")
     for index, example in enumerate(pool):
         task = [other for other in pool if other.task == example.task]
         if len(task) > 1:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from leap.cli import with_underscores
 from leap.errors import UsageError
 from leap.evaluation.model_names import BASELINE
 from leap.jobs.process import Job
@@ -15,7 +16,7 @@ Split = Literal["models", "dimensions"]
 
 # What a job is given by the sweep itself: set again behind "--", two jobs would do the same or share a folder.
 _OWN = ("--checkpoint", "--model_path", "--dimension", "--batch_mode", "--baseline_model", "--checkpoints_dir")
-_OWN_OF_BATCH = ("--max_checkpoints", "--skip-baseline")
+_OWN_OF_BATCH = ("--max_checkpoints", "--skip_baseline")
 
 
 def evaluation_jobs(
@@ -61,7 +62,7 @@ def _file_names(dimensions: Sequence[Dimension]) -> list[str]:
 
 
 def _refuse_own(options: Sequence[str], models: int) -> None:
-    given = {option.partition("=")[0] for option in options}
+    given = {with_underscores(option).partition("=")[0] for option in options}
     for option in (*_OWN, *_OWN_OF_BATCH):
         if option in given:
             raise UsageError(f"{option} behind --: put it before the --, where it decides which jobs there are")

@@ -153,29 +153,29 @@ def add_retry_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that every download has."""
     standard = RetryPolicy()
     parser.add_argument(
-        "--max-workers", type=some_workers, default=standard.max_workers, help="files at once (default: 2)"
+        "--max_workers", type=some_workers, default=standard.max_workers, help="files at once (default: 2)"
     )
     parser.add_argument(
-        "--initial-sleep",
+        "--initial_sleep",
         type=seconds,
         default=standard.initial_sleep,
         metavar="SECONDS",
         help="the first wait, at most, when the hub says 429 without Retry-After; it doubles (default: 60)",
     )
     parser.add_argument(
-        "--max-sleep",
+        "--max_sleep",
         type=seconds,
         default=standard.max_sleep,
         metavar="SECONDS",
         help="the longest (default: 600)",
     )
     parser.add_argument(
-        "--max-tries", type=count, default=standard.max_tries, help="in a row without a new byte (default: 8)"
+        "--max_tries", type=count, default=standard.max_tries, help="in a row without a new byte (default: 8)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
+    parser.add_argument("--dry_run", action="store_true", help="only say what would be fetched")
 
 
 def retry_policy_of(arguments: argparse.Namespace) -> RetryPolicy:
     """What these flags say. Raises UsageError where the first wait is longer than the longest."""
-    refuse_reversed(arguments, "initial-sleep", "max-sleep")
+    refuse_reversed(arguments, "initial_sleep", "max_sleep")
     return RetryPolicy(arguments.max_workers, arguments.initial_sleep, arguments.max_sleep, arguments.max_tries)

@@ -257,7 +257,7 @@ def fit_requests(settings: VllmSettings, requests: Sequence[Request], new_tokens
     if context and needed > context and not own:
         raise LeapError(
             f"{settings.model}: the longest request takes {needed} tokens with its answer, and this model's context is "
-            f"{context}; ask with fewer few-shot examples (--few-shot-num) or smaller images (--image_tokens_max)"
+            f"{context}; ask with fewer few-shot examples (--few_shot_num) or smaller images (--image_tokens_max)"
         )
     # vLLM may cut an image into a row or a column more, and its chat template may differ by a few tokens.
     room = max(MAX_MODEL_LEN, needed + 64 * (1 + largest.images))

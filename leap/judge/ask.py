@@ -18,7 +18,7 @@ from leap.judge.verdicts import Unusable, read_verdict
 from leap.progress import track
 from leap.records.judging import StoredResponse
 
-NOT_ASKED = "not asked: the next request could have passed --max-cost"
+NOT_ASKED = "not asked: the next request could have passed --max_cost"
 _NEXT_TRY = 1000  # added to the seed of a question that is asked again
 
 

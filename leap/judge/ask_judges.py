@@ -79,7 +79,7 @@ class Review:
         if self.unscored:
             parts.append(f"{self.unscored} verdicts are missing (column error)")
         if self.stopped:
-            parts.append(f"stopped before USD {self.budget.limit:g} (--max-cost); the same command continues")
+            parts.append(f"stopped before USD {self.budget.limit:g} (--max_cost); the same command continues")
         return "; ".join(parts)
 
 
@@ -128,7 +128,7 @@ def chosen_outputs(
     """The outputs of these models (all) on the first samples (all). Raises UsageError for a model without any."""
     known = list(dict.fromkeys(output.model_name for output in outputs))
     if unknown := [name for name in only_models if name not in known]:
-        raise UsageError(f"--only-models: no outputs of {', '.join(unknown)}; there are those of {', '.join(known)}")
+        raise UsageError(f"--only_models: no outputs of {', '.join(unknown)}; there are those of {', '.join(known)}")
     samples = set(sorted({output.sample_idx for output in outputs})[:max_samples])
     wanted = set(only_models or known)
     return [output for output in outputs if output.model_name in wanted and output.sample_idx in samples]
@@ -144,9 +144,9 @@ def _images(output: Output, settings: ReviewSettings) -> tuple[Path, ...]:
         try:
             found.append(resolve_image(image, settings.image_roots))
         except LeapError as error:
-            message = f"sample {output.sample_idx}: " + str(error).replace("--image_root", "--workspace-root")
+            message = f"sample {output.sample_idx}: " + str(error).replace("--image_root", "--workspace_root")
             if not settings.warn_missing_image:
-                raise LeapError(f"{message}; or judge without it (--warn-missing-image)") from error
+                raise LeapError(f"{message}; or judge without it (--warn_missing_image)") from error
             print(f"warning: judged without an image: {message}", file=sys.stderr)
     return tuple(found)
 

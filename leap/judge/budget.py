@@ -61,7 +61,7 @@ class Budget:
             self._perhaps += self._reserve(request, new_tokens, prices)
             self.uncounted += response.error is None
             if self.limit is not None and response.error is None:
-                raise LeapError("the server does not say how many tokens it used, so --max-cost cannot be kept")
+                raise LeapError("the server does not say how many tokens it used, so --max_cost cannot be kept")
             return
         self._longest = max(self._longest, response.prompt_tokens)
         self._longest_response = max(self._longest_response, response.new_tokens)

@@ -83,7 +83,7 @@ def refuse_in_vain(judges: Sequence[Judge | str], pairwise: bool, max_cost: floa
     if pairwise and not models:
         raise UsageError("--pairwise needs a judge that is a model: the rubric's scores compare plans already")
     if max_cost is not None and any(None in judge.prices for judge in models):
-        raise UsageError("--max-cost needs prices: --input-price and --output-price, USD per million tokens")
+        raise UsageError("--max_cost needs prices: --input_price and --output_price, USD per million tokens")
 
 
 def _refuse_twice(names: Sequence[str]) -> None:
@@ -128,7 +128,7 @@ def _server(base_url: str | None, model: str) -> tuple[str, str]:
     if model and (key := os.environ.get(_KEYS["OPENAI"])):
         return OPENAI_URL, key
     raise UsageError(
-        "no judge: give --api-base http://HOST:PORT/v1 with --model, or set OPENAI_BASE_URL (or JENIYA_API_BASE) and "
+        "no judge: give --api_base http://HOST:PORT/v1 with --model, or set OPENAI_BASE_URL (or JENIYA_API_BASE) and "
         "its key, or OPENAI_API_KEY alone with --judge MODEL, or take --judge rubric, which needs neither"
     )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from leap.cli import MOST_IMAGE_TOKENS, image_tokens
+from leap.cli import MOST_IMAGE_TOKENS, Parser, image_tokens
 from leap.data.image import ImageEncoder, ImageSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, MARKER, adapter_base
@@ -84,7 +84,7 @@ def add_size_arguments(parser: argparse.ArgumentParser, default: ImageSize) -> N
 
 def read_size_flags(words: Sequence[str]) -> argparse.Namespace:
     """Those of them that stand among the flags of a job."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = Parser(None, add_help=False)
     add_size_arguments(parser, ImageSize(1, 1))
     return parser.parse_known_args(words)[0]
 

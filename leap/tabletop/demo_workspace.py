@@ -140,7 +140,7 @@ def _tasks(size: DemoSize) -> dict[str, list[str]]:
     fewest = min(map(len, names.values()))
     if not 1 <= size.tasks_per_dimension <= fewest:
         raise LeapError(
-            f"--tasks-per-dimension {size.tasks_per_dimension}: the demo has 1 to {fewest} in each dimension"
+            f"--tasks_per_dimension {size.tasks_per_dimension}: the demo has 1 to {fewest} in each dimension"
         )
     return {dimension: tasks[: size.tasks_per_dimension] for dimension, tasks in names.items()}
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def describe(run: "Run") -> str:
-    """The plan of a run, for `--dry-run` and for the start of a real one."""
+    """The plan of a run, for `--dry_run` and for the start of a real one."""
     recipe, samples = run.recipe, run.train
     size = recipe.global_batch_size(world_size())
     images = enumerate(np.bincount(samples.images).tolist())

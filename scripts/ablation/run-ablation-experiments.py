@@ -1,8 +1,8 @@
 """Which LoRA is enough? Train presets (and full fine-tuning) alike, evaluate them alike, and report with one figure.
 
-    bash scripts/ablation/run-ablation-experiments.sh --dry-run
-    bash scripts/ablation/run-ablation-experiments.sh batch --include-full-finetuning --seeds 3
-    bash scripts/ablation/run-ablation-experiments.sh --presets light,standard --max-steps 1000 --name short
+    bash scripts/ablation/run-ablation-experiments.sh --dry_run
+    bash scripts/ablation/run-ablation-experiments.sh batch --include_full_finetuning --seeds 3
+    bash scripts/ablation/run-ablation-experiments.sh --presets light,standard --max_steps 1000 --name short
     bash scripts/ablation/run-ablation-experiments.sh --gpus 0,1,2,3 -- --engine vllm
     bash scripts/ablation/run-ablation-experiments.sh --demo         small, in demo/, without a GPU
 
@@ -31,16 +31,16 @@ def parse_arguments(line: list[str]) -> argparse.Namespace:
     presets, steps = environment.get("LORA_PRESETS") or None, environment.get("LORA_STEPS") or []
     add("batch", nargs="?", choices=("batch",), help="may be left out")
     add("--presets", type=words, default=presets, help="a,b (default: LORA_PRESETS or all)")
-    add("--include-full-finetuning", action="store_true", help="train every weight too, for as many steps")
+    add("--include_full_finetuning", action="store_true", help="train every weight too, for as many steps")
     add("--seeds", type=count, default=1, help="runs of each method, from the recipe's seed on (default 1)")
     add("--steps", type=counts, default=steps, help="a,b: checkpoints to evaluate (default: LORA_STEPS or the last)")
     add("--name", help="of the experiment: its runs lie in output/NAME_..., its report in ablation_NAME")
     add("--demo", action="store_true", help="all presets and full fine-tuning in the demo workspace, made if missing")
     add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
     add("--jobs", type=count, help="runs at once (default: one a GPU, one without a GPU)")
-    add("--dry-run", action="store_true", help="check everything and print the plan, train nothing")
-    add("--report-only", action="store_true", help="write the report of what is there, train and evaluate nothing")
-    add_recipe_flags(parser, {"--max-steps": "max_steps"}, refused=(*OWN, "early_stopping_patience"))
+    add("--dry_run", action="store_true", help="check everything and print the plan, train nothing")
+    add("--report_only", action="store_true", help="write the report of what is there, train and evaluate nothing")
+    add_recipe_flags(parser, refused=(*OWN, "early_stopping_patience"))
     if environment.get("MAX_STEPS"):
         parser.set_defaults(max_steps=environment["MAX_STEPS"])
     return parser.parse_args(line)
@@ -55,7 +55,7 @@ def main() -> int | None:
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     arguments, options = parse_arguments(sys.argv[1:end]), sys.argv[end + 1 :]
     if arguments.dry_run and arguments.report_only:
-        raise UsageError("--dry-run writes nothing, --report-only writes the report: give one of them")
+        raise UsageError("--dry_run writes nothing, --report_only writes the report: give one of them")
 
     from leap.ablation.runs import Scripts, make_runs, refuse_options
     from leap.data.image import ImageSize

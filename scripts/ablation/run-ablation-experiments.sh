@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The LoRA ablation: trains, evaluates and reports; every option of run-ablation-experiments.py (--help lists them).
-#   bash scripts/ablation/run-ablation-experiments.sh batch --include-full-finetuning --seeds 3
+#   bash scripts/ablation/run-ablation-experiments.sh batch --include_full_finetuning --seeds 3
 #   MAX_STEPS=1000 LORA_PRESETS="light standard" bash scripts/ablation/run-ablation-experiments.sh
 #   LORA_STEPS="1000 7000" bash scripts/ablation/run-ablation-experiments.sh       evaluates these checkpoints
 #   bash scripts/ablation/run-ablation-experiments.sh --demo

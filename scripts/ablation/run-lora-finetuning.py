@@ -1,6 +1,6 @@
 """Fine-tune LoRA adapters with a preset: light, standard, full or aggressive; every value can be overridden.
 
-    python scripts/ablation/run-lora-finetuning.py --dry-run
+    python scripts/ablation/run-lora-finetuning.py --dry_run
     python scripts/ablation/run-lora-finetuning.py --lora_preset aggressive
     python scripts/ablation/run-lora-finetuning.py --lora_preset light --lora_r 4 --lora_target_modules q_proj,v_proj
     python scripts/ablation/run-lora-finetuning.py --lora_preset standard --resume_from_lora \\
@@ -28,9 +28,8 @@ def parse_arguments() -> argparse.Namespace:
     preset = os.environ.get("LORA_PRESET") or "standard"
     add("--lora_preset", "--preset", default=preset, help="default: LORA_PRESET, else standard (here: %(default)s)")
     add("--recipe", help="name in configs/recipes/ or a file: its training with the preset's adapters")
-    add("--dry-run", action="store_true", help="check everything and print the plan, train nothing")
-    short = {"--lr": "learning_rate", "--epochs": "num_train_epochs", "--batch-size": "per_device_train_batch_size",
-             "--max-steps": "max_steps", "--output-dir": "output_dir"}  # fmt: skip
+    add("--dry_run", action="store_true", help="check everything and print the plan, train nothing")
+    short = {"--lr": "learning_rate", "--epochs": "num_train_epochs", "--batch_size": "per_device_train_batch_size"}
     add_recipe_flags(parser, short)
     return parser.parse_args()
 

@@ -2,10 +2,10 @@
 
     python scripts/download/download_leap_data.py
     python scripts/download/download_leap_data.py --checkpoints 5000 7000
-    python scripts/download/download_leap_data.py --love-agibot --tasks 327 352
-    python scripts/download/download_leap_data.py --love-agibot --tasks all --dry-run
+    python scripts/download/download_leap_data.py --love_agibot --tasks 327 352
+    python scripts/download/download_leap_data.py --love_agibot --tasks all --dry_run
 
-Without --checkpoints and --love-agibot it is the training data; --data brings that beside them. Every byte is checked,
+Without --checkpoints and --love_agibot it is the training data; --data brings that beside them. Every byte is checked,
 and a second run brings only what is missing.
 """
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--data", action="store_true", help="the training data, beside what else is named")
     parser.add_argument("--checkpoints", nargs="+", metavar="STEP", help="published checkpoints: steps, or all")
-    parser.add_argument("--love-agibot", action="store_true", help="archives of images; --tasks says which")
+    parser.add_argument("--love_agibot", action="store_true", help="archives of images; --tasks says which")
     parser.add_argument("--tasks", nargs="+", metavar="NUMBER", help="tasks of LOVE-Agibot-Beta, or all")
     add_retry_flags(parser)
     arguments = parser.parse_args()
@@ -31,7 +31,7 @@ def main() -> None:
     from leap.hub.file_listing import Repository
 
     if arguments.love_agibot != bool(arguments.tasks):
-        raise UsageError("--love-agibot and --tasks go together: --love-agibot --tasks 327 352, or --tasks all")
+        raise UsageError("--love_agibot and --tasks go together: --love_agibot --tasks 327 352, or --tasks all")
     policy, workspace, hub = retry_policy_of(arguments), WorkspaceConfig.find(), find_hub(log)
     with_data = arguments.data or not (arguments.checkpoints or arguments.love_agibot)
     if with_data:

@@ -2,7 +2,7 @@
 
     bash scripts/download/download_model.sh
     bash scripts/download/download_model.sh Qwen/Qwen2.5-VL-3B-Instruct --revision main
-    python scripts/download/download_model.py --dry-run
+    python scripts/download/download_model.py --dry_run
 
 HF_ENDPOINT chooses the hub, HF_TOKEN opens private and gated models.
 """
@@ -19,7 +19,7 @@ def main() -> None:
     parser, find = Parser(__doc__), workspace.resolve
     parser.add_argument("repository", nargs="?", default=workspace.base_model_repository, help="OWNER/NAME")
     parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
-    parser.add_argument("--local-dir", type=find, help="the folder (default: models/NAME)")
+    parser.add_argument("--local_dir", type=find, help="the folder (default: models/NAME)")
     add_retry_flags(parser)
     arguments = parser.parse_args()
 

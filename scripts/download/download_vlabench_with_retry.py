@@ -1,8 +1,8 @@
 """Download VLABench's VLM data set into dataset/vlm_evaluation_v1.0, and check every byte.
 
     python scripts/download/download_vlabench_with_retry.py
-    python scripts/download/download_vlabench_with_retry.py --dimensions "M&T" CommonSense --max-workers 4
-    python scripts/download/download_vlabench_with_retry.py --dry-run
+    python scripts/download/download_vlabench_with_retry.py --dimensions "M&T" CommonSense --max_workers 4
+    python scripts/download/download_vlabench_with_retry.py --dry_run
 
 Stop it whenever you like: the same command goes on from there. HF_ENDPOINT chooses the hub; with a token (HF_TOKEN or
 hf auth login) the hub allows more requests.
@@ -20,7 +20,7 @@ def main() -> None:
     parser, find = Parser(__doc__), workspace.resolve
     parser.add_argument("--dimensions", nargs="+", default=["all"], help="any spelling, or all (default)")
     parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
-    parser.add_argument("--local-dir", type=find, help="the folder (default: dataset/vlm_evaluation_v1.0)")
+    parser.add_argument("--local_dir", type=find, help="the folder (default: dataset/vlm_evaluation_v1.0)")
     add_retry_flags(parser)
     arguments = parser.parse_args()
 

@@ -1,8 +1,8 @@
 """Judge the plans of a blind review: language models at any OpenAI-compatible server, or the deterministic rubric.
 
     python scripts/evaluation/analyze_output_results.py --judge rubric
-    python scripts/evaluation/analyze_output_results.py --api-base http://localhost:8000/v1 --model qwen3-vl
-    python scripts/evaluation/analyze_output_results.py --judge gpt-4o,input=2.5,output=10 rubric --max-cost 1
+    python scripts/evaluation/analyze_output_results.py --api_base http://localhost:8000/v1 --model qwen3-vl
+    python scripts/evaluation/analyze_output_results.py --judge gpt-4o,input=2.5,output=10 rubric --max_cost 1
     python scripts/evaluation/analyze_output_results.py --judge judge-a judge-b@http://localhost:8001/v1 --pairwise
 
 Takes the newest blind10_outputs_<time>.csv; writes blind10_score_<time>.csv, a summary and a manifest beside it. The
@@ -37,19 +37,19 @@ from leap.cli import (
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     parser = Parser(__doc__)
     add, find = parser.add_argument, workspace.resolve
-    add("--input-csv", type=find, help="a table of outputs (default: the newest in --save_dir)")
+    add("--input_csv", type=find, help="a table of outputs (default: the newest in --save_dir)")
     add("--save_dir", type=find, default=workspace.blind_10, help="where tables lie and go")
     add("--judge", nargs="+", default=[], help="rubric, MODEL or MODEL@URL[,key=VARIABLE][,input=USD,output=USD]")
-    add("--api-base", help="the server's address, up to /v1")
+    add("--api_base", help="the server's address, up to /v1")
     add("--model", help="the same as --judge MODEL (default without any: the server's only one)")
     add("--baseline", help="the model that the others are compared with (default: Baseline)")
     add("--repeats", type=count, default=3, help="verdicts of a judge on each plan")
     add("--pairwise", action="store_true", help="compare each two plans for a sample as well, in both orders")
-    add("--max-samples", type=count_or_all, help="only the first N samples")
-    add("--only-models", type=names, default=[], help="a,b: only these models' plans")
+    add("--max_samples", type=count_or_all, help="only the first N samples")
+    add("--only_models", type=names, default=[], help="a,b: only these models' plans")
     add("--seed", type=seed, default=0, help="of the order of the requests")
     add("--temperature", type=temperature, default=0.0, help="of the judge (default %(default)s: greedy)")
-    add("--omit-fields", type=names, default=[], help="temperature,seed: what it refuses")
+    add("--omit_fields", type=names, default=[], help="temperature,seed: what it refuses")
     add("--max_new_tokens", type=count, default=1024, help="of a verdict")
     add(
         "--image_tokens_min",
@@ -63,20 +63,20 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
         default=workspace.image_tokens_max,
         help="image size, in 32x32 pixels",
     )
-    add("--max-cost", type=usd, help="USD: ask nothing that could pass it (needs prices)")
-    add("--input-price", type=usd, help="USD per million tokens of prompts")
-    add("--output-price", type=usd, help="USD per million tokens of answers")
+    add("--max_cost", type=usd, help="USD: ask nothing that could pass it (needs prices)")
+    add("--input_price", type=usd, help="USD per million tokens of prompts")
+    add("--output_price", type=usd, help="USD per million tokens of answers")
     add("--concurrency", type=some_workers, default=8, help="requests at once, at most")
     add("--timeout", type=some_seconds, default=300.0, help="seconds a request may take")
     add("--sleep", type=seconds, default=0.0, help="seconds between the starts of two requests")
-    add("--max-retries", type=whole, default=10, help="of a request that failed")
-    add("--retry-forever", action="store_true", help="never give a failed request up")
-    add("--retry-sleep", type=seconds, default=1.0, help="seconds before the first retry, doubled for each, up to 60")
-    add("--verdict-retries", type=whole, default=2, help="of an answer that is no verdict")
-    add("--continue-on-error", action="store_true", help="exit with 0 though verdicts are missing")
-    add("--no-resume", action="store_true", help="ask everything anew")
-    add("--warn-missing-image", action="store_true", help="judge without a missing image instead of stopping")
-    add("--workspace-root", type=find, default=workspace.root, help="where relative image paths start")
+    add("--max_retries", type=whole, default=10, help="of a request that failed")
+    add("--retry_forever", action="store_true", help="never give a failed request up")
+    add("--retry_sleep", type=seconds, default=1.0, help="seconds before the first retry, doubled for each, up to 60")
+    add("--verdict_retries", type=whole, default=2, help="of an answer that is no verdict")
+    add("--continue_on_error", action="store_true", help="exit with 0 though verdicts are missing")
+    add("--no_resume", action="store_true", help="ask everything anew")
+    add("--warn_missing_image", action="store_true", help="judge without a missing image instead of stopping")
+    add("--workspace_root", type=find, default=workspace.root, help="where relative image paths start")
     return parser.parse_args()
 
 

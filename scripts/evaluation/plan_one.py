@@ -1,7 +1,7 @@
 """Print one plan for one scene.
 
     python scripts/evaluation/plan_one.py --checkpoint output/checkpoint-200 \\
-        --image scene.png --numbered-image scene_numbered.png --instruction "Put the pear into the basket."
+        --image scene.png --numbered_image scene_numbered.png --instruction "Put the pear into the basket."
 """
 
 import sys
@@ -27,7 +27,7 @@ def main() -> int | None:
     )
     parser.add_argument("--image", type=find, required=True, help="the scene")
     parser.add_argument(
-        "--numbered-image", type=find, help="the scene with a number on every object (default: --image)"
+        "--numbered_image", type=find, help="the scene with a number on every object (default: --image)"
     )
     parser.add_argument("--instruction", required=True, help="what the robot should do")
     parser.add_argument("--prompt", choices=SOURCES, default="auto", help="whose instructions open the request")

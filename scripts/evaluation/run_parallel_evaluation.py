@@ -2,7 +2,7 @@
 
     python scripts/evaluation/run_parallel_evaluation.py --batch_mode --max_checkpoints 8
     python scripts/evaluation/run_parallel_evaluation.py --checkpoint output/checkpoint-200 output/checkpoint-400
-    python scripts/evaluation/run_parallel_evaluation.py --gpus 0,1 --dimension "M&T" Complex -- --few-shot-num 1
+    python scripts/evaluation/run_parallel_evaluation.py --gpus 0,1 --dimension "M&T" Complex -- --few_shot_num 1
 
 Several jobs run at once where Ray is installed (pip install -c constraints.txt -e ".[jobs]"), else one after the other.
 What stands behind -- goes to every call. Logs and PID files lie under logs/. Exit code 1 if any job failed; the same
@@ -39,11 +39,11 @@ def parse_arguments(workspace: WorkspaceConfig, words: list[str]) -> argparse.Na
     add("--baseline_model", type=find, default=workspace.base_model, help="its results are named Baseline")
     add("--checkpoints_dir", type=find, default=workspace.output, help="for --batch_mode")
     add("--max_checkpoints", type=count_or_all, help="only the newest N checkpoints, or None")
-    add("--skip-baseline", action="store_true", help="for --batch_mode")
+    add("--skip_baseline", action="store_true", help="for --batch_mode")
     add("--split", choices=_SPLITS, default="models", help="one job a model (default), or a model and dimension")
     add("--jobs", type=count, help="jobs at once (default: one a GPU, one without a GPU)")
     add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
-    add("--dry-run", action="store_true", help="print the commands and stop")
+    add("--dry_run", action="store_true", help="print the commands and stop")
     return parser.parse_args(words)
 
 
@@ -55,13 +55,13 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     if arguments.batch_mode and arguments.models:
         raise UsageError("--batch_mode takes the baseline and all checkpoints; give it no --checkpoint")
     if not arguments.batch_mode and (arguments.skip_baseline or arguments.max_checkpoints):
-        raise UsageError("--skip-baseline and --max_checkpoints go with --batch_mode")
+        raise UsageError("--skip_baseline and --max_checkpoints go with --batch_mode")
 
 
 def _image_size(workspace: WorkspaceConfig, folders: list[Path], baseline: Path, options: list[str]) -> ChosenSize:
     """What one call for all models would take, so that no job takes another."""
 
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = Parser(None, add_help=False)
     parser.add_argument("--base_model_path", type=workspace.resolve)
     base = parser.parse_known_args(options)[0].base_model_path
     given = read_size_flags(options)

@@ -5,7 +5,7 @@
     python scripts/evaluation/run_vlm_evaluation.py --dimension baseline
     python scripts/evaluation/run_vlm_evaluation.py --batch_mode --max_checkpoints 5
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/lora_standard/checkpoint-200
-    python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --image-control blank
+    python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --image_control blank
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --engine vllm
     python scripts/evaluation/run_vlm_evaluation.py --engine openai --base_url http://localhost:8000/v1
 
@@ -36,15 +36,15 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--baseline_model", type=find, default=workspace.base_model, help="its results are named Baseline")
     add("--checkpoints_dir", type=find, default=workspace.output, help="for --batch_mode")
     add("--max_checkpoints", type=count_or_all, help="only the newest N checkpoints, or None")
-    add("--skip-baseline", action="store_true", help="for --batch_mode")
+    add("--skip_baseline", action="store_true", help="for --batch_mode")
     add("--model_name", help="the name of the results (default: from the folder)")
     add("--output_dir", type=find, default=workspace.eva_results, help="where results go")
     add("--fresh", action="store_true", help="start anew; old results go to backup_eva_results/")
-    add("--image-control", choices=("none", "swapped", "blank"), default="none", help="other scenes' or grey images")
-    add("--few-shot-num", type=whole, default=0, help="solved examples of the same dimension in each request")
-    add("--few-shot-format", choices=("fenced", "upstream"), default="fenced", help="how their answers are written")
-    add("--few-shot-seed", type=seed, default=0, help="draws them")
-    add("--with-cot", action="store_true", help="ask for step-by-step reasoning before the plan")
+    add("--image_control", choices=("none", "swapped", "blank"), default="none", help="other scenes' or grey images")
+    add("--few_shot_num", type=whole, default=0, help="solved examples of the same dimension in each request")
+    add("--few_shot_format", choices=("fenced", "upstream"), default="fenced", help="how their answers are written")
+    add("--few_shot_seed", type=seed, default=0, help="draws them")
+    add("--with_cot", action="store_true", help="ask for step-by-step reasoning before the plan")
     add("--language", choices=("en", "zh"), default="en", help="of the prompt")
     add("--scorer", choices=SOURCES, default="auto", help="auto: the VLABench submodule's if checked out, else LEAP's")
     add("--prompt", choices=SOURCES, default="auto", help="the same for the instructions that open every request")
@@ -64,9 +64,9 @@ def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
     if arguments.batch_mode and (one or arguments.model_name):
         raise UsageError("--batch_mode takes the baseline and all checkpoints; give it no --checkpoint or --model_name")
     if not arguments.batch_mode and (arguments.skip_baseline or arguments.max_checkpoints):
-        raise UsageError("--skip-baseline and --max_checkpoints go with --batch_mode")
+        raise UsageError("--skip_baseline and --max_checkpoints go with --batch_mode")
     if not arguments.few_shot_num and (arguments.few_shot_seed or arguments.few_shot_format != "fenced"):
-        raise UsageError("--few-shot-seed and --few-shot-format do nothing without --few-shot-num")
+        raise UsageError("--few_shot_seed and --few_shot_format do nothing without --few_shot_num")
     if arguments.checkpoint and (arguments.lora_adapter_path or arguments.engine == "openai"):
         raise UsageError(
             "--checkpoint is a model of its own: give no --lora_adapter_path and no --engine openai with it"

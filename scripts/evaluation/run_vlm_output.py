@@ -45,7 +45,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--top_p", type=share, default=0.9, help="of sampling: the likeliest tokens with so much probability")
     add("--seed", type=seed, default=42, help="of the sampling")
     add_size_arguments(parser, workspace.image_size)
-    add("--no-resume", action="store_true", help="ask everything anew")
+    add("--no_resume", action="store_true", help="ask everything anew")
     add_engine_arguments(parser, workspace.resolve)
     return parser.parse_args()
 

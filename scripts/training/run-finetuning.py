@@ -1,6 +1,6 @@
 """Fine-tune Qwen3-VL (or any model of its kind) on LEAP's training samples: every weight, some parts, or LoRA adapters.
 
-    python scripts/training/run-finetuning.py --dry-run
+    python scripts/training/run-finetuning.py --dry_run
     python scripts/training/run-finetuning.py --recipe full --learning_rate 1.0e-5 --output_dir output/lower-rate
     python scripts/training/run-finetuning.py --recipe lora-standard
     python scripts/training/run-finetuning.py --recipe full --freeze_vision --output_dir output/frozen
@@ -21,7 +21,7 @@ from leap.training.recipe import read_recipe
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--recipe", default=WorkspaceConfig.full_recipe_name, help="name in configs/recipes/ or a file")
-    parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan, train nothing")
+    parser.add_argument("--dry_run", action="store_true", help="check everything and print the plan, train nothing")
     add_recipe_flags(parser)
     arguments = parser.parse_args()
 

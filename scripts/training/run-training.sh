@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Full fine-tuning with the recipe configs/recipes/full.yaml; every flag of run-finetuning.py may follow.
 #   bash scripts/training/run-training.sh
-#   bash scripts/training/run-training.sh --dry-run
+#   bash scripts/training/run-training.sh --dry_run
 # NUM_GPUS=4 trains on four GPUs of this machine.
 set -euo pipefail
 trap 'exit 130' INT

@@ -1,9 +1,9 @@
 """Make a training and a test file from LOVE-Agibot episodes and examples in the benchmark's format, with a data card.
 
     python scripts/utils/build_training_file.py
-    python scripts/utils/build_training_file.py --train-samples 151230 --test-samples 16812
+    python scripts/utils/build_training_file.py --train_samples 151230 --test_samples 16812
     python scripts/utils/build_training_file.py --vlabench dataset/my_examples --exclude duplicates overlap
-    python scripts/utils/build_training_file.py --annotations task_info/task_327.json --output-dir data/task_327
+    python scripts/utils/build_training_file.py --annotations task_info/task_327.json --output_dir data/task_327
 
 Annotations are AgiBot World's task_info files (data/task_info), or LOVE-Agibot's (data/love_agibot/json; both are
 described in leap/preparation/agibot/annotations.py), images <task>-<episode>.png as
@@ -36,15 +36,15 @@ def main() -> None:
         default=workspace.vlm_evaluation,
         help="images that training must not see",
     )
-    parser.add_argument("--output-dir", type=find, default=workspace.data, help="where the files go")
-    parser.add_argument("--train-samples", type=count, help="exactly so many (default: all that the test leaves)")
-    parser.add_argument("--test-samples", type=whole, help="exactly so many (default: 10.005 %% of all)")
+    parser.add_argument("--output_dir", type=find, default=workspace.data, help="where the files go")
+    parser.add_argument("--train_samples", type=count, help="exactly so many (default: all that the test leaves)")
+    parser.add_argument("--test_samples", type=whole, help="exactly so many (default: 10.005 %% of all)")
     parser.add_argument("--seed", type=seed, default=42, help="of split and wording")
-    parser.add_argument("--near-bits", type=whole, default=4, help="hashes this near look alike")
+    parser.add_argument("--near_bits", type=whole, default=4, help="hashes this near look alike")
     kinds = ("duplicates", "near-duplicates", "overlap", "near-overlap")
     parser.add_argument("--exclude", nargs="+", choices=kinds, default=[], help="copies that are left out")
     parser.add_argument("--prompt", choices=("auto", "leap", "vlabench"), default="auto", help="of VLABench-style rows")
-    parser.add_argument("--skip-invalid", action="store_true", help="leave faulty annotations out instead of stopping")
+    parser.add_argument("--skip_invalid", action="store_true", help="leave faulty annotations out instead of stopping")
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
     arguments = parser.parse_args()
 

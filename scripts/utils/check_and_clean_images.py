@@ -1,7 +1,7 @@
 """Are the images of the training files there and whole? Nothing is moved, unless --delete moves the bad ones away.
 
     python scripts/utils/check_and_clean_images.py
-    python scripts/utils/check_and_clean_images.py --file data/train_151230.jsonl --no-decode
+    python scripts/utils/check_and_clean_images.py --file data/train_151230.jsonl --no_decode
     python scripts/utils/check_and_clean_images.py --delete
     python scripts/utils/check_and_clean_images.py --restore data/trash/20260131T120000Z/restore.json
 
@@ -11,7 +11,7 @@ named <task>-<episode> to missing_task_ids.txt in the data folder. What any JSON
 or one in the workspace's own folder or beside the checked files, is no such orphan.
 --delete deletes nothing: corrupt images and orphans go to trash/ in the data folder, or in an image root outside of
 it, and --restore brings them back.
-With --dry-run nothing is written either.
+With --dry_run nothing is written either.
 Every image is decoded once; a later check decodes only those whose size or time of change differs.
 Exit code 0: every row can be trained on. 1: not so, or broken off.
 """
@@ -28,7 +28,7 @@ from leap.errors import UsageError
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
     parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("--data-dir", type=find, default=workspace.data, help="the folder of images/")
+    parser.add_argument("--data_dir", type=find, default=workspace.data, help="the folder of images/")
     parser.add_argument(
         "--file",
         type=find,
@@ -39,12 +39,12 @@ def main() -> int | None:
     parser.add_argument(
         "--image_root",
         type=find,
-        help="where relative paths start (default: the workspace, --data-dir, each file's folder)",
+        help="where relative paths start (default: the workspace, --data_dir, each file's folder)",
     )
-    parser.add_argument("--no-decode", action="store_true", help="only look whether they are there")
-    parser.add_argument("--delete", "--no-dry-run", action="store_true", help="move corrupt ones and orphans to trash/")
-    parser.add_argument("--dry-run", action="store_true", help="write nothing, no report and no missing_task_ids.txt")
-    parser.add_argument("--keep-orphans", action="store_true", help="leave those alone that no row names")
+    parser.add_argument("--no_decode", action="store_true", help="only look whether they are there")
+    parser.add_argument("--delete", "--no_dry_run", action="store_true", help="move corrupt ones and orphans to trash/")
+    parser.add_argument("--dry_run", action="store_true", help="write nothing, no report and no missing_task_ids.txt")
+    parser.add_argument("--keep_orphans", action="store_true", help="leave those alone that no row names")
     parser.add_argument(
         "--restore",
         type=find,
@@ -53,7 +53,7 @@ def main() -> int | None:
     )
     arguments = parser.parse_args()
     if (arguments.restore is not None) + arguments.delete + arguments.dry_run > 1:
-        raise UsageError("--restore, --delete (--no-dry-run) and --dry-run exclude each other: give one of them")
+        raise UsageError("--restore, --delete (--no_dry_run) and --dry_run exclude each other: give one of them")
 
     from leap.preparation.check.orphans import Places
     from leap.preparation.check.quarantine_images import Cleaning, clean_images
@@ -64,7 +64,7 @@ def main() -> int | None:
         return None
     data, files = Path(os.path.abspath(arguments.data_dir)), tuple(arguments.file)
     if not data.is_dir():
-        raise UsageError(f"--data-dir {data}: there is no such folder")
+        raise UsageError(f"--data_dir {data}: there is no such folder")
     root = arguments.image_root.resolve() if arguments.image_root else None
     if root and not root.is_dir():
         raise UsageError(f"--image_root {root}: there is no such folder")

@@ -1,7 +1,7 @@
 """Make the demo workspace: rendered tabletop scenes, a benchmark in VLABench's format, samples, a small model.
 
     python scripts/utils/make_demo_workspace.py
-    python scripts/utils/make_demo_workspace.py --root /tmp/tiny --tasks-per-dimension 1 --training-samples 30 --size 99
+    python scripts/utils/make_demo_workspace.py --root /tmp/tiny --tasks_per_dimension 1 --training_samples 30 --size 99
     LEAP_ROOT=demo python -m configs.config        # look around in it
 
 The folder is a LEAP_ROOT of its own: nothing of the demo touches the real data, models and results.
@@ -37,9 +37,8 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--root", type=_from_here, default=REPOSITORY / "demo", help="the workspace's folder")
     for field in fields(DemoSize):
-        flag = f"--{field.name.replace('_', '-')}"
         parser.add_argument(
-            flag,
+            f"--{field.name}",
             type=seed if field.name == "seed" else count,
             default=field.default,
             help=f"{_HELP[field.name]} (default %(default)s)",

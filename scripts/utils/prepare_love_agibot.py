@@ -1,7 +1,7 @@
 """The first frame of every episode of LOVE-Agibot-Beta, data/images/<task>-<episode>.png, without extracting anything.
 
-    python scripts/utils/prepare_love_agibot.py --num-workers 4
-    python scripts/utils/prepare_love_agibot.py --tasks 327 328 --dry-run
+    python scripts/utils/prepare_love_agibot.py --num_workers 4
+    python scripts/utils/prepare_love_agibot.py --tasks 327 328 --dry_run
     python scripts/utils/prepare_love_agibot.py --archives /somewhere/image --output /elsewhere/images
 
 Reads data/love_agibot/image/task_<task>.tar.gz, whose members are named <episode>/<frame>.jpg (or .png), with anything
@@ -22,11 +22,11 @@ from leap.cli import FAILED, Parser, run, some_workers
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
     parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("--num-workers", type=some_workers, default=4, help="processes, an archive each")
+    parser.add_argument("--num_workers", type=some_workers, default=4, help="processes, an archive each")
     parser.add_argument("--archives", type=find, default=workspace.love_agibot / "image", help="folder")
     parser.add_argument("--output", type=find, default=workspace.images, help="folder of the images")
     parser.add_argument("--tasks", nargs="+", metavar="ID", help="only these (default: every archive in the folder)")
-    parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
+    parser.add_argument("--dry_run", action="store_true", help="say what there is to do, and do nothing")
     arguments = parser.parse_args()
 
     from leap.preparation.agibot.archive_tasks import Outcome, find_archives, prepare, survey

@@ -19,7 +19,7 @@ def main() -> None:
     parser, find = Parser(__doc__), workspace.resolve
     parser.add_argument("--archive", type=find, default=workspace.data / "images.tar.gz", help="the archive")
     parser.add_argument("--output", type=find, default=workspace.images, help="folder of the images")
-    parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
+    parser.add_argument("--dry_run", action="store_true", help="say what there is to do, and do nothing")
     arguments = parser.parse_args()
 
     from leap.preparation.agibot.image_archive import unpack_images

@@ -185,7 +185,7 @@ def test_kept_steps(workspace: Path) -> None:
 
 def test_help_shows_no_flag_that_is_refused() -> None:
     shown = run_script(ABLATION, "--help").stdout
-    assert "--max-steps" in shown
+    assert "--max_steps" in shown
     assert not re.search("--lora_r |--learning_rate |--output_dir |--early_stopping_patience ", shown)
 
 
@@ -290,14 +290,14 @@ def test_an_adapter_of_another_base_is_no_start(workspace: Path, model: Path, st
 
 def test_the_preset_script_tells_layers_weights_and_share(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_PRESET", "light")
-    flags = "--recipe demo --lr 1e-4 --epochs 2 --batch-size 2 --warmup_steps 2 --output-dir output/told".split()
-    done = run_script(LORA_SCRIPT, *flags, "--dry-run", root=workspace)
+    flags = "--recipe demo --lr 1e-4 --epochs 2 --batch_size 2 --warmup_steps 2 --output_dir output/told".split()
+    done = run_script(LORA_SCRIPT, *flags, "--dry_run", root=workspace)
     assert done.returncode == 0, done.stderr
     assert "on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in done.stdout
     assert "weights learn (0." in done.stdout
     assert "steps       24 of 2 samples, learning rate 0.0001" in done.stdout
     assert f"checkpoints {workspace}/output/told/" in done.stdout
-    refused = run_script(LORA_SCRIPT, *flags, "--lora_target_modules", "qkv", "--dry-run", root=workspace)
+    refused = run_script(LORA_SCRIPT, *flags, "--lora_target_modules", "qkv", "--dry_run", root=workspace)
     assert refused.returncode == 1
     assert "qkv fits no linear layer of lora_parts=llm; 3 layers of vision fit" in refused.stderr
 
@@ -318,7 +318,7 @@ def test_the_plan_fits_a_narrow_screen() -> None:
 def test_the_plan_tells_costs_and_trains_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"MAX_STEPS": "6", "LORA_PRESETS": "light full", "LORA_STEPS": "6"}.items():
         monkeypatch.setenv(name, value)
-    words = "batch --demo --dry-run --warmup_steps 5 --seeds 2 --name planned".split()
+    words = "batch --demo --dry_run --warmup_steps 5 --seeds 2 --name planned".split()
     words += ["--model_name_or_path", "models/leap-demo"]
     done = run_script(ABLATION, *words, root=workspace)
     assert done.returncode == 0, done.stderr
@@ -506,7 +506,7 @@ def test_results_of_another_model_are_left_out(workspace: Path, model: Path, tmp
 # --- the whole experiment
 
 SMALL = (
-    "--demo --presets light --name t --gpus none --max-steps 4 --save_steps 2 --warmup_steps 1 --max_train_samples 8 "
+    "--demo --presets light --name t --gpus none --max_steps 4 --save_steps 2 --warmup_steps 1 --max_train_samples 8 "
     "--report_to none --model_name_or_path models/leap-demo "
     "-- --num_episodes 1 --max_new_tokens 8 --image_tokens_min 4 --image_tokens_max 4"
 ).split()

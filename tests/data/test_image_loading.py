@@ -295,7 +295,7 @@ def test_scripts_name_the_file_that_they_refuse(workspace: Path, tmp_path: Path)
     tries = {
         "scripts/evaluation/plan_one.py": [*plan.split(), str(depth)],
         "scripts/training/run-finetuning.py": [
-            *f"--recipe demo --train_file {tmp_path / 'rows.jsonl'} --output_dir output/depth --dry-run".split()
+            *f"--recipe demo --train_file {tmp_path / 'rows.jsonl'} --output_dir output/depth --dry_run".split()
         ],
     }
     for script, flags in tries.items():

@@ -17,8 +17,8 @@ PARALLEL = "scripts/evaluation/run_parallel_evaluation.py"
 SMALL = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 12".split()
 KEYS = {
     "qwen3_2b": ("Qwen3-VL-2B-Instruct", []),
-    "qwen3_2b_0shot": ("Qwen3-VL-2B-Instruct", ["--few-shot-num", "0"]),
-    "qwen3_2b_1shot": ("Qwen3-VL-2B-Instruct", ["--few-shot-num", "1"]),
+    "qwen3_2b_0shot": ("Qwen3-VL-2B-Instruct", ["--few_shot_num", "0"]),
+    "qwen3_2b_1shot": ("Qwen3-VL-2B-Instruct", ["--few_shot_num", "1"]),
     "qwen3_4b": ("Qwen3-VL-4B-Instruct", []),
     "qwen2.5_3b": ("Qwen2.5-VL-3B-Instruct", []),
     "qwen2_2b": ("Qwen2-VL-2B-Instruct", []),
@@ -35,7 +35,7 @@ def eval_sh(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
 
 def words_of(key: str, *options: str, root: Path) -> tuple[str, list[str]]:
     """The script and the options that a key calls it with."""
-    done = eval_sh(key, "--dry-run", *options, root=root)
+    done = eval_sh(key, "--dry_run", *options, root=root)
     assert done.returncode == 0, done.stderr
     python, script, *words = shlex.split(done.stdout)
     assert python == "python"
@@ -81,7 +81,7 @@ def test_what_cannot_run_is_reported_in_one_line(tmp_path: Path) -> None:
 
 
 def planned(*arguments: str, root: Path) -> list[list[str]]:
-    done = run_script(PARALLEL, *arguments, "--dry-run", root=root)
+    done = run_script(PARALLEL, *arguments, "--dry_run", root=root)
     assert done.returncode == 0, done.stderr
     return [shlex.split(line)[2:] for line in done.stdout.splitlines()]
 
@@ -176,7 +176,7 @@ def test_two_models_on_two_dimensions(root: Path, jobs: str) -> None:
 
 
 def test_the_root_script_is_the_parallel_evaluation(tmp_path: Path) -> None:
-    command = ["bash", str(REPOSITORY / "run_vlabench_evaluation_bingXing.sh"), "--gpus", "none", "--dry-run"]
+    command = ["bash", str(REPOSITORY / "run_vlabench_evaluation_bingXing.sh"), "--gpus", "none", "--dry_run"]
     environment = {**os.environ, "LEAP_ROOT": str(tmp_path)}
     done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=True)
     assert done.stdout.split()[1].endswith("scripts/evaluation/run_vlm_evaluation.py")

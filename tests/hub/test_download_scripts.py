@@ -40,7 +40,7 @@ def test_a_choice_by_name(tmp_path: Path) -> None:
         ("download_vlabench_with_retry.py", "--dimensions mt common_sense", "dataset/vlm_evaluation_v1.0"),
         ("download_leap_data.py", "", "data"),
         ("download_leap_data.py", "--checkpoints 400", "output"),
-        ("download_leap_data.py", "--love-agibot --tasks 327", "data/love_agibot"),
+        ("download_leap_data.py", "--love_agibot --tasks 327", "data/love_agibot"),
     ],
 )
 def test_the_scripts_put_each_repository_in_its_place(
@@ -68,7 +68,7 @@ def test_the_scripts_put_each_repository_in_its_place(
 
 
 def test_archives_are_named_or_not_fetched(tmp_path: Path) -> None:
-    for flags in ("--love-agibot", "--tasks 327"):
+    for flags in ("--love_agibot", "--tasks 327"):
         refused = run_script("scripts/download/download_leap_data.py", *flags.split(), root=tmp_path)
         assert refused.returncode == 2
         assert "go together" in refused.stderr

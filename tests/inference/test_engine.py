@@ -231,7 +231,7 @@ def test_changed_data_is_refused_and_fresh_archives_what_was_there(copied: Path)
         ("--max_new_tokens 4", "max_new_tokens"),
         ("--dtype bfloat16", "dtype"),
         ("--language zh --model_name m", "prompt"),
-        ("--few-shot-num 1 --model_name m", "few_shot"),
+        ("--few_shot_num 1 --model_name m", "few_shot"),
         ("--image_tokens_max 8", "image_tokens"),
     ],
 )
@@ -385,7 +385,7 @@ def test_one_name_is_one_model_over_all_dimensions(copied: Path) -> None:
         "--dimension baseline --checkpoint models/leap-demo",
         "--dimension all nonsense",
         "--batch_mode --checkpoint models/leap-demo",
-        "--skip-baseline",
+        "--skip_baseline",
         "--max_new_tokens None",
         "--num_episodes 0",
         "--checkpoint models/leap-demo --model_name a/b",

@@ -158,7 +158,7 @@ def test_a_server_has_room_for_its_requests(workspace: Path, model: Path, tmp_pa
     assert (alone.max_model_len, alone.images_per_prompt) == (MAX_MODEL_LEN, IMAGES_PER_PROMPT)
     small = with_context(model, tmp_path / "small", len(read.ids) + 100)
     assert fit_requests(settings(model=small, images=SIZE), [shown], 99).max_model_len == len(read.ids) + 100
-    with pytest.raises(LeapError, match=rf"takes {len(read.ids) + 101} tokens .*--few-shot-num"):
+    with pytest.raises(LeapError, match=rf"takes {len(read.ids) + 101} tokens .*--few_shot_num"):
         fit_requests(settings(model=small, images=SIZE), [shown], new_tokens=101)
     own = settings(model=small, images=SIZE, extra=("--max-model-len", "9"))
     assert flags(build_command("python", fit_requests(own, [shown], 101), 8123, PIXELS, 2))["--max-model-len"] == "9"

@@ -118,7 +118,7 @@ def test_a_failure_is_no_answer_and_is_asked_again(workspace: Path, tmp_path: Pa
         (message,) = json.loads(table.with_suffix(".json").read_text())["models"]
         assert message["answers_from_before"] == 2
         assert len({note["run"]["command"] for note in message["inference"]}) == 2  # both runs are told
-        assert outputs(workspace, save, *options, "--no-resume").returncode == 0
+        assert outputs(workspace, save, *options, "--no_resume").returncode == 0
         assert len(server.seen) == before + 4
         store = save / "answers.jsonl"
         lines = [json.loads(line) for line in store.read_text().splitlines()]

@@ -39,7 +39,7 @@ from leap.judge.review_files import (
 from leap.records.judging import CRITERIA, join_images, split_images
 
 ANALYZE, DRAW = "scripts/evaluation/analyze_output_results.py", "scripts/evaluation/draw_blind10_scores.py"
-QUICK = "--repeats 2 --retry-sleep 0.01 --max-retries 3 --timeout 20 --image_tokens_min 1 --image_tokens_max 4".split()
+QUICK = "--repeats 2 --retry_sleep 0.01 --max_retries 3 --timeout 20 --image_tokens_min 1 --image_tokens_max 4".split()
 MODELS = ("Baseline", "secretive-model", "checkpoint-77")
 SAMPLES = 4
 QUALITY = {"Baseline": 1, "secretive-model": 4, "checkpoint-77": 3}  # steps of the reference that its plans have
@@ -101,7 +101,7 @@ def judge(body: Mapping[str, Any]) -> str:
 
 
 def analyze(root: Path, server: FaultyServer | None, *options: str) -> Finished:
-    address = ["--api-base", server.url, "--model", faulty.MODEL] if server else []
+    address = ["--api_base", server.url, "--model", faulty.MODEL] if server else []
     return run_script(ANALYZE, *QUICK, *address, *options, root=root)
 
 
@@ -174,7 +174,7 @@ def test_every_fault_is_overcome_or_counted(root: Path) -> None:
         return faults[seen.number % len(faults)] if seen.attempt == 0 else None
 
     with FaultyServer(plan, response=judge) as server:
-        done = analyze(root, server, "--only-models", ",".join(MODELS[:2]), "--timeout", "1", "--repeats", "1")
+        done = analyze(root, server, "--only_models", ",".join(MODELS[:2]), "--timeout", "1", "--repeats", "1")
     scores = scores_of(root)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -187,7 +187,7 @@ def test_every_fault_is_overcome_or_counted(root: Path) -> None:
 
 def test_unusable_verdicts_are_unscored_and_counted(root: Path) -> None:
     with FaultyServer(lambda seen: faulty.OUT_OF_RANGE, response=judge) as server:
-        done = analyze(root, server, "--only-models", "Baseline", "--repeats", "1", "--verdict-retries", "1")
+        done = analyze(root, server, "--only_models", "Baseline", "--repeats", "1", "--verdict_retries", "1")
         assert len(server.seen) == 2 * SAMPLES
     assert done.returncode == 1
     scores = scores_of(root)
@@ -196,7 +196,7 @@ def test_unusable_verdicts_are_unscored_and_counted(root: Path) -> None:
     assert all(error.startswith("unusable verdict: completeness") for error in scores["error"])
     cut = Fault("cut off", body=faulty.completion('{"completeness": 3', "length"))
     with FaultyServer(lambda seen: cut) as server:
-        options = ("--only-models", "Baseline", "--repeats", "1", "--verdict-retries", "0", "--continue-on-error")
+        options = ("--only_models", "Baseline", "--repeats", "1", "--verdict_retries", "0", "--continue_on_error")
         assert analyze(root, server, *options).returncode == 0
     assert all("cut at the limit" in error for error in scores_of(root)["error"])
 
@@ -208,7 +208,7 @@ def test_a_server_that_takes_no_schema_is_asked_without(root: Path) -> None:
         return refusing if "response_format" in seen.body else None
 
     with FaultyServer(plan, response=lambda body: json.dumps(dict.fromkeys(CRITERIA, 4))) as server:
-        done = analyze(root, server, "--only-models", "Baseline", "--concurrency", "1")
+        done = analyze(root, server, "--only_models", "Baseline", "--concurrency", "1")
     assert done.returncode == 0, done.stderr
     manifest = json.loads(newest(root, "blind10_manifest").read_text())
     assert manifest["judges"][0]["inference"][0]["takes_json_schema"] is False
@@ -221,14 +221,14 @@ def test_fields_that_a_hosted_model_refuses_can_be_left_out(root: Path) -> None:
         return refusing if "temperature" in seen.body else None
 
     with FaultyServer(plan, response=judge) as server:
-        done = analyze(root, server, "--only-models", "Baseline", "--concurrency", "1")
+        done = analyze(root, server, "--only_models", "Baseline", "--concurrency", "1")
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("refuses temperature: left out from now on") == 1
         assert sum("temperature" in seen.body for seen in server.seen) == 1
         manifest = json.loads(newest(root, "blind10_manifest").read_text())
         assert manifest["judges"][0]["inference"][0]["fields_refused"] == ["temperature"]
         before = len(server.seen)
-        assert analyze(root, server, "--only-models", "Baseline", "--omit-fields", "temperature,seed").returncode == 0
+        assert analyze(root, server, "--only_models", "Baseline", "--omit_fields", "temperature,seed").returncode == 0
         assert not any({"temperature", "seed"} & seen.body.keys() for seen in server.seen[before:])
 
 
@@ -251,7 +251,7 @@ def test_one_odd_verdict_ends_no_review(root: Path, odd: str, scored: bool) -> N
         verdict = judge(body)
         return odd % verdict.partition(", ")[2][:-1] if "Sample 1." in plans_of(body)[0] else verdict
 
-    options = ("--only-models", "Baseline", "--repeats", "1", "--verdict-retries", "0")
+    options = ("--only_models", "Baseline", "--repeats", "1", "--verdict_retries", "0")
     with FaultyServer(response=answer) as server:
         for _ in range(2):
             done = analyze(root, server, *options)
@@ -266,7 +266,7 @@ def test_one_odd_verdict_ends_no_review(root: Path, odd: str, scored: bool) -> N
 def test_a_store_is_read_beside_what_cannot_be(root: Path) -> None:
     """Odd lines are passed over with one warning, and only what they held is asked again."""
     store = root / "eva_results" / "blind_10" / "verdicts.jsonl"
-    options = ("--only-models", "Baseline", "--repeats", "1")
+    options = ("--only_models", "Baseline", "--repeats", "1")
     with FaultyServer(response=judge) as server:
         assert analyze(root, server, *options).returncode == 0
         first, second, third, fourth = store.read_text().splitlines()
@@ -284,7 +284,7 @@ def test_a_store_is_read_beside_what_cannot_be(root: Path) -> None:
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"tables": 3}', '{"spent": {"requests": "many"}, "outputs": 7}'])
 def test_a_broken_manifest_of_an_earlier_run_ends_no_review(root: Path, content: str) -> None:
-    options = ("--judge", "rubric", "--only-models", "Baseline")
+    options = ("--judge", "rubric", "--only_models", "Baseline")
     assert analyze(root, None, *options).returncode == 0
     newest(root, "blind10_manifest").write_text(content)
     again = analyze(root, None, *options)
@@ -299,7 +299,7 @@ def test_nothing_is_paid_for_twice(root: Path) -> None:
     def broken(seen: Seen) -> Fault | None:
         return faulty.BAD_REQUEST if "Sample 2." in plans_of(seen.body)[0] else None
 
-    options = ("--only-models", ",".join(MODELS[:2]))
+    options = ("--only_models", ",".join(MODELS[:2]))
     with FaultyServer(broken, response=judge) as server:
         assert analyze(root, server, *options).returncode == 1
         first = json.loads(newest(root, "blind10_manifest").read_text())
@@ -312,7 +312,7 @@ def test_nothing_is_paid_for_twice(root: Path) -> None:
         assert analyze(root, server, *options).returncode == 0
         assert server.seen == []
         assert newest(root, "blind10_manifest").read_bytes() == kept
-        assert analyze(root, server, *options, "--no-resume").returncode == 0
+        assert analyze(root, server, *options, "--no_resume").returncode == 0
         assert len(server.seen) == 2 * 2 * SAMPLES
     assert newest(root, "blind10_score").read_bytes() == resumed
     message = json.loads(kept)
@@ -331,7 +331,7 @@ def test_pairs_of_an_earlier_run_join_a_later_table(root: Path) -> None:
     def broken(seen: Seen) -> Fault | None:
         return faulty.BAD_REQUEST if len(plans_of(seen.body)) == 1 and "Sample 2." in plans_of(seen.body)[0] else None
 
-    options = ("--only-models", ",".join(MODELS[:2]), "--repeats", "1")
+    options = ("--only_models", ",".join(MODELS[:2]), "--repeats", "1")
     with FaultyServer(broken, response=judge) as server:
         assert analyze(root, server, *options, "--pairwise").returncode == 1
         server.reset(faulty.faultless)
@@ -376,27 +376,27 @@ def test_the_limit_of_cost_is_kept_and_reported(root: Path) -> None:
         usage = {"prompt_tokens": 1990, "completion_tokens": 10}
         return Fault("billed", body=faulty.completion(judge(seen.body), usage=usage))
 
-    prices = ("--input-price", "1000", "--output-price", "1000", "--max_new_tokens", "10", "--only-models", "Baseline")
+    prices = ("--input_price", "1000", "--output_price", "1000", "--max_new_tokens", "10", "--only_models", "Baseline")
     with FaultyServer(billed) as server:
-        refused = analyze(root, server, "--max-cost", "1")
+        refused = analyze(root, server, "--max_cost", "1")
         assert refused.returncode == 2
-        assert "--input-price" in refused.stderr
-        nothing = analyze(root, server, *prices, "--max-cost", "1")
+        assert "--input_price" in refused.stderr
+        nothing = analyze(root, server, *prices, "--max_cost", "1")
         assert "stopped before USD 1" in nothing.stdout
         assert server.seen == []
-        done = analyze(root, server, *prices, "--max-cost", "12")
+        done = analyze(root, server, *prices, "--max_cost", "12")
         asked = len(server.seen)
         assert 1 < asked <= 6
         assert done.returncode == 1
-        assert "stopped before USD 12 (--max-cost)" in done.stdout
+        assert "stopped before USD 12 (--max_cost)" in done.stdout
         spent = json.loads(newest(root, "blind10_manifest").read_text())["spent"]
         assert spent["stopped_by_max_cost"] is True
         assert spent["cost_usd"] == pytest.approx(2.0 * asked)
         assert scores_of(root)["final_score"].notna().sum() == asked
-        assert analyze(root, server, *prices, "--max-cost", "100").returncode == 0
+        assert analyze(root, server, *prices, "--max_cost", "100").returncode == 0
         assert len(server.seen) == 2 * SAMPLES
         server.reset(lambda seen: Fault("no usage", body=faulty.completion(judge(seen.body))))
-        blind = analyze(root, server, *prices, "--max-cost", "100", "--no-resume")
+        blind = analyze(root, server, *prices, "--max_cost", "100", "--no_resume")
     assert blind.returncode == 1
     assert "how many tokens" in blind.stderr
 
@@ -418,9 +418,9 @@ def test_the_limit_of_cost_is_kept_and_reported(root: Path) -> None:
 )
 def test_tokens_that_nobody_has_counted_keep_no_limit(root: Path, usage: Any) -> None:
     """One answer shows it. It is paid for and kept; no other is asked for."""
-    prices = ("--input-price", "1000", "--output-price", "1000", "--max_new_tokens", "10", "--only-models", "Baseline")
+    prices = ("--input_price", "1000", "--output_price", "1000", "--max_new_tokens", "10", "--only_models", "Baseline")
     with FaultyServer(lambda seen: Fault("odd", body=faulty.completion(judge(seen.body), usage=usage))) as server:
-        done = analyze(root, server, *prices, "--max-cost", "12")
+        done = analyze(root, server, *prices, "--max_cost", "12")
         assert done.returncode == 1
         assert "does not say how many tokens" in done.stderr
         assert len(server.seen) == 1
@@ -433,9 +433,9 @@ def test_tokens_that_nobody_has_counted_keep_no_limit(root: Path, usage: Any) ->
 def test_requests_that_failed_count_against_the_limit(root: Path) -> None:
     """A server may bill what it then refuses, and does not say: four of eight reserves are the limit here."""
     refusing = Fault("an ending of its own", body=faulty.completion("Hm.", finish="error"))
-    prices = ("--input-price", "0", "--output-price", "1000000", "--max_new_tokens", "10", "--only-models", "Baseline")
+    prices = ("--input_price", "0", "--output_price", "1000000", "--max_new_tokens", "10", "--only_models", "Baseline")
     with FaultyServer(lambda seen: refusing) as server:
-        done = analyze(root, server, *prices, "--max-cost", "40")
+        done = analyze(root, server, *prices, "--max_cost", "40")
         assert done.returncode == 1
         assert len(server.seen) == 4
     assert "stopped before USD 40" in done.stdout
@@ -448,9 +448,9 @@ def test_an_answer_that_passes_the_limit_is_the_last(root: Path) -> None:
         usage = {"prompt_tokens": 10, "completion_tokens": 10 if seen.number == 0 else 50_000}
         return Fault("billed", body=faulty.completion(judge(seen.body), usage=usage))
 
-    prices = ("--input-price", "0", "--output-price", "1000", "--max_new_tokens", "10", "--max-cost", "12")
+    prices = ("--input_price", "0", "--output_price", "1000", "--max_new_tokens", "10", "--max_cost", "12")
     with FaultyServer(thinking, hold=0.3) as server:
-        done = analyze(root, server, *prices, "--only-models", "Baseline", "--concurrency", "1")
+        done = analyze(root, server, *prices, "--only_models", "Baseline", "--concurrency", "1")
         assert done.returncode == 1
         assert len(server.seen) < 2 * SAMPLES
     assert "stopped before USD 12" in done.stdout
@@ -463,9 +463,9 @@ def test_answers_beyond_max_tokens_are_paid_for_and_counted(root: Path) -> None:
     def thinking(seen: Seen) -> Fault:
         return faulty.ERROR_503 if seen.number == 0 else Fault("long", body=faulty.completion("Hm.", usage=usage))
 
-    prices = ("--input-price", "0", "--output-price", "1000", "--max_new_tokens", "10", "--max-cost", "12")
+    prices = ("--input_price", "0", "--output_price", "1000", "--max_new_tokens", "10", "--max_cost", "12")
     with FaultyServer(thinking) as server:
-        assert analyze(root, server, *prices, "--only-models", "Baseline").returncode == 1
+        assert analyze(root, server, *prices, "--only_models", "Baseline").returncode == 1
         assert len(server.seen) == 3  # one that failed, and two answers; a third could pass the limit
     spent = json.loads(newest(root, "blind10_manifest").read_text())["spent"]
     assert (spent["requests"], spent["new_tokens"], spent["cost_usd"]) == (2, 10000, pytest.approx(10))
@@ -477,7 +477,7 @@ def test_answers_beyond_max_tokens_are_paid_for_and_counted(root: Path) -> None:
 
 def test_pairs_are_shown_in_both_orders(root: Path) -> None:
     with FaultyServer(response=judge) as server:
-        done = analyze(root, server, "--pairwise", "--only-models", ",".join(MODELS[:2]))
+        done = analyze(root, server, "--pairwise", "--only_models", ",".join(MODELS[:2]))
         assert done.returncode == 0, done.stderr
         pairs = [plans_of(seen.body) for seen in server.seen if len(plans_of(seen.body)) == 2]
     assert Counter(map(tuple, pairs)) == Counter(tuple(reversed(pair)) for pair in pairs)
@@ -495,7 +495,7 @@ def test_a_judge_that_always_prefers_the_first_decides_nothing(root: Path) -> No
         return '{"better": "A"}' if len(plans_of(body)) == 2 else judge(body)
 
     with FaultyServer(response=first) as server:
-        assert analyze(root, server, "--pairwise", "--only-models", ",".join(MODELS[:2])).returncode == 0
+        assert analyze(root, server, "--pairwise", "--only_models", ",".join(MODELS[:2])).returncode == 0
     assert set(read_table(newest(root, "blind10_pairs"))["outcome"]) == {"tie"}
     (bias,) = json.loads(newest(root, "blind10_summary").with_suffix(".json").read_text())["position_bias"]
     assert (bias["consistent"], bias["first"], bias["p"]) == (0, 2 * SAMPLES, pytest.approx(2 / 2**SAMPLES))
@@ -505,7 +505,7 @@ def test_a_judge_that_always_prefers_the_first_decides_nothing(root: Path) -> No
 
 
 def test_figures_of_the_rubric_alone(root: Path) -> None:
-    assert analyze(root, None, "--judge", "rubric", "--continue-on-error").returncode == 0
+    assert analyze(root, None, "--judge", "rubric", "--continue_on_error").returncode == 0
     drawn = run_script(DRAW, "--output_dir", "figures", root=root)
     assert drawn.returncode == 0, drawn.stderr
     names = ("final_scores", "criteria", "improvement")
@@ -515,8 +515,8 @@ def test_figures_of_the_rubric_alone(root: Path) -> None:
 @pytest.mark.slow
 def test_figures_of_two_judges_and_the_rubric(root: Path) -> None:
     with FaultyServer(response=judge, models=("tiny", "other")) as server:
-        judges = ("--judge", "tiny", "other", "rubric", "--pairwise", "--continue-on-error")
-        done = run_script(ANALYZE, *QUICK, "--api-base", server.url, *judges, root=root)
+        judges = ("--judge", "tiny", "other", "rubric", "--pairwise", "--continue_on_error")
+        done = run_script(ANALYZE, *QUICK, "--api_base", server.url, *judges, root=root)
     assert done.returncode == 0, done.stderr
     assert "weighted kappa" in done.stdout
     drawn = run_script(DRAW, "--baseline", "secretive-model", root=root)
@@ -539,9 +539,9 @@ def test_a_missing_image_stops_or_warns(root: Path) -> None:
         stopped = analyze(root, server)
         assert stopped.returncode == 1
         assert "sample 2" in stopped.stderr
-        assert "--warn-missing-image" in stopped.stderr
+        assert "--warn_missing_image" in stopped.stderr
         assert server.seen == []
-        warned = analyze(root, server, "--warn-missing-image", "--only-models", "Baseline")
+        warned = analyze(root, server, "--warn_missing_image", "--only_models", "Baseline")
     assert warned.returncode == 0
     assert "warning: judged without an image: sample 2" in warned.stderr
     assert set(scores_of(root).groupby("sample_idx")["pictures"].first().loc[[1, 2]]) == {"1", "0"}
@@ -644,13 +644,13 @@ def test_a_broken_table_is_reported_by_row(root: Path, change: Any, message: str
 def test_the_seeds_own_six_columns_are_enough(root: Path) -> None:
     path = newest(root, "blind10_outputs")
     read_table(path).drop(columns=["error", "finish", "prompt_tokens", "new_tokens"]).to_csv(path, index=False)
-    assert analyze(root, None, "--judge", "rubric", "--input-csv", str(path)).returncode == 0
+    assert analyze(root, None, "--judge", "rubric", "--input_csv", str(path)).returncode == 0
 
 
 def test_wrong_usage(root: Path) -> None:
     for options, message in (
         (["--judge", "rubric", "--pairwise"], "--pairwise"),
-        (["--judge", "rubric", "--only-models", "nobody"], "nobody"),
+        (["--judge", "rubric", "--only_models", "nobody"], "nobody"),
         ([], "--judge rubric"),
     ):
         done = run_script(ANALYZE, *options, root=root)
@@ -753,8 +753,8 @@ def test_a_judge_that_is_named_twice_is_refused(requests: list[str]) -> None:
 @pytest.mark.slow
 def test_a_killed_review_goes_on_where_it_was(root: Path) -> None:
     with FaultyServer(hold=0.3, response=judge) as server:
-        command = [sys.executable, str(REPOSITORY / ANALYZE), *QUICK, "--api-base", server.url, "--model", faulty.MODEL]
-        command += ["--concurrency", "2", "--only-models", ",".join(MODELS[:2])]
+        command = [sys.executable, str(REPOSITORY / ANALYZE), *QUICK, "--api_base", server.url, "--model", faulty.MODEL]
+        command += ["--concurrency", "2", "--only_models", ",".join(MODELS[:2])]
         environment = {**os.environ, "LEAP_ROOT": str(root), "PYTHONPATH": str(REPOSITORY)}
         store = root / "eva_results" / "blind_10" / "verdicts.jsonl"
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
@@ -767,7 +767,7 @@ def test_a_killed_review_goes_on_where_it_was(root: Path) -> None:
         kept = len(store.read_bytes().splitlines())
         server.reset(faulty.faultless)
         server.hold = 0
-        assert analyze(root, server, "--only-models", ",".join(MODELS[:2])).returncode == 0
+        assert analyze(root, server, "--only_models", ",".join(MODELS[:2])).returncode == 0
         assert len(server.seen) == 2 * 2 * SAMPLES - kept
     (message,) = json.loads(newest(root, "blind10_manifest").read_text())["judges"]
     assert len({note["run"]["start"] for note in message["inference"]}) == 2  # what the killed run did is told too

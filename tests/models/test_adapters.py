@@ -130,7 +130,7 @@ def test_a_relative_base_lies_in_the_workspace(root: Path) -> None:
 
 
 def test_a_batch_takes_adapters_too(root: Path) -> None:
-    options = ["--batch_mode", "--skip-baseline", "--checkpoints_dir", f"output/{RUN}"]
+    options = ["--batch_mode", "--skip_baseline", "--checkpoints_dir", f"output/{RUN}"]
     done = evaluate(root, *options)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (root / "eva_results" / "Semantic").iterdir()] == [f"{RUN}-checkpoint-20"]

@@ -208,7 +208,7 @@ def test_another_size_goes_to_another_result(root: Path, tmp_path: Path) -> None
     assert sizes(tmp_path) == {"Baseline": DEFAULT, "Baseline_4-9tokens": OWN, "own-checkpoint-1": OWN}
     assert {path: path.read_bytes() for path in before} == before
     published = "--batch_mode --checkpoints_dir output/own --image_tokens_min 256 --image_tokens_max 1024".split()
-    assert evaluate(root, tmp_path, *published, "--image-control", "blank").returncode == 0
+    assert evaluate(root, tmp_path, *published, "--image_control", "blank").returncode == 0
     assert evaluate(root, tmp_path, *published).returncode == 0
     there = ("Baseline", "Baseline_blank", "own-checkpoint-1_256-1024tokens", "own-checkpoint-1_256-1024tokens_blank")
     assert {name: size for name, size in sizes(tmp_path).items() if size == DEFAULT} == dict.fromkeys(there, DEFAULT)
@@ -247,7 +247,7 @@ def test_checkpoints_of_two_sizes_are_refused_until_one_is_given(root: Path, tmp
     for name, flags in {
         EVALUATE: [*QUICK, *batch, "--output_dir", str(tmp_path / "results")],
         BLIND: ["--checkpoints_dir", str(folder), "--save_dir", str(tmp_path / "results"), "--device", "cpu"],
-        PARALLEL: [*batch, "--dry-run"],
+        PARALLEL: [*batch, "--dry_run"],
     }.items():
         refused = script(name, *flags, "--baseline_model", "models/base", root=root)
         assert refused.returncode == 2
@@ -262,7 +262,7 @@ def test_checkpoints_of_two_sizes_are_refused_until_one_is_given(root: Path, tmp
 
 def test_jobs_ask_at_one_size_too(root: Path) -> None:
     models = ["--checkpoint", "models/base", "output/own/checkpoint-1", "--baseline_model", "models/base"]
-    done = script(PARALLEL, *models, *"--dimension spatial --dry-run --jobs 1 --gpus none".split(), root=root)
+    done = script(PARALLEL, *models, *"--dimension spatial --dry_run --jobs 1 --gpus none".split(), root=root)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2

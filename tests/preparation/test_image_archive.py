@@ -58,7 +58,7 @@ def script(root: Path, *flags: str) -> Finished:
 
 
 def test_it_is_unpacked_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "to do" in script(root, "--dry-run").stdout
+    assert "to do" in script(root, "--dry_run").stdout
     assert not (root / "data" / "images").exists()
     done = script(root)
     assert (done.returncode, done.stderr) == (0, "")
@@ -247,7 +247,7 @@ def test_a_download_unpacks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert f"7 images of {archive_of(tmp_path)}, {new} of them new" in done.stdout
         assert unpacked(tmp_path) == CONTENT
         shutil.rmtree(tmp_path / "data")
-        assert run_script("scripts/download/download_leap_data.py", "--dry-run", root=tmp_path).returncode == 0
+        assert run_script("scripts/download/download_leap_data.py", "--dry_run", root=tmp_path).returncode == 0
     assert not (tmp_path / "data").exists() or not list((tmp_path / "data").iterdir())
 
 
@@ -266,7 +266,7 @@ def test_annotations_come_with_their_tasks(tmp_path: Path, monkeypatch: pytest.M
     stored = Stored("EvanSirius/LOVE-Agibot-Beta", "dataset", {path: path.encode() for path in paths})
     with HubServer([stored]) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        flags = ("--love-agibot", "--tasks", "327")
+        flags = ("--love_agibot", "--tasks", "327")
         assert run_script("scripts/download/download_leap_data.py", *flags, root=tmp_path).returncode == 0
     folder = tmp_path / "data" / "love_agibot"
     assert set(on_disk(folder)) == set(paths[:2])

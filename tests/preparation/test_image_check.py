@@ -97,7 +97,7 @@ def test_every_fault_is_reported_with_its_place(root: Path) -> None:
     assert (data / "images" / "9-9.png").is_file()
 
 
-@pytest.mark.parametrize("flag", ["--delete", "--no-dry-run"])
+@pytest.mark.parametrize("flag", ["--delete", "--no_dry_run"])
 def test_delete_moves_away_and_restore_brings_back(root: Path, flag: str) -> None:
     damage(root)
     images = root / "data" / "images"
@@ -112,13 +112,13 @@ def test_delete_moves_away_and_restore_brings_back(root: Path, flag: str) -> Non
     assert "dry run" not in again.stdout
     assert run_script(SCRIPT, "--restore", str(file), root=root).returncode == 0
     assert {path.name: path.read_bytes() for path in images.iterdir() if path.is_file()} == before
-    check(root, flag, "--keep-orphans")
+    check(root, flag, "--keep_orphans")
     assert sorted(path.name for path in images.glob("[!.]*")) == ["7-1.png", "9-9.png", "notes.txt"]
 
 
 def test_one_file_is_checked_and_the_others_keep_their_images(root: Path) -> None:
     damage(root)
-    _, report = check(root, "--file", "data/test.jsonl", "--no-decode")
+    _, report = check(root, "--file", "data/test.jsonl", "--no_decode")
     assert (list(report["missing"]), report["rows"], report["invalid_rows"]) == (["images/12-1.png"], 1, {})
     assert report["orphans"] == [str(root / "data" / "images" / "9-9.png")]
     assert (report["decoded"], report["corrupt"]) == (0, {})
@@ -151,7 +151,7 @@ def test_links_make_no_orphans_and_what_lies_elsewhere_is_never_moved(root: Path
 
 def test_two_files_for_one_name_are_a_fault(root: Path) -> None:
     draw(root / "images" / "7-1.png", 8)
-    _, report = check(root, "--no-decode")
+    _, report = check(root, "--no_decode")
     assert "two different files" in report["missing"]["images/7-1.png"]
 
 
@@ -180,7 +180,7 @@ def test_two_looks_at_once_are_refused(root: Path) -> None:
 
 def test_no_folder_is_wrong_usage(tmp_path: Path) -> None:
     assert run_script(SCRIPT, root=tmp_path).returncode == 2
-    assert run_script(SCRIPT, "--data-dir", "nowhere", root=tmp_path).returncode == 2
+    assert run_script(SCRIPT, "--data_dir", "nowhere", root=tmp_path).returncode == 2
 
 
 COMPONENTS = st.lists(st.sampled_from(["images", "a.png", "b.png", "sub", "..", ".", "", "\0", "x" * 300]), max_size=4)

@@ -136,7 +136,7 @@ def test_a_training_file_is_built_without_it(two: tuple[Path, Path], tmp_path: P
     made = []
     for number, root in enumerate(two):
         output = tmp_path / str(number)
-        done = run_script("scripts/utils/build_training_file.py", "--output-dir", str(output), root=root)
+        done = run_script("scripts/utils/build_training_file.py", "--output_dir", str(output), root=root)
         assert done.returncode == 0, done.stderr
         made.append({path.name: path.read_bytes() for path in output.glob("*.jsonl")})
     assert made[0] == made[1]

@@ -68,10 +68,10 @@ def test_a_demo_workspace_has_no_orphans(workspace: Path, tmp_path: Path) -> Non
     names = {path.name for path in (tmp_path / "data" / "images").iterdir()}
     unnamed = names - {Path(name).name for file in (tmp_path / "data").glob("*.jsonl") for name in named_in(file)}
     assert any(name.endswith("_numbered.png") for name in unnamed)
-    done, report = check(tmp_path, "--no-decode")
+    done, report = check(tmp_path, "--no_decode")
     assert (done.returncode, report["orphans"]) == (0, [])
     draw(tmp_path / "data" / "images" / "other_numbered.png")
-    assert len(check(tmp_path, "--no-decode")[1]["orphans"]) == 1
+    assert len(check(tmp_path, "--no_decode")[1]["orphans"]) == 1
 
 
 @pytest.mark.parametrize("image_root", ["data", "data/images", "link", "link/images", ".", "data/../data"])
@@ -91,7 +91,7 @@ def test_roots_that_overlap_keep_what_others_name(root: Path, image_root: str) -
     moved = {Path(path).name for path in before.keys() - images(root).keys()}
     assert moved == {"9-9.png"}
     (file,) = root.glob("**/trash/*/restore.json")
-    assert check(root, "--no-decode")[1]["orphans"] == []
+    assert check(root, "--no_decode")[1]["orphans"] == []
     assert restore(file) == 1
     assert images(root) == before
 
@@ -107,12 +107,12 @@ def test_a_linked_folder_of_images_keeps_what_its_owner_names(root: Path, tmp_pa
     (root / "data" / "images").symlink_to(owner / "data" / "images")
     (root / "data" / "train.jsonl").write_text(sample("images/7-1.png") + "\n")
     (root / "data" / "test.jsonl").unlink()
-    done, report = check(root, "--delete", "--no-decode")
+    done, report = check(root, "--delete", "--no_decode")
     assert sorted(Path(orphan).name for orphan in report["orphans"]) == ["8-8.png", "9-9.png"]
     assert f"orphans outside {root / 'data'}, which are never moved: 2" in done.stdout
     assert images(owner) == before
     real = str(owner / "data" / "images")
-    check(root, "--file", "data/train.jsonl", "--image_root", f"{real}/..", "--delete", "--no-decode")
+    check(root, "--file", "data/train.jsonl", "--image_root", f"{real}/..", "--delete", "--no_decode")
     assert set(before) - set(images(owner)) >= {"data/images/9-9.png"}
 
 
@@ -120,7 +120,7 @@ def test_a_root_that_holds_the_workspace_is_searched_only_where_samples_have_ima
     (root / "data" / "top.jsonl").write_text(sample("top.png") + "\n")
     for name in ("top.png", "figure.png", "output/curve.png"):
         draw(root / name)
-    _, report = check(root, "--file", "data/top.jsonl", "--image_root", ".", "--no-decode")
+    _, report = check(root, "--file", "data/top.jsonl", "--image_root", ".", "--no_decode")
     assert report["orphans"] == []
 
 
@@ -165,10 +165,10 @@ def test_what_any_known_file_names_is_no_orphan(root: Path, spelling: str, form:
     path.parent.mkdir(parents=True, exist_ok=True)
     for flags in (("--file", "data/train.jsonl"), ("--file", "data/train.jsonl", "--image_root", "data")):
         path.unlink(missing_ok=True)
-        before = check(root, *flags, "--no-decode")[1]["orphans"]
+        before = check(root, *flags, "--no_decode")[1]["orphans"]
         assert [Path(orphan).name for orphan in before] == [on_disk]
         path.write_text(FORMS[form](name.format(root=root)))
-        assert check(root, *flags, "--no-decode", "--delete")[1]["orphans"] == []
+        assert check(root, *flags, "--no_decode", "--delete")[1]["orphans"] == []
 
 
 def test_images_of_benchmark_examples_belong_together(workspace: Path, root: Path) -> None:
@@ -214,8 +214,8 @@ def test_a_root_that_is_not_there_is_wrong_usage(root: Path) -> None:
 def test_two_that_move_images_at_once_are_refused(root: Path) -> None:
     draw(root / "data" / "images" / "9-9.png", 9)
     with FolderLock(root / "data" / "trash"):
-        done = run_script(SCRIPT, "--delete", "--no-decode", root=root)
-        assert check(root, "--no-decode")[1]["orphans"]  # who only looks may
+        done = run_script(SCRIPT, "--delete", "--no_decode", root=root)
+        assert check(root, "--no_decode")[1]["orphans"]  # who only looks may
     assert done.returncode == 1
     assert "another process" in done.stderr.splitlines()[-1]
     assert not list((root / "data" / "trash").glob("*/restore.json"))
@@ -262,7 +262,7 @@ def test_two_real_ones_at_once_lose_nothing(root: Path) -> None:
 
 def test_two_that_restore_at_once_lose_nothing(root: Path) -> None:
     draw(root / "data" / "images" / "9-9.png", 9)
-    check(root, "--delete", "--no-decode")
+    check(root, "--delete", "--no_decode")
     (file,) = (root / "data" / "trash").glob("*/restore.json")
     with FolderLock(file.parent), pytest.raises(LeapError, match="another process"):
         restore(file)

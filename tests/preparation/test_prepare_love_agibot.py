@@ -78,14 +78,14 @@ def script(root: Path, *arguments: str) -> Finished:
 def test_each_episode_has_its_first_frame_and_a_second_run_reads_nothing(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dry = script(root, "--dry-run")
+    dry = script(root, "--dry_run")
     assert dry.returncode == 0
     assert "3 to do" in dry.stdout
     assert not images_of(root).exists()
-    done = script(root, "--num-workers", "2", "--tasks", "327", "4")
+    done = script(root, "--num_workers", "2", "--tasks", "327", "4")
     assert (done.returncode, done.stderr) == (0, "")
     assert "archives: 2 done; 6 images, 6 of them new" in done.stdout
-    done = script(root, "--num-workers", "1")
+    done = script(root, "--num_workers", "1")
     assert "archives: 2 unchanged, 1 done; 9 images, 3 of them new" in done.stdout
     expected = {
         f"{task}-{640000 + episode}.png": image(task * 10000 + episode * 100 + 2)
@@ -97,7 +97,7 @@ def test_each_episode_has_its_first_frame_and_a_second_run_reads_nothing(
         assert np.array_equal(pixels(images_of(root) / name), pixels(frame))
     assert {path.name for path in (images_of(root) / ".first_frames").iterdir()} == {"327.json", "328.json", "4.json"}
     monkeypatch.setattr(GzipStream, "__enter__", lambda self: pytest.fail("an archive is read again"))
-    done = script(root, "--num-workers", "1")
+    done = script(root, "--num_workers", "1")
     assert "archives: 3 unchanged; 9 images, 0 of them new" in done.stdout
 
 
@@ -182,7 +182,7 @@ def test_wrong_calls_are_reported_in_one_line(root: Path) -> None:
     for arguments, code, message in (
         (("--tasks", "327", "9"), 1, "no archive of task 9"),
         (("--archives", "data"), 1, "no task_<number>.tar.gz here"),
-        (("--num-workers", "0"), 2, "a whole number from 1 to"),
+        (("--num_workers", "0"), 2, "a whole number from 1 to"),
     ):
         done = script(root, *arguments)
         assert done.returncode == code
@@ -246,7 +246,7 @@ def test_a_signal_ends_in_good_order_and_the_same_command_continues(
 
     monkeypatch.setattr(FirstFrames, "_close", close)
     monkeypatch.setattr(archives, "_CHUNK", 64)
-    done = script(root, "--num-workers", "1")
+    done = script(root, "--num_workers", "1")
     assert done.returncode == 128 + number
     assert "the same command continues from here" in done.stderr
     assert "3 stopped" in done.stdout
@@ -254,7 +254,7 @@ def test_a_signal_ends_in_good_order_and_the_same_command_continues(
     assert not [handler for handler in handlers if "on_signals" in getattr(handler, "__qualname__", "")]
     assert not list(images_of(root).glob("*.png"))
     monkeypatch.undo()
-    assert "begun before" in script(root, "--dry-run").stdout
+    assert "begun before" in script(root, "--dry_run").stdout
     assert states(prepared(root)) == [("done", 2, 2), ("done", 4, 3), ("done", 3, 3)]
     assert final_files(root) == whole
 
@@ -294,7 +294,7 @@ def test_killed_and_stopped_at_random_moments(tmp_path: Path) -> None:
         random.Random(task).shuffle(files)
         archive_of(tmp_path, task).parent.mkdir(parents=True, exist_ok=True)
         archive_of(tmp_path, task).write_bytes(tar_gz(files))
-    command = [sys.executable, str(REPOSITORY / SCRIPT), "--num-workers", "4"]
+    command = [sys.executable, str(REPOSITORY / SCRIPT), "--num_workers", "4"]
     environment: dict[str, Any] = {**os.environ, "LEAP_ROOT": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
     subprocess.run(command, env=environment, check=True, capture_output=True)
     whole, rng, codes = final_files(tmp_path), random.Random(1), []

@@ -69,7 +69,7 @@ def build(root: Path, *flags: str) -> dict[str, Any]:
     """The data card."""
     done = run_script(SCRIPT, *flags, root=root)
     assert done.returncode == 0, done.stderr
-    output = root / (flags[flags.index("--output-dir") + 1] if "--output-dir" in flags else "data")
+    output = root / (flags[flags.index("--output_dir") + 1] if "--output_dir" in flags else "data")
     assert Image.open(output / "data_card.png").convert("RGB").getextrema() != ((255, 255),) * 3
     return json.loads((output / "data_card.json").read_text())
 
@@ -109,15 +109,15 @@ def test_the_same_seed_gives_the_same_files_and_another_one_others(root: Path) -
     first = {path.name: path.read_bytes() for path in (root / "data").glob("*.jsonl")}
     build(root)
     assert {path.name: path.read_bytes() for path in (root / "data").glob("*.jsonl")} == first
-    build(root, "--seed", "1", "--output-dir", "other")
+    build(root, "--seed", "1", "--output_dir", "other")
     assert set(ids(root, "test", "other")) != set(ids(root, "test"))
 
 
 def test_counts_can_be_asked_for(root: Path) -> None:
-    build(root, "--train-samples", "25", "--test-samples", "10")
+    build(root, "--train_samples", "25", "--test_samples", "10")
     assert not set(ids(root, "train")) & set(ids(root, "test"))
     assert (len(ids(root, "train")), len(ids(root, "test"))) == (25, 10)
-    done = run_script(SCRIPT, "--train-samples", "35", "--test-samples", "10", root=root)
+    done = run_script(SCRIPT, "--train_samples", "35", "--test_samples", "10", root=root)
     assert done.returncode == 2
     assert "30 of them (40 samples in all)" in done.stderr
 
@@ -159,7 +159,7 @@ def test_faulty_annotations_stop_the_making_or_are_left_out(root: Path) -> None:
     assert f"{path}: episode 1: task_name: " in done.stderr
     assert "faulty entries in all: 2" in done.stderr
     assert not (root / "data" / "data_card.json").exists()
-    card = build(root, "--skip-invalid")
+    card = build(root, "--skip_invalid")
     assert card["left_out"] == {"faulty annotation": 2}
     assert len(ids(root, "train")) + len(ids(root, "test")) == EPISODES + 1
 
@@ -177,7 +177,7 @@ def test_steps_are_in_the_order_in_which_they_begin_and_a_missing_task_is_the_fi
     one["label_info"]["action_config"].reverse()
     del one["task_id"], one["init_scene_text"]
     write_annotations(root, 7, [one])
-    build(root, "--annotations", "data/task_info/task_7.json", "--output-dir", "one", "--test-samples", "0")
+    build(root, "--annotations", "data/task_info/task_7.json", "--output_dir", "one", "--test_samples", "0")
     (sample,) = samples(root, "train", "one")
     assert sample.target.steps == "1) Pick up the onion. 2) Place it in the basket."
     assert sample.images() == ["images/7-1.png"]
@@ -211,7 +211,7 @@ def test_annotations_of_each_release_are_read(tmp_path: Path, file: str, written
     path.write_text(json.dumps([written]))
     (tmp_path / "data" / "images").mkdir()
     image(1).save(tmp_path / "data" / "images" / "7-649078.png")
-    build(tmp_path, "--test-samples", "0")
+    build(tmp_path, "--test_samples", "0")
     (sample,) = samples(tmp_path, "train")
     assert (sample.id, sample.images(), sample.target.steps) == (
         "love-agibot/7-649078",
@@ -244,12 +244,12 @@ def test_annotations_of_any_name_are_read_where_there_are_no_others(tmp_path: Pa
 def test_a_data_card_of_other_files_is_not_replaced(root: Path) -> None:
     build(root)
     before = (root / "data" / "data_card.json").read_bytes()
-    done = run_script(SCRIPT, "--train-samples", "20", "--test-samples", "10", root=root)
+    done = run_script(SCRIPT, "--train_samples", "20", "--test_samples", "10", root=root)
     assert done.returncode == 1
     assert "data_card.json: it describes train_36.jsonl, test_4.jsonl, which would be left without" in done.stderr
     assert (root / "data" / "data_card.json").read_bytes() == before
     assert not (root / "data" / "train_20.jsonl").exists()
-    build(root, "--train-samples", "20", "--test-samples", "10", "--overwrite")
+    build(root, "--train_samples", "20", "--test_samples", "10", "--overwrite")
     for path in (root / "data").glob("t*_[0-9]*.jsonl"):
         path.unlink()
     build(root)
@@ -261,7 +261,7 @@ def test_a_data_card_of_other_files_is_not_replaced(root: Path) -> None:
 
 def test_marks_and_line_ends_in_a_name_are_text(root: Path) -> None:
     write_annotations(root, 7, [episode(7, 1, task_name="Put {it} [here|there]\n now %s")])
-    build(root, "--annotations", "data/task_info/task_7.json", "--output-dir", "one", "--test-samples", "0")
+    build(root, "--annotations", "data/task_info/task_7.json", "--output_dir", "one", "--test_samples", "0")
     assert "Put {it} [here|there] now %s" in samples(root, "train", "one")[0].messages[0].parts()[1].text  # type: ignore[union-attr]
 
 
@@ -316,7 +316,7 @@ def copies(root: Path) -> None:
 
 def test_copies_and_overlap_are_found(root: Path) -> None:
     copies(root)
-    card = build(root, "--test-samples", "20")
+    card = build(root, "--test_samples", "20")
     images = root / "data" / "images"
     found = {name: (copy["same"], copy["bits"] <= 4) for name, copy in card["duplicates"]["rows"].items()}
     # of those alike the first in the files' order stands for the others, whichever that is
@@ -363,7 +363,7 @@ def examples(root: Path, workspace: Path) -> Path:
 
 def test_examples_become_samples_as_the_evaluation_asks(root: Path, examples: Path) -> None:
     shutil.rmtree(examples / "Complex")
-    card = build(root, "--vlabench", "dataset/mine", "--prompt", "leap", "--test-samples", "0")
+    card = build(root, "--vlabench", "dataset/mine", "--prompt", "leap", "--test_samples", "0")
     found = [sample for sample in samples(root, "train") if str(sample.id).startswith("vlabench/")]
     assert len(found) == 10
     assert card["rows"]["train"] == {"love-agibot": 40, "vlabench": 10}
@@ -405,7 +405,7 @@ def refused(root: Path, *flags: str) -> Finished:
 
 
 def test_wrong_usage(root: Path) -> None:
-    assert refused(root, "--near-bits", "40").returncode == 2
+    assert refused(root, "--near_bits", "40").returncode == 2
     assert refused(root, "--exclude", "all").returncode == 2
     assert refused(root, "--annotations", "nowhere.json").returncode == 1
 

@@ -146,7 +146,7 @@ def test_a_dry_run_keeps_no_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with HubServer([Stored(LAYOUT["repository"], "dataset", {"M&T/a/example0/b.txt": b"x"})]) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         done = run_script(
-            "scripts/download/download_vlabench_with_retry.py", "--dry-run", "--dimensions", "mt", root=tmp_path
+            "scripts/download/download_vlabench_with_retry.py", "--dry_run", "--dimensions", "mt", root=tmp_path
         )
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())

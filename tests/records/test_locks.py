@@ -130,7 +130,7 @@ def test_evaluations_and_downloads_need_no_flock(workspace: Path, tmp_path: Path
     assert not list((tmp_path / "results").rglob(".lock*"))
     files = {"a.txt": b"a", "b/c.bin": bytes(5000)}
     with HubServer([Stored("someone/data", "model", files)]) as hub:
-        wanted = ["someone/data", "--local-dir", str(tmp_path / "data")]
+        wanted = ["someone/data", "--local_dir", str(tmp_path / "data")]
         online = bare | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
         done = run("scripts/download/download_model.py", *wanted, environment=online)
     assert done.returncode == 0, done.stderr

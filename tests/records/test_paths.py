@@ -74,9 +74,9 @@ def test_any_text_is_a_path_or_one_line(text: str) -> None:
 # A flag that takes a path says so by one of these words; those beside it do not.
 WORDS = ("dir", "path", "file", "folder", "root", "checkpoint", "image", "model", "csv", "scores", "restore", "archive",
          "results", "output", "annotations", "evaluation", "vlabench", "golden", "data")  # fmt: skip
-NO_PATHS = {"--checkpoints", "--recipe", "--model", "--models", "--only-models", "--model_name", "model", "--baseline",
+NO_PATHS = {"--checkpoints", "--recipe", "--model", "--models", "--only_models", "--model_name", "model", "--baseline",
             "--dimension", "--dimensions", "--image_tokens_min", "--image_tokens_max", "--max_checkpoints",
-            "--max_models", "--vllm_python", "--vllm_args", "--output-price", "--output_price"}  # fmt: skip
+            "--max_models", "--vllm_python", "--vllm_args", "--output_price"}  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -120,8 +120,8 @@ def test_a_file_with_images_beside_it_is_trained_on_checked_and_asked(workspace:
         shutil.copy(workspace / "data" / image, here / "images")
     small = "--max_samples 1 --max_new_tokens 2 --image_tokens_min 4 --image_tokens_max 9"
     for script, line in (
-        (FINETUNE, "--recipe demo --dry-run --train_file mine.jsonl --val_file ../here/unseen.jsonl"),
-        ("scripts/utils/check_and_clean_images.py", f"--file mine.jsonl --data-dir {here} --no-decode"),
+        (FINETUNE, "--recipe demo --dry_run --train_file mine.jsonl --val_file ../here/unseen.jsonl"),
+        ("scripts/utils/check_and_clean_images.py", f"--file mine.jsonl --data_dir {here} --no_decode"),
         ("scripts/evaluation/run_vlm_output.py", f"--data_file mine.jsonl --baseline_model models/leap-demo {small}"),
     ):
         done = run_script(script, *line.split(), root=root, folder=here)
@@ -129,7 +129,7 @@ def test_a_file_with_images_beside_it_is_trained_on_checked_and_asked(workspace:
     (table,) = (root / "eva_results" / "blind_10").glob("*.csv")
     assert str(here / "images") in table.read_text()
     (here / "mine.csv").write_text(table.read_text().replace(f"{here}/", ""))
-    judged = "--judge rubric --input-csv mine.csv".split()
+    judged = "--judge rubric --input_csv mine.csv".split()
     assert run_script("scripts/evaluation/analyze_output_results.py", *judged, root=root, folder=here).returncode == 0
     assert roots_beside(root / "data" / "mine.jsonl", (root, root / "data")) == (root, root / "data")
 

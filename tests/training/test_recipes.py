@@ -642,7 +642,7 @@ def test_an_older_runs_checkpoint_is_still_its_own(workspace: Path) -> None:
 
 
 def test_the_plan_says_what_learns(workspace: Path) -> None:
-    options = "--recipe demo --finetuning lora --lora_target_modules q_proj,v_proj --lora_r 8 --dry-run".split()
+    options = "--recipe demo --finetuning lora --lora_target_modules q_proj,v_proj --lora_r 8 --dry_run".split()
     planned = run_script(FINETUNE, *options, "--output_dir", "output/planned", root=workspace)
     assert planned.returncode == 0, planned.stderr
     assert "LoRA r=8 alpha=32 (alpha / r) on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in planned.stdout

@@ -86,7 +86,7 @@ def test_hours_go_by_the_gpus_peak() -> None:
 
 
 def test_dry_run_tells_memory_and_disk(workspace: Path) -> None:
-    done = run_script(FINETUNE, *ARGUMENTS, "--dry-run", root=workspace)
+    done = run_script(FINETUNE, *ARGUMENTS, "--dry_run", root=workspace)
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     weights = memory.count_weights(workspace / "models" / "leap-demo")
     assert memory.gigabytes(16 * weights) in lines["memory"]
@@ -98,7 +98,7 @@ def test_a_family_whose_files_name_weights_in_another_way_is_planned(workspace: 
     trained, frozen = count_trained(tiny_recipe(freeze_vision=True), folder)
     assert frozen > 0
     assert trained + frozen == memory.count_weights(folder)
-    options = ["--freeze_vision", "--model_name_or_path", str(folder), "--model_max_length", "9000", "--dry-run"]
+    options = ["--freeze_vision", "--model_name_or_path", str(folder), "--model_max_length", "9000", "--dry_run"]
     done = run_script(FINETUNE, *ARGUMENTS, *options, root=workspace)
     assert done.returncode == 0, done.stderr
     assert f"{trained:,} of {trained + frozen:,} weights learn" in done.stdout

@@ -117,7 +117,7 @@ def find_archives(folder: Path, tasks: Sequence[str] | None = None) -> list[Arch
     if not found:
         raise LeapError(
             f"{folder}: no task_<number>.tar.gz here; download them "
-            "(scripts/download/download_leap_data.py --love-agibot --tasks all), or name their folder with --archives"
+            "(scripts/download/download_leap_data.py --love_agibot --tasks all), or name their folder with --archives"
         )
     if missing := [task for task in tasks or () if task not in found]:
         raise LeapError(f"{folder}: no archive of task {', '.join(missing)}; download it, or leave it out of --tasks")

@@ -58,7 +58,7 @@ def _agibot(
     if found.problems and not sources.skip_invalid:
         raise LeapError(
             f"{found.problems[0]} (faulty entries in all: {len(found.problems)}); mend it, or leave such entries out "
-            "with --skip-invalid"
+            "with --skip_invalid"
         )
     for file in found.others:
         left_out.add("a file not named as annotations are", str(file))

@@ -154,16 +154,16 @@ def _refuse_others(settings: BuildSettings, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         path = settings.output / name
         if path.is_file() and path.read_bytes() != content and not settings.overwrite:
-            raise LeapError(f"{path}: another file of this name is there; give --output-dir, or --overwrite")
+            raise LeapError(f"{path}: another file of this name is there; give --output_dir, or --overwrite")
     card = settings.output / f"{CARD}.json"
     if settings.overwrite or not (is_file(card) or is_file(card.with_suffix(".md"))):
         return
     described = object_if_there(card).get("files")
     if not isinstance(described, dict):
-        raise LeapError(f"{card.with_suffix('.*')}: no data card of LEAP's; give --output-dir, or --overwrite")
+        raise LeapError(f"{card.with_suffix('.*')}: no data card of LEAP's; give --output_dir, or --overwrite")
     if others := [name for name in described if name not in files and (settings.output / name).is_file()]:
         raise LeapError(
-            f"{card}: it describes {', '.join(others)}, which would be left without a data card; give --output-dir, or "
+            f"{card}: it describes {', '.join(others)}, which would be left without a data card; give --output_dir, or "
             "--overwrite"
         )
 

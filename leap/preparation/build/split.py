@@ -31,7 +31,7 @@ def split_episodes(samples: Mapping[str, int], seed: int, test_samples: int | No
     chosen = set(test)
     rest = [name for name in order if name not in chosen]
     train = rest if train_samples is None else _fill(rest, samples, train_samples)
-    for flag, side, number in (("--test-samples", test, test_samples), ("--train-samples", train, train_samples)):
+    for flag, side, number in (("--test_samples", test, test_samples), ("--train_samples", train, train_samples)):
         if number is not None and (made := sum(samples[name] for name in side)) != number:
             raise UsageError(f"{flag} {number}: the episodes at hand make {made} of them ({total} samples in all)")
     return Split(train, test)
