@@ -15,7 +15,7 @@ The measures, each from 0 to 1, make scores of 1 + 4 x measure (1 to 5, not roun
   or repeated.
 - granularity: the mean of two ratios, the smaller by the larger: of the numbers of steps, and of words a step.
 
-Of a longer text the first 50,000 characters and 1,000 steps are read, and the rationale says so: comparing each step
+Of a longer text the first 50,000 characters and 300 steps are read, and the rationale says so: comparing each step
 with each takes time by the square of their number.
 """
 
@@ -29,7 +29,7 @@ from leap.records.judging import CRITERIA
 from leap.vlabench.parsing import LONGEST_READ, parse_plan
 
 MATCHED_FROM = 0.5
-_MOST_STEPS = 1000
+_MOST_STEPS = 300
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBERED = re.compile(r"(?:^|(?<=\s))(?:step\s*)?\(?\d{1,3}[.):、．）](?!\d)\s*", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*[-*•]\s*")

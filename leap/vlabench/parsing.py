@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import accumulate, islice
 from typing import Any, Literal, NamedTuple
 
 from leap.vlabench import typography
@@ -12,6 +12,7 @@ from leap.vlabench import typography
 Mode = Literal["official", "lenient"]
 LONGEST_READ = 50_000  # characters of a response in which a plan or a verdict is searched for, thoughts left out
 _LONGEST_GUESSED = 10_000  # characters that json-repair is given: brackets of four times as many take it minutes
+_DEEPEST_GUESSED = 8  # brackets around a value; a plan has four
 
 REPAIRS = (
     "thinking_removed",  # <think> blocks and the like, or all before a lone </think>, left out
@@ -49,10 +50,10 @@ _THOUGHTS = re.compile(
 _FENCE = re.compile(r"`{3,}(?P<tag>[ \t]*[\w.+-]*)(?P<body>.*?)(?P<close>`{3,}|\Z)", re.DOTALL)
 _PLAN_START = re.compile(r"""\[\s*\{|\{\s*["']skill_sequence["']""")
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)'  # an unclosed string reaches to the end, which keeps matching linear
-_STRINGS = re.compile(_STRING, re.DOTALL)
 _STRING_OR_TRAILING_COMMA = re.compile(rf"({_STRING})|,(?=\s*[\]}}])", re.DOTALL)
-_BETWEEN_STEPS = re.compile(r"\s*,?\s*")
-_FOLDED_STARTS = 4  # places that may begin a plan: between them stands prose, whose quotes need not be paired
+_STRING_OR_BRACKET = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
+_CLOSED_LIST = re.compile(r"\}\s*,?\s*\]\s*\}?[^\[\]{}]*\Z")
+_STARTS_MENDED = 4  # places that may begin a plan: between them stands prose, whose quotes need not be paired
 _DECODER = json.JSONDecoder()
 _NOT_JSON = (ValueError, RecursionError)  # malformed or a number of too many digits; nested too deep
 
@@ -154,16 +155,17 @@ def _parse_lenient(answer: str, removed: tuple[str, ...]) -> ParsedPlan | None:
         return ParsedPlan(official.plan, repairs=removed)
     unread = ("end_unread",) if len(answer) > LONGEST_READ else ()
     answer = answer[:LONGEST_READ]
-    readers = _READERS if len(answer) <= _LONGEST_GUESSED else _READERS[:-1]
     for blocks in (list(_fenced(answer)), [_Block(answer, ("bare_json",))]):
-        for read in readers:
+        # From certain to guessed, and every block in one way before any in the next: a block that is whole goes before
+        # an earlier one that needs mending.
+        for read in (_read_whole, _read_list, _read_mended, _read_with_json_repair):
             for block in blocks:
-                steps = read(block.text)
-                if steps is not None:
-                    steps = _with_ascii_ids(steps)
-                    repairs = removed + unread + block.repairs + steps.repairs
+                if found := read(block.text):
+                    plan = _with_ascii_ids(found.plan)
+                    folded = ("typographic_signs",) if plan != found.plan else ()
+                    repairs = dict.fromkeys(removed + unread + block.repairs + found.repairs + folded)
                     # Nothing named yet: only a backtick or a blank unknown to JSON at the plan's end was in the way.
-                    return ParsedPlan(steps.plan, repairs=repairs or ("surrounding_text",))
+                    return ParsedPlan(plan, repairs=tuple(repairs) or ("surrounding_text",))
     return None
 
 
@@ -189,15 +191,14 @@ def _steps(value: Any, *repairs: str) -> _Steps | None:
     return None
 
 
-def _with_ascii_ids(steps: _Steps) -> _Steps:
+def _with_ascii_ids(plan: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ids in full-width digits as the numbered image has them."""
-    plan = [
+    return [
         step | {"params": {key: typography.fold_number(value) for key, value in step["params"].items()}}
         if isinstance(step.get("params"), dict)
         else step
-        for step in steps.plan
+        for step in plan
     ]
-    return steps if plan == steps.plan else _Steps(plan, tuple(dict.fromkeys((*steps.repairs, "typographic_signs"))))
 
 
 def _read_whole(text: str) -> _Steps | None:
@@ -207,7 +208,7 @@ def _read_whole(text: str) -> _Steps | None:
         return None
 
 
-def _read_embedded(text: str) -> _Steps | None:
+def _read_list(text: str) -> _Steps | None:
     """The first plan among other words."""
     for start in _PLAN_START.finditer(text):
         try:
@@ -222,81 +223,60 @@ def _read_embedded(text: str) -> _Steps | None:
     return None
 
 
-def _read_without_trailing_commas(text: str) -> _Steps | None:
-    mended = _STRING_OR_TRAILING_COMMA.sub(lambda match: match[1] or "", text)
-    steps = _read_embedded(mended)
-    return _Steps(steps.plan, (*steps.repairs, "trailing_commas")) if steps else None
-
-
-def _read_truncated(text: str) -> _Steps | None:
-    """The complete steps of a list that breaks off with the text; None if the rest is anything but a step cut off."""
-    start = _PLAN_START.search(text)
-    opening = text.find("[", start.start()) if start else -1
-    if not start or opening < 0:
-        return None
-    plan: list[Any] = []
-    position = opening + 1
-    while True:
-        gap = _BETWEEN_STEPS.match(text, position)
-        assert gap  # it may be empty
-        try:
-            step, position = _DECODER.raw_decode(text, gap.end())
-        except _NOT_JSON:
-            break
-        plan.append(step)
-    if not plan or not _is_cut_off(text[gap.end() :]):
-        return None
-    repairs = ["surrounding_text"] if text[: start.start()].strip() else []
-    return _steps(plan if start[0][0] == "[" else {"skill_sequence": plan}, *repairs, "truncated_list")
-
-
-def _is_cut_off(rest: str) -> bool:
-    """Whether `rest`, what follows a list's last complete step, is nothing or one object that is open to the end."""
-    depth = 0
-    for sign in _STRINGS.sub("", rest):
-        depth += (sign in "[{") - (sign in "]}")
-        if depth <= 0:
-            return False
-    return True
-
-
-def _read_folded(text: str) -> _Steps | None:
-    if not typography.SIGNS.search(text):
-        return None
-    for start in islice(typography.PLAN_START.finditer(text), _FOLDED_STARTS):
+def _read_mended(text: str) -> _Steps | None:
+    """A plan in typographic signs, with trailing commas, or broken off with the text."""
+    for start in islice(typography.PLAN_START.finditer(text), _STARTS_MENDED):
         written = text[start.start() :]
-        foldings = dict.fromkeys(typography.fold_json(written, mixed) for mixed in (False, True))
-        tried = product([folded for folded in foldings if folded != written], _READERS_OF_JSON)
-        if steps := next((steps for folded, read in tried if (steps := read(folded))), None):
-            before = ["surrounding_text"] if text[: start.start()].strip() else []
-            return _Steps(steps.plan, tuple(dict.fromkeys([*before, *steps.repairs, "typographic_signs"])))
+        before = ["surrounding_text"] if text[: start.start()].strip() else []
+        for folded in dict.fromkeys(
+            (written, typography.fold_json(written), typography.fold_json(written, mixed=True))
+        ):
+            signs = ["typographic_signs"] if folded != written else []
+            for mended, mends in ((folded, []), _whole_steps(folded)):
+                if steps := _read_list(mended):
+                    return _Steps(steps.plan, (*before, *mends, *steps.repairs, *signs))
     return None
 
 
 def _read_with_json_repair(text: str) -> _Steps | None:
+    """Guessed, but no step that breaks off: json-repair would complete it, and invent an id or a skill."""
     start = typography.PLAN_START.search(text)
-    if not start:
+    if not start or len(text) > _LONGEST_GUESSED:
+        return None
+    written = text[start.start() :]
+    folded = typography.fold_json(written)
+    whole, mends = _whole_steps(folded)
+    if _deepest(whole) > _DEEPEST_GUESSED:
         return None
     import json_repair
 
-    written = text[start.start() :]
-    folded = typography.fold_json(written)
     try:
-        value = json_repair.loads(folded, skip_json_loads=True)
+        value = json_repair.loads(whole, skip_json_loads=True)
     except _NOT_JSON:
         return None
-    repairs = ["surrounding_text"] if text[: start.start()].strip() else []
-    repairs += ["typographic_signs"] if folded != written else []
-    steps = _steps(value, *repairs, "json_repair")
+    before = ["surrounding_text"] if text[: start.start()].strip() else []
+    signs = ["typographic_signs"] if folded != written else []
+    steps = _steps(value, *before, *signs, *mends, "json_repair")
     return steps if steps and steps.plan else None
 
 
-# From certain to guessed. Every block is read in one way before any is read in the next: a block that is whole goes
-# before an earlier one that needs mending.
-_READERS_OF_JSON: tuple[Callable[[str], _Steps | None], ...] = (
-    _read_whole,
-    _read_embedded,
-    _read_without_trailing_commas,
-    _read_truncated,
-)
-_READERS = (*_READERS_OF_JSON, _read_folded, _read_with_json_repair)
+def _whole_steps(text: str) -> tuple[str, list[str]]:
+    """A plan without trailing commas, up to the last closed step where its list is not closed; what was mended."""
+    mended = _STRING_OR_TRAILING_COMMA.sub(lambda match: match[1] or "", text)
+    mends = ["trailing_commas"] if mended != text else []
+    if _CLOSED_LIST.search(mended):  # whatever its brackets are: no step is cut off
+        return mended, mends
+    of_list = 2 if mended.startswith("{") else 1
+    depth = end = 0
+    for sign in _STRING_OR_BRACKET.finditer(mended):
+        depth += (sign[0] in "[{") - (sign[0] in "]}")
+        if depth < of_list and sign[0] == "]":
+            return mended, mends
+        if depth == of_list and sign[0] == "}":
+            end = sign.end()
+    return mended[:end] + "]}"[:of_list], [*mends, "truncated_list"]
+
+
+def _deepest(text: str) -> int:
+    depths = accumulate(1 if sign in "[{" else -1 for sign in re.findall(r"[\[\]{}]", text))
+    return max(depths, default=0)

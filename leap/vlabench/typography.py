@@ -12,7 +12,7 @@ _SEPARATORS = str.maketrans("、【】", ",[]")  # not full-width forms, so that
 _DIGITS = str.maketrans("０１２３４５６７８９＋－．", "0123456789+-.")
 _NUMBER = re.compile(r"\s*[+＋－-]?[0-9０-９]+(?:[.．][0-9０-９]*)?\s*")
 
-SIGNS = re.compile(rf"[{_QUOTES[1:]}、【】\u3000\uff01-\uff5e]")
+_SIGNS = re.compile(rf"[{_QUOTES[1:]}、【】\u3000\uff01-\uff5e]")
 PLAN_START = re.compile(rf"[\[［【]\s*[{{｛]|[{{｛]\s*[{_QUOTES}]skill_sequence")
 _PIECE = re.compile(rf"//[^\n]*|#[^\n]*|/\*.*?(?:\*/|\Z)|[{_QUOTES}]|[^/#{_QUOTES}]+|.", re.DOTALL)
 _JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
@@ -35,6 +35,11 @@ def fold_json(text: str, mixed: bool = False) -> str:
     comma or a bracket follows, which is where all other strings end.
     """
     return "".join(_folded(text, mixed))
+
+
+def foldings(text: str) -> list[str]:
+    """The readings of a text that has such signs, the stricter first."""
+    return [fold_json(text), fold_json(text, mixed=True)] if _SIGNS.search(text) else []
 
 
 def _folded(text: str, mixed: bool) -> Iterator[str]:

@@ -141,7 +141,7 @@ def test_lenient_never_raises_and_keeps_what_official_accepts(text: str) -> None
         (
             '[{"name": "pick"}, {"name": lift}',
             [{"name": "pick"}, {"name": "lift"}],
-            ["bare_json", "json_repair"],
+            ["bare_json", "truncated_list", "json_repair"],
         ),
         (f"{FENCE}json\n{TEXT.replace('}, {', '} {')}\n{FENCE}", PLAN, ["json_repair"]),
         (f"{DRAFT}{FENCE}json\n{TEXT}\n{FENCE}", PLAN, ["thinking_removed"]),
@@ -174,6 +174,28 @@ def test_lenient_repairs_and_names_them(text: str, plan: Any, repairs: list[str]
     assert parsed.plan == plan
     assert parsed.error is None
     assert list(parsed.repairs) == (repairs or [])
+
+
+@PROPERTY
+@given(
+    st.lists(st.sampled_from([*PLAN, {"name": "lift", "params": {}}]), min_size=1, max_size=4),
+    st.sampled_from(
+        [json.dumps, lambda plan: json.dumps(plan, indent=2), lambda plan: json.dumps({"skill_sequence": plan})]
+    ),
+    st.sampled_from([{}, {'"': "'"}, {'"': "“"}, FULL_WIDTH, {'"': ""}]),
+    st.floats(0, 1),
+)
+def test_a_step_that_breaks_off_is_never_completed(plan: Any, dump: Any, written: Any, where: float) -> None:
+    """Wherever the response ends: what would stand for the last step's id or skill would be invented."""
+    text = dump(plan).translate(str.maketrans(written))
+    cut = parse_plan(text[: int(where * len(text))], "lenient").plan
+    assert cut is None or cut == plan[: len(cut)]
+
+
+def test_a_broken_step_amid_a_closed_list_is_mended_and_the_others_stay() -> None:
+    for broken in (TEXT.replace("}}, {", "}, {"), TEXT.replace('"name": "place', '"name: "place')):
+        parsed = parse_plan(broken, "lenient")
+        assert (parsed.plan, parsed.repairs) == (PLAN, ("bare_json", "json_repair"))
 
 
 @pytest.mark.parametrize(
