@@ -243,7 +243,7 @@ def write_archive(file: Any, task: str, size: int) -> None:
         tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as archive,
     ):
         episode = 0
-        while file.log() < size:
+        while file.tell() < size:
             for number in range(FRAMES):
                 content = contents[(episode * 7 + number) % CONTENTS]
                 member = tarfile.TarInfo(f"{task}/{648000 + episode}/{number}.jpg")
