@@ -146,7 +146,7 @@ HOSTILE = {
     "not gzip": (tar_bytes(packed()), "not valid gzip data"),
     "..": (tar_gz([*packed(), ("images/../../out.png", b"x")]), "no plain relative name"),
     "absolute": (tar_gz([*packed(), ("/images/out.png", b"x")]), "no plain relative name"),
-    "a link": (tar_gz(packed(), odd=[_link("images", "/tmp")]), "a symbolic link"),
+    "a link": (tar_gz(packed(), odd=[_link("images", "/tmp")]), "a link, a device"),
     "another folder": (tar_gz([*packed(), ("elsewhere/out.png", b"x")]), "lies in no images/ folder"),
     "a newline": (tar_gz([*packed(), ("images/a\nb.png", b"x")]), "is no name for an image"),
     "too long a name": (tar_gz([*packed(), (f"images/{'é' * 130}.png", b"x")]), "is no name for an image"),

@@ -5,24 +5,22 @@ so do a gzip checksum that does not hold, an end that is missing, bytes after it
 """
 
 import hashlib
+import io
 import tarfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from gzip import BadGzipFile
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from isal import isal_zlib
+from isal import igzip_threaded, isal_zlib
 
 from leap.errors import LeapError
 
-_GZIP = 31  # wbits: a gzip header and trailer around the data, both of which isal checks
-_CHUNK = 1 << 18  # bytes that are read, and at most come out, at once
-_BLOCK = tarfile.BLOCKSIZE
-_MAX_EXTENSION = 1 << 16  # bytes of a header that holds a long name
+_CHUNK = 1 << 18  # bytes that are decompressed at once
+_MAX_HEADERS = 1 << 16  # bytes of headers before a member: a long name's, say
 _MAX_MEMBERS = 20_000_000
 _MAX_RATIO, _RATIO_FROM = 100, 1 << 26  # decompressed : compressed, of archives with more than so many bytes inside
-_LONG_NAME, _LONG_LINK = b"L", b"K"  # GNU's header types
 DOWNLOAD_AGAIN = "download it again (python scripts/download/download_leap_data.py)"
 
 
@@ -30,59 +28,73 @@ class ArchiveError(LeapError):
     """An archive that is broken, hostile or of another layout; nothing that was read from it is to be kept."""
 
 
-class GzipStream:
-    """The bytes in a gzip file, in order. `sha256` is of the file itself, once `finish` has returned.
+class _HashedFile(io.RawIOBase):
+    """A file that counts and hashes what is read of it."""
 
-    `on_read` is told of every number of bytes read from the file; what it raises ends the reading. A thread reads and
-    hashes ahead of the decompression. Raises ArchiveError for a file that is no whole gzip file, and for a bomb.
+    def __init__(self, path: Path, on_read: Callable[[int], None]) -> None:
+        self._file, self._on_read = path.open("rb", buffering=0), on_read
+        self.hash, self.count = hashlib.sha256(), 0
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._file.readinto(buffer)
+        self.hash.update(memoryview(buffer)[:size])
+        self.count += size
+        self._on_read(size)
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class GzipStream:
+    """The bytes in a gzip file, in order. `sha256` is of the file itself, once all of it was read.
+
+    `on_read` is told of every number of bytes read from the file; what it raises ends the reading. A thread reads,
+    hashes and decompresses ahead. Raises ArchiveError for a file that is no whole gzip file, and for a bomb.
     """
 
     def __init__(self, path: Path, on_read: Callable[[int], None] = lambda _: None) -> None:
         self.path, self.position = path, 0  # the position counts decompressed bytes
-        self._on_read, self._hash, self._file_bytes = on_read, hashlib.sha256(), 0
-        self._inflater = isal_zlib.decompressobj(_GZIP)
-        self._input, self._output, self._at = b"", b"", 0  # what is not decompressed yet; what is, read up to `_at`
+        self._on_read = on_read
 
     def __enter__(self) -> "GzipStream":
-        self._file = self.path.open("rb")
-        self._ahead = ThreadPoolExecutor(1)
-        self._next: Future[bytes] = self._ahead.submit(self._read_file)
+        self._file = _HashedFile(self.path, self._on_read)
+        self._data = igzip_threaded.open(self._file, block_size=_CHUNK)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ahead.shutdown()
+        self._data.close()
         self._file.close()
 
     @property
     def sha256(self) -> str:
-        return self._hash.hexdigest()
+        return self._file.hash.hexdigest()
 
     def read(self, size: int) -> bytes:
         """The next `size` bytes; fewer where the stream ends."""
-        parts = []
-        while size > 0 and self._more():
-            parts.append(self._output[self._at : self._at + size])
-            self._advance(len(parts[-1]))
-            size -= len(parts[-1])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        try:
+            data: bytes = self._data.read(size)
+        except EOFError as error:
+            raise self.broken(f"the file ends too early, after {self._file.count:,} bytes") from error
+        # OverflowError: a header of megabytes; the stub names an instance for isal's error
+        except (BadGzipFile, OverflowError, isal_zlib.error) as error:  # type: ignore[misc]
+            raise self.broken(f"not valid gzip data ({error})") from error
+        self.position += len(data)
+        if self.position > max(_RATIO_FROM, _MAX_RATIO * self._file.count):
+            raise self.broken(f"more than {_MAX_RATIO} times as large inside as outside, like a decompression bomb")
+        return data
 
-    def skip(self, size: int) -> None:
-        """Pass over `size` bytes; ArchiveError where the stream ends before."""
-        while size > 0:
-            if not self._more():
-                raise self.broken("a file in it is cut short")
-            step = min(size, len(self._output) - self._at)
-            self._advance(step)
-            size -= step
-
-    def finish(self) -> None:
-        """Read to the file's end, so that checksum and hash are known; only zeros may be left."""
-        while self._more():
-            if self._output.count(0, self._at) < len(self._output) - self._at:
-                raise self.broken("there is more in it after the archive's end")
-            self._advance(len(self._output) - self._at)
+    def content(self, member: tarfile.TarInfo, most: int) -> bytes:
+        """The file that is at hand, of `most` bytes at most."""
+        if member.size > most:
+            raise self.broken(f"{member.name!r}: an image of {member.size:,} bytes")
+        data = self.read(member.size)
+        if len(data) < member.size:
+            raise self.broken(f"{member.name!r} is cut short")
+        return data
 
     def broken(self, what: str) -> ArchiveError:
         """An error that names the file and the place."""
@@ -90,149 +102,75 @@ class GzipStream:
             f"{self.path}: {what} (at byte {self.position:,} of the decompressed data); {DOWNLOAD_AGAIN}"
         )
 
-    def _advance(self, size: int) -> None:
-        self._at += size
-        self.position += size
 
-    def _read_file(self) -> bytes:
-        data = self._file.read(_CHUNK)
-        self._hash.update(data)
-        return data
+class _Headers:
+    """What tarfile sees of a stream: as many headers before a member as it likes would fill the memory."""
 
-    def _file_chunk(self) -> bytes:
-        data = self._next.result()
-        if data:
-            self._next = self._ahead.submit(self._read_file)
-            self._file_bytes += len(data)
-            self._on_read(len(data))
-        return data
+    def __init__(self, stream: GzipStream) -> None:
+        self._stream, self.left = stream, _MAX_HEADERS
 
-    def _more(self) -> bool:
-        """Whether there is a byte to read; if need be, some are decompressed."""
-        while self._at == len(self._output):
-            if self._inflater.eof:  # gzip files may follow one another in one
-                self._input = self._inflater.unused_data or self._file_chunk()
-                if not self._input:
-                    return False
-                self._inflater = isal_zlib.decompressobj(_GZIP)
-            self._decompress()
-        return True
+    def tell(self) -> int:
+        return self._stream.position
 
-    def _decompress(self) -> None:
-        data = self._input or self._file_chunk()
+    def seek(self, position: int) -> None:
+        while self.tell() < position and self._stream.read(min(position - self.tell(), _CHUNK)):
+            pass
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self.left:
+            raise self._stream.broken(f"more than {_MAX_HEADERS:,} bytes of headers before a member")
+        self.left -= size
+        return self._stream.read(size)
+
+
+class _Header(tarfile.TarInfo):
+    """tarfile takes what is no header, and a file's end, for the end of the archive. Here that is a block of zeros."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
-            self._output, self._at = self._inflater.decompress(data, _CHUNK), 0
-        except isal_zlib.error as error:  # type: ignore[misc]  # its stub names an instance
-            raise self.broken(f"not valid gzip data ({error})") from error
-        self._input = self._inflater.unconsumed_tail
-        if not (data or self._output or self._inflater.eof):
-            raise self.broken(f"the file ends too early, after {self._file_bytes:,} bytes")
-        inside = self.position + len(self._output)
-        if inside > max(_RATIO_FROM, _MAX_RATIO * self._file_bytes):
-            raise self.broken(f"more than {_MAX_RATIO} times as large inside as outside, like a decompression bomb")
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf and not buf.strip(b"\0"):
+                raise
+            raise tarfile.ReadError(str(error) if buf else "no end mark: it was cut short when it was made") from error
 
 
-@dataclass(frozen=True)
-class Member:
-    """A regular file in an archive: its name as stored there and its size in bytes."""
-
-    name: str
-    size: int
-
-
-def read_members(stream: GzipStream) -> Iterator[Member]:
+def read_members(stream: GzipStream) -> Iterator[tarfile.TarInfo]:
     """Every regular file of a tar archive. While one is at hand, `stream.read(member.size)` is its content.
 
     When this ends, the whole stream has been read. Raises ArchiveError as the module says.
     """
-    extended: dict[str, str] = {}  # what an extension header says of the member after it
-    for _ in range(_MAX_MEMBERS):
-        block = stream.read(_BLOCK)
-        if not block.strip(b"\0"):
-            if not block:
-                raise stream.broken("the archive has no end mark: it was cut short when it was made")
-            stream.finish()
-            return
-        header = _parse_header(stream, block)
-        if header.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, _LONG_NAME, _LONG_LINK):
-            extended |= _read_extension(stream, header)
-            continue
-        name, size = extended.get("path", header.name), _number(stream, extended.get("size"), header.size)
-        extended = {}
-        _check(stream, header, name)
-        if header.type == tarfile.DIRTYPE:
-            continue
-        end = stream.position + size
-        yield Member(name, size)
-        stream.skip(end - stream.position)
-        stream.skip(-size % _BLOCK)
-    raise stream.broken(f"more than {_MAX_MEMBERS:,} members")
-
-
-def _parse_header(stream: GzipStream, block: bytes) -> tarfile.TarInfo:
+    headers: Any = _Headers(stream)
     try:
-        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        raise stream.broken(f"not a valid tar header ({error})") from error
-    if header.size < 0:
-        raise stream.broken(f"a member of {header.size} bytes")
-    return header
+        archive: Any = tarfile.TarFile(fileobj=headers, tarinfo=_Header, encoding="utf-8")
+        for _ in range(_MAX_MEMBERS):
+            member = archive.next()
+            if member is None:
+                break
+            archive.members.clear()  # it keeps them all
+            _check(stream, archive, member)
+            if member.isreg():
+                yield member
+            headers.left = _MAX_HEADERS
+        else:
+            raise stream.broken(f"more than {_MAX_MEMBERS:,} members")
+    except (tarfile.TarError, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise stream.broken(f"not a valid tar archive ({error})") from error
+    while rest := stream.read(_CHUNK):
+        if rest.strip(b"\0"):
+            raise stream.broken("there is more in it after the archive's end")
 
 
-def _read_extension(stream: GzipStream, header: tarfile.TarInfo) -> dict[str, str]:
-    """Name and size of the member that follows, as far as an extension header gives them."""
-    if header.size > _MAX_EXTENSION:
-        raise stream.broken(f"an extension header of {header.size:,} bytes; {_MAX_EXTENSION:,} are allowed")
-    content = stream.read(header.size)
-    stream.skip(-header.size % _BLOCK)
-    if header.type == _LONG_LINK:
-        return {}
-    if header.type == _LONG_NAME:
-        return {"path": content.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-    found = _pax_records(stream, content)
-    if header.type == tarfile.XGLTYPE:
-        if found.keys() & {"path", "size"}:
-            raise stream.broken("one name or size for all members")
-        return {}
-    return found
-
-
-def _pax_records(stream: GzipStream, content: bytes) -> dict[str, str]:
-    """The records `<length> <key>=<value>\\n` of a pax header (POSIX.1-2001)."""
-    records = {}
-    while content:
-        length = content.partition(b" ")[0]
-        end = int(length) if length.isdigit() and len(length) < 9 else 0
-        key, equals, value = content[len(length) + 1 : end].partition(b"=")
-        if not equals or not value.endswith(b"\n") or len(content) < end:
-            raise stream.broken("not a valid pax header")
-        records[key.decode("utf-8", "surrogateescape")] = value[:-1].decode("utf-8", "surrogateescape")
-        content = content[end:]
-    if any(key.startswith("GNU.sparse") for key in records):
-        raise stream.broken("a sparse file")
-    return {key: value for key, value in records.items() if key in ("path", "size")}
-
-
-def _number(stream: GzipStream, text: str | None, otherwise: int) -> int:
-    if text is None:
-        return otherwise
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise stream.broken(f"a member of {text!r} bytes")
-    return int(text)
-
-
-def _check(stream: GzipStream, header: tarfile.TarInfo, name: str) -> None:
+def _check(stream: GzipStream, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     """Only files and folders with plain relative names may be in the archive."""
-    kinds = {
-        tarfile.LNKTYPE: "a hard link",
-        tarfile.SYMTYPE: "a symbolic link",
-        tarfile.CHRTYPE: "a device",
-        tarfile.BLKTYPE: "a device",
-        tarfile.FIFOTYPE: "a pipe",
-        tarfile.GNUTYPE_SPARSE: "a sparse file",
-    }
-    if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE):
-        what = kinds.get(header.type, f"a member of type {header.type!r}")
-        raise stream.broken(f"{name!r} is {what}; only files and folders may be in the archive")
+    name = member.name
+    if member.size < 0:
+        raise stream.broken(f"a member of {member.size} bytes")
+    if archive.pax_headers.keys() & {"path", "size"}:
+        raise stream.broken("one name or size for all members")
+    sparse = member.issparse() or any(key.startswith("GNU.sparse") for key in member.pax_headers)
+    if sparse or not (member.isreg() or member.isdir()):
+        raise stream.broken(f"{name!r} is a link, a device or a sparse file; only files and folders may be in it")
     if name.startswith("/") or "\0" in name or ".." in name.split("/"):
         raise stream.broken(f"{name!r} is no plain relative name")

@@ -70,12 +70,7 @@ class FirstFrames:
                 raise stream.broken(f"a name of {len(member.name):,} letters")
             episode = self._folders.get(folder) or self._enter(stream, folder, member.name)
             if self._is_first(episode, name):
-                if member.size > MAX_FRAME:
-                    raise stream.broken(f"{member.name!r}: an image of {member.size:,} bytes")
-                data = stream.read(member.size)
-                if len(data) < member.size:
-                    raise stream.broken(f"{member.name!r} is cut short")
-                self._keep(episode, data)
+                self._keep(episode, stream.content(member, MAX_FRAME))
         self._close(0, 0)
         if not self._episodes:
             raise ArchiveError(f"{stream.path}: no frames (<episode>/<frame>.jpg or .png) in it; {DOWNLOAD_AGAIN}")

@@ -51,11 +51,7 @@ class _AllImages:
             if not is_data(member.name) or os.path.splitext(member.name)[1].casefold() not in IMAGE_NAMES:
                 continue
             name = _name_of(stream, member.name)
-            if member.size > MAX_FRAME:
-                raise stream.broken(f"{member.name!r}: an image of {member.size:,} bytes")
-            data = stream.read(member.size)
-            if len(data) < member.size:
-                raise stream.broken(f"{member.name!r} is cut short")
+            data = stream.content(member, MAX_FRAME)
             if self._names.setdefault(name, member.name) != member.name:
                 raise ArchiveError(
                     f"{stream.path}: {self._names[name]!r} and {member.name!r} would both become "
