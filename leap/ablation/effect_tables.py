@@ -21,8 +21,8 @@ from leap.models.checkpoints import MARKER, weight_files
 from leap.report.curves import Loss, read_loss
 from leap.report.results import dimension_means, read_counts, read_scores, unlike_note, unlike_settings_note
 from leap.statistics.comparison import ALPHA, compare, holm
+from leap.statistics.intervals import seed_interval
 from leap.statistics.means import MEAN, summarise, summarise_between_tasks
-from leap.statistics.seeds import seed_interval
 from leap.training.training_report import read_report
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 

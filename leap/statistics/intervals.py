@@ -28,8 +28,10 @@ with the smallest other task (collapsed strata: Cochran 1977, section 5A.12), wh
 all). A single example in all has no interval: its bounds are NaN.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -103,6 +105,18 @@ def between_task_interval(
     values = {name: [np.asarray(means, dtype=np.float64)] for name, means in task_means.items()}
     found = mean_of_dimensions_interval(values, resamples, level, seed)
     return Interval(found.low, found.mean, found.high, found.n, resamples, BETWEEN_TASKS)
+
+
+def seed_interval(scores: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of independently trained runs, as if their scores were normally distributed: so few
+    call for Student's t rather than resampling. NaN for one run, which says nothing of how another seed would do."""
+    n = len(scores)
+    if n < 2:
+        return math.nan, math.nan
+    from scipy.stats import sem, t  # which takes a second
+
+    half = float(t.ppf(0.975, n - 1) * sem(scores))
+    return fmean(scores) - half, fmean(scores) + half
 
 
 def resampled_means(strata: Sequence[Array], resamples: int, rng: np.random.Generator) -> Array:

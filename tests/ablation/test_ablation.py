@@ -50,7 +50,7 @@ from leap.report import style
 from leap.report.curves import Loss
 from leap.report.results import dimension_means
 from leap.statistics.comparison import holm
-from leap.statistics.seeds import MOST_SEEDS, seed_interval
+from leap.statistics.intervals import seed_interval
 from leap.training import fine_tune as runs
 from leap.training.dry_run import costs
 from leap.training.overrides import add_recipe_flags, recipe_overrides
@@ -157,7 +157,7 @@ PATIENT = {"early_stopping_patience": 2, "val_file": "held_out.jsonl"}
         (["light"], 1, {"lora_r": 4}, "--lora_r: each method has its own"),
         (["light"], 1, {"output_dir": "x"}, "--name NAME"),
         (["light", "light"], 1, {}, "each preset once"),
-        (["light"], MOST_SEEDS + 1, {}, "1 to 10"),
+        (["light"], 0, {}, "1 or more"),
         (["light"], 1, PATIENT, "early_stopping_patience=2 .* for as many steps"),
     ],
 )
@@ -350,12 +350,12 @@ def test_planned_weights_are_those_that_learn(workspace: Path, model: Path, valu
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.floats(0, 80), min_size=2, max_size=MOST_SEEDS))
+@given(st.lists(st.floats(0, 80), min_size=2, max_size=12))
 def test_the_interval_over_seeds_is_students(scores: list[float]) -> None:
     low, high = seed_interval(scores)
     half = stats.t.ppf(0.975, len(scores) - 1) * stats.sem(scores)
     mean = sum(scores) / len(scores)
-    assert (low, high) == pytest.approx((mean - half, mean + half), abs=2e-3)
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=1e-9)
 
 
 def test_one_seed_has_no_interval() -> None:
