@@ -20,13 +20,14 @@ from compared import REPOSITORY, add_arguments, dtype_of, open_engine, origin, p
 from leap.cli import Parser, count, run
 from leap.data.image import ImageSize
 from leap.evaluation.requests import build_requests
-from leap.evaluation.score import score_response
+from leap.evaluation.score import score_plan
 from leap.evaluation.settings import EvaluationSettings
 from leap.inference.protocol import Decoding, Request, Response
 from leap.records.benchmark import BenchmarkExample
 from leap.records.files import write_json
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.examples import find_examples
+from leap.vlabench.parsing import parse_plan
 from leap.vlabench.prompts import leap_instructions
 
 DATA = REPOSITORY / "demo" / "dataset" / "vlm_evaluation_v1.0"
@@ -101,7 +102,9 @@ def compare(
 
 
 def total_score(example: BenchmarkExample, text: str) -> float:
-    return score_response(example.task, example.skill_sequence, text)[0]["total_score"]
+    total = score_plan(example.task, example.skill_sequence, parse_plan(text))["total_score"]
+    assert total is not None
+    return total
 
 
 if __name__ == "__main__":

@@ -34,6 +34,14 @@ class _Data(_Part):
     fingerprint: str = ""
 
 
+class _Blind(_Part):
+    """What planners that never look score, by score (`leap.vlabench.blind`)."""
+
+    fingerprint: str = ""
+    floor: dict[str, float | None] = {}
+    best_blind: dict[str, float | None] = {}
+
+
 class _Session(_Part):
     """What answered, and when. Those of an older LEAP do not say how many answers took how long."""
 
@@ -50,6 +58,7 @@ class _Manifest(_Part):
     scorer: dict[str, Any] = {}
     data: _Data = _Data()
     counts: dict[str, Count] = {}
+    blind: _Blind = _Blind()
     inference: list[_Session] = []
     answers_of_unknown_files: Count = 0
     start: Time = ""

@@ -15,6 +15,7 @@ from leap.evaluation.score import Counts, Scores, read_scores, score_predictions
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.records.files import FolderLock, is_file, read_object, write_json
 from leap.records.litter import listed
+from leap.vlabench.blind import blind_scores
 from leap.vlabench.dimensions import Dimension, find_dimension
 from leap.vlabench.examples import by_example, find_examples, fingerprint
 from leap.vlabench.parsing import Mode
@@ -60,7 +61,8 @@ def rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode = "official") -
 
 def _rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode) -> Rescored:
     dimension = _dimension_of(folder)
-    examples, predictions = _stored(folder, data, dimension)
+    pool = find_examples(data, dimension)
+    examples, predictions = _stored(folder, data, pool)
     scores, counts = score_predictions(examples, predictions, scorer, mode)
     counts = _with_unanswered(counts, folder)
     before: Scores = read_scores(folder / SCORES) if is_file(folder / SCORES) else {}
@@ -69,7 +71,7 @@ def _rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode) -> Rescored:
         if changed:
             shutil.copyfile(folder / SCORES, folder / "final_score.old.json")
         write_json(folder / SCORES, scores)
-        _update_manifest(folder, dimension, scorer, counts)
+        _update_manifest(folder, dimension, scorer, counts, pool)
     else:
         write_json(folder / LENIENT_SCORES, scores)
     return Rescored(folder, dimension, counts, _mean_total(scores), _mean_total(before), changed)
@@ -101,12 +103,11 @@ def _old_prediction(path: Path, task: str, number: str, response: Any) -> Predic
 
 
 def _stored(
-    folder: Path, data: Path, dimension: Dimension
+    folder: Path, data: Path, whole: list[BenchmarkExample]
 ) -> tuple[list[BenchmarkExample], Mapping[tuple[str, str], Prediction]]:
-    """The examples that the folder's run was over, and its answers."""
+    """The examples, of all on disk, that the folder's run was over, and its answers."""
     if is_file(folder / PREDICTIONS):
         predictions = read_predictions(folder / PREDICTIONS)
-        whole = find_examples(data, dimension)
         examples = [example for example in whole if example.key in predictions]
         if len(examples) < len(predictions):
             task, number = min(predictions.keys() - {example.key for example in whole})
@@ -116,8 +117,7 @@ def _stored(
             )
         _refuse_other_data(folder, data, examples, whole)
         return examples, predictions
-    predictions = read_old_output(folder / OLD_OUTPUT)
-    return find_examples(data, dimension), predictions
+    return whole, read_old_output(folder / OLD_OUTPUT)
 
 
 def _refuse_other_data(folder: Path, data: Path, *candidates: list[BenchmarkExample]) -> None:
@@ -165,13 +165,17 @@ def _changes(before: Scores, after: Scores) -> tuple[str, ...]:
 
 
 def _mean_total(scores: Scores) -> float | None:
-    totals = [example["total_score"] for examples in scores.values() for example in examples.values()]
+    found = (example["total_score"] for examples in scores.values() for example in examples.values())
+    totals = [total for total in found if total is not None]
     return sum(totals) / len(totals) if totals else None
 
 
-def _update_manifest(folder: Path, dimension: Dimension, scorer: Scorer, counts: Counts) -> None:
+def _update_manifest(
+    folder: Path, dimension: Dimension, scorer: Scorer, counts: Counts, pool: list[BenchmarkExample]
+) -> None:
     manifest = {"dimension": dimension.name, **read_manifest(folder)}
     status = "complete" if counts.complete else "incomplete"
     note = {"time": provenance.now(), "command": provenance.command(), "versions": provenance.versions()}
     update = {"scorer": scorer.to_dict(), "counts": counts.to_dict(), "status": status, "rescored": note}
+    update["blind"] = blind_scores(pool)
     write_json(folder / MANIFEST, {**manifest, **update})

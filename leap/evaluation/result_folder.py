@@ -26,6 +26,7 @@ from leap.records.files import FolderLock, JsonlAppender, is_file, move_folder, 
 from leap.records.litter import listed
 from leap.records.locks import LOCK
 from leap.redaction import hide_all
+from leap.vlabench.blind import blind_scores
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 from leap.vlabench.examples import find_examples, fingerprint
 
@@ -96,7 +97,9 @@ class ResultFolder:
         self._manifest = self._new_manifest() | {"inference": list(before.get("inference") or [])}
         # The counts are those of the score file that is there, until `finish` replaces both.
         self._ended = before.get("end")  # stays where nothing is asked now
-        self._manifest |= {name: before[name] for name in ("start", "counts", _UNKNOWN_FILES) if name in before}
+        self._manifest |= {
+            name: before[name] for name in ("start", "counts", "blind", _UNKNOWN_FILES) if name in before
+        }
         if self._predictions and "files" in self._fixed["model"] and "files" not in before.get("model", {}):
             self.of_unknown_files = self._manifest[_UNKNOWN_FILES] = len(self._predictions)
 
@@ -144,6 +147,7 @@ class ResultFolder:
         write_json(self.path / SCORES, scores, if_changed=True)
         self._manifest |= {
             "counts": counts.to_dict(),
+            "blind": blind_scores(self._pool),
             "usage": usage_and_cost(found.values(), *self._settings.prices),
             "end": provenance.now() if self.waiting or not self._ended else self._ended,
             "status": "complete" if counts.complete else "incomplete",

@@ -11,20 +11,24 @@ from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.records.files import first_problem, read_json
 from leap.vlabench.examples import by_example
-from leap.vlabench.parsing import Mode, parse_plan
+from leap.vlabench.grounding import GROUNDED, grounded, has_id_as_text, has_name, plan_steps
+from leap.vlabench.parsing import Mode, ParsedPlan, parse_plan
 from leap.vlabench.scoring import LEAP_KEYS, ZERO_SCORES, dependency_of, plan_scores
 from leap.vlabench.sources import LEAP_SCORER, Scorer
 
 NoPlan = Literal["refused", "filtered", "empty"]
-Scores = dict[str, dict[str, dict[str, float]]]  # task -> example number -> score name -> score
-_SCORES = TypeAdapter(dict[str, dict[str, dict[str, Annotated[float, Field(strict=True, allow_inf_nan=False)]]]])
+ExampleScores = dict[str, float | None]  # only `grounded` may be None: the reference names no object
+Scores = dict[str, dict[str, ExampleScores]]  # task -> example number -> score name -> score
+_Score = Annotated[float, Field(strict=True, allow_inf_nan=False)] | None
+_SCORES = TypeAdapter(dict[str, dict[str, dict[str, _Score]]])
 _TOTAL = "total_score"
 
 
 @dataclass(frozen=True)
 class Counts:
     """What became of a dimension's examples. `scored` includes all that scores zero: format errors, refusals, what a
-    content filter withheld, empty answers. An example is counted as one of these; `truncated` goes beside them."""
+    content filter withheld, empty answers. An example is counted as one of these; the others go beside them:
+    `truncated`, and of the answers with a plan those that write an id as text ("3") or name an object instead."""
 
     examples: int
     scored: int
@@ -35,6 +39,8 @@ class Counts:
     refused: int = 0
     filtered: int = 0
     empty: int = 0
+    ids_as_text: int = 0
+    names: int = 0
 
     @property
     def complete(self) -> bool:
@@ -52,6 +58,9 @@ def read_scores(path: Path) -> Scores:
     except ValidationError as error:
         raise LeapError(f"{path}: {first_problem(error)}; it should be task -> example -> scores") from error
     for task, examples in scores.items():
+        for number, found in examples.items():
+            if odd := [name for name, score in found.items() if score is None and name != GROUNDED]:
+                raise LeapError(f"{path}: {task}.{number}.{odd[0]}: null is no score; it should be a number")
         if without := [number for number, found in examples.items() if _TOTAL not in found]:
             raise LeapError(f"{path}: {task}.{without[0]}: no {_TOTAL}; restore the file, or score the answers anew")
     return {task: by_example(examples, f"{path}: {task}") for task, examples in scores.items()}
@@ -75,13 +84,14 @@ def score_predictions(
             count["inference_error"] += 1
         else:
             text, no_plan = prediction.text or "", without_plan(prediction)
-            found, format_error = score_response(
-                example.task, example.skill_sequence, "" if no_plan else text, scorer, mode
-            )
+            parsed = parse_plan("" if no_plan else text, mode)
+            found = score_plan(example.task, example.skill_sequence, parsed, scorer)
             scores.setdefault(example.task, {})[str(example.number)] = found
             count["scored"] += 1
-            count[no_plan or "format_error"] += format_error
+            count[no_plan or "format_error"] += not parsed.ok
             count["truncated"] += prediction.finish == "length"
+            count["ids_as_text"] += has_id_as_text(parsed.plan)
+            count["names"] += has_name(plan_steps(parsed.plan) or ())
     return scores, Counts(**count)
 
 
@@ -92,12 +102,10 @@ def without_plan(prediction: Prediction) -> NoPlan | None:
     return None if prediction.text is None or prediction.text.strip() else "empty"
 
 
-def score_response(
-    task: str, reference: list[Any], text: str, scorer: Scorer = LEAP_SCORER, mode: Mode = "official"
-) -> tuple[dict[str, float], bool]:
-    """(the official scores with ours beside them, whether the answer was no plan at all)."""
-    parsed = parse_plan(text, mode)
+def score_plan(task: str, reference: list[Any], parsed: ParsedPlan, scorer: Scorer = LEAP_SCORER) -> ExampleScores:
+    """The official scores of a response with ours beside them (`SCORE_KEYS`); zeros where no plan could be read."""
+    named = {GROUNDED: grounded(reference, parsed.plan)}
     if parsed.error is not None:
-        return {**ZERO_SCORES, **dict.fromkeys(LEAP_KEYS, 0.0)}, True
+        return {**ZERO_SCORES, **named, **dict.fromkeys(LEAP_KEYS, 0.0)}
     case = reference, parsed.plan, dependency_of(task)
-    return {**plan_scores(*case), **scorer.official(*case)}, False
+    return {**named, **plan_scores(*case), **scorer.official(*case)}

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from leap.report.style import FAINT, GREY, INK, Look, clean, lightened, plain
+from leap.report.style import FAINT, FLOOR, GREY, INK, Look, clean, lightened, plain
 from leap.statistics.means import MEAN
 from leap.vlabench.dimensions import NAMES
 
@@ -17,18 +17,25 @@ _GROUP_WIDTH = 0.84
 
 
 def draw_bars(
-    axes: Axes, layers: Sequence[pd.DataFrame], looks: Mapping[str, Look], marks: pd.DataFrame, inches: float
+    axes: Axes,
+    layers: Sequence[pd.DataFrame],
+    looks: Mapping[str, Look],
+    marks: pd.DataFrame,
+    inches: float,
+    intervals: tuple[pd.DataFrame, pd.DataFrame] | None = None,
 ) -> None:
     """Upright bars in one group a dimension, the layers upon one another, with the sum on top and "*" where `marks` is.
 
-    A cell that is empty in any layer has no bar but "n/a". `inches` is the width of the axes, about.
+    A cell that is empty in any layer has no bar but "n/a". `inches` is the width of the axes, about. `intervals` are
+    the lower and upper bounds of the sum, drawn where they are known.
     """
     width, total = _GROUP_WIDTH / len(looks), sum(layers)
     room = inches / len(GROUPS) / len(looks)  # of one bar
     upright = room < 0.35
     blank = " " if upright else ""
     texts: dict[str, Any] = {"ha": "center", "va": "bottom", "rotation": 90 if upright else 0}
-    texts["fontsize"] = min(8, 60 * room)
+    texts |= {"fontsize": min(8, 60 * room), "zorder": 4}
+    texts["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3}  # a line may run behind it
     for index, (model, look) in enumerate(looks.items()):
         for group, place in zip(GROUPS, _PLACES, strict=True):
             x, value = place + (index - (len(looks) - 1) / 2) * width, total.loc[model, group]
@@ -37,7 +44,12 @@ def draw_bars(
                 axes.text(x, 0, f"{blank}n/a{star}", color=GREY, **texts)
                 continue
             _draw_stack(axes, x, width * 0.92, [layer.loc[model, group] for layer in layers], look)
-            axes.text(x, value, f"{blank}{value:.1f}{star}", color=INK, **texts)
+            if intervals is not None and pd.notna(high := intervals[1].loc[model, group]):
+                axes.plot([x, x], [intervals[0].loc[model, group], high], color=INK, linewidth=0.9, alpha=0.7)
+                value_at = max(value, high)
+            else:
+                value_at = value
+            axes.text(x, value_at, f"{blank}{value:.1f}{star}", color=INK, **texts)
     axes.axvline((_PLACES[-2] + _PLACES[-1]) / 2, color=FAINT, linewidth=1)
     axes.margins(y=0.18 if upright else 0.1)
     axes.set_ylim(bottom=0)
@@ -51,6 +63,14 @@ def _draw_stack(axes: Axes, x: float, width: float, parts: Sequence[float], look
     for part, colour in zip(parts, colours, strict=False):
         axes.bar(x, part, width, bottom, color=colour, hatch=look.hatch, edgecolor="white", linewidth=0)
         bottom += part
+
+
+def draw_floor(axes: Axes, floors: pd.Series) -> None:
+    """A line across each group at what a planner that never looks has there; none where it is not known."""
+    for group, place in zip(GROUPS, _PLACES, strict=True):
+        if pd.notna(floors[group]):
+            ends = [place - _GROUP_WIDTH / 2, place + _GROUP_WIDTH / 2]
+            axes.plot(ends, [floors[group]] * 2, color=FLOOR, linewidth=1.6, solid_capstyle="butt", zorder=3)
 
 
 def label_groups(axes: Axes, labels: Sequence[str]) -> None:

@@ -10,18 +10,30 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from leap.report.charts import GROUPS, draw_bars, draw_differences, draw_heat_map, label_groups
+from leap.report.charts import GROUPS, draw_bars, draw_differences, draw_floor, draw_heat_map, label_groups
 from leap.report.curves import Loss, checkpoint_curves, find_series, training_loss
-from leap.report.results import dimension_means, incomplete_note, incomplete_results, unlike_note
-from leap.report.style import GREY, Look, legend_above, lightened, looks, new_figure, plain, save
+from leap.report.results import (
+    BLIND,
+    TOTAL,
+    blind_means,
+    dimension_means,
+    incomplete_note,
+    incomplete_results,
+    unlike_note,
+)
+from leap.report.style import FLOOR, GREY, Look, legend_above, lightened, looks, new_figure, plain, save
 from leap.report.tables import improvement
-from leap.statistics.means import MEAN
+from leap.statistics.means import MEAN, summarise
 from leap.vlabench.dimensions import NAMES
+from leap.vlabench.grounding import GROUNDED
 
 FIGURES = ("total_scores", "metrics", "stacked", "improvement", "checkpoints", "training_loss")
 TOTAL_LABEL = "total score (official, max 80)"
+_HEADLINES = {TOTAL_LABEL: TOTAL, "grounded (max 100)": GROUNDED}
+_MOST = {TOTAL: 80 * 1.13, GROUNDED: 100 * 1.13}  # with room for a number over a full bar
 _BARS_UP_TO = 8  # models; more are a heat map
 _METRICS = {
     "Skill match": "skill_match_score",
@@ -34,17 +46,24 @@ _PARTS = {"0.4 x skill match": "skill_match_score", "0.4 x entity match": "entit
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the figures draw: `read_scores`, `read_counts`, the model that the others are compared with, if any, and
-    a note beside them: `unlike_settings_note`, `unfinished_note`."""
+    """What the figures draw: `read_scores`, `read_counts`, `read_blind`, the model that the others are compared with,
+    if any, and a note beside them: `unlike_settings_note`, `unfinished_note`."""
 
     scores: pd.DataFrame
     counts: pd.DataFrame
+    blind: pd.DataFrame
     baseline: str | None
     note: str = ""
 
     def means(self, score: str) -> pd.DataFrame:
         """Models x `GROUPS`."""
         return dimension_means(self.scores, score, self.counts["model"])
+
+    def intervals(self, score: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Models x `GROUPS`: the lower and the upper bounds of the means, 95 %."""
+        found = summarise(self.scores.dropna(subset=[score]), score).set_index(["model", "dimension"])
+        low, high = (found[bound].unstack().reindex(index=list(self.looks)) for bound in ("low", "high"))
+        return low, high
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -104,16 +123,28 @@ def draw_figures(evaluation: Evaluation, loss: Loss | None, folder: Path) -> lis
 
 
 def total_scores(evaluation: Evaluation) -> Figure:
-    """The mean total score of each model on each dimension."""
-    title, means = "Total score by dimension", evaluation.means("total_score")
+    """The two headline scores of each model on each dimension, with intervals, and what never looking has of them."""
+    title = "Total score and grounded score by dimension"
+    known = evaluation.scores.notna().any()  # results that are older than `grounded` lack it
+    scores = {label: score for label, score in _HEADLINES.items() if score == TOTAL or known[score]}
+    floors = {score: blind_means(evaluation.blind, score) for score in scores.values()}
     if evaluation.many:
-        return _heat_maps(evaluation, title, {TOTAL_LABEL: means})
-    figure = new_figure(12, 5.5, title, evaluation.footnote)
-    axes = figure.add_subplot()
-    draw_bars(axes, [means], evaluation.looks, evaluation.marks, 11.5)
-    label_groups(axes, evaluation.group_labels())
-    axes.set_ylabel(TOTAL_LABEL)
-    legend_above(figure, _model_patches(evaluation))
+        return _heat_maps(
+            evaluation, title, {label: evaluation.means(score) for label, score in scores.items()}, floors
+        )
+    notes = evaluation.footnote, "Bars: mean with its 95 % interval (examples resampled within each task)."
+    figure = new_figure(12, 1.4 + 3.6 * len(scores), title, *notes)
+    panels = figure.subplots(len(scores), 1, squeeze=False)[:, 0]
+    for axes, (label, score) in zip(panels, scores.items(), strict=True):
+        means, bounds = evaluation.means(score), evaluation.intervals(score)
+        draw_bars(axes, [means], evaluation.looks, evaluation.marks, 11.5, bounds)
+        draw_floor(axes, floors[score].loc["floor"])
+        axes.set_ylim(0, _MOST[score])
+        label_groups(axes, evaluation.group_labels())
+        axes.set_ylabel(label)
+    floor = Line2D([], [], color=FLOOR, linewidth=1.6, label="floor: a planner that never looks")
+    drawn = any(table.notna().any(axis=None) for table in floors.values())
+    legend_above(figure, [*_model_patches(evaluation), *([floor] if drawn else [])])
     return figure
 
 
@@ -188,14 +219,23 @@ def checkpoints(evaluation: Evaluation, series: Mapping[str, Mapping[str, int]])
     return figure
 
 
-def _heat_maps(evaluation: Evaluation, title: str, tables: Mapping[str, pd.DataFrame]) -> Figure:
+def _heat_maps(
+    evaluation: Evaluation,
+    title: str,
+    tables: Mapping[str, pd.DataFrame],
+    blind: Mapping[str, pd.DataFrame] | None = None,
+) -> Figure:
+    """A heat map for each table; `blind` are rows below them, by score."""
     count, footnotes = len(tables), [evaluation.footnote, "Darker is higher, within each table."]
     width = 11 if count == 1 else 2 + 3.4 * count
-    figure = new_figure(width, 2.2 + 0.26 * len(evaluation.looks), title, *footnotes)
+    rows = len(evaluation.looks) + (len(BLIND) if blind else 0)
+    figure = new_figure(width, 2.2 + 0.26 * rows, title, *footnotes)
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
-    for axes, (name, means) in zip(panels, tables.items(), strict=True):
+    below = list((blind or {}).values()) or [None] * count
+    for axes, (name, models), extra in zip(panels, tables.items(), below, strict=True):
+        means = models if extra is None else pd.concat([models, extra])
         texts = means.map("{:.1f}".format, na_action="ignore").astype(object).fillna("n/a")
-        texts += evaluation.marks.replace({True: "*", False: ""})
+        texts.loc[models.index] += evaluation.marks.replace({True: "*", False: ""})
         limits = (means.min().min(), means.max().max())
         draw_heat_map(axes, means, texts, "Blues", limits, evaluation.group_labels(lines=count == 1))
         axes.set_title(name, loc="left", fontsize=11, pad=10)

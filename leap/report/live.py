@@ -8,9 +8,9 @@ import pandas as pd
 from leap.console import new_console
 from leap.evaluation.rescore import Rescored
 from leap.evaluation.result_folder import DimensionResult
-from leap.report.results import NO_PLAN, read_counts, read_scores
+from leap.report.results import NO_PLAN, ids_as_text_notes, read_blind, read_counts, read_scores
 from leap.report.results_summary import write_summary
-from leap.report.tables import metric_table, print_table, total_table
+from leap.report.tables import GROUNDED_TITLE, grounded_table, metric_table, print_table, total_table
 from leap.report.unfinished import unfinished_note
 from leap.terminal import shown
 from leap.vlabench.sources import Scorer
@@ -19,10 +19,11 @@ from leap.vlabench.sources import Scorer
 def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
     """Tables of the models just evaluated; False, after saying so, where an example has no score."""
     models = list(dict.fromkeys(result.folder.name for result in finished))
-    scores, counts = read_scores(results, models), read_counts(results, models)
+    scores, counts, blind = read_scores(results, models), read_counts(results, models), read_blind(results, models)
     console = new_console()
     print_table(total_table(scores, counts, None), "Total score (official, at most 80)", console)
-    print_table(metric_table(scores, counts), "Mean of the dimensions (at most 100; total at most 80)", console)
+    print_table(grounded_table(scores, counts, blind), GROUNDED_TITLE, console)
+    print_table(metric_table(scores, counts, blind), "Mean of the dimensions (at most 100; total at most 80)", console)
     unscored = {f"{r.dimension}/{r.folder.name}": r.counts for r in finished if not r.counts.complete}
     for name, count in unscored.items():
         console.print(
@@ -31,8 +32,8 @@ def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
             style="bold red",
             markup=False,
         )
-    if note := unfinished_note(results, models):
-        console.print(note)
+    for note in filter(None, [unfinished_note(results, models), *ids_as_text_notes(scores, counts)]):
+        console.print(note, markup=False)
     write_summary(results)
     print(f"results in {results}/<dimension>/<model>/, all of them in {results}/summary.md")
     return not unscored

@@ -18,11 +18,15 @@ from leap.report.unfinished import unfinished_note
 from leap.statistics.means import MEAN
 from leap.terminal import shown
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
-from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
+from leap.vlabench.grounding import GROUNDED, SCORE_KEYS
 
 NO_PLAN = ("refused", "filtered", "empty")  # answers that can hold no plan; manifests of older results lack them
-COUNTS = ("examples", "scored", "format_error", *NO_PLAN, "truncated", "inference_error", "missing")
+WRITTEN = ("ids_as_text", "names")  # of the answers with a plan: what stands where an id should
+COUNTS = ("examples", "scored", "format_error", *NO_PLAN, *WRITTEN, "truncated", "inference_error", "missing")
+BLIND = {"floor": "floor", "best blind": "best_blind"}  # what never looks, and its key in a manifest
+_MANY_TEXTS = 0.05  # of a model's plans: so many with ids as text are worth a sentence
 
+TOTAL = "total_score"
 _ASKED_WITH = ("decoding", "image_tokens", "dtype", "engine_arguments")
 
 
@@ -53,7 +57,8 @@ def chosen_baseline(wanted: str | None, models: list[str]) -> str | None:
 
 
 def read_scores(results: Path, models: Iterable[str] | None = None) -> pd.DataFrame:
-    """Columns dimension, model, task, example and every score; one row for each scored example.
+    """Columns dimension, model, task, example and every score; one row for each scored example. A score is NaN where
+    the files are older than it is, and `grounded` where the reference names no object.
 
     Empty where no example of these models could be scored. Raises LeapError where they have no results at all.
     """
@@ -66,7 +71,7 @@ def read_scores(results: Path, models: Iterable[str] | None = None) -> pd.DataFr
         for task, examples in read_score_file(folder / SCORES).items()
         for example, scores in examples.items()
     ]
-    columns = dict.fromkeys([*OFFICIAL_KEYS, *LEAP_KEYS], "float64")
+    columns = dict.fromkeys(SCORE_KEYS, "float64")
     return pd.DataFrame(rows, columns=["dimension", "model", "task", "example", *columns]).astype(columns)
 
 
@@ -77,6 +82,47 @@ def read_counts(results: Path, models: Iterable[str] | None = None) -> pd.DataFr
         manifest = read_manifest(folder)
         rows.append({"dimension": dimension, "model": model, **manifest.get("counts", {})})
     return pd.DataFrame(rows, columns=["dimension", "model", *COUNTS]).astype(dict.fromkeys(COUNTS, "Int64"))
+
+
+def read_blind(results: Path, models: Iterable[str] | None = None) -> pd.DataFrame:
+    """Columns dimension, model, data (a fingerprint), and floor_<score> and best_blind_<score>: what a planner that
+    never looks has there. Empty cells where results are older than this."""
+    rows: list[dict[str, Any]] = []
+    for dimension, model, folder in _result_folders(results, models):
+        blind = read_manifest(folder).get("blind", {})
+        found = {f"{key}_{score}": value for key in BLIND.values() for score, value in blind.get(key, {}).items()}
+        rows.append({"dimension": dimension, "model": model, "data": blind.get("fingerprint"), **found})
+    numbers = [f"{key}_{score}" for score in (TOTAL, GROUNDED) for key in BLIND.values()]
+    table = pd.DataFrame(rows, columns=["dimension", "model", "data", *numbers])
+    return table.astype(dict.fromkeys(numbers, "float64"))
+
+
+def blind_means(blind: pd.DataFrame, score: str) -> pd.DataFrame:
+    """`BLIND` in rows, dimensions and "mean" in columns: what never looking has of a score; NaN where it is not known,
+    or where the models were evaluated on different data."""
+    one = blind.groupby("dimension").filter(lambda rows: rows["data"].nunique(dropna=False) == 1)
+    columns = [f"{key}_{score}" for key in BLIND.values()]
+    means = one.groupby("dimension")[columns].first().reindex(list(NAMES)).T
+    means.index, means.columns.name = pd.Index(BLIND), None
+    means[MEAN] = means.mean(axis=1, skipna=False)
+    return means
+
+
+def ids_as_text_notes(scores: pd.DataFrame, counts: pd.DataFrame) -> list[str]:
+    """A sentence on each model that writes ids as text in more than 5 % of its plans."""
+    notes = []
+    for model, found in counts.groupby("model")[list(COUNTS)].sum().iterrows():
+        plans = found["scored"] - found["format_error"] - sum(found[name] for name in NO_PLAN)
+        if found["ids_as_text"] <= _MANY_TEXTS * plans:
+            continue
+        one = scores[scores["model"] == model].groupby("dimension")[[TOTAL, "total_ids_as_numbers"]].mean().mean()
+        named = f"; {found['names']} name objects instead" if found["names"] else ""
+        notes.append(
+            f'{model} writes ids as text ("3" for 3) in {found["ids_as_text"] / plans:.0%} of its {plans} plans, which '
+            f"the official score takes for other ids: it has {one[TOTAL]:.1f} of 80, and would have "
+            f"{one['total_ids_as_numbers']:.1f} with ids read as numbers{named}"
+        )
+    return notes
 
 
 def dimension_means(

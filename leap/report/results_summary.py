@@ -4,7 +4,8 @@ summary.json holds all of it; summary.csv the means, one row a (model, dimension
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,34 @@ import pandas as pd
 
 from leap.records.files import write_atomic
 from leap.records.table_cells import csv_text, markdown_lines, markdown_text
-from leap.report.results import COUNTS, NO_PLAN, model_order, read_counts, read_scores, unlike_settings_note
+from leap.report.results import (
+    BLIND,
+    COUNTS,
+    NO_PLAN,
+    TOTAL,
+    blind_means,
+    ids_as_text_notes,
+    model_order,
+    read_blind,
+    read_counts,
+    read_scores,
+    unlike_settings_note,
+)
 from leap.report.unfinished import unfinished_results
 from leap.statistics.comparison import compare_all
 from leap.statistics.means import MEAN, summarise, summarise_between_tasks
 from leap.vlabench.dimensions import NAMES
+from leap.vlabench.grounding import GROUNDED
 
 SIGNIFICANT, INCOMPLETE = "†", "*"
+HEADLINES = {
+    TOTAL: "the benchmark's own score, a recall of at most 80",
+    GROUNDED: "percent of the steps that name an object that are right, of the longer of the two plans",
+}
 METHOD = {
+    "floor": "what a planner that never looks has: the mean over all pairs of examples of a task, the reference of one "
+    "scored as the answer to the other",
+    "best blind": "the best constant plan of each task, chosen on its other examples",
     "interval": "95 % percentile bootstrap of the mean, examples resampled within each task, 10,000 times",
     "between_tasks": "the same with whole tasks resampled within each dimension: over all dimensions together only",
     "p": "two-sided paired permutation test on the examples that both models have",
@@ -28,34 +49,76 @@ METHOD = {
 }
 
 
-def write_summary(results: Path, score: str = "total_score", baseline: str = "Baseline") -> pd.DataFrame:
-    """Write summary.{json,csv,md} for all models in `results`; returns the table of summary.md.
+def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.DataFrame]:
+    """Write summary.{json,csv,md} for all models in `results`; returns the tables of summary.md by their scores.
 
     Comparisons are left out where there is no such baseline.
     """
-    scores, counts = read_scores(results), read_counts(results)
-    means = _with_counts(summarise(scores, score), counts)
-    between = summarise_between_tasks(scores, score)
+    scores, counts, blind = read_scores(results), read_counts(results), read_blind(results)
     compared = baseline in set(scores["model"])
-    comparisons = compare_all(scores, baseline, score) if compared else pd.DataFrame()
-    table, unlike = _readable(means, comparisons), unlike_settings_note(results)
-    unfinished = unfinished_results(results)
+    found = {score: _of_score(scores, blind, score, baseline if compared else None) for score in HEADLINES}
+    unlike, unfinished = unlike_settings_note(results), unfinished_results(results)
+    total = found[TOTAL]
     content = {
-        "score": score,
+        "score": TOTAL,
         "method": METHOD,
         "unlike": unlike or None,
-        "means": _records(means),
-        "between_tasks": _records(between),
-        "comparisons": _records(comparisons),
+        **total.records(),
+        GROUNDED: found[GROUNDED].records(),
+        "blind": _records(blind),
         "unfinished": unfinished,
     }
     write_atomic(results / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    write_atomic(results / "summary.csv", csv_text(means))
+    write_atomic(results / "summary.csv", csv_text(_all_means(found, counts, blind)))
     begun = f"not finished, and not or only partly shown: {'; '.join(unfinished)}" if unfinished else ""
     notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike) if note)]
-    page = _markdown(table, score, between, baseline if compared else None, notes)
-    write_atomic(results / "summary.md", page)
-    return table
+    notes += [f"{note}." for note in ids_as_text_notes(scores, counts)]
+    tables = {score: of.readable(counts) for score, of in found.items()}
+    write_atomic(results / "summary.md", _markdown(tables, total.between, baseline if compared else None, notes))
+    return tables
+
+
+@dataclass(frozen=True)
+class _OfScore:
+    """What is known of one score: `summarise`, `summarise_between_tasks`, `compare_all`, `blind_means`."""
+
+    means: pd.DataFrame
+    between: pd.DataFrame
+    comparisons: pd.DataFrame
+    blind: pd.DataFrame
+
+    def records(self) -> dict[str, Any]:
+        names = {"means": self.means, "between_tasks": self.between, "comparisons": self.comparisons}
+        return {name: _records(table) for name, table in names.items()}
+
+    def readable(self, counts: pd.DataFrame) -> pd.DataFrame:
+        """Models, and what never looks, in rows, `NAMES` and their mean in columns: "45.0 [40.1, 49.9]" with marks."""
+        table = _readable(_with_counts(self.means, counts), self.comparisons)
+        blind = self.blind.map("{:.1f}".format, na_action="ignore").astype(object).fillna("-")
+        return pd.concat([table, blind])
+
+
+def _of_score(scores: pd.DataFrame, blind: pd.DataFrame, score: str, baseline: str | None) -> _OfScore:
+    known = scores.dropna(subset=[score])
+    compared = baseline in set(known["model"])
+    return _OfScore(
+        summarise(known, score),
+        summarise_between_tasks(known, score),
+        compare_all(known, baseline, score) if baseline and compared else pd.DataFrame(),
+        blind_means(blind, score),
+    )
+
+
+def _all_means(found: Mapping[str, _OfScore], counts: pd.DataFrame, blind: pd.DataFrame) -> pd.DataFrame:
+    """A row for each (model, dimension or mean): the total with its interval and counts, `grounded` with its own, and
+    what never looks has of both."""
+    keys = ["model", "dimension"]
+    own = {"mean": GROUNDED, **{name: f"{GROUNDED}_{name}" for name in ("low", "high", "n")}}
+    numbers = blind.drop(columns="data").set_index(keys)
+    whole = numbers.groupby("model").mean()[numbers.groupby("model").count() == len(NAMES)]
+    never = pd.concat([numbers.reset_index(), whole.reset_index().assign(dimension=MEAN)])
+    table = _with_counts(found[TOTAL].means, counts).merge(found[GROUNDED].means.rename(columns=own), "left", keys)
+    return table.merge(never, "left", keys)
 
 
 def _with_counts(means: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
@@ -92,10 +155,16 @@ def _cell(row: dict[str, Any], significant: bool) -> str:
     return f"{row['mean']:.1f}{interval}{marks}"
 
 
-def _markdown(table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: str | None, more: Sequence[str]) -> str:
-    rows = [[model, *cells] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
-    lines = markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows)
-    notes = [f"[low, high]: {METHOD['interval']}."]
+def _markdown(
+    tables: Mapping[str, pd.DataFrame], between: pd.DataFrame, baseline: str | None, more: Sequence[str]
+) -> str:
+    lines = []
+    for score, table in tables.items():
+        rows = [[str(model), *cells] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
+        lines.append(markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows))
+    notes = [f"{markdown_text(score)}: {meaning}." for score, meaning in HEADLINES.items()]
+    notes += [f"{name}: {METHOD[name]}." for name in BLIND]
+    notes.append(f"[low, high]: {METHOD['interval']}.")
     if baseline:
         notes.append(f"{SIGNIFICANT} differs from {markdown_text(baseline)}: {METHOD['p']}; {METHOD['p_holm']}.")
     notes.append(
@@ -107,7 +176,7 @@ def _markdown(table: pd.DataFrame, score: str, between: pd.DataFrame, baseline: 
         notes.append(
             f"{markdown_text(row['model'])}: mean with whole tasks resampled [{row['low']:.1f}, {row['high']:.1f}]."
         )
-    return "\n".join([lines, *(f"- {note}" for note in notes)]) + "\n"
+    return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
 
 
 def _kinds_of_no_plan(counts: pd.DataFrame) -> Iterator[str]:

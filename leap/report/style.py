@@ -19,6 +19,7 @@ from leap.records.files import write_atomic
 DPI = 200
 _TITLE_HEIGHT, _LEGEND_LINE = 0.38, 0.19  # inches
 GREY, FAINT, INK = "#7f7f7f", "#e3e3e3", "#222222"
+FLOOR = "#b00020"  # what never looking has
 # Okabe and Ito, "Color Universal Design" (2008): told apart under every common colour blindness.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 _CONTROL_HATCHES = dict(

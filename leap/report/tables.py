@@ -14,17 +14,20 @@ from leap.errors import LeapError
 from leap.progress import rounded
 from leap.records.files import write_atomic
 from leap.records.table_cells import csv_text, markdown_lines, markdown_text
-from leap.report.results import NO_PLAN, dimension_means, unscored_examples
+from leap.report.results import NO_PLAN, WRITTEN, blind_means, dimension_means, unscored_examples
 from leap.statistics.means import MEAN
 from leap.vlabench.dimensions import NAMES
+from leap.vlabench.grounding import GROUNDED
 
 _METRICS = {
     "total": "total_score",
+    "grounded": GROUNDED,
     "skill": "skill_match_score",
     "entity": "entity_match_score",
     "skill+entity": "skill_with_entity_match_score",
     "exact": "exact_match_score",
 }
+GROUNDED_TITLE = "Grounded: steps that name the right object (at most 100), beside what never looking has"
 _FAILURES = ("examples", "format_error", "truncated", "inference_error", "missing")
 _NOTE = "* incomplete: examples without a score (inference error or missing) are left out of the means, not zero"
 
@@ -42,6 +45,12 @@ def total_table(scores: pd.DataFrame, counts: pd.DataFrame, baseline: str | None
     return table
 
 
+def grounded_table(scores: pd.DataFrame, counts: pd.DataFrame, blind: pd.DataFrame) -> pd.DataFrame:
+    """Model x dimension and mean of `grounded`, and below the models what never looking has: floor and best blind."""
+    table = dimension_means(scores, GROUNDED, counts["model"])
+    return pd.concat([table, blind_means(blind, GROUNDED)]).rename_axis("model")
+
+
 def improvement(means: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(points, percent) by which each row lies above the baseline's; the percent of a baseline of 0 are empty.
 
@@ -54,14 +63,19 @@ def improvement(means: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, pd.Da
     return points, points / reference.where(reference != 0) * 100
 
 
-def metric_table(scores: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
-    """Model x metric, the mean of the dimensions that were run (how many stands in the column "dimensions"), with what
-    became of the examples of all of them. Refusals, filtered and empty answers have columns where there are any."""
+def metric_table(scores: pd.DataFrame, counts: pd.DataFrame, blind: pd.DataFrame) -> pd.DataFrame:
+    """Model x metric, the mean of the dimensions that were run (how many stands in the column "dimensions"), with the
+    floors of the two headline scores, and what became of the examples of all of them. Refusals, filtered and empty
+    answers, ids as text and names have columns where there are any."""
     by_metric = {name: dimension_means(scores, score, counts["model"]) for name, score in _METRICS.items()}
     table = pd.DataFrame({name: means[list(NAMES)].mean(axis=1) for name, means in by_metric.items()})
+    for name in ("grounded", "total"):
+        floors = blind.groupby("model")[f"floor_{_METRICS[name]}"].agg(lambda found: found.mean(skipna=False))
+        table.insert(table.columns.get_loc(name) + 1, f"{name}_floor", floors.reindex(table.index))
     table["dimensions"] = by_metric["total"][list(NAMES)].notna().sum(axis=1)
-    failures = counts.groupby("model")[[*_FAILURES, *NO_PLAN]].sum(min_count=1)
-    return table.join(failures.drop(columns=[name for name in NO_PLAN if not failures[name].fillna(0).any()]))
+    rare = (*NO_PLAN, *WRITTEN)
+    failures = counts.groupby("model")[[*_FAILURES, *rare]].sum(min_count=1)
+    return table.join(failures.drop(columns=[name for name in rare if not failures[name].fillna(0).any()]))
 
 
 def print_table(table: pd.DataFrame, title: str, console: Console | None = None) -> None:

@@ -27,6 +27,7 @@ ZERO_SCORES: Mapping[str, float] = MappingProxyType(dict.fromkeys(OFFICIAL_KEYS,
 
 LEAP_KEYS = (
     "weighted_total",
+    "total_ids_as_numbers",
     "skill_precision",
     "skill_f1",
     "entity_precision",
@@ -68,6 +69,7 @@ def plan_scores(reference: Any, prediction: Any, dependency: Any) -> dict[str, f
 
     - weighted_total: 0.4 skill + 0.4 entity + 0.1 skill_with_entity + 0.1 exact, the weights that upstream declares;
       at most 100. Like the official five it is a recall: steps added to a correct plan do not lower it.
+    - total_ids_as_numbers: what total_score would be if it took "3" for 3.
     - *_precision and *_f1 of skills, entities and skill-with-entity: overlap in percent of what the model says, and
       of the mean of both. Invented steps lower them (those of entities, when the steps name any); 0 for 0 of 0.
     - length_ratio: the model's number of skills divided by the reference's, a plain ratio.
@@ -94,6 +96,14 @@ class _Bags(NamedTuple):
     skills: Counter[Any]  # names
     entities: Counter[Any]  # (kind of parameter, id)
     skills_with_entities: Counter[Any]  # (name, entity, container)
+
+
+def plan_bags(plan: Any) -> _Bags | None:
+    """What a plan says to the official rules, regardless of order; None where upstream's code raises on it."""
+    try:
+        return _bags(plan)
+    except Exception:  # noqa: BLE001  (upstream's own rule, see below)
+        return None
 
 
 def _scores_unless_malformed(reference: Any, prediction: Any, dependency: Any) -> dict[str, float] | None:
@@ -123,7 +133,7 @@ def _leap_scores(reference: list[Any], prediction: list[Any], dependency: Any) -
     recall = _scores(reference, prediction, dependency)
     expected, model = _bags(reference), _bags(prediction)
     unadded = 0.1 * recall["skill_with_entity_match_score"] + 0.1 * recall["exact_match_score"]
-    scores = {"weighted_total": recall["total_score"] + unadded}
+    scores = {"weighted_total": recall["total_score"] + unadded, "total_ids_as_numbers": recall["total_score"]}
     for name, expected_bag, model_bag in zip(("skill", "entity", "skill_with_entity"), expected, model, strict=True):
         matched, said = _overlap(expected_bag, model_bag), model_bag.total()
         scores[f"{name}_precision"] = 100.0 * matched / said if said else 0.0

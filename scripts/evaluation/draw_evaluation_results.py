@@ -45,9 +45,12 @@ def main() -> None:
     arguments = parse_arguments(workspace)
 
     from leap.report.results import (
+        BLIND,
         chosen_baseline,
         found_models,
+        ids_as_text_notes,
         incomplete_note,
+        read_blind,
         read_counts,
         read_scores,
         unlike_note,
@@ -64,24 +67,26 @@ def main() -> None:
     from leap.report.curves import read_loss
     from leap.report.figures import Evaluation, draw_figures
     from leap.report.results_summary import SIGNIFICANT, write_summary
-    from leap.report.tables import metric_table, print_table, total_table, write_tables
+    from leap.report.tables import grounded_table, metric_table, print_table, total_table, write_tables
 
-    scores, counts = read_scores(results, models), read_counts(results, models)
+    scores, counts, blind = read_scores(results, models), read_counts(results, models), read_blind(results, models)
 
-    tables = {"scores": total_table(scores, counts, baseline), "metrics": metric_table(scores, counts)}
+    tables = {"scores": total_table(scores, counts, baseline), "grounded": grounded_table(scores, counts, blind)}
+    tables["metrics"] = metric_table(scores, counts, blind)
     print_table(tables["scores"], "Total score (official, at most 80)")
-    summary = write_summary(results, baseline=baseline or "").loc[models]
-    print_table(summary, f"Total score [95 % interval]; {SIGNIFICANT} differs from the baseline (summary.md: how)")
+    for score, summary in write_summary(results, baseline or "").items():
+        shown_rows = summary.loc[[*models, *(row for row in summary.index if row in BLIND)]]
+        print_table(shown_rows, f"{score} [95 % interval]; {SIGNIFICANT} differs from the baseline (summary.md: how)")
     print_table(tables["metrics"], "Mean of the dimensions (at most 100; total at most 80)")
     unlike, asked = unlike_note(scores, baseline) if baseline else "", unlike_settings_note(results, models)
-    for note in (incomplete_note(counts), unfinished, unlike, asked):
+    for note in (incomplete_note(counts), unfinished, unlike, asked, *ids_as_text_notes(scores, counts)):
         if note:
             print(note)
     loss = read_loss(run_dir)
     if loss is None:
         print(f"{run_dir}: no checkpoint with a log there, so no training loss is drawn (--run_dir names another run)")
     beside = "; ".join(filter(None, [asked, unfinished]))
-    evaluation = Evaluation(scores, counts, baseline, beside)
+    evaluation = Evaluation(scores, counts, blind, baseline, beside)
     for path in [*write_tables(tables, output, beside), *draw_figures(evaluation, loss, output)]:
         print(path)
 

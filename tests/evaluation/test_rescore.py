@@ -9,9 +9,11 @@ import pytest
 from conftest import run_script
 
 from leap.errors import LeapError
+from leap.evaluation.manifest import read_manifest
 from leap.evaluation.rescore import read_old_output, rescore
 from leap.evaluation.score import score_predictions
 from leap.records.benchmark import Prediction
+from leap.vlabench.blind import blind_scores
 from leap.vlabench.dimensions import find_dimension
 from leap.vlabench.examples import find_examples, fingerprint
 from leap.vlabench.prompts import fenced_plan
@@ -53,6 +55,9 @@ def test_an_old_inference_error_loses_its_zero(stored: tuple[Path, Path]) -> Non
     assert (folder / "final_score.old.json").is_file()
     assert json.loads((folder / "manifest.json").read_text())["status"] == "incomplete"
     assert rescore(folder, data, LEAP_SCORER).changed == ()
+    examples = find_examples(data, find_dimension("Complex"))
+    assert read_manifest(folder)["blind"] == blind_scores(examples)
+    assert blind_scores(examples)["pairs"] == 2
 
 
 def test_the_script_scores_old_files_in_any_spelling_of_the_dimension(

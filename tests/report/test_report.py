@@ -36,6 +36,7 @@ from leap.report.results import (
     found_models,
     incomplete_note,
     model_order,
+    read_blind,
     read_counts,
     read_scores,
     unlike_note,
@@ -77,7 +78,7 @@ def write_results(results: Path, models: dict[str, float], leave_out: tuple[str,
 
 
 def read(results: Path, baseline: str | None = "Baseline") -> Evaluation:
-    return Evaluation(read_scores(results), read_counts(results), baseline)
+    return Evaluation(read_scores(results), read_counts(results), read_blind(results), baseline)
 
 
 def bars_of(figure: Figure) -> list[Rectangle]:
@@ -153,7 +154,7 @@ def test_counts_without_a_manifest_are_unknown(two: Path) -> None:
     marks = read(two).marks
     assert marks.loc["Baseline", ["Spatial", "Complex", "mean"]].tolist() == [True, False, True]
     assert not marks.loc["checkpoint-200"].any()
-    table = write_summary(two)
+    table = write_summary(two)["total_score"]
     assert table.loc["Baseline", "Spatial"].endswith("*")
     assert "*" not in table.loc["Baseline", "Complex"]
     write_result(two, "checkpoint-400", "M&T", [30.0], unscored=3)
@@ -191,7 +192,10 @@ def test_a_baseline_of_zero_gives_no_percentage() -> None:
 def test_a_missing_dimension_is_empty_everywhere(tmp_path: Path) -> None:
     write_results(tmp_path, {"Baseline": 10, "checkpoint-200": 20}, leave_out=("checkpoint-200", "Complex"))
     scores, counts = read_scores(tmp_path), read_counts(tmp_path)
-    tables = {"scores": total_table(scores, counts, "Baseline"), "metrics": metric_table(scores, counts)}
+    tables = {
+        "scores": total_table(scores, counts, "Baseline"),
+        "metrics": metric_table(scores, counts, read_blind(tmp_path)),
+    }
     written = {path.name: path.read_text() for path in write_tables(tables, tmp_path / "tables")}
     assert set(written) == {"scores.csv", "scores.md", "metrics.csv", "metrics.md"}
     assert written["scores.csv"].splitlines()[2] == "checkpoint-200,21.0,22.0,23.0,24.0,25.0,,,,0"
@@ -202,7 +206,7 @@ def test_a_missing_dimension_is_empty_everywhere(tmp_path: Path) -> None:
 def test_incomplete_models_are_marked_in_tables(two: Path) -> None:
     write_result(two, "a|[b]", "M&T", [30.0], unscored=3)
     scores, counts = read_scores(two), read_counts(two)
-    for table in (total_table(scores, counts, None), metric_table(scores, counts)):
+    for table in (total_table(scores, counts, None), metric_table(scores, counts, read_blind(two))):
         screen = io.StringIO()
         print_table(table, "title", Console(file=screen, width=40))
         shown = screen.getvalue()
@@ -222,7 +226,9 @@ def test_tables_fit_the_terminal(two: Path, width: int) -> None:
     write_result(two, name, "M&T", [30.0], unscored=3)
     scores, counts = read_scores(two), read_counts(two)
     compared = readable(compare(scores, "checkpoint-200", "Baseline"))
-    for table in (total_table(scores, counts, "Baseline"), metric_table(scores, counts), write_summary(two), compared):
+    summary = write_summary(two)["total_score"]
+    metrics = metric_table(scores, counts, read_blind(two))
+    for table in (total_table(scores, counts, "Baseline"), metrics, summary, compared):
         screen = io.StringIO()
         print_table(table, "A title that says what the numbers below are", Console(file=screen, width=width))
         lines = screen.getvalue().splitlines()
@@ -406,7 +412,8 @@ def test_script_writes_tables_and_figures(
     assert "no Baseline among the models" in output
     assert "no training loss is drawn" in output
     paths = [Path(line) for line in output.splitlines() if line.endswith((".png", ".csv", ".md"))]
-    names = ["scores.csv", "scores.md", "metrics.csv", "metrics.md", "total_scores.png", "metrics.png", "stacked.png"]
+    tables = [f"{name}.{kind}" for name in ("scores", "grounded", "metrics") for kind in ("csv", "md")]
+    names = [*tables, "total_scores.png", "metrics.png", "stacked.png"]
     assert paths == [two / "figures" / name for name in names]
     assert all(path.is_file() for path in paths)
     assert "Baseline" not in (two / "figures" / "scores.csv").read_text()
@@ -461,7 +468,7 @@ def test_evaluations_that_were_stopped_are_named_wherever_results_are_shown(
     assert f"{spatial}; {other}; {complex_}" in capsys.readouterr().out
     assert f"{spatial}; {other}; {complex_}" in (two / "summary.md").read_text()
     note = unfinished_note(two)
-    assert note in Evaluation(read_scores(two), read_counts(two), None, note).footnote
+    assert note in Evaluation(read_scores(two), read_counts(two), read_blind(two), None, note).footnote
     assert run_script(monkeypatch, "--results_dir", ".", "--models", "checkpoint-400") == 2
     assert other in capsys.readouterr().err
     compare = partial(run_path, monkeypatch, "compare_models.py", "--results_dir", two)

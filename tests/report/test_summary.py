@@ -9,7 +9,7 @@ from conftest import run_script
 
 from leap.report.results_summary import INCOMPLETE, SIGNIFICANT, write_summary
 from leap.vlabench.dimensions import NAMES
-from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
+from leap.vlabench.grounding import SCORE_KEYS
 
 
 def write_results(
@@ -19,7 +19,7 @@ def write_results(
     for name in names:
         folder = results / name / model
         folder.mkdir(parents=True)
-        examples = {str(n): dict.fromkeys((*OFFICIAL_KEYS, *LEAP_KEYS), total) for n, total in enumerate(totals)}
+        examples = {str(n): dict.fromkeys(SCORE_KEYS, total) for n, total in enumerate(totals)}
         (folder / "final_score.json").write_text(json.dumps({"task_a": examples, "task_b": examples} if totals else {}))
         scored = 2 * len(totals)
         counts = {"examples": scored + unscored, "scored": scored, "format_error": 0, "truncated": 0}
@@ -37,8 +37,8 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_the_summary_says_what_is_sure_and_what_is_missing(results: Path) -> None:
-    table = write_summary(results)
-    assert list(table.index) == ["Baseline", "checkpoint-5", "checkpoint-9", "failed"]
+    table = write_summary(results)["total_score"]
+    assert list(table.index) == ["Baseline", "checkpoint-5", "checkpoint-9", "failed", "floor", "best blind"]
     assert table.loc["checkpoint-5", "mean"].startswith("65.0 [")
     assert all(SIGNIFICANT in cell for cell in table.loc["checkpoint-5"])
     assert table.loc["checkpoint-9", "Complex"] == "-"
@@ -65,8 +65,8 @@ def test_the_files_hold_the_same_numbers(results: Path) -> None:
 
 
 def test_without_a_baseline_there_is_no_comparison(results: Path) -> None:
-    table = write_summary(results, baseline="nobody")
-    assert SIGNIFICANT not in "".join(table.to_numpy().ravel())
+    for table in write_summary(results, baseline="nobody").values():
+        assert SIGNIFICANT not in "".join(table.to_numpy().ravel())
     assert json.loads((results / "summary.json").read_text())["comparisons"] == []
 
 
