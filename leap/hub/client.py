@@ -1,7 +1,8 @@
 """A hub of models and data sets: which one answers, what a repository holds, the bytes of a file from any place on.
 
-`huggingface_hub` brings the client, the user's token and the hub's errors. Listing and reading are done here, since its
-recent releases start a file again from the first byte in every run, and list without a time limit.
+`huggingface_hub` brings the client, the user's token, metadata and the hub's errors. Two things are done here, and not
+by it. Reading: since its 1.18 a file starts again from the first byte in every run. Listing: its `list_repo_tree` has
+no time limit, waits as long as the hub says (a day, if so), and takes the token to whatever host the next page is at.
 """
 
 import os
@@ -13,13 +14,16 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
+from pydantic import TypeAdapter
+
 from leap.errors import LeapError, UsageError
-from leap.hub.file_listing import ENTRIES, HUB, Entry, HubFile, Repository, Snapshot, snapshot_of
+from leap.hub.file_listing import HUB, HubFile, Repository, Snapshot, snapshot_of
 from leap.hub.hub_errors import RetryableError, in_a_line, transport_errors, understood
 from leap.network import http_client, is_address, never_proxied, origin, without_user
 from leap.redaction import hide, keep_hidden
 
 MIRROR = "https://hf-mirror.com"
+_FILES = TypeAdapter(list[HubFile])
 _TIMEOUT = 10.0  # seconds in which the hub must answer, or the mirror is asked
 
 
@@ -86,7 +90,7 @@ def _answers(address: str, timeout: float) -> bool:
 
 
 class Hub:
-    """One hub. Each method asks once, and raises Again where another try may help, LeapError where none would."""
+    """One hub. Each method asks once: RetryableError where another try may help, LeapError where none would."""
 
     def __init__(self, endpoint: str, token: bool | None = None, xet: bool = True) -> None:
         """`token`: False sends none; None the user's, if there is one."""
@@ -120,10 +124,10 @@ class Hub:
             )
             if not found.sha:
                 raise LeapError(f"{self.endpoint} tells no commit of {repository.name}; is it a hub?")
-            entries = list(self._entries(repository, found.sha))
-        return snapshot_of(repository, found.sha, entries)
+            files = list(self._listed(repository, found.sha))
+        return snapshot_of(repository, found.sha, files)
 
-    def _entries(self, repository: Repository, commit: str) -> Iterator[Entry]:
+    def _listed(self, repository: Repository, commit: str) -> Iterator[HubFile]:
         from huggingface_hub import get_session
         from huggingface_hub.utils import hf_raise_for_status
 
@@ -131,7 +135,7 @@ class Hub:
         while page:
             answer = get_session().get(page, headers=self._headers, timeout=self._timeout)
             hf_raise_for_status(answer)
-            yield from ENTRIES.validate_json(answer.content)
+            yield from _FILES.validate_json(answer.content)
             found = answer.links.get("next", {}).get("url")
             page = self._own(found) if found else None
 

@@ -19,8 +19,8 @@ from leap.cli import count, refuse_reversed, seconds, some_workers
 from leap.errors import LeapError
 from leap.hub.client import Hub
 from leap.hub.file_listing import HubFile, Repository
+from leap.hub.notes import keep_listing
 from leap.hub.resume_download import Fetch, Retries, RetryPolicy
-from leap.hub.stored_listing import keep_listing
 from leap.progress import track_bytes
 from leap.records.files import FolderLock, check_folder
 from leap.terminal import first_few

@@ -36,7 +36,7 @@ def transport_errors() -> tuple[Any, ...]:
 
 @contextmanager
 def understood(endpoint: str, repository: Repository) -> Iterator[None]:
-    """What goes wrong within is raised as Again, or as a LeapError that says what to do."""
+    """What goes wrong within is raised as RetryableError, or as a LeapError that says what to do."""
     from huggingface_hub import errors
 
     name = f"{repository.kind} {repository.name}"

@@ -15,8 +15,10 @@ from typing import TypeVar
 from leap.backoff import LONGEST_PAUSE, backoff
 from leap.errors import LeapError
 from leap.hub.client import Hub
-from leap.hub.file_listing import HubFile, Snapshot, note_origin
+from leap.hub.file_listing import HubFile, Snapshot
 from leap.hub.hub_errors import RetryableError
+from leap.hub.notes import note_origin
+from leap.records.files import naming
 
 Answer = TypeVar("Answer")
 _WHOLE_TRIES = 2  # one wrong hash may be an accident on the way
@@ -93,9 +95,8 @@ class Fetch:
     def __init__(self, hub: Hub, snapshot: Snapshot, folder: Path, parts: Path, retries: Retries) -> None:
         self._hub, self._snapshot, self._retries = hub, snapshot, retries
         self._folder, self._parts = folder, parts
-        self._waiting, self._events = SimpleQueue[HubFile](), SimpleQueue[int | LeapError | OSError | None]()
+        self._waiting, self._events = SimpleQueue[HubFile](), SimpleQueue[int | Exception | None]()
         self.wrong: list[str] = []  # paths of files that came with a wrong hash twice
-        self._settled: list[str] = []  # paths of all that nothing is left to do for
 
     def part(self, file: HubFile) -> Path:
         """Where the file grows."""
@@ -122,14 +123,12 @@ class Fetch:
         try:
             while workers:
                 event = self._events.get()
-                if isinstance(event, int):
-                    yield event
-                elif event is None:
+                if isinstance(event, Exception):
+                    raise event
+                if event is None:
                     workers -= 1
                 else:
-                    raise event
-            if len(self._settled) < len(files):
-                raise RuntimeError("a thread failed, see above")
+                    yield event
         finally:
             self._retries.end()
             for thread in threads:  # daemons: one that hangs in the network does not keep us
@@ -137,18 +136,12 @@ class Fetch:
 
     def _work(self) -> None:
         try:
-            with suppress(Empty, _Ended):
+            with suppress(Empty, _Ended), naming(self._folder):
                 while True:
-                    file = self._waiting.get_nowait()
-                    self._fetch(file)
-                    self._settled.append(file.path)
-        except LeapError as error:
+                    self._fetch(self._waiting.get_nowait())
+        except Exception as error:  # noqa: BLE001  whatever it is, `run` raises it
             self._events.put(error)
-        except OSError as error:
-            error.filename = error.filename or str(self._folder)  # a failed write (a full disk) does not say where
-            self._events.put(error)
-        finally:
-            self._events.put(None)
+        self._events.put(None)
 
     def _fetch(self, file: HubFile) -> None:
         part, place = self.part(file), self._folder / file.path

@@ -17,7 +17,7 @@ from servers.hub_store import UNAVAILABLE, WHOLE, WRONG, Fault, Stored, by_path,
 from leap.errors import LeapError
 from leap.hub.client import Hub
 from leap.hub.download import download, everything
-from leap.hub.hashes import hub_sha256
+from leap.hub.notes import hub_sha256
 from leap.hub.resume_download import RetryPolicy
 from leap.records.files import FolderLock
 

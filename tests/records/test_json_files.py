@@ -16,7 +16,7 @@ from leap.evaluation.evaluation_progress import Monitor
 from leap.evaluation.manifest import read_manifest
 from leap.evaluation.rescore import read_old_output, rescore
 from leap.evaluation.score import read_scores
-from leap.hub.stored_listing import read_listing
+from leap.hub.notes import read_listing
 from leap.models.checkpoints import adapter_base, find_checkpoints, is_resumable, read_log, read_marker
 from leap.preparation.agibot.annotations import read_annotations
 from leap.preparation.check.benchmark_check import check_example

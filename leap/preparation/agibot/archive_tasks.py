@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from leap.errors import LeapError, Stopped
-from leap.hub.hashes import hub_sha256
+from leap.hub.notes import hub_sha256
 from leap.preparation.agibot.archives import DOWNLOAD_AGAIN, ArchiveError, GzipStream
 from leap.preparation.agibot.first_frames import FirstFrames
 from leap.preparation.agibot.frame_store import STATE_FOLDER, FrameStore, ImageStore

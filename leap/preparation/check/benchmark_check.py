@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from leap.errors import LeapError
-from leap.hub.stored_listing import HubListing, read_listing
+from leap.hub.notes import HubListing, read_listing
 from leap.preparation.check.image_facts import ImageStore
 from leap.records.benchmark import OperationSequence
 from leap.records.files import read_json, read_object, read_text
