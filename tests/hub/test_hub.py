@@ -2,16 +2,18 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from downloading import DATA, QUICK, SIZES, get, on_disk, online, stored
+from pydantic import ValidationError
 from servers.hub import HubServer
 from servers.hub_store import Fault
 
 from leap.errors import LeapError, UsageError
 from leap.hub.client import find_hub
 from leap.hub.download import download, everything, log
-from leap.hub.file_listing import Repository
+from leap.hub.file_listing import HubFile, Repository
 
 __all__ = ["online"]  # a fixture that every test here uses
 
@@ -153,3 +155,12 @@ def test_a_server_that_is_no_hub_is_reported_from_one(tmp_path: Path) -> None:
         hub.stored["dataset", "someone/data"].refuses = (200, "")  # {} for everything
         with pytest.raises(LeapError, match=r"as a hub does|tells no commit"):
             get(hub, tmp_path)
+
+
+@pytest.mark.parametrize("said", [{"size": -1}, {"oid": "../../x"}, {"lfs": {"oid": "../../x"}}, {"path": None}])
+def test_a_listing_that_no_hub_would_send_is_refused(said: dict[str, Any]) -> None:
+    """Part of a hash becomes part of a path."""
+    entry = stored().entry("big.tar.gz")
+    assert HubFile.model_validate(entry).sha256 == entry["lfs"]["oid"]
+    with pytest.raises(ValidationError):
+        HubFile.model_validate(entry | said)
