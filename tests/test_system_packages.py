@@ -38,7 +38,8 @@ def test_root_gets_what_is_missing_after_one_line(tmp_path: Path, apt: str) -> N
     done = check(tmp_path, 0, apt)
     line, egl = done.stdout.splitlines()
     assert (done.returncode, done.stderr, egl) == (0, "", "egl")
-    assert line.startswith("MuJoCo renders through libEGL, which is missing") and line.endswith(PACKAGES)
+    assert line.startswith("MuJoCo renders through libEGL, which is missing")
+    assert line.endswith(PACKAGES)
     assert (tmp_path / "done").read_text() == f"install -y -qq {PACKAGES}\n"
 
 
@@ -46,7 +47,8 @@ def test_others_are_given_the_command(tmp_path: Path) -> None:
     done = check(tmp_path, 1000, "touch {done}")
     (line,) = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (1, "")
-    assert line.startswith("error: MuJoCo renders") and line.endswith(f"sudo apt-get install {PACKAGES}")
+    assert line.startswith("error: MuJoCo renders")
+    assert line.endswith(f"sudo apt-get install {PACKAGES}")
     assert not (tmp_path / "done").exists()
 
 
