@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 from typing import Any
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies
 
 from leap.errors import LeapError, UsageError
@@ -17,7 +17,6 @@ from leap.errors import LeapError, UsageError
 _PORTS = {"http": 80, "https": 443}
 _THIS_MACHINE = ("localhost", "127.0.0.1", "[::1]")
 _NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
-_REPEATING = (307, 308)  # redirects that keep the method and the body; others make a GET of a POST
 
 
 def is_loopback(address: str) -> bool:
@@ -138,25 +137,3 @@ def never_proxied(address: str) -> None:
     given = [host for name in names for host in os.environ.get(name, "").split(",") if host]
     listed = ",".join(dict.fromkeys([*given, *_THIS_MACHINE, _host(address)]))
     os.environ.update(dict.fromkeys(names, listed))
-
-
-def refuse_redirect(response: Any) -> None:
-    """Raises LeapError for a redirect to another server, or one on which a request would lose its body.
-
-    An event hook of the HTTP library's client: it sees each response before the next request is made.
-    """
-    place = response.headers.get("location")
-    if not place or not 300 <= response.status_code < 400:
-        return
-    here = str(response.request.url)
-    try:
-        there = urljoin(here, place)
-        same = origin(here) == origin(there)
-    except ValueError:  # brackets or a port that are none
-        there, same = "nowhere", False
-    if same and (response.request.method in ("GET", "HEAD") or response.status_code in _REPEATING):
-        return
-    raise LeapError(
-        f"{without_user(here)} redirects to {without_user(there)}, where nothing is sent; "
-        "if that is the server you mean, give its address"
-    )

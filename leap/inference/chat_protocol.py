@@ -15,7 +15,7 @@ from leap.records.tokens import TokenCount
 from leap.records.training import ImagePart, TextPart
 
 if TYPE_CHECKING:
-    from openai import APIConnectionError, APIStatusError
+    from openai import APIStatusError
 
 
 def chat_messages(request: Request, size: ImageSize, readable: Path | None = None) -> list[dict[str, Any]]:
@@ -161,11 +161,14 @@ class Completion(_Strict):
 
 
 def is_content_filter(error: "APIStatusError") -> bool:
-    """Whether an HTTP error is the verdict of the API's content filter on this request, by its code."""
+    """Whether an HTTP error is the verdict of the API's content filter on this request, by its code, or by the reasons
+    that OpenRouter gives beside its 403: the same status means that a key may not do something."""
     said = error.body if isinstance(error.body, dict) else {}
-    inner = said.get("innererror") or said.get("inner_error")
+    inner, beside = (said.get("innererror") or said.get("inner_error"), said.get("metadata"))
     codes = [said.get("code"), said.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    return any(_FILTER_CODES.search(re.sub(r"[\W_]", "", code).casefold()) for code in codes if isinstance(code, str))
+    return (isinstance(beside, dict) and not beside.keys().isdisjoint(("flagged_input", "reasons"))) or any(
+        _FILTER_CODES.search(re.sub(r"[\W_]", "", code).casefold()) for code in codes if isinstance(code, str)
+    )
 
 
 def is_too_long(error: "APIStatusError") -> bool:
@@ -181,7 +184,7 @@ def words(error: "APIStatusError") -> str:
     return said if isinstance(said, str) else str(said or error.message)
 
 
-def cause(error: "APIConnectionError") -> str:
+def cause(error: Exception) -> str:
     """Why there was no connection, or no longer."""
     reason = error.__cause__
     return str(reason) or type(reason).__name__

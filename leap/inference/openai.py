@@ -7,11 +7,12 @@ ignore what they do not know, and fail in many ways. Text that looks like a spec
 import os
 import re
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import anyio
@@ -35,13 +36,13 @@ from leap.inference.chat_protocol import (
 )
 from leap.inference.protocol import Decoding, Request, Response
 from leap.inference.throttle import Throttle
-from leap.network import http_client, is_address, is_loopback, proxy_names, refuse_redirect, without_user
+from leap.network import http_client, is_address, is_loopback, proxy_names, without_user
 from leap.records.files import first_problem, read_record
 from leap.redaction import hide, keep_hidden
 from leap.terminal import first_few, in_one_line, shorten
 
 if TYPE_CHECKING:
-    from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+    from openai import APIStatusError, AsyncOpenAI
 
 NO_KEY = "none"  # local servers want none, the client library wants one
 OPENAI_URL = "https://api.openai.com/v1"  # the client library's own default
@@ -136,68 +137,52 @@ def find_endpoint(
         raise UsageError(
             "no server: give --base_url http://HOST:PORT/v1 or set OPENAI_BASE_URL; OPENAI_API_KEY alone means OpenAI's"
         )
-    url = url.rstrip("/").removesuffix("/chat/completions")
-    endpoint = Endpoint(url, model or "", key, **limits)
+    endpoint = Endpoint(url.rstrip("/").removesuffix("/chat/completions"), model or "", key, **limits)
     models = _models(endpoint)
     if model:
         return endpoint
     if models is None or len(models) != 1:
-        raise UsageError(f"{endpoint.shown_url}: name one of its models with --model ({_listed(models)})")
+        listed = "it does not list them" if models is None else "it has " + (_few(models) or "none")
+        raise UsageError(f"{endpoint.shown_url}: name one of its models with --model ({listed})")
     return replace(endpoint, model=models[0])
 
 
-def _listed(models: list[str] | None) -> str:
-    if models is None:
-        return "it does not list them"
-    return "it has " + (first_few(sorted(map(hide, models)), _MODELS_SHOWN) or "none")
-
-
 def _models(endpoint: Endpoint) -> list[str] | None:
-    """Names of the server's models; None where it does not list any."""
+    """Names of the server's models; None where it does not list any. A server that is busy, or still starting, is asked
+    again by the client library."""
     import openai
 
     timeout = openai.Timeout(min(30.0, endpoint.timeout))
-    client = _client(endpoint, openai.OpenAI, openai.DefaultHttpxClient, refuse_redirect, timeout, max_retries=1)
-    with client:
+    with _client(endpoint, openai.OpenAI, openai.DefaultHttpxClient, timeout, max_retries=3) as client:
         try:
             body = client.models.with_raw_response.list().content
             return [model.id for model in _ModelList.model_validate_json(body).data]
         except openai.APIConnectionError as error:
-            _refuse_misled(error)
             raise _no_server(endpoint, cause(error)) from error
         except openai.APIStatusError as error:
-            if error.status_code in (401, 403):
-                _refuse_run(endpoint, error)
+            if error.status_code in (401, 403) or error.status_code < 400:
+                raise _end_of_run(endpoint, error) from error
+            if not endpoint.model and (error.status_code == 429 or error.status_code > 501):
+                raise LeapError(
+                    f"{endpoint.shown_url} answered {error.status_code} ({endpoint.hidden(words(error))}) when asked "
+                    "for its models, several times; wait until it has started, or name one with --model"
+                ) from error
             return None
         except ValidationError:
             return None
 
 
-def _client(
-    endpoint: Endpoint, protocol: type, http: type, redirects: Callable[..., Any], timeout: Any, max_retries: int
-) -> Any:
-    """The library's client, with the endpoint's address and key. Raises LeapError where none can be made."""
-    sent = http_client(http, endpoint.base_url, timeout=timeout, event_hooks={"response": [redirects]})
-    return protocol(
-        base_url=endpoint.base_url,
-        api_key=endpoint.api_key,
-        timeout=timeout,
-        max_retries=max_retries,
-        http_client=sent,
-    )
+def _few(models: Iterable[str]) -> str:
+    return first_few(sorted(map(hide, models)), _MODELS_SHOWN)
 
 
-async def _refuse_redirect(response: Any) -> None:
-    refuse_redirect(response)
+def _client(endpoint: Endpoint, protocol: type, http: type, timeout: Any, max_retries: int) -> Any:
+    """The library's client, with the endpoint's address and key. Raises LeapError where none can be made.
 
-
-def _refuse_misled(error: "APIConnectionError") -> None:
-    """Raises LeapError for a redirect that is not followed, or one of too many: no request would fare better."""
-    reason = error.__cause__
-    if isinstance(reason, LeapError):
-        raise reason
-    if type(reason).__name__ == "TooManyRedirects":
-        raise LeapError(f"{without_user(str(error.request.url))} redirects in a circle; correct the address") from error
+    It follows no redirect, unlike the library's own: prompts, images and keys are meant for one server."""
+    sent = http_client(http, endpoint.base_url, timeout=timeout, follow_redirects=False)
+    url, key = endpoint.base_url, endpoint.api_key
+    return protocol(base_url=url, api_key=key, timeout=timeout, max_retries=max_retries, http_client=sent)
 
 
 def _no_server(endpoint: Endpoint, why: str) -> LeapError:
@@ -215,16 +200,16 @@ class OpenAiEngine:
     def __init__(self, endpoint: Endpoint, images: ImageSize, schema: Mapping[str, Any] | None = None) -> None:
         from leap.data import image_urls  # noqa: F401  (loads libraries; see there)
 
-        self._endpoint, self._images, self._schema, self._server = endpoint, images, schema, endpoint.server
+        self._endpoint, self._images, self._schema = endpoint, images, schema
 
     def describe(self) -> dict[str, Any]:
         """`server_model` is what the answers so far named as their model; `fields_refused` the server does not take."""
-        refused = self._server.fields.left_out
+        refused = self._endpoint.server.fields.left_out
         return {
             "engine": "openai",
             "base_url": self._endpoint.shown_url,
             "model": self._endpoint.shown_model,
-            "server_model": first_few(sorted(self._server.models), _MODELS_SHOWN) or None,
+            "server_model": _few(self._endpoint.server.models) or None,
             "concurrency": self._endpoint.concurrency,
             **({"takes_json_schema": "response_format" not in refused} if self._schema else {}),
             **({"fields_refused": sorted(refused)} if refused else {}),
@@ -237,27 +222,61 @@ class OpenAiEngine:
         """Answers as they come. Closing the iterator, or an interruption, ends all requests and their thread."""
         finished: SimpleQueue[Response | None] = SimpleQueue()
         with start_blocking_portal() as portal:
-            run = portal.start_task_soon(self._response_all, requests, decoding, finished.put)
-            run.add_done_callback(lambda _: finished.put(None))
+            run = _Run(self._endpoint, self._images, decoding, self._schema, len(requests))
+            task = portal.start_task_soon(run.all, requests, finished.put)
+            task.add_done_callback(lambda _: finished.put(None))
             while (response := finished.get()) is not None:
                 yield response
-            run.result()
+            task.result()
 
-    async def _response_all(
-        self, requests: Sequence[Request], decoding: Decoding, finished: Callable[[Response], None]
+
+class _Failed(Exception):
+    """No response to a request."""
+
+    def __init__(
+        self, text: str, kind: Literal["final", "passing", "bad body", "unreachable"], usage: Usage | None = None
+    ):
+        super().__init__(text)
+        self.kind, self.usage = kind, usage or Usage()  # what was used is paid for all the same
+
+
+class _Run:
+    """One call of `responses`: one event loop, one client, one throttle."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        images: ImageSize,
+        decoding: Decoding,
+        schema: Mapping[str, Any] | None,
+        requests: int,
     ) -> None:
+        self._endpoint, self._server = endpoint, endpoint.server
+        self._images, self._decoding, self._schema = images, decoding, schema
+        self._throttle = Throttle(endpoint.concurrency)
+        self._unreachable, self._most_unreachable = 0, min(_UNREACHABLE, requests)
+
+    async def all(self, requests: Sequence[Request], finished: Callable[[Response], None]) -> None:
         import openai
 
         endpoint, waiting = self._endpoint, iter(requests)
         timeout = openai.Timeout(endpoint.timeout, connect=min(_CONNECT, endpoint.timeout))
-        http = openai.DefaultAsyncHttpxClient
-        async with _client(endpoint, openai.AsyncOpenAI, http, _refuse_redirect, timeout, max_retries=0) as client:
-            run = _Run(endpoint, client, self._server, self._images, decoding, len(requests), self._schema)
+        # No retry of the library's: it knows nothing of the other requests, which wait as long as this one must.
+        client = _client(endpoint, openai.AsyncOpenAI, openai.DefaultAsyncHttpxClient, timeout, max_retries=0)
+        packing = anyio.CapacityLimiter(os.cpu_count() or 1)
 
-            async def work() -> None:
-                for request in waiting:  # shared: each takes the next, so that few images are in memory
-                    finished(await run.response(request))
+        async def work() -> None:
+            for request in waiting:  # shared: each takes the next, so that few images are in memory
+                try:
+                    messages = await to_thread.run_sync(
+                        chat_messages, request, self._images, endpoint.readable, limiter=packing
+                    )
+                except LeapError as error:  # this request's own images
+                    finished(Response(request.key, error=str(error)))
+                else:
+                    finished(await self._response(client, request.key, messages))
 
+        async with client:
             try:
                 async with anyio.create_task_group() as group:
                     for _ in range(min(endpoint.concurrency, len(requests))):
@@ -265,102 +284,53 @@ class OpenAiEngine:
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None
 
-
-class _Refused(Exception):
-    """No answer to this request, and asking again would not help. The tokens are paid for all the same."""
-
-    def __init__(self, text: str, usage: Usage | None = None) -> None:
-        super().__init__(text)
-        self.usage = usage or Usage()
-
-
-class _BadBody(Exception):
-    """An answer that is none: broken on the way, or not of the protocol."""
-
-
-class _RetryableError(Exception):
-    """No answer this time."""
-
-
-class _Unreachable(_RetryableError):
-    """Not even a connection."""
-
-
-class _Run:
-    """One call of `responses`."""
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        client: "AsyncOpenAI",
-        server: _Server,
-        images: ImageSize,
-        decoding: Decoding,
-        requests: int,
-        schema: Mapping[str, Any] | None,
-    ) -> None:
-        self._endpoint, self._client, self._server = endpoint, client, server
-        self._images, self._decoding, self._schema = images, decoding, schema
-        self._throttle = Throttle(endpoint.concurrency)
-        self._packing = anyio.CapacityLimiter(os.cpu_count() or 1)
-        self._unreachable, self._retries = 0, min(_UNREACHABLE, requests)
-
-    async def response(self, request: Request) -> Response:
-        """The request's answer, or its error after all retries. Raises LeapError where no request can be answered."""
-        try:
-            messages = await to_thread.run_sync(
-                chat_messages, request, self._images, self._endpoint.readable, limiter=self._packing
-            )
-        except LeapError as error:  # this request's own images
-            return Response(request.key, error=str(error))
-        bad_bodies, tries = 0, 0
-        while True:
-            tries += 1
+    async def _response(self, client: "AsyncOpenAI", key: tuple[str, ...], messages: list[dict[str, Any]]) -> Response:
+        """A response, or its error after all retries. Raises LeapError where no request can be answered."""
+        bad_bodies = 0
+        for tries in count(1):
             try:
-                return await self._ask(request.key, messages)
-            except _Refused as failure:
-                tokens = failure.usage.prompt_tokens, failure.usage.completion_tokens
-                return Response(request.key, error=str(failure), prompt_tokens=tokens[0], new_tokens=tokens[1])
-            except _BadBody as failure:
-                bad_bodies += 1
-                last: Exception = failure
-            except _RetryableError as failure:
-                last = failure
-            if bad_bodies == _BODIES or tries > self._endpoint.retries:
-                self._note_unreachable(last)
-                return Response(request.key, error=f"{last} (asked {tries} times)")
+                return await self._ask(client, key, messages)
+            except _Failed as failure:
+                bad_bodies += failure.kind == "bad body"
+                if failure.kind == "final":
+                    used = failure.usage
+                    return Response(
+                        key, error=str(failure), prompt_tokens=used.prompt_tokens, new_tokens=used.completion_tokens
+                    )
+                if bad_bodies == _BODIES or tries > self._endpoint.retries:
+                    self._unreachable += failure.kind == "unreachable"
+                    if self._unreachable >= self._most_unreachable:
+                        raise _no_server(self._endpoint, str(failure)) from failure
+                    return Response(key, error=f"{failure} (asked {tries} times)")
             await anyio.sleep(backoff(tries, self._endpoint.backoff, _LONGEST_BACKOFF))
+        raise AssertionError("unreachable")
 
-    def _note_unreachable(self, failure: Exception) -> None:
-        if isinstance(failure, _Unreachable):
-            self._unreachable += 1
-            if self._unreachable >= self._retries:
-                raise _no_server(self._endpoint, str(failure))
-
-    async def _ask(self, key: tuple[str, ...], messages: list[dict[str, Any]]) -> Response:
+    async def _ask(self, client: "AsyncOpenAI", key: tuple[str, ...], messages: list[dict[str, Any]]) -> Response:
         import openai
 
-        timeout = self._endpoint.timeout
+        reached = True
         async with self._throttle.slot() as sent_under:
             self._throttle.pause(self._endpoint.interval)
             try:
-                with anyio.fail_after(timeout):  # the client's own timeout is for each piece of a body
-                    body = await self._send(messages)
-            except openai.APIConnectionError as error:
-                self._lost(error)
-            except TimeoutError as error:
-                self._unreachable = 0
-                raise _RetryableError(f"no whole answer within {timeout:g} s") from error
+                with anyio.fail_after(self._endpoint.timeout):  # the client's own is for each piece of a body
+                    body = await self._send(client, messages)
+            except (openai.APITimeoutError, TimeoutError, openai.APIConnectionError) as error:
+                why = self._endpoint.hidden(cause(error))
+                if reached := type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout"):
+                    late = isinstance(error, openai.APITimeoutError | TimeoutError)
+                    limit = f"no whole answer within {self._endpoint.timeout:g} s"
+                    raise _Failed(limit if late else f"the connection was lost ({why})", "passing") from error
+                raise _Failed(why, "unreachable") from error
             except openai.APIStatusError as error:
-                self._unreachable = 0
                 if is_content_filter(error):
                     return Response(key, "", "filtered")
-                self._refusal(error, sent_under)
-        self._unreachable = 0
+                raise self._refusal(error, sent_under) from error
+            finally:
+                self._unreachable *= not reached
         self._throttle.speed_up()
         return self._checked(key, body)
 
-    async def _send(self, messages: list[dict[str, Any]]) -> bytes:
+    async def _send(self, client: "AsyncOpenAI", messages: list[dict[str, Any]]) -> bytes:
         """The body of an accepted request, whichever of our fields had to be left out for it."""
         import openai
 
@@ -368,7 +338,7 @@ class _Run:
         while True:
             sent = fields.of(self._decoding, self._schema)
             try:
-                response = await self._client.chat.completions.with_raw_response.create(
+                response = await client.chat.completions.with_raw_response.create(
                     model=self._endpoint.model,
                     messages=messages,  # type: ignore[arg-type]
                     extra_body={name: value for name, value in sent.items() if name not in self._endpoint.omit},
@@ -391,73 +361,64 @@ class _Run:
                 in_one_line(f"{notice}: left out from now on, so that its own values hold"), file=sys.stderr, flush=True
             )
 
-    def _lost(self, error: "APIConnectionError") -> NoReturn:
-        import openai
-
-        _refuse_misled(error)
-        if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
-            raise _Unreachable(self._endpoint.hidden(cause(error))) from error
-        self._unreachable = 0
-        if isinstance(error, openai.APITimeoutError):
-            raise _RetryableError(f"no whole answer within {self._endpoint.timeout:g} s") from error
-        raise _RetryableError(f"the connection was lost ({self._endpoint.hidden(cause(error))})") from error
-
-    def _refusal(self, error: "APIStatusError", sent_under: int) -> NoReturn:
+    def _refusal(self, error: "APIStatusError", sent_under: int) -> Exception:
         """What an HTTP error means: for the whole run, for this try, or for this request alone."""
         status = error.status_code
-        if status in (401, 402, 403, 404) or (status == 429 and error.code == "insufficient_quota"):
-            _refuse_run(self._endpoint, error)
+        if status in _ADVICE or status < 400 or (status == 429 and error.code == "insufficient_quota"):
+            return _end_of_run(self._endpoint, error)
         text = f"the server answered {status} ({self._endpoint.hidden(words(error))})"
         if status not in (408, 409, 425, 429) and status < 500:
-            raise _Refused(text) from error
+            return _Failed(text, "final")
         if status == 429:
             self._throttle.slow_down(sent_under)
         wait = retry_after(error.response.headers)
         if wait > LONGEST_PAUSE:
-            raise LeapError(
-                f"{text}: it asks for {wait:.0f} s of patience; the same command continues later"
-            ) from error
+            return LeapError(f"{text}: it asks for {wait:.0f} s of patience; the same command continues later")
         self._throttle.pause(wait)
-        raise _RetryableError(text) from error
+        return _Failed(text, "passing")
 
     def _checked(self, key: tuple[str, ...], body: bytes) -> Response:
         try:
             completion = read_record(body, Completion)
         except ValidationError as error:
             problem = self._endpoint.hidden(first_problem(error))
-            raise _BadBody(f"the server's answer is no chat completion ({problem})") from error
+            raise _Failed(f"the server's answer is no chat completion ({problem})", "bad body") from error
         if completion.model:
             self._server.models.add(shorten(hide(completion.model), 200))
         (choice,), usage = completion.choices, completion.usage or Usage()
-        ending, message = choice.ending(), choice.message or Message()
+        ending, message, new = choice.ending(), choice.message or Message(), usage.completion_tokens
         if choice.message is None and ending != "filtered":
-            raise _BadBody("the server's answer is no chat completion (a choice without a message)")
+            raise _Failed("the server's answer is no chat completion (a choice without a message)", "bad body")
         if ending is None:
             said = self._endpoint.hidden(str(choice.finish_reason))
             reason = f"the answer ended with {said}, which is neither its end nor the limit of new tokens"
-            raise _Refused(reason, usage)
-        if ending in ("stop", "length"):
-            self._check_length(usage)
-        text = hide(message.refusal or message.content or "")
-        return Response(key, text, ending, usage.prompt_tokens, usage.completion_tokens)
-
-    def _check_length(self, usage: Usage) -> None:
-        """An answer of another length than all others could have is no answer to the same question."""
+            raise _Failed(reason, "final", usage)
+        # An answer of another length than all others could have is no answer to the same question.
         least, most = self._decoding.min_new_tokens, self._decoding.max_new_tokens
-        new = usage.completion_tokens
-        if new is not None and not least <= new <= most:
+        if ending in ("stop", "length") and new is not None and not least <= new <= most:
             field = "min_tokens" if new < least else self._server.fields.limit
-            raise _Refused(f"{new} new tokens where {least} to {most} were asked for: it ignores {field}", usage)
+            raise _Failed(
+                f"{new} new tokens where {least} to {most} were asked for: it ignores {field}", "final", usage
+            )
+        return Response(key, hide(message.refusal or message.content or ""), ending, usage.prompt_tokens, new)
 
 
-def _refuse_run(endpoint: Endpoint, error: "APIStatusError") -> NoReturn:
-    advice = {
-        401: "it refuses the key; set OPENAI_API_KEY",
-        402: "the account has no money left",
-        403: "this key may not do that",
-        404: f"is {endpoint.shown_model!r} served there, and does the address end as the server's does (/v1)?",
-        429: "the account's quota is used up",
-    }[error.status_code]
-    raise LeapError(
-        f"{endpoint.shown_url} answered {error.status_code} ({endpoint.hidden(words(error))}): {advice}"
-    ) from error
+_ADVICE = {
+    401: "it refuses the key; set OPENAI_API_KEY",
+    402: "the account has no money left",
+    403: "this key may not do that",
+    404: "is {model!r} served there, and does the address end as the server's does (/v1)?",
+}
+
+
+def _end_of_run(endpoint: Endpoint, error: "APIStatusError") -> LeapError:
+    """For an HTTP error that every request would meet."""
+    status = error.status_code
+    if status < 400:
+        there = endpoint.hidden(error.response.headers.get("location", ""))
+        advice = (
+            f"it redirects to {there or 'nowhere'}, where nothing is sent; if that is your server, give its address"
+        )
+    else:
+        advice = _ADVICE.get(status, "the account's quota is used up").format(model=endpoint.shown_model)
+    return LeapError(f"{endpoint.shown_url} answered {status} ({endpoint.hidden(words(error))}): {advice}")

@@ -651,6 +651,18 @@ def test_the_endpoint_is_found_by_flags_or_environment(monkeypatch: pytest.Monke
             find_endpoint()
 
 
+def test_a_server_that_is_busy_is_asked_for_its_models_again() -> None:
+    with FaultyServer() as server:
+        server.busy = 3
+        assert find_endpoint(server.url).model == faulty.MODEL
+        assert server.listings == 4
+        server.busy = 99
+        with pytest.raises(LeapError, match=r"answered 503 \(still loading\) .* wait until") as wrong:
+            find_endpoint(server.url)
+        assert not isinstance(wrong.value, UsageError)
+        assert find_endpoint(server.url, "named").model == "named"  # requests have tries of their own
+
+
 @pytest.mark.parametrize(
     "options",
     [

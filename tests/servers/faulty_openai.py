@@ -85,6 +85,7 @@ FILTER_ERRORS = (
     refused_by_code(code="data_inspection_failed"),
     refused_by_code(403, code="content_filter"),
     refused_by_code(code="moderation_blocked"),
+    refused_by_code(403, code=403, metadata={"reasons": ["violence"], "flagged_input": "knife", "provider_name": "x"}),
     refused_by_code(code="InputTextSensitiveContentDetected.PolicyViolation"),
 )
 ENDED = Fault("aborted", body=completion(text="[", finish="abort"), final=True)
@@ -167,6 +168,7 @@ class FaultyServer(LocalServer):
         """`hold`: seconds that each request takes. `key`: the only key let in. `response`: the right answers."""
         super().__init__(_Handler, host)
         self.response, self.moved_to = response, ""  # the list of models may be elsewhere
+        self.busy, self.listings = 0, 0  # how often it answers 503 when asked for it; how often it was asked
         self.plan, self.hold, self.models, self.key = plan, hold, models, key
         self.together, self.seen, self.attempts = 0, list[Seen](), Counter[str]()
 
@@ -208,8 +210,11 @@ class _Handler(Handler):
     owner: FaultyServer
 
     def do_GET(self) -> None:
+        self.owner.listings += 1
         if self.owner.moved_to:
             self._send(307, b"", {"Location": self.owner.moved_to})
+        elif self.owner.listings <= self.owner.busy:
+            self._send(503, error("still loading"), {"Retry-After": "0.01"})
         elif self._let_in():
             models = [{"id": name} for name in self.owner.models]
             self._send(200, json.dumps({"object": "list", "data": models}).encode())
