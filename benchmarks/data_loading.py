@@ -27,7 +27,8 @@ import installed  # noqa: F401
 
 from leap.cli import Parser, count, run
 from leap.hardware import usable_cores
-from leap.records.files import write_atomic, write_json
+from leap.records.files import write_atomic
+from leap.records.json_files import write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONTENTS, WIDTH, HEIGHT = 3_000, 320, 240
@@ -130,7 +131,7 @@ def seed_start(folder: Path, chat: Any, encoder: Any) -> tuple[int, int]:
     from PIL import Image
 
     from leap.data.image import resolve_image
-    from leap.records.files import read_jsonl
+    from leap.records.json_files import read_jsonl
     from leap.records.training import TrainingSample
 
     samples = []

@@ -24,7 +24,7 @@ from leap.evaluation.score import score_plan
 from leap.evaluation.settings import EvaluationSettings
 from leap.inference.protocol import Decoding, Request, Response
 from leap.records.benchmark import BenchmarkExample
-from leap.records.files import write_json
+from leap.records.json_files import write_json
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.examples import find_examples
 from leap.vlabench.parsing import parse_plan

@@ -32,7 +32,7 @@ from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
 from leap.inference.protocol import Decoding, Request, Response
 from leap.models.loading import load_processor
-from leap.records.files import write_json
+from leap.records.json_files import write_json
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions

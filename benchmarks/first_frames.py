@@ -35,7 +35,8 @@ from data_loading import peak_mb
 
 from leap.cli import Parser, count, gigabytes, run, some_workers
 from leap.hardware import usable_cores
-from leap.records.files import replacing, write_json
+from leap.records.files import replacing
+from leap.records.json_files import write_json
 
 CONTENTS, FRAMES, WIDTH, HEIGHT, QUALITY = 64, 320, 640, 480, 90
 GZIP_LEVEL = 6

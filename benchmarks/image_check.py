@@ -24,7 +24,7 @@ from data_loading import CONTENTS, HEIGHT, REPOSITORY, WIDTH, make_samples, orig
 
 from leap.cli import Parser, count, run
 from leap.hardware import usable_cores
-from leap.records.files import write_json
+from leap.records.json_files import write_json
 
 SCRIPT = REPOSITORY / "scripts" / "utils" / "check_and_clean_images.py"
 

@@ -12,7 +12,8 @@ from step_profile import as_markdown
 
 from configs.config import REPOSITORY
 from leap.cli import run
-from leap.records.files import read_object, write_atomic
+from leap.records.files import write_atomic
+from leap.records.json_files import read_object
 from leap.records.litter import listed
 
 HEADER = """# Benchmarks

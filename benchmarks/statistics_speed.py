@@ -21,7 +21,7 @@ import pandas as pd
 
 from leap.cli import Parser, count, run
 from leap.provenance import command, device_name, git_state, versions
-from leap.records.files import write_json
+from leap.records.json_files import write_json
 from leap.statistics.comparison import PERMUTATIONS, compare_all
 from leap.statistics.intervals import RESAMPLES
 from leap.statistics.means import summarise

@@ -38,7 +38,8 @@ from leap.data.image import ImageEncoder, ImageSize
 from leap.hardware import peak_flops
 from leap.models.loading import load_processor
 from leap.progress import duration
-from leap.records.files import read_object, write_atomic, write_json
+from leap.records.files import write_atomic
+from leap.records.json_files import read_object, write_json
 from leap.records.training import TrainingSample
 from leap.tabletop.tiny_model import save_demo_model
 from leap.training.flops import EVERYTHING, Trained, sample_flops

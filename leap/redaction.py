@@ -1,8 +1,8 @@
 """What must never be shown or stored: keys, tokens and passwords, hidden in everything that LEAP prints or writes.
 
 Known are what the environment's variables for them hold, what the command line gives as one, passwords in addresses,
-and what `keep_hidden` was given. `leap.cli` puts both output streams behind `hide`, `leap.records.files` what is
-written, LeapError its own text.
+and what `keep_hidden` was given. `leap.cli` puts both output streams behind `hide`, `leap.records` what is written,
+LeapError its own text.
 """
 
 import base64

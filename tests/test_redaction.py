@@ -23,7 +23,8 @@ from leap.errors import LeapError
 from leap.inference.vllm_server import _hide_secrets, _start
 from leap.models.export import push_model
 from leap.provenance import command
-from leap.records.files import write_atomic, write_json
+from leap.records.files import write_atomic
+from leap.records.json_files import write_json
 from leap.redaction import HIDDEN, hide, hide_all, hiding
 
 KEY, PASSWORD = "sk-Te/st+0123=456789", "hunter2&co"

@@ -16,9 +16,10 @@ from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.result_folder import PREDICTIONS
 from leap.evaluation.score import without_plan
 from leap.records.benchmark import Prediction
-from leap.records.files import first_problem, is_file, read_record
+from leap.records.files import LOCK, is_file
+from leap.records.json_files import first_problem, read_record
 from leap.records.litter import listed
-from leap.records.locks import LOCK, lock_holder
+from leap.records.locks import lock_holder
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.parsing import parse_plan
 

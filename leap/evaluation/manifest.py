@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from leap.records.files import object_if_there
+from leap.records.json_files import object_if_there
 
 MANIFEST = "manifest.json"
 

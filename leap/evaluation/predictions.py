@@ -5,7 +5,8 @@ from pathlib import Path
 
 from leap.inference.protocol import Response
 from leap.records.benchmark import Prediction
-from leap.records.files import jsonl_line, read_store, split_store, write_atomic
+from leap.records.files import write_atomic
+from leap.records.json_files import jsonl_line, read_store, split_store
 
 Key = tuple[str, str]  # task, example number
 

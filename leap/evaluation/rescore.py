@@ -13,8 +13,10 @@ from leap.evaluation.predictions import read_predictions
 from leap.evaluation.result_folder import PREDICTIONS, SCORES
 from leap.evaluation.score import Counts, Scores, read_scores, score_predictions
 from leap.records.benchmark import BenchmarkExample, Prediction
-from leap.records.files import FolderLock, is_file, read_object, write_json
+from leap.records.files import is_file
+from leap.records.json_files import read_object, write_json
 from leap.records.litter import listed
+from leap.records.locks import FolderLock
 from leap.vlabench.blind import blind_scores
 from leap.vlabench.dimensions import Dimension, find_dimension
 from leap.vlabench.examples import by_example, find_examples, fingerprint

@@ -22,9 +22,10 @@ from leap.evaluation.usage import usage_and_cost
 from leap.inference.protocol import Engine, Request, Response, request_hash
 from leap.models.checkpoints import changed_files, read_marker
 from leap.records.benchmark import BenchmarkExample
-from leap.records.files import FolderLock, JsonlAppender, is_file, move_folder, write_json
+from leap.records.files import LOCK, is_file, move_folder
+from leap.records.json_files import JsonlAppender, write_json
 from leap.records.litter import listed
-from leap.records.locks import LOCK
+from leap.records.locks import FolderLock
 from leap.redaction import hide_all
 from leap.vlabench.blind import blind_scores
 from leap.vlabench.dimensions import DIMENSIONS, Dimension

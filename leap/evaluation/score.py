@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, Prediction
-from leap.records.files import first_problem, read_json
+from leap.records.json_files import first_problem, read_json
 from leap.vlabench.examples import by_example
 from leap.vlabench.grounding import GROUNDED, grounded, has_id_as_text, has_name, plan_steps
 from leap.vlabench.parsing import Mode, ParsedPlan, parse_plan

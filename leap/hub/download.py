@@ -22,7 +22,8 @@ from leap.hub.file_listing import HubFile, Repository
 from leap.hub.notes import keep_listing
 from leap.hub.resume_download import Fetch, Retries, RetryPolicy
 from leap.progress import track_bytes
-from leap.records.files import FolderLock, check_folder
+from leap.records.files import check_folder
+from leap.records.locks import FolderLock
 from leap.terminal import first_few
 
 _ORDINARY = (".gitattributes", ".gitignore")  # of most repositories

@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import BaseModel, NonNegativeInt
 
 from leap.hub.file_listing import HubFile, Snapshot
-from leap.records.files import is_file, naming, read_object, write_json
+from leap.records.files import is_file, naming
+from leap.records.json_files import read_object, write_json
 
 _LISTING = Path(".cache", "leap", "listing.json")  # what a complete download is, only that can say
 _ORIGINS = Path(".cache", "huggingface", "download")  # as huggingface_hub lays it out

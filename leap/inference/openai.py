@@ -37,7 +37,7 @@ from leap.inference.chat_protocol import (
 from leap.inference.protocol import Decoding, Request, Response
 from leap.inference.throttle import Throttle
 from leap.network import http_client, is_address, is_loopback, proxy_names, without_user
-from leap.records.files import first_problem, read_record
+from leap.records.json_files import first_problem, read_record
 from leap.redaction import hide, keep_hidden
 from leap.terminal import first_few, in_one_line, shorten
 

@@ -19,8 +19,9 @@ from leap.judge.review_files import OUTPUT_COLUMNS, OUTPUTS, write_table
 from leap.judge.store import ResponseStore, content_key, distinct
 from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
-from leap.records.files import FolderLock, read_jsonl, write_json
+from leap.records.json_files import read_jsonl, write_json
 from leap.records.judging import StoredResponse, join_images
+from leap.records.locks import FolderLock
 from leap.records.training import TextPart, TrainingSample
 
 STORE = "answers.jsonl"

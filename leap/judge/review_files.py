@@ -12,7 +12,8 @@ import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from leap.errors import LeapError
-from leap.records.files import encoded, first_problem, object_if_there, read_bytes, write_atomic
+from leap.records.files import encoded, read_bytes, write_atomic
+from leap.records.json_files import first_problem, object_if_there
 from leap.records.judging import CRITERIA, Output, PairRow, ReviewManifest, ScoreRow
 from leap.records.table_cells import csv_text, without_marks
 

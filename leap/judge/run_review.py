@@ -12,7 +12,8 @@ from leap.judge.ask_judges import Review, ReviewSettings, chosen_outputs, review
 from leap.judge.criteria import FORMULA
 from leap.judge.judges import Judge
 from leap.judge.review_files import MANIFEST, OUTPUTS, find_newest, manifest_of, read_manifest, read_outputs
-from leap.records.files import FolderLock, write_json
+from leap.records.json_files import write_json
+from leap.records.locks import FolderLock
 from leap.records.paths import roots_beside
 
 

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from leap.inference.protocol import Engine, Response
-from leap.records.files import JsonlAppender, encoded, read_store
+from leap.records.files import encoded
+from leap.records.json_files import JsonlAppender, read_store
 from leap.records.judging import StoredResponse
 
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from leap.records.files import first_problem
+from leap.records.json_files import first_problem
 from leap.vlabench.parsing import LONGEST_READ, without_thoughts
 
 Record = TypeVar("Record", bound=BaseModel)

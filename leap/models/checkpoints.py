@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from leap.errors import LeapError
-from leap.records.files import is_file, object_if_there, read_object
+from leap.records.files import is_file
+from leap.records.json_files import object_if_there, read_object
 from leap.records.litter import listed
 
 MARKER = "leap_run.json"  # written last: a checkpoint without it was cut short

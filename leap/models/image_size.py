@@ -12,7 +12,8 @@ from leap.cli import MOST_IMAGE_TOKENS, Parser, image_tokens
 from leap.data.image import ImageEncoder, ImageSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, MARKER, adapter_base
-from leap.records.files import first_problem, is_file, read_object
+from leap.records.files import is_file
+from leap.records.json_files import first_problem, read_object
 
 # Files with a record, and which part of them has it: the recipe, which is all that the checkpoints of older LEAPs have,
 # and an image processor's settings, as transformers 5 and releases before it save them.

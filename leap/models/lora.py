@@ -13,7 +13,7 @@ from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, read_adapter, refuse_another_base
 from leap.models.components import component_of, family_of
 from leap.models.families import Component
-from leap.records.files import write_json
+from leap.records.json_files import write_json
 
 _NAME = "default"  # PEFT's name of the one adapter
 _SAVED_PREFIX = "base_model.model."  # before each name in an adapter's file

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from leap.records.benchmark import Finish
-from leap.records.files import whole_characters
+from leap.records.json_files import whole_characters
 from leap.records.tokens import TokenCount
 
 CRITERIA = ("completeness", "logical_sequence", "hallucination_redundancy", "granularity")

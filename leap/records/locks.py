@@ -11,16 +11,19 @@ import os
 import re
 import socket
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import IO, TYPE_CHECKING, Protocol
 
 from leap.errors import LeapError
+from leap.records.files import LOCK, TEMPORARY
 
 if TYPE_CHECKING:
     from filelock import SoftFileLock
 
-LOCK = ".lock"
+_TIMEOUT = 0.5  # seconds: one who only looks whether a lock is held holds it for an instant
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _HOLDER = re.compile(r"(?:process )?([0-9]{1,10})(?: on |\n)(\S+)")  # flock's holder writes the one, filelock the other
 _NAMESPACE = "?pidns-"  # what filelock puts behind a host's name in a container
@@ -43,6 +46,54 @@ class Held(Protocol):
     def release(self) -> None:
         """Let go, and remove the lock file where it is ours still: its folder may have been moved away with it."""
         ...
+
+
+class FolderLock:
+    """One process at a time writes into a folder. The lock ends with its process, however that ends.
+
+    Where the file system has no flock, a process killed on another machine leaves it behind: the error says so. Raises
+    LeapError that names the process that holds it, after `timeout` seconds. What a killed process was replacing is
+    removed, and so is a folder with nothing in it but the lock.
+    """
+
+    def __init__(self, folder: Path, timeout: float = _TIMEOUT) -> None:
+        self._folder, self._path, self._timeout = folder, folder / LOCK, timeout
+
+    def __enter__(self) -> "FolderLock":
+        deadline = time.monotonic() + self._timeout
+        while (held := self._take()) is None:
+            if time.monotonic() > deadline:
+                raise LeapError(self._message())
+            time.sleep(_TIMEOUT / 10)
+        self._held = held
+        for leftover in self._folder.glob(f".*{TEMPORARY}"):
+            leftover.unlink()
+        return self
+
+    def _take(self) -> Held | None:
+        """None, too, where the last holder removed the file or the folder meanwhile."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return take(self._path)
+        except FileNotFoundError:
+            return None
+        except FileExistsError:  # mkdir's answer, too, where the folder goes, or goes and comes, while it looks
+            if self._folder.exists() and not self._folder.is_dir():
+                raise
+            return None
+
+    def _message(self) -> str:
+        holder, may_stay = written_holder(self._path)
+        message = f"{self._folder}: another process writes here ({holder}); wait until it is done, or stop it"
+        way_out = f"; there is no flock on this file system: if that process is gone, remove {self._path}"
+        return message + way_out * may_stay
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.release()
+        with suppress(OSError):  # not empty
+            self._folder.rmdir()
 
 
 def take(path: Path) -> Held | None:

@@ -16,17 +16,9 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from leap.errors import LeapError
-from leap.records.files import (
-    FolderLock,
-    first_problem,
-    free_place,
-    is_file,
-    move_folder,
-    read_json,
-    replacing,
-    sync_folder,
-    write_json,
-)
+from leap.records.files import free_place, is_file, move_folder, replacing, sync_folder
+from leap.records.json_files import first_problem, read_json, write_json
+from leap.records.locks import FolderLock
 
 RESTORE, _FILES = "restore.json", "files"
 

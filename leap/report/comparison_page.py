@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from leap.records.files import write_json
+from leap.records.json_files import write_json
 from leap.report.results_summary import METHOD
 from leap.report.tables import print_table, write_tables
 

@@ -11,7 +11,8 @@ from leap.judge.criteria import FORMULA
 from leap.judge.judges import RUBRIC
 from leap.judge.review_files import SCORES, read_pairs, read_scores
 from leap.progress import rounded
-from leap.records.files import write_atomic, write_json
+from leap.records.files import write_atomic
+from leap.records.json_files import write_json
 from leap.records.table_cells import markdown_text
 from leap.report.results import chosen_baseline
 from leap.report.tables import markdown_table, print_table

@@ -18,7 +18,8 @@ from leap.errors import LeapError, UsageError
 from leap.preparation.build import phrasing
 from leap.preparation.build.benchmark_samples import plan_sample
 from leap.progress import track
-from leap.records.files import is_file, object_if_there, read_object, write_atomic, write_json
+from leap.records.files import is_file, write_atomic
+from leap.records.json_files import object_if_there, read_object, write_json
 from leap.records.litter import is_bare, listed
 from leap.records.training import TextPart, TrainingSample
 from leap.tabletop.render import RenderJob, render_many

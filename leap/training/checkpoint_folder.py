@@ -9,17 +9,10 @@ from typing import Any
 
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, checkpoint_step, find_checkpoints, is_resumable, read_marker
-from leap.records.files import (
-    DISK_FULL,
-    FolderLock,
-    naming,
-    read_object,
-    share_weights,
-    sync_folder,
-    sync_tree,
-    write_json,
-)
+from leap.records.files import DISK_FULL, naming, share_weights, sync_folder, sync_tree
+from leap.records.json_files import read_object, write_json
 from leap.records.litter import listed
+from leap.records.locks import FolderLock
 
 RESUMABLE_KEPT = 2  # the newest checkpoints that keep their optimiser state
 _SMALL_FILES = 32 << 20  # bytes: processor, settings, logs

@@ -27,7 +27,7 @@ from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, TRAINER_STATE, find_checkpoints, read_log, read_marker
 from leap.models.loading import load_model, refusing
 from leap.models.lora import has_adapters, load_adapters, name_base
-from leap.records.files import object_if_there
+from leap.records.json_files import object_if_there
 from leap.training.checkpoint_folder import (
     finish_checkpoint,
     partial_folder,

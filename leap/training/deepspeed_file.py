@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from leap.errors import LeapError
-from leap.records.files import read_object
+from leap.records.json_files import read_object
 
 # Those that the Trainer looks into, to fill in "auto" and to compare with the recipe.
 _SECTIONS = ("optimizer", "optimizer.params", "scheduler", "scheduler.params", "fp16", "bf16", "zero_optimization",

@@ -28,7 +28,8 @@ from leap.models.lora import load_adapters
 from leap.preparation.check.checked_dataset import CheckedFile, check_training_file
 from leap.preparation.check.overlap import count_shared
 from leap.progress import is_main_process, world_size
-from leap.records.files import cache_in_use, write_json
+from leap.records.files import cache_in_use
+from leap.records.json_files import write_json
 from leap.records.paths import roots_beside
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in

@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from leap.errors import LeapError
-from leap.records.files import first_problem, is_file, read_object, write_json
+from leap.records.files import is_file
+from leap.records.json_files import first_problem, read_object, write_json
 from leap.training.memory_plan import Checkpointing, MemoryPlan
 
 FILE = "memory_plan.json"

@@ -22,7 +22,8 @@ from pydantic import (
 from leap.cli import LARGEST_COUNT, MOST_IMAGE_TOKENS, MOST_WORKERS
 from leap.errors import LeapError, UsageError
 from leap.models.families import COMPONENTS, Component
-from leap.records.files import first_problem, is_file, read_text
+from leap.records.files import is_file, read_text
+from leap.records.json_files import first_problem
 from leap.records.litter import listed
 from leap.records.paths import at_home
 from leap.records.yaml_text import LARGEST, load_yaml

@@ -12,7 +12,7 @@ from leap import provenance
 from leap.errors import LeapError
 from leap.progress import world_size
 from leap.provenance import now
-from leap.records.files import object_if_there, read_object, write_json
+from leap.records.json_files import object_if_there, read_object, write_json
 
 if TYPE_CHECKING:
     from leap.training.fine_tune import Run

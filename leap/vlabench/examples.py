@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, OperationSequence
-from leap.records.files import is_file, read_object, read_text
+from leap.records.files import is_file, read_text
+from leap.records.json_files import read_object
 from leap.records.litter import listed
 from leap.terminal import shown
 from leap.vlabench.dimensions import DIMENSIONS, Dimension, find_dimension

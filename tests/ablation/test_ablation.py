@@ -45,7 +45,7 @@ from leap.ablation.stages import Places
 from leap.data.image import ImageSize
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import ADAPTER, small_files, weights_hash
-from leap.records.files import FolderLock
+from leap.records.locks import FolderLock
 from leap.report import style
 from leap.report.curves import Loss
 from leap.report.results import dimension_means

@@ -37,15 +37,9 @@ from leap.evaluation.rescore import rescore
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Decoding, Request, Response
 from leap.records.benchmark import Prediction
-from leap.records.files import (
-    FolderLock,
-    JsonlAppender,
-    move_folder,
-    read_jsonl,
-    read_object,
-    write_atomic,
-    write_json,
-)
+from leap.records.files import move_folder, write_atomic
+from leap.records.json_files import JsonlAppender, read_jsonl, read_object, write_json
+from leap.records.locks import FolderLock
 from leap.report.results import incomplete_note, read_counts
 from leap.vlabench.dimensions import find_dimension
 from leap.vlabench.prompts import fenced_plan, leap_instructions
@@ -57,7 +51,7 @@ PLAN = [{"name": "pick", "params": {"target_entity_name": 1}}]
 EXAMPLES = 3  # a dimension
 KEYS = [(dimension.name, "task", str(number)) for dimension in DIMENSIONS for number in range(EXAMPLES)]
 HOLD = (
-    "import sys; from pathlib import Path; from leap.records.files import FolderLock\n"
+    "import sys; from pathlib import Path; from leap.records.locks import FolderLock\n"
     "with FolderLock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 )
 
@@ -542,7 +536,7 @@ def test_many_processes_take_a_folder_in_turn(tmp_path: Path) -> None:
     """Each removes the folder again while others are making it; a count beside it tells whether two were in at once."""
     take = (
         "import sys; from pathlib import Path; from leap.errors import LeapError\n"
-        "from leap.records.files import FolderLock\n"
+        "from leap.records.locks import FolderLock\n"
         "folder, count, done = Path(sys.argv[1]), Path(sys.argv[2]), 0\n"
         "while done < 150:\n"
         "    try:\n"

@@ -19,7 +19,7 @@ from leap.hub.client import Hub
 from leap.hub.download import download, everything
 from leap.hub.notes import hub_sha256
 from leap.hub.resume_download import RetryPolicy
-from leap.records.files import FolderLock
+from leap.records.locks import FolderLock
 
 __all__ = ["online"]  # a fixture that every test here uses
 

@@ -299,7 +299,7 @@ def test_another_scorer_is_refused(evaluated: Path) -> None:
 
 def test_a_folder_that_another_process_holds_is_refused(evaluated: Path) -> None:
     folder = evaluated / "eva_results" / "Semantic" / "m"
-    hold = "import sys, time; from pathlib import Path; from leap.records.files import FolderLock\n"
+    hold = "import sys, time; from pathlib import Path; from leap.records.locks import FolderLock\n"
     hold += "with FolderLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", hold, str(folder)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None

@@ -48,7 +48,7 @@ from leap.inference.vllm_server import (
 )
 from leap.judge.review_files import read_scores, read_table
 from leap.models.loading import load_processor
-from leap.records.files import read_jsonl
+from leap.records.json_files import read_jsonl
 from leap.records.judging import CRITERIA
 from leap.records.training import ImagePart, TrainingSample
 from leap.vlabench.dimensions import DIMENSIONS, find_dimension

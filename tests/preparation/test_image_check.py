@@ -20,7 +20,7 @@ from leap.data.image import resolve_image
 from leap.errors import LeapError
 from leap.preparation.check.image_facts import ImageStore
 from leap.preparation.check.image_listing import Listing
-from leap.records.files import FolderLock
+from leap.records.locks import FolderLock
 
 SCRIPT = "scripts/utils/check_and_clean_images.py"
 

@@ -27,7 +27,7 @@ from leap.preparation.agibot.archive_tasks import find_archives, prepare
 from leap.preparation.build.benchmark_samples import evaluation_images
 from leap.preparation.check.benchmark_check import verify_benchmark
 from leap.preparation.check.image_facts import ImageStore
-from leap.records.files import read_json, read_jsonl, read_lines
+from leap.records.json_files import read_json, read_jsonl, read_lines
 from leap.records.litter import is_bare, is_data, listed, walk
 from leap.records.quarantine import move_to_quarantine, restore
 from leap.records.training import TrainingSample

@@ -22,7 +22,7 @@ from leap.errors import LeapError
 from leap.preparation.check.image_audit import audit_images
 from leap.preparation.check.image_facts import ImageStore
 from leap.preparation.check.orphans import Places, named_in
-from leap.records.files import FolderLock
+from leap.records.locks import FolderLock
 from leap.records.quarantine import move_to_quarantine, restore
 
 

@@ -25,7 +25,7 @@ from leap.preparation.agibot import archives
 from leap.preparation.agibot.archive_tasks import Outcome, find_archives, prepare, survey
 from leap.preparation.agibot.archives import GzipStream
 from leap.preparation.agibot.first_frames import FirstFrames
-from leap.records.files import FolderLock
+from leap.records.locks import FolderLock
 
 SCRIPT = "scripts/utils/prepare_love_agibot.py"
 

@@ -19,7 +19,7 @@ from servers.hub_store import Stored
 
 from leap.preparation.check.benchmark_check import Verification, check_example, verify_benchmark
 from leap.preparation.check.image_facts import ImageStore
-from leap.records.files import FolderLock
+from leap.records.locks import FolderLock
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.examples import find_examples
 from leap.vlabench.scoring import official_scores

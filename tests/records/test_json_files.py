@@ -20,7 +20,7 @@ from leap.hub.notes import read_listing
 from leap.models.checkpoints import adapter_base, find_checkpoints, is_resumable, read_log, read_marker
 from leap.preparation.agibot.annotations import read_annotations
 from leap.preparation.check.benchmark_check import check_example
-from leap.records.files import FolderLock
+from leap.records.locks import FolderLock
 from leap.records.quarantine import restore
 from leap.report.curves import read_loss
 from leap.report.results import read_counts, unlike_settings_note

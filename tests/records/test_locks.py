@@ -17,8 +17,7 @@ from servers.hub import HubServer
 from servers.hub_store import Stored
 
 from leap.errors import LeapError
-from leap.records.files import FolderLock
-from leap.records.locks import lock_holder
+from leap.records.locks import FolderLock, lock_holder
 
 NO_FLOCK = """
 #include <errno.h>
@@ -26,7 +25,7 @@ NO_FLOCK = """
 int flock(int file, int how) { (void)file; (void)how; errno = atoi(getenv("NO_FLOCK")); return -1; }
 """
 HOLD = (
-    "import sys; from pathlib import Path; from leap.records.files import FolderLock\n"
+    "import sys; from pathlib import Path; from leap.records.locks import FolderLock\n"
     "with FolderLock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 )
 ERRORS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from leap.errors import LeapError
 from leap.evaluation.predictions import read_predictions, write_predictions
 from leap.records.benchmark import Prediction
-from leap.records.files import (
+from leap.records.files import read_text, write_atomic
+from leap.records.json_files import (
     JsonlAppender,
     jsonl_line,
     object_if_there,
@@ -22,9 +23,7 @@ from leap.records.files import (
     read_jsonl,
     read_object,
     read_store,
-    read_text,
     whole_characters,
-    write_atomic,
     write_json,
 )
 from leap.records.training import TrainingSample

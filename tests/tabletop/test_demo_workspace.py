@@ -10,7 +10,7 @@ import pytest
 from conftest import REPOSITORY, run_script
 
 from leap.errors import LeapError
-from leap.records.files import read_jsonl
+from leap.records.json_files import read_jsonl
 from leap.records.training import TrainingSample
 from leap.tabletop.demo_workspace import DemoSize, benchmark_episodes, make_workspace, scene_key, training_files
 from leap.tabletop.scene import Scene

@@ -24,7 +24,8 @@ from torch import nn
 from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, MARKER, UNKNOWN_FILES, find_checkpoints, is_resumable
 from leap.models.loading import load_model
-from leap.records.files import FolderLock, read_object, write_json
+from leap.records.json_files import read_object, write_json
+from leap.records.locks import FolderLock
 from leap.training.checkpoint_folder import (
     finish_checkpoint,
     partial_folder,

@@ -18,7 +18,7 @@ from test_training import FINETUNE, losses
 from leap.errors import LeapError
 from leap.models.checkpoints import find_checkpoints
 from leap.models.loading import load_model
-from leap.records.files import read_object
+from leap.records.json_files import read_object
 from leap.training.recipe import read_recipe
 from leap.training.sharding import check_sharding
 

@@ -23,7 +23,7 @@ from leap.errors import LeapError
 from leap.preparation.build.candidates import Candidate, LeftOut, make_candidate, sample_path
 from leap.preparation.build.phrasing import plain_request, plain_sample
 from leap.preparation.check.image_listing import Listing
-from leap.records.files import first_problem, read_json, whole_characters
+from leap.records.json_files import first_problem, read_json, whole_characters
 from leap.records.litter import listed
 
 SOURCE = "love-agibot"

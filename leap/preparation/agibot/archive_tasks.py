@@ -17,8 +17,9 @@ from leap.preparation.agibot.archives import DOWNLOAD_AGAIN, ArchiveError, GzipS
 from leap.preparation.agibot.first_frames import FirstFrames
 from leap.preparation.agibot.frame_store import STATE_FOLDER, FrameStore, ImageStore
 from leap.progress import show_bytes
-from leap.records.files import FolderLock, check_folder, is_file
+from leap.records.files import check_folder, is_file
 from leap.records.litter import listed
+from leap.records.locks import FolderLock
 from leap.workers import map_in_order
 
 _NAME = re.compile(r"task_([0-9]{1,20})\.tar\.gz")

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from leap.errors import LeapError
 from leap.preparation.agibot.first_frames import as_png
-from leap.records.files import first_problem, read_json, sync_folder, write_atomic, write_json
+from leap.records.files import sync_folder, write_atomic
+from leap.records.json_files import first_problem, read_json, write_json
 
 STATE_FOLDER = ".first_frames"
 _VERIFIED = "verified.json"

@@ -15,7 +15,8 @@ from leap.preparation.build.data_card import as_markdown, make_card
 from leap.preparation.build.near_duplicates import check_distance
 from leap.preparation.build.split import split_episodes
 from leap.preparation.check.image_facts import Facts, ImageStore
-from leap.records.files import is_file, object_if_there, write_atomic, write_json
+from leap.records.files import is_file, write_atomic
+from leap.records.json_files import object_if_there, write_json
 
 CARD = "data_card"
 

@@ -11,7 +11,8 @@ from leap.errors import LeapError
 from leap.hub.notes import HubListing, read_listing
 from leap.preparation.check.image_facts import ImageStore
 from leap.records.benchmark import OperationSequence
-from leap.records.files import read_json, read_object, read_text
+from leap.records.files import read_text
+from leap.records.json_files import read_json, read_object
 from leap.records.litter import listed
 from leap.records.quarantine import alone_in, move_to_quarantine
 from leap.terminal import first_few

@@ -29,7 +29,9 @@ from leap.preparation.check.image_check import FoundImages, ImageTable, find_ima
 from leap.preparation.check.sample_check import check_samples
 from leap.preparation.check.sample_table import Measured, Problem, SampleTable
 from leap.progress import is_main_process, track
-from leap.records.files import FolderLock, read_lines, replacing, write_json
+from leap.records.files import replacing
+from leap.records.json_files import read_lines, write_json
+from leap.records.locks import FolderLock
 
 _FORMAT = 3  # of the cached files; to be raised when a check sees something else
 _FEW = 1_000  # samples or images that are checked sooner than processes start

@@ -15,7 +15,7 @@ from leap.preparation.check.image_facts import ImageStore
 from leap.preparation.check.image_listing import Listing
 from leap.preparation.check.orphans import KnownImages, Places, images_under, named_in
 from leap.progress import track
-from leap.records.files import first_problem, read_lines
+from leap.records.json_files import first_problem, read_lines
 from leap.records.training import TrainingSample
 
 _EPISODE = re.compile(r"(\d+)-(\d+)")  # <task>-<episode>, the name of a LOVE-Agibot image

@@ -20,7 +20,8 @@ from leap.data.image import LOADING, load_image, refuse_stripes
 from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.progress import track
-from leap.records.files import FolderLock, encoded
+from leap.records.files import encoded
+from leap.records.locks import FolderLock
 from leap.workers import map_in_order
 
 _FORMAT = 1  # of the store; to be raised when a fact is measured otherwise

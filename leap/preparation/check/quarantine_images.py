@@ -9,7 +9,8 @@ from pathlib import Path
 from leap.preparation.check.image_audit import Audit, audit_images
 from leap.preparation.check.image_facts import ImageStore
 from leap.preparation.check.orphans import Places
-from leap.records.files import cache_in_use, write_atomic, write_json
+from leap.records.files import cache_in_use, write_atomic
+from leap.records.json_files import write_json
 from leap.records.litter import listed
 from leap.records.quarantine import alone_in, move_to_quarantine
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from leap.data.arrow_files import writing_arrow
 from leap.data.chat_encoding import ChatFormat, Lengths, refuse_lost_images
 from leap.errors import LeapError
-from leap.records.files import first_problem, read_lines
+from leap.records.json_files import first_problem, read_lines
 from leap.records.training import TrainingSample
 from leap.workers import map_in_order
 
