@@ -167,7 +167,7 @@ def windows(ends: Sequence[float]) -> list[float]:
 
 
 def peak_gb(name: str, device: str) -> float | None:
-    """Of this process: a server takes what it is told to take."""
+    """Of this process: a server takes what it is given."""
     import torch
 
     return (

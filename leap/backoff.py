@@ -19,7 +19,7 @@ def backoff(tries: int, first: float, longest: float) -> float:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a server asks to wait, told as such or as a date; 0 where it does not say."""
+    """Seconds that a server asks to wait, as a number or as a date; 0 where it does not say."""
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", value):
         return float(value)

@@ -27,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Stopped(Exception):
-    """Work that was told to end by a signal and has put everything away. Scripts exit with 128 + the signal."""
+    """Work that a signal ended and has put everything away. Scripts exit with 128 + the signal."""
 
     def __init__(self, text: str, signal: int) -> None:
         super().__init__(text)

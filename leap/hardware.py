@@ -34,7 +34,7 @@ _OLDER_NAMES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")  # still re
 
 @dataclass(frozen=True)
 class GpuState:
-    """One line of nvidia-smi. Memory in MiB, utilization in percent; None where the card does not tell."""
+    """One line of nvidia-smi. Memory in MiB, utilization in percent; None where the card does not say."""
 
     index: str
     name: str

@@ -20,16 +20,11 @@ from rich.progress import (
 )
 
 from leap.console import new_console
-from leap.environment import rank, world_size
+from leap.environment import rank
 
 Item = TypeVar("Item")
 _LINE_EVERY = 10.0  # seconds
 _LOOK_EVERY = 0.5  # seconds, at work that is done elsewhere
-
-
-def processes() -> int:
-    """How many processes train together, as torchrun says."""
-    return world_size()
 
 
 def is_main_process() -> bool:
@@ -89,14 +84,14 @@ def _lines(
     shown: Callable[[float], str] = lambda done: str(done) if isinstance(done, int) else f"{done:.1f}",
 ) -> Iterator[Item]:
     """`weight` is what an item counts for, `shown` a count or a rate in words."""
-    started = message = time.monotonic()
+    started = last_line = time.monotonic()
     done = 0
     for item in items:
         yield item
         done += weight(item)
         now = time.monotonic()
-        if now - message >= _LINE_EVERY:
-            message = now
+        if now - last_line >= _LINE_EVERY:
+            last_line = now
             print(f"{what}: {_state(done, total, now - started, shown)}", file=sys.stderr, flush=True)
     print(f"{what}: {shown(done)} done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
 
@@ -115,7 +110,7 @@ def _size(of_bytes: float) -> str:
 
 @contextmanager
 def show_bytes(what: str, total: int, state: Callable[[], tuple[int, str]]) -> Iterator[None]:
-    """Show how far work is that goes on elsewhere meanwhile: `state` tells the bytes done, and a note beside them."""
+    """Show how far work is that goes on elsewhere meanwhile: `state` gives the bytes done, and a note beside them."""
     ended = threading.Event()
     show = _watch_bar if sys.stderr.isatty() else _watch_lines
     thread = threading.Thread(target=show, args=(what, total, state, ended), daemon=True)
@@ -141,8 +136,8 @@ def _watch_lines(what: str, total: int, state: Callable[[], tuple[int, str]], en
     started = time.monotonic()
     while not ended.wait(_LINE_EVERY):
         done, note = state()
-        message = _state(done, total, time.monotonic() - started, _size)
-        print(f"{what}: {message}, {note}", file=sys.stderr, flush=True)
+        shown = _state(done, total, time.monotonic() - started, _size)
+        print(f"{what}: {shown}, {note}", file=sys.stderr, flush=True)
 
 
 def rounded(value: float, decimals: int = 2) -> str:

@@ -2,7 +2,7 @@
 
     python -I supervise.py PARENT_PID COMMAND [ARGUMENTS ...]
 
-The command runs in a process group of its own. When it ends, when this process is told to end, or when the parent is
+The command runs in a process group of its own. When it ends, when a signal ends this process, or when the parent is
 gone (SIGKILL gives it no chance to clean up), the whole group is ended, and on Linux every descendant that has left the
 group: SIGTERM first, SIGKILL after GRACE seconds. Uses the standard library alone, so that it starts at once.
 """
@@ -22,12 +22,12 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 def main() -> int:
     """The command's exit code, 128 + N where signal N ended it."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
-    message: list[int] = []
+    signums: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda received, _: message.append(received))
+        signal.signal(number, lambda signum, _: signums.append(signum))
     _adopt_orphans()
     child = subprocess.Popen(command, process_group=0)
-    while child.poll() is None and not message and os.getppid() == parent:
+    while child.poll() is None and not signums and os.getppid() == parent:
         time.sleep(_POLL)
     if child.poll() is None:
         _signal_all(child.pid, signal.SIGTERM)
@@ -67,7 +67,7 @@ def _end_orphans() -> None:
 
 
 def descendants(ancestor: int) -> list[tuple[int, str]]:
-    """(id, time of start) of every process below this one, as /proc tells them; none where there is no /proc."""
+    """(id, time of start) of every process below this one, as /proc lists them; none where there is no /proc."""
     children: dict[int, list[tuple[int, str]]] = {}
     for entry in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
         if entry.isdecimal() and (found := _status(int(entry))):

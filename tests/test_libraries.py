@@ -144,7 +144,7 @@ def test_flash_attention_of_padded_rows_is_refused_without_its_package(workspace
     options = "--recipe demo --attn_implementation flash_attention_2 --packing false --dry_run".split()
     done = run_script(FINETUNE, *options, root=workspace)
     assert done.returncode == 1
-    assert "flash_attention_2 with padded rows (packing=false) needs a GPU and the flash-attn package" in done.stderr
+    assert "flash_attention_2 with padded samples (packing=false) needs a GPU and the flash-attn package" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class _Axis:
     log: bool
 
 
-WEIGHTS = _Axis("weights that learn", lambda one: one.weights, True)
+WEIGHTS = _Axis("trainable parameters", lambda one: one.weights, True)
 SIZE = _Axis("checkpoint on disk (weights)", lambda one: one.megabytes and one.megabytes * 1e6, True)
 
 
@@ -56,7 +56,7 @@ def colours(findings: Findings) -> dict[str, str]:
 
 
 def score_by_cost(findings: Findings, dimensions: pd.DataFrame) -> Figure:
-    """The mean of six dimensions against weights that learn, hours and checkpoint size, one panel each."""
+    """The mean of six dimensions against trainable parameters, hours and checkpoint size, one panel each."""
     figure = new_figure(13, 5.2, "Score against cost", *_footnotes(findings, BETWEEN_TASKS))
     panels = figure.subplots(1, 3, sharey=True)
     for axes, axis in zip(panels, (WEIGHTS, hours_axis(findings), SIZE), strict=True):
@@ -68,8 +68,10 @@ def score_by_cost(findings: Findings, dimensions: pd.DataFrame) -> Figure:
 
 
 def score_by_dimension(findings: Findings, dimensions: pd.DataFrame) -> Figure:
-    """Each dimension against weights that learn."""
-    figure = new_figure(14, 7.5, "Score against weights that learn, by dimension", *_footnotes(findings, WITHIN_TASKS))
+    """Each dimension against trainable parameters."""
+    figure = new_figure(
+        14, 7.5, "Score against trainable parameters, by dimension", *_footnotes(findings, WITHIN_TASKS)
+    )
     panels = figure.subplots(2, 4, sharex=True)
     for axes, name in zip(panels.flat, GROUPS, strict=False):
         _draw_scores(axes, WEIGHTS, findings, dimensions, name, ("low", "high"))

@@ -1,4 +1,4 @@
-"""The plan of an ablation, told before anything is trained: what is compared on what, and memory, disk and hours."""
+"""The plan of an ablation, printed before anything is trained: what is compared on what, and memory, disk and hours."""
 
 import math
 import shutil
@@ -93,9 +93,9 @@ def describe(planned: Sequence[PlannedRun], data: Path, engine: str, slots: int)
         + ("; with one there is no interval over seeds (--seeds 3)" if len(seeds) < 2 else ""),
     ]
     for method, one in methods.items():
-        message = "; ".join(one.run.learning)
+        trainable = "; ".join(one.run.trainable)
         recipe = one.run.recipe
-        lines.append(f"{label(method)}, learning rate {recipe.learning_rate:g}, {recipe.optim}: {message}")
+        lines.append(f"{label(method)}, learning rate {recipe.learning_rate:g}, {recipe.optim}: {trainable}")
     if (warming := warmup_steps(first.recipe, first.steps)) >= first.steps:
         lines.append(f"NOTE: no run leaves its warm-up of {warming} steps; give --warmup_steps for so short a run")
     speed = None if all(one.run.finished for one in planned) else flops_a_second()
@@ -104,7 +104,7 @@ def describe(planned: Sequence[PlannedRun], data: Path, engine: str, slots: int)
 
 
 def _table(planned: Sequence[PlannedRun], speed: tuple[float, str] | None) -> list[str]:
-    rows = [("run", "weights that learn", "share", "memory", "disk", "time left", "state")]
+    rows = [("run", "trainable", "share", "memory", "disk", "time left", "state")]
     for one in planned:
         hours = _hours(one, speed)
         rows.append(
@@ -175,14 +175,14 @@ def _evaluation(planned: Sequence[PlannedRun], data: Path, engine: str) -> list[
     models = 1 + sum(len(one.steps) for one in planned)
     examples = sum(len(find_examples(data, dimension)) for dimension in DIMENSIONS)
     gpus, rate = gpu_states(), _EXAMPLES_A_SECOND.get(engine)
-    message = ""
+    duration = ""
     if gpus and rate and (hours := memory.hours(models * examples / rate, gpus[0].name)):
         per_h100 = memory.hours(1, "H100")
         assert per_h100
-        message = (
+        duration = (
             f", about {_duration(hours / per_h100 / 3600)} on one GPU (as measured with a 2B model on an H100, scaled)"
         )
-    return [f"evaluation  {models} models (the base too) x {examples} examples of six dimensions{message}"]
+    return [f"evaluation  {models} models (the base too) x {examples} examples of six dimensions{duration}"]
 
 
 def flops_a_second() -> tuple[float, str] | None:

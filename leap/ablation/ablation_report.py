@@ -66,7 +66,7 @@ def readable(methods: pd.DataFrame) -> pd.DataFrame:
     score = [f"{row['mean']:.1f}" if not math.isnan(row["mean"]) else "missing" for row in rows.to_dict("records")]
     return pd.DataFrame(
         {
-            "weights that learn": [_number(value, ",.0f") for value in rows["weights"]],
+            "trainable parameters": [_number(value, ",.0f") for value in rows["weights"]],
             "share": [_number(value, ".2f", " %") for value in rows["share_percent"]],
             "hours": [_number(value, ".2f") for value in rows["hours"]],
             "checkpoint, MB": [_number(value, ",.2f") for value in rows["megabytes"]],
@@ -118,11 +118,11 @@ def _setting(planned: list[PlannedRun]) -> str:
     run = planned[0].run
     recipe = run.recipe
     rates = {label(one.ablation.method): f"{one.run.recipe.learning_rate:g}" for one in planned}
-    message = ", ".join(f"{method} {rate}" for method, rate in rates.items())
+    listed = ", ".join(f"{method} {rate}" for method, rate in rates.items())
     return (
         f"All runs start from `{recipe.model_name_or_path}` and see the same {len(run.train)} rows of "
         f"`{recipe.train_file}` in the same order for a seed: {run.steps} steps of {recipe.global_batch_size(1)} rows. "
-        f"Learning rates: {message}. All models are evaluated greedily, with one prompt and image size; the score is "
+        f"Learning rates: {listed}. All models are evaluated greedily, with one prompt and image size; the score is "
         f"`{SCORE}`, at most 80.\n"
     )
 
@@ -144,7 +144,7 @@ def _notes(findings: Findings) -> str:
         "over seeds: Student's t of the runs' means."
         if several
         else "over seeds: none. One seed each says nothing of how far another seed would move a score (`--seeds 3`).",
-        f"hours: of training on one device ({', '.join(devices) or 'unknown'}), times the processes; what was trained "
+        f"hours: of training on one device ({', '.join(devices) or 'unknown'}), times the ranks; what was trained "
         "and lost by a kill is not in it. checkpoint: its weight files. last loss: mean of the last tenth of the log.",
     ]
     if len(devices) > 1:
@@ -185,10 +185,10 @@ def _gains(findings: Findings, gains: pd.DataFrame) -> str:
         index=rows.index,
     )
     singles = gains[(gains["dimension"] != MEAN) & gains["significant"]]
-    message = "; ".join(f"{row.dimension} over {row.baseline} ({row.difference:+.1f})" for row in singles.itertuples())
+    listed = "; ".join(f"{row.dimension} over {row.baseline} ({row.difference:+.1f})" for row in singles.itertuples())
     note = (
         f"- {METHOD['p']}, scores averaged over seeds; Holm's correction over the presets.\n"
-        f"- By dimension, corrected over presets and dimensions together: {message or 'no difference is significant'} "
+        f"- By dimension, corrected over presets and dimensions together: {listed or 'no difference is significant'} "
         "(gains.csv).\n"
         "- The pairs are examples: with few seeds a difference can be one of these runs, not of the methods.\n"
     )

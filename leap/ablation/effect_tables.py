@@ -42,7 +42,7 @@ class Outcome:
     model: str  # the name of its results
     weights: int  # that learn
     share: float  # of all weights, in percent
-    hours: float | None  # of one device, times the processes
+    hours: float | None  # of one device, times the ranks
     megabytes: float | None  # of the weights in the checkpoint
     device: str | None
     loss: Loss | None

@@ -1,4 +1,4 @@
-"""The runs of an ablation: LoRA presets and full fine-tuning, over seeds, alike in all but what learns and how fast."""
+"""The runs of an ablation: presets and full fine-tuning, over seeds, alike in all but what is trained and how fast."""
 
 import sys
 from collections.abc import Sequence

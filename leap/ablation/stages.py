@@ -24,7 +24,7 @@ from leap.records.paths import find_path
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.examples import find_examples, fingerprint
 
-_SAVING = 300.0  # seconds that a run has to save a checkpoint when it is told to stop
+_SAVING = 300.0  # seconds that a run has to save a checkpoint when it is to stop
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Machine:
         return slots if ray_installed() else 1
 
     def run(self, jobs: Sequence[Job], grace: float) -> bool:
-        """Whether all are done; each failed one is told with the end of its log, and stops no other."""
+        """Whether all are done; each failed one is reported with the end of its log, and stops no other."""
         if not jobs:
             return True
         given = [replace(job, environment=self.environment) for job in jobs]
@@ -91,7 +91,7 @@ def evaluate(
     planned: Sequence[PlannedRun], places: Places, data: Path, script: Path, options: Sequence[str], machine: Machine
 ) -> bool:
     """Ask every trained model all six dimensions of `data`, each in the same way. False where an evaluation failed."""
-    root, message = planned[0].run.root, [Path(sys.executable).name]
+    root, python = planned[0].run.root, [Path(sys.executable).name]
     models = evaluated_models(planned, places)
     asked = [*size_flags(places.image_size), *options]
     jobs = evaluation_jobs(script, models, DIMENSIONS, places.baseline, "models", asked)
@@ -100,7 +100,7 @@ def evaluate(
         job
         for job, (name, folder) in zip(jobs, models.items(), strict=True)
         if not is_evaluated(
-            places.results, name, identity_of(folder, root), shlex.join([*message, *job.command[1:]]), contents
+            places.results, name, identity_of(folder, root), shlex.join([*python, *job.command[1:]]), contents
         )
     ]
     print(f"\n== evaluate: {len(jobs) - len(waiting)} of {len(jobs)} models are evaluated already", flush=True)

@@ -40,7 +40,7 @@ def is_whole(path: Path) -> bool:
         return size >= 0 and file.read() == _digest(path, size)
 
 
-def tell_damage(path: Path) -> None:
+def report_damage(path: Path) -> None:
     """A line where there is a file all the same."""
     if is_file(path):
         print(f"{path}: damaged, or of another version of LEAP; it is made again", file=sys.stderr, flush=True)
@@ -53,7 +53,7 @@ def read_arrow(path: Path, schema: pa.Schema) -> Any:
             table = pa.ipc.open_stream(file).read_all()
         if table.schema == schema:
             return table
-    tell_damage(path)
+    report_damage(path)
     return schema.empty_table()
 
 

@@ -109,7 +109,7 @@ class ChatFormat:
         aside: list[str] = []
         mark = _unused_character(messages)
 
-        def move_to_quarantine(match: re.Match[str]) -> str:
+        def take_out(match: re.Match[str]) -> str:
             aside.append(match.group())
             return mark
 
@@ -119,7 +119,7 @@ class ChatFormat:
                 "content": [
                     {"type": "image"}
                     if isinstance(part, ImagePart)
-                    else {"type": "text", "text": self._special_text.sub(move_to_quarantine, part.text)}
+                    else {"type": "text", "text": self._special_text.sub(take_out, part.text)}
                     for part in message.parts()
                 ],
             }

@@ -13,7 +13,7 @@ from leap.data.image import ImageEncoder
 class Collator:
     """Pads samples on the right to the longest of the batch, and scales their images' bytes.
 
-    With `blank`, a batch without images gets a row more, which has one and no labels: processes that train together
+    With `blank`, a batch without images gets a sample more, which has one and no labels: ranks that train together
     must all use the same weights, or one would wait for ever for the others' gradients.
     """
 

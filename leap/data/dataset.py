@@ -52,7 +52,7 @@ class TrainingSet(Dataset):
         return len(self._places)
 
     def place(self, index: int) -> str:
-        """Where a row stands, as file:line."""
+        """Where a sample stands, as file:line."""
         return f"{self._path}:{self._lines[index]}"
 
     def __getitem__(self, index: int) -> Sample:

@@ -46,7 +46,7 @@ class ImageSize:
 
 
 def resolve_image(path: str, roots: Sequence[Path]) -> Path:
-    """The one file that a row's image path means. None or several matches raise LeapError."""
+    """The one file that a sample's image path means. None or several matches raise LeapError."""
     given = Path(path)
     candidates = [given] if given.is_absolute() else [root / given for root in roots]
     found = _files(candidates) or _files(_in_renamed_folder(path, roots))
@@ -117,7 +117,7 @@ def open_image(file: IO[bytes], formats: tuple[str, ...] | None = None) -> Itera
 def as_rgb(image: ImageFile) -> Image.Image:
     """The first frame of an opened image as a viewer shows it: upright by EXIF, on white where it is transparent.
 
-    Raises LeapError for an image of which that cannot be told.
+    Raises LeapError for an image whose file does not say.
     """
     packed = " ".join(str(tile.args) for tile in image.tile)  # how the file holds a pixel
     image.load()
@@ -219,7 +219,7 @@ class ImageEncoder:
         return scaled[:, :, None].expand(-1, -1, frames, -1).flatten(1)
 
     def statistics(self) -> tuple[Any, Any]:
-        """(mean, standard deviation) of the colour values 0..255, float32 [channels, 1] each."""
+        """(mean, std) of the colour values 0..255, float32 [channels, 1] each."""
         import torch
 
         found = self._image_processor.image_mean, self._image_processor.image_std

@@ -2,7 +2,7 @@
 host.
 
 Positions, the vision tower's interpolation and where segments end are worked out here, in the data loader's workers,
-so that no step of training waits for the GPU to tell them.
+so that no step of training waits for the GPU to say them.
 """
 
 from collections.abc import Sequence
@@ -30,22 +30,22 @@ class PackedLayout:
     blank: bool  # whether a micro-batch without images is given a blank one, see `PackedCollator._images`
 
     @classmethod
-    def of(cls, config: Any, rows: Any, world_size: int) -> "PackedLayout":
+    def of(cls, config: Any, samples: Any, world_size: int) -> "PackedLayout":
         """From a Qwen3-VL configuration, the run's samples (see `CheckedFile`) and how many ranks train together."""
         vision = config.vision_config
-        sizes = set((rows.patches[rows.images > 0] / rows.images[rows.images > 0]).tolist())
+        sizes = set((samples.patches[samples.images > 0] / samples.images[samples.images > 0]).tolist())
         return cls(
             merge=vision.spatial_merge_size,
             grid_side=int(vision.num_position_embeddings**0.5),
             patch_shape=(vision.in_channels, vision.patch_size**2),
             image_token_id=config.image_token_id,
-            longest_sample=int(rows.tokens.max()),
+            longest_sample=int(samples.tokens.max()),
             # Of the samples, not of the bound that images are shrunk to: the processor rounds a small image's sides,
-            # and the least number of tokens, upwards. A segment longer than the kernel is told is computed in part
+            # and the least number of tokens, upwards. A segment longer than the kernel is given is computed in part
             # only.
-            largest_image=int(rows.largest_image.max()),
-            equal_images=int(sizes.pop()) if len(sizes) == 1 and (rows.images <= 1).all() else 0,
-            blank=world_size > 1 and bool(rows.images.any()),
+            largest_image=int(samples.largest_image.max()),
+            equal_images=int(sizes.pop()) if len(sizes) == 1 and (samples.images <= 1).all() else 0,
+            blank=world_size > 1 and bool(samples.images.any()),
         )
 
 

@@ -20,7 +20,7 @@ _STEPS_AT_ONCE = 4_096  # that are dealt out together: their loads fit the proce
 
 @dataclass(frozen=True)
 class Cost:
-    """What samples cost: of each one its tokens, its patches and its label tokens (int arrays, one entry a row)."""
+    """What samples cost: of each one its tokens, its patches and its label tokens (int arrays, one entry a sample)."""
 
     tokens: NDArray[np.int32]
     patches: NDArray[np.int32]
@@ -64,10 +64,10 @@ class BatchPlan:
         return int(self.cost.label_tokens[self.samples(step)].sum())
 
     def divide(self, step: int) -> list[list[int]]:
-        """A step's samples as micro-batches x processes lists of about equal cost; some are empty where there are too
+        """A step's samples as micro-batches x ranks lists of about equal cost; some are empty where there are too
         few samples.
 
-        The costliest sample goes first, each to the list that has the least so far. A process has `micro_batches` of
+        The costliest sample goes first, each to the list that has the least so far. A rank has `micro_batches` of
         them in a sample, see `micro_batch`.
         """
         samples = self.samples(step)
@@ -82,7 +82,7 @@ class BatchPlan:
         return self.divide(step)[rank * self.micro_batches + index]
 
     def heaviest(self, weight: NDArray[np.float64]) -> tuple[list[int], float]:
-        """The samples of the micro-batch whose `weight` [samples] sums up to most, of all steps and processes, and that
+        """The samples of the micro-batch whose `weight` [samples] sums up to most, of all steps and ranks, and that
         sum.
 
         Memory is another weight than the arithmetic that `divide` balances, so the costliest micro-batch need not be
@@ -133,7 +133,7 @@ def _epoch_order(samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
 class MicroBatches(Dataset):
     """A rank's micro-batches of a whole run, in order, each made when it is asked for (in the data loader's workers).
 
-    `collate` makes a batch of samples; where it is told that they are not `counted`, they have no labels.
+    `collate` makes a batch of samples; where they are not `counted`, they have no labels.
     """
 
     def __init__(self, plan: BatchPlan, samples: Any, collate: Callable[..., dict[str, Any]], rank: int = 0) -> None:

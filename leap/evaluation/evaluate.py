@@ -80,5 +80,5 @@ def _ask(
             now = time.monotonic()
             asked[response.key[0]].record(response, now - before)
             before = now
-        for folder in asked.values():  # a server tells its model's name with its answers
+        for folder in asked.values():  # a server gives its model's name with its answers
             folder.note_engine(engine, again=True)

@@ -13,7 +13,7 @@ from leap.vlabench.prompts import FewShotExample, fenced_plan
 def draw_few_shot_examples(
     example: BenchmarkExample, pool: Sequence[BenchmarkExample], few_shot: FewShot
 ) -> tuple[FewShotExample, ...]:
-    """The shots of one example. They depend on the seed, the example and the pool, not on what else is evaluated.
+    """The few-shot examples of one request. They depend on seed, example and pool, not on what else is evaluated.
 
     `pool` is the whole dimension. Raises LeapError where it has too few other examples.
     """

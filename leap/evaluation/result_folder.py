@@ -234,7 +234,7 @@ def _different(now: dict[str, dict[str, Any]], found: dict[str, Any]) -> list[st
         for part, values in hide_all(now).items()  # as they are stored
         for there in [hide_all(found.get(part) or {})]
         for key in dict.fromkeys([*values, *there])
-        if key != "files"  # told by name
+        if key != "files"  # listed by name
         if there.get(key) != values.get(key)
     ]
 

@@ -123,7 +123,7 @@ class Hub:
                 repository.name, repo_type=repository.kind, revision=repository.revision, timeout=self._timeout
             )
             if not found.sha:
-                raise LeapError(f"{self.endpoint} tells no commit of {repository.name}; is it a hub?")
+                raise LeapError(f"{self.endpoint} names no commit of {repository.name}; is it a hub?")
             files = list(self._listed(repository, found.sha))
         return snapshot_of(repository, found.sha, files)
 

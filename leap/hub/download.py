@@ -115,7 +115,7 @@ def _amount(files: Sequence[HubFile]) -> str:
 
 
 def _missing(files: Sequence[HubFile], folder: Path) -> list[HubFile]:
-    """The files that are not there, or not as the hub has them; the latter are told."""
+    """The files that are not there, or not as the hub has them; the latter are reported."""
     there = [file for file in files if (folder / file.path).exists()]
     if taken := [file.path for file in there if (folder / file.path).is_dir()]:
         raise LeapError(f"{folder / taken[0]}: a folder lies where the hub has a file; move it away")

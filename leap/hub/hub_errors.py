@@ -19,12 +19,12 @@ _PASSING = (408, 425, 429)  # statuses beside 5xx that another try may not meet
 class RetryableError(Exception):
     """No answer this time. `asked`: seconds that the hub wants to be left alone; `limited`: too many requests.
 
-    `message`: the user should know, however short the wait.
+    `notify`: the user should know, however short the wait.
     """
 
-    def __init__(self, text: str, asked: float = 0.0, limited: bool = False, message: bool = False) -> None:
+    def __init__(self, text: str, asked: float = 0.0, limited: bool = False, notify: bool = False) -> None:
         super().__init__(text)
-        self.asked, self.limited, self.message = asked, limited, message
+        self.asked, self.limited, self.notify = asked, limited, notify
 
 
 def transport_errors() -> tuple[Any, ...]:

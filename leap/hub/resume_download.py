@@ -65,7 +65,7 @@ class Retries:
             raise _Ended
 
     def persist(self, ask: Callable[[], Answer]) -> Answer:
-        """The answer, after as many tries as our manners allow."""
+        """The answer, after as many tries as the policy allows."""
         for tries in count(1):
             self.wait()
             try:
@@ -85,7 +85,7 @@ class Retries:
         first = self.policy.initial_sleep if failure.limited else min(_FIRST_SLEEP, self.policy.initial_sleep)
         seconds = max(failure.asked, backoff(tries, first, self.policy.max_sleep))
         self._open_at = max(self._open_at, time.monotonic() + seconds)
-        if seconds >= _SHOWN_FROM or failure.message:
+        if seconds >= _SHOWN_FROM or failure.notify:
             self._log(f"{failure}; waiting {seconds:.0f} s (try {tries} of {self.policy.max_tries})")
 
 

@@ -62,7 +62,7 @@ def _prompt(
 ) -> torch.Tensor:
     """Causal attention of left-padded prompts, row by row from each one's first token; [batch, tokens, heads, width].
 
-    mask [batch, 1, tokens, cached tokens] is true where a token may look; its last row tells where the padding ends.
+    mask [batch, 1, tokens, cached tokens] is true where a token may look; its last row says where the padding ends.
     """
     tokens = query.shape[2]
     padding = mask[:, 0, -1, :tokens].int().argmax(-1).tolist()

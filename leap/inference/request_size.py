@@ -1,4 +1,4 @@
-"""How much of a model's context requests take, for a server that must be told before it is asked."""
+"""How much of a model's context requests take, for a server that must know before it is asked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

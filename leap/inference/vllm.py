@@ -50,7 +50,7 @@ class VllmEngine:
         return self._server
 
     def _responses(self, server: VllmServer, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
-        """A server that has ended is told as such, with the reason from its log."""
+        """A server that has ended is reported as such, with the reason from its log."""
         endpoint = Endpoint(
             server.url,
             MODEL_NAME,

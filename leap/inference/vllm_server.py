@@ -152,7 +152,7 @@ def _lora_rank(adapter: Path) -> int:
 def _environment(settings: VllmSettings | None = None) -> dict[str, str]:
     """This process's environment with what the server needs: offline, silent, one device."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    if environment.get(ALLOCATOR) == SEGMENTS:  # LEAP's wish for its own process; vLLM has an allocator of its own
+    if environment.get(ALLOCATOR) == SEGMENTS:  # LEAP's setting for its own process; vLLM has an allocator of its own
         del environment[ALLOCATOR]
     if settings is None:
         return environment
@@ -211,7 +211,7 @@ class VllmServer:
     def check(self, wait: float = 0.0) -> None:
         """Raises LeapError, with the reason from its log, if the server has ended or ends within `wait` seconds.
 
-        A request that finds no connection is told some seconds before the last of the server's processes has ended.
+        A request that finds no connection is refused some seconds before the last of the server's processes has ended.
         """
         try:
             code = self._process.wait(wait)
@@ -247,7 +247,7 @@ class VllmServer:
 def fit_requests(settings: VllmSettings, requests: Sequence[Request], new_tokens: int) -> VllmSettings:
     """The settings with room for these requests and as many new tokens each, where the settings leave that open.
 
-    Raises LeapError for a request that is longer than the model's context, which vLLM would only tell in its log.
+    Raises LeapError for a request that is longer than the model's context, which vLLM would only say in its log.
     """
     from leap.inference.request_size import largest_request
 
@@ -342,7 +342,7 @@ _CONSEQUENCE = re.compile(r"See root cause above|initialization failed")
 
 
 def _log_reason(log: Path, code: int) -> str:
-    """The error that a log tells of: its last one that is not another's consequence, else its last line."""
+    """The error in a log: its last one that is not another's consequence, else its last line."""
     lines = [_PREFIX.sub("", line).strip() for line in _tail(log).splitlines()[1:]]
     errors = [_whole(line, following) for line, following in pairwise([*lines, ""]) if _REASON.match(line)]
     causes = [line for line in errors if not _CONSEQUENCE.search(line)]

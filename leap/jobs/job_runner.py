@@ -155,10 +155,8 @@ def _through_ray(
                     yield ray.get(reference)
                 except ray.exceptions.RayError as error:  # the worker died, or could not keep the log
                     end_leftover(setting.logs, job.name)
-                    message = str(error).strip().splitlines()[-1]
-                    yield JobResult(
-                        job.name, "failed", 0.0, log_file(setting.logs, job.name), f"lost by Ray: {message}"
-                    )
+                    reason = str(error).strip().splitlines()[-1]
+                    yield JobResult(job.name, "failed", 0.0, log_file(setting.logs, job.name), f"lost by Ray: {reason}")
     finally:
         if waiting:  # an error here must not leave jobs behind
             setting.stop.ask()

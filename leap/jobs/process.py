@@ -53,9 +53,9 @@ class JobResult:
 
 @dataclass(frozen=True)
 class StopRequest:
-    """The user's wish to stop, in a file: every process of a run sees it, and no signal can fall between two lines.
+    """The user's request to stop, in a file: every process of a run sees it, and no signal can fall between two lines.
 
-    The file's size counts the wishes: the first ends jobs with SIGTERM and time to finish, the second with SIGKILL.
+    The file's size counts the requests: the first ends jobs with SIGTERM and time to finish, the second with SIGKILL.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class StopRequest:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a closed terminal become a wish to stop; nohup's ignored SIGHUP stays ignored."""
+        """Ctrl-C, SIGTERM and a closed terminal become a request to stop; nohup's ignored SIGHUP stays ignored."""
         kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         taken = {number: old for number, old in kept.items() if old is not signal.SIG_IGN}
         for number in taken:
@@ -115,7 +115,7 @@ def run_job(job: Job, logs: Path, environment: Mapping[str, str], stop: StopRequ
         pid_file(logs, job.name).unlink(missing_ok=True)
     if stopped:
         return result("stopped", "interrupted")
-    return result("failed", _message(process.returncode)) if process.returncode else result("done")
+    return result("failed", _exit_reason(process.returncode)) if process.returncode else result("done")
 
 
 def _start(job: Job, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -176,7 +176,7 @@ def _signal(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _message(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     return f"killed by signal {signal.Signals(-code).name}"

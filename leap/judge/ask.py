@@ -24,7 +24,7 @@ _NEXT_TRY = 1000  # added to the seed of a question that is asked again
 
 @dataclass(frozen=True)
 class Question:
-    """One verdict to ask for. Its key is ours: it tells which plan it is about, and is never sent."""
+    """One verdict to ask for. Its key is ours: it says which plan it is about, and is never sent."""
 
     key: tuple[str, ...]
     request: Request
@@ -66,7 +66,7 @@ class Interview:
     made: list[dict[str, Any] | None] = field(default_factory=list)  # how each answer was
 
     def replies(self, questions: Sequence[Question]) -> dict[tuple[str, ...], Reply]:
-        """A reply to every question. They are asked in an order that the seed draws, so that it tells nothing."""
+        """A reply to every question. They are asked in an order that the seed draws, so that it gives nothing away."""
         found = {question.key: Reply() for question in questions}
         waiting = list(questions)
         for attempt in range(1 + self.retries):

@@ -28,7 +28,7 @@ STORE = "answers.jsonl"
 
 
 class Model(Protocol):
-    """A model under the name that its plans have in the table; `to_dict` tells it from any other."""
+    """A model under the name that its plans have in the table; `to_dict` has what sets it apart from any other."""
 
     @property
     def name(self) -> str: ...

@@ -134,7 +134,7 @@ def _read_rows(
             raise LeapError(f"{path}: row {number}: {first_problem(error)}; mend or remove it") from error
         place = tuple(getattr(row, name) for name in key)
         if place in rows:
-            message = ", ".join(f"{name} {value}" for name, value in zip(key, place, strict=True))
-            raise LeapError(f"{path}: row {number}: a second one of {message}; keep one of them")
+            duplicate = ", ".join(f"{name} {value}" for name, value in zip(key, place, strict=True))
+            raise LeapError(f"{path}: row {number}: a second one of {duplicate}; keep one of them")
         rows[place] = row
     return table, list(rows.values())

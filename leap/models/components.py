@@ -15,18 +15,18 @@ _WRAPPERS = re.compile(r"(^module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wra
 
 
 def component_of(family: str, name: str) -> Component:
-    """The part that a weight or module belongs to, by the model's `model_type` and its name. LeapError: unknown."""
+    """The component that a weight or module belongs to, by `model_type` and its name. Raises LeapError: unknown."""
     known = FAMILIES.get(family)
     if known is None:
         raise LeapError(
-            f"the parts of a {family} model are not known, so freeze_*, *_learning_rate and lora cannot be used on it; "
+            f"the components of a {family} model are not known, so freeze_*, *_learning_rate and lora cannot be used; "
             f"they are for {', '.join(FAMILIES)}"
         )
     plain = _WRAPPERS.sub("", name)
     for start, component in known.prefixes.items():
         if f"{plain}.".startswith(start):
             return component
-    raise LeapError(f"{plain}: it belongs to no known part of a {family} model")
+    raise LeapError(f"{plain}: it belongs to no known component of a {family} model")
 
 
 def family_of(model: nn.Module) -> str:
@@ -35,7 +35,7 @@ def family_of(model: nn.Module) -> str:
 
 
 def freeze(model: nn.Module, components: Sequence[Component]) -> None:
-    """Stop these parts from learning; where no part before them learns either, no gradient is computed in them."""
+    """Freeze these components; where none before them is trained either, no gradient is computed in them."""
     if components:
         for name, weight in model.named_parameters():
             if component_of(family_of(model), name) in components:
@@ -47,7 +47,7 @@ def knows_components(model: nn.Module) -> bool:
 
 
 def trainable_components(model: nn.Module) -> dict[Component, tuple[int, int]]:
-    """(weights that learn, all weights) of each part. Raises LeapError where the model's parts are not known."""
+    """(trainable parameters, all parameters) of each component. Raises LeapError where these are not known."""
     members: dict[Component, list[nn.Parameter]] = {component: [] for component in COMPONENTS}
     for name, weight in model.named_parameters():
         members[component_of(family_of(model), name)].append(weight)
@@ -61,7 +61,7 @@ def count_weights(weights: Iterable[nn.Parameter]) -> tuple[int, int]:
 
 
 def set_component_rates(optimizer: Optimizer, model: nn.Module, rates: Mapping[Component, float]) -> None:
-    """Split a new optimiser's groups by part and give those in `rates` their own learning rate.
+    """Split a new optimiser's groups by component and give those in `rates` their own learning rate.
 
     The Trainer made the groups: weight decay on everything but biases and norms. Nothing changes without `rates`.
     """

@@ -86,10 +86,10 @@ def model_card(checkpoint: Path, name: str, base: Path | None, dtype: Format, co
     ]
     head = yaml.safe_dump({"library_name": "transformers", "pipeline_tag": "image-text-to-text"})
     keys = markdown_block(yaml.safe_dump(recipe, sort_keys=False), "yaml")
-    message = keys if recipe else "Not recorded: LEAP did not train it."
+    values = keys if recipe else "Not recorded: LEAP did not train it."
     lead = "Fine-tuned as a robot task planner with LEAP (Logical Embodied Action Planning)."
     return (
-        f"---\n{head}---\n\n# {markdown_text(name)}\n\n{lead}\n\n" + "\n".join(facts) + f"\n\n## Recipe\n\n{message}\n"
+        f"---\n{head}---\n\n# {markdown_text(name)}\n\n{lead}\n\n" + "\n".join(facts) + f"\n\n## Recipe\n\n{values}\n"
     )
 
 

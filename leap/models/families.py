@@ -21,7 +21,7 @@ class Family:
 
     prefixes: Mapping[str, Component]  # how the names of each component's weights begin; the first that fits counts
     packed_forward: bool = False  # leap.models.qwen3_vl can train it on packed samples
-    shards: bool = False  # `sharding.sharded_units` knows which parts FSDP2 gathers one by one
+    shards: bool = False  # `sharding.sharded_units` knows which modules FSDP2 gathers one by one
     counts_flops: bool = False  # `training.flops` counts its operations
     compiled_inference: bool = False  # `inference.compiled_parts` knows what of it is worth compiling
 

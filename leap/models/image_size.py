@@ -28,7 +28,7 @@ class _Record(BaseModel):
 
 
 def record_size(processor: Any, size: ImageSize) -> None:
-    """Write the size into a processor, whose saved settings then tell it to LEAP and to any other program.
+    """Write the size into a processor, whose saved settings then give it to LEAP and to any other program.
 
     The bounds in pixels alone would not do: every base model has some, and was not trained at them by us.
     """

@@ -130,7 +130,7 @@ def refusing(folder: Path, what: str) -> Iterator[None]:
 
 
 def _refuse_untrusted(folder: Path, error: Exception) -> None:
-    """The library's refusal to run a model's own code, told with the flag that allows it."""
+    """The library's refusal to run a model's own code, reported with the flag that allows it."""
     if "trust_remote_code" in str(error):
         raise LeapError(
             f"{folder}: this model runs code of its own, which lies with it; read that code, and if you trust it, "

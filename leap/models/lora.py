@@ -36,7 +36,7 @@ class LoraSettings(Protocol):
 def target_layers(model: nn.Module, recipe: LoraSettings) -> list[str]:
     """The linear layers of `lora_parts` that `lora_target_modules` names, by the end of their names.
 
-    Raises LeapError, naming what there is, for an end that fits no layer of these parts.
+    Raises LeapError, naming what there is, for an end that fits no layer of these components.
     """
     family = family_of(model)
     layers = _linear_layers(model)
@@ -70,7 +70,7 @@ def add_adapters(model: Any, recipe: LoraSettings) -> None:
     # Whole names: PEFT would also adapt what is no linear layer but ends alike, such as the patch embedding, which is a
     # convolution named `proj` as the attention's output is.
     targets = target_layers(model, recipe)
-    torch.manual_seed(recipe.seed)  # the first matrix of each adapter is random, and the same in every process
+    torch.manual_seed(recipe.seed)  # the first matrix of each adapter is random, and the same in every rank
     settings = LoraConfig(
         r=recipe.lora_r,
         lora_alpha=recipe.lora_alpha,
@@ -150,7 +150,7 @@ def name_base(folder: Path, base: str) -> None:
 
 
 def describe_adapters(model: nn.Module, recipe: LoraSettings) -> str:
-    """Which layers of which part have adapters, for a person to check."""
+    """Which layers of which component have adapters, for a person to check."""
     found = count_targets(model, recipe)
     kind = ("Q" if recipe.quantization else "") + ("DoRA" if recipe.use_dora else "LoRA")
     scale = "alpha / sqrt(r)" if recipe.use_rslora else "alpha / r"
@@ -162,7 +162,7 @@ def describe_adapters(model: nn.Module, recipe: LoraSettings) -> str:
 
 
 def count_targets(model: nn.Module, recipe: LoraSettings) -> dict[Component, Counter[str]]:
-    """The target layers of each part, by the last word of their names."""
+    """The target layers of each component, by the last word of their names."""
     family = family_of(model)
     found: dict[Component, Counter[str]] = {}
     for name in target_layers(model, recipe):

@@ -125,7 +125,7 @@ def read_lines(path: Path, appended: bool = False) -> Iterator[tuple[int, bytes]
 
 
 def _refuse_no_lines(path: Path, number: int, first: bytes) -> None:
-    """What is most often given for JSONL, told as such: any line of it would only be called invalid."""
+    """What is most often given for JSONL, refused as such: any line of it would only be called invalid."""
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise LeapError(f"{path}: UTF-16 text; save it as UTF-8")
     if first.lstrip().startswith(b"["):

@@ -1,7 +1,7 @@
 """Files and folders moved out of the way, with a restore file that brings them all back. Nothing is ever deleted.
 
-<trash>/<time>/restore.json      what was moved, and why; written whole before the first move
-<trash>/<time>/files/...         the files, under the names that they had in their folder
+<quarantine>/<time>/restore.json      what was moved, and why; written whole before the first move
+<quarantine>/<time>/files/...         the files, under the names that they had in their folder
 """
 
 import errno

@@ -115,8 +115,8 @@ def _that_fit(found: Sequence[Progress], rows: int | None) -> Sequence[Progress]
 def _title(results: Path, found: Sequence[Progress]) -> str:
     states = Counter(progress.status for progress in found)
     done, total = sum(progress.done for progress in found), sum(progress.total or 0 for progress in found)
-    message = ", ".join(f"{number} {state}" for state, number in states.items())
-    return f"{results}  {time.strftime('%H:%M:%S')}\n{message}; {done} of {total} examples"
+    counts = ", ".join(f"{number} {state}" for state, number in states.items())
+    return f"{results}  {time.strftime('%H:%M:%S')}\n{counts}; {done} of {total} examples"
 
 
 def _row(progress: Progress) -> list[Text]:

@@ -193,7 +193,7 @@ def unlike_note(scores: pd.DataFrame, baseline: str) -> str:
 
 def unlike_settings_note(results: Path, models: Iterable[str] | None = None) -> str:
     """Which models were asked in another way than the first: their scores differ by more than the model. "" if none."""
-    message: dict[str, str] = {}
+    differences: dict[str, str] = {}
     first: dict[str, Any] | None = None
     for dimension, model, folder in _result_folders(results, models):
         manifest = read_manifest(folder)
@@ -201,8 +201,8 @@ def unlike_settings_note(results: Path, models: Iterable[str] | None = None) -> 
         first = first or asked
         unlike = [_unlike(name, asked[name], first[name]) for name in asked if asked[name] != first[name]]
         if unlike:
-            message.setdefault(model, f"{model} ({dimension}): {'; '.join(unlike)}")
-    return f"not asked alike, compare with care: {_some(list(message.values()))}" if message else ""
+            differences.setdefault(model, f"{model} ({dimension}): {'; '.join(unlike)}")
+    return f"not asked alike, compare with care: {_some(list(differences.values()))}" if differences else ""
 
 
 def _unlike(name: str, here: Any, there: Any) -> str:

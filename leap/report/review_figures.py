@@ -145,10 +145,10 @@ def improvement(figures: ReviewFigures) -> Figure:
                 axes.text(0, place, " n/a", color=GREY, va="center", fontsize=9)
                 continue
             _draw_mean(axes, row.rename({"difference": "mean"}), place, figures.looks[model].colour, text=False)
-            message = f"{row['difference']:+.2f}{' †' if row['p_holm'] < ALPHA else ''}   {row['wins']:.0f} won, "
-            message += f"{row['losses']:.0f} lost, {row['ties']:.0f} even"
+            counts = f"{row['difference']:+.2f}{' †' if row['p_holm'] < ALPHA else ''}   {row['wins']:.0f} won, "
+            counts += f"{row['losses']:.0f} lost, {row['ties']:.0f} even"
             end = row["difference"] if pd.isna(row["high"]) else row["high"]
-            axes.annotate(message, (end, place), (7, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(counts, (end, place), (7, 0), textcoords="offset points", va="center", fontsize=8)
         axes.axvline(0, color=INK, linewidth=1)
         axes.set_xlim(left - 0.05 * room, right + 0.95 * room)  # on the right stand the texts
         axes.set_xlabel("difference in final score, points of 1 to 5")
@@ -215,8 +215,8 @@ def pairs(figures: ReviewFigures) -> Figure:
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.set_xlim(0, table["pairs"].max() * 1.15)
     axes.set_xlabel("samples (p: exact sign test, ties left out)")
-    message = {"wins": "first named won", "ties": "even, or the orders disagree", "losses": "second named won"}
-    legend_above(figure, [Patch(facecolor=colour, label=message[name]) for name, colour in parts.items()])
+    labels = {"wins": "first named won", "ties": "even, or the orders disagree", "losses": "second named won"}
+    legend_above(figure, [Patch(facecolor=colour, label=labels[name]) for name, colour in parts.items()])
     return figure
 
 

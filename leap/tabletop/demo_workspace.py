@@ -1,6 +1,6 @@
 """The demo workspace: a benchmark, training data and a small model, in a folder that is a LEAP_ROOT of its own.
 
-<root>/dataset/vlm_evaluation_v1.0/<dimension>/<task>/exampleN/...   held-out scenes
+<root>/dataset/vlm_evaluation_v1.0/<dimension>/<task>/exampleN/...   scenes for evaluation alone
 <root>/data/train_demo.jsonl, test_demo.jsonl, blind_10.jsonl, images/
 <root>/models/leap-demo/
 <root>/workspace.json            written last; says with which values all of it was made
@@ -103,7 +103,7 @@ def benchmark_episodes(size: DemoSize) -> list[tuple[int, Episode]]:
 def training_files(size: DemoSize, kept_out: set[str]) -> dict[str, list[_Sample]]:
     """The samples of each file. No sample shares scene and instruction with `kept_out` (the benchmark) or another file.
 
-    Every scene gives a row whose answer is the plan, every other one also a row in plain language.
+    Every scene gives a sample whose answer is the plan, every other one also a sample in plain language.
     """
     both = {"train_demo": size.training_samples, "test_demo": max(3, size.training_samples // TEST_SHARE)}
     seen = set(kept_out)

@@ -52,7 +52,7 @@ CHAT_TEMPLATE = """\
 
 PATCH, MERGE = 16, 2
 IMAGE_SIZE = ImageSize(64, 64)  # that the demo's recipes train at: 256x256 pixels
-# At this width the usual 0.02 takes twice as many rows until the model reads the instruction at all.
+# At this width the usual 0.02 takes twice as many samples until the model reads the instruction at all.
 INITIAL_STD = 0.05
 
 
@@ -89,7 +89,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> "PreTrained
 
 
 def make_processor(tokenizer: "PreTrainedTokenizerFast") -> Any:
-    """A Qwen3-VL processor: patches of 16 merged 2x2, images scaled to mean and deviation 0.5."""
+    """A Qwen3-VL processor: patches of 16 merged 2x2, images scaled to mean and std 0.5."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
     images = {

@@ -8,7 +8,9 @@ from leap.errors import LeapError, first_line
 from leap.training.recipe import Recipe
 from leap.training.schedule import check_reports
 
-_BUCKET = 400  # MB of gradients that ranks sum at once: small sums, more of them, take the GPU from its arithmetic
+# bucket_cap_mb, MB of gradients that ranks sum at once: the kernels of more and smaller sums take the GPU from the
+# backward pass.
+_BUCKET = 400
 
 
 def make_accelerator(recipe: Recipe, root: Path, scalars: Path, find_unused: bool) -> Any:

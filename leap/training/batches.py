@@ -22,12 +22,12 @@ _PATCH_TOKENS = 0.3  # the vision tower's arithmetic for a patch, in that of a d
 
 @dataclass(frozen=True)
 class Batches:
-    """A rank's micro-batches of the run and of the validation samples, and what to tell of them."""
+    """A rank's micro-batches of the run and of the validation samples, and one line about them."""
 
     train: MicroBatches
     validation: MicroBatches | None
-    message: str
-    fit: MemoryPlan
+    summary: str
+    memory_plan: MemoryPlan
 
 
 def make_batches(
@@ -36,7 +36,7 @@ def make_batches(
     """Micro-batches as the recipe wants them; the model's forward is replaced where they are packed.
 
     `accelerator` is this rank's; `state_bytes` is what the optimiser will need beside weights and gradients; `earlier`
-    is a fit that ran out of memory before.
+    is a memory plan that ran out of memory before.
     """
     if why_padded(run.recipe, family_of(model)) is None:
         return _packed(run, model, accelerator, state_bytes, earlier)
@@ -58,13 +58,13 @@ def _refuse_missing_flash(reason: str) -> None:
 
     if not (is_flash_attn_2_available() or is_kernels_available()):
         raise LeapError(
-            f"attn_implementation=flash_attention_2 with padded rows ({reason}) needs a GPU and the flash-attn "
+            f"attn_implementation=flash_attention_2 with padded samples ({reason}) needs a GPU and the flash-attn "
             "package; sdpa needs neither"
         )
 
 
 def why_padded(recipe: "Recipe", family: str) -> str | None:
-    """What asks for the library's own forward over padded rows, which is slower; None for packed ones.
+    """What asks for the library's own forward over padded samples, which is slower; None for packed ones.
 
     Packed samples have PyTorch's flash attention, whether sdpa or flash_attention_2 is asked for.
     """
@@ -85,17 +85,17 @@ def _padded(run: "Run", model: Any, accelerator: Any, earlier: MemoryPlan | None
     plan = _plan(run, accelerator.num_processes)
     wanted = run.recipe.gradient_checkpointing
     level: Checkpointing = "all" if wanted or (wanted is None and accelerator.device.type == "cuda") else "none"
-    fit = MemoryPlan(plan.micro_batches, level)
+    memory_plan = MemoryPlan(plan.micro_batches, level)
     if earlier:
-        (fit,) = smaller(
-            [fit], earlier, plan.global_batch_size // plan.world_size, (level,) if wanted is False else LEVELS
+        (memory_plan,) = smaller(
+            [memory_plan], earlier, plan.global_batch_size // plan.world_size, (level,) if wanted is False else LEVELS
         )
-    plan = replace(plan, micro_batches=fit.micro_batches)
-    if fit.checkpointing == "all":
+    plan = replace(plan, micro_batches=memory_plan.micro_batches)
+    if memory_plan.checkpointing == "all":
         _checkpoint_all(model)
     train = MicroBatches(plan, _samples(run, run.train), collate(run.train), accelerator.process_index)
     validation = _validation(run, accelerator, collate(run.validation)) if run.validation else None
-    return Batches(train, validation, f"{plan.micro_batches} padded batches a step and rank", fit)
+    return Batches(train, validation, f"{plan.micro_batches} padded batches a step and rank", memory_plan)
 
 
 def _checkpoint_all(model: Any) -> None:
@@ -104,7 +104,7 @@ def _checkpoint_all(model: Any) -> None:
     enable({"use_reentrant": False})
     if getattr(
         model, "_require_grads_hooks", None
-    ):  # gradients at every input, so in frozen parts too: nobody needs them
+    ):  # gradients at every input, so in frozen components too: nobody needs them
         model.disable_input_require_grads()
 
 
@@ -158,7 +158,7 @@ def _packed(run: "Run", model: Any, accelerator: Any, state_bytes: float, earlie
     plan = replace(plan, micro_batches=found.micro_batches)
     tokens = plan.cost.tokens.mean() * plan.global_batch_size / plan.world_size / plan.micro_batches
     untried = ", estimated and not tried" if device.type == "cuda" and is_sharded(model) else ""
-    message = (
+    summary = (
         f"{plan.micro_batches} micro-batches of about {tokens:.0f} tokens a step and rank, checkpointing: "
         f"{found.checkpointing}, {'compiled' if compiled else 'not compiled'}{untried}"
     )
@@ -167,4 +167,4 @@ def _packed(run: "Run", model: Any, accelerator: Any, state_bytes: float, earlie
         validation = _validation(
             run, accelerator, PackedCollator(PackedLayout.of(model.config, run.validation, accelerator.num_processes))
         )
-    return Batches(MicroBatches(plan, samples, collate, accelerator.process_index), validation, message, found)
+    return Batches(MicroBatches(plan, samples, collate, accelerator.process_index), validation, summary, found)

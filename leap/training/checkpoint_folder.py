@@ -61,7 +61,7 @@ def finish_checkpoint(place: Path, marker: dict[str, Any]) -> None:
 
 
 @contextmanager
-def telling_disk_errors(place: Path, needed: int) -> Iterator[None]:
+def explaining_disk_errors(place: Path, needed: int) -> Iterator[None]:
     """A write that fails for want of room removes the partial folder and ends with one clear error."""
     try:
         with naming(place):

@@ -29,13 +29,13 @@ from leap.models.loading import load_model, refusing
 from leap.models.lora import has_adapters, load_adapters, name_base
 from leap.records.json_files import object_if_there
 from leap.training.checkpoint_folder import (
+    explaining_disk_errors,
     finish_checkpoint,
     partial_folder,
     remove_oldest,
     slim_older,
     start_checkpoint,
     step_of,
-    telling_disk_errors,
 )
 from leap.training.optimizer_state import (
     gather_optimizer_state,
@@ -155,7 +155,7 @@ def load_rng_state(folder: Path, accelerator: Accelerator) -> None:
     file = folder / _rng_name(accelerator)
     if not file.is_file():
         return
-    with safe_globals():  # torch.load refuses all that it is not told of, such as NumPy's state
+    with safe_globals():  # torch.load refuses all that it does not know, such as NumPy's state
         saved = torch.load(file, weights_only=True)
     random.setstate(saved["python"])
     np.random.set_state(saved["numpy"])
@@ -203,7 +203,7 @@ def save(
         failure = None
         if accelerator.is_main_process or not first_only:
             try:
-                with telling_disk_errors(place, needed):
+                with explaining_disk_errors(place, needed):
                     work()
             except LeapError as error:
                 failure = error

@@ -1,4 +1,4 @@
-"""The plan of a run, told before it starts: what is trained on what, and the memory, disk and hours that it takes."""
+"""The plan of a run, printed before it starts: what is trained on what, and memory, disk and hours that it takes."""
 
 import math
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from leap.environment import world_size
 from leap.hardware import gpu_states
 from leap.models.checkpoints import read_config
 from leap.models.families import family
-from leap.progress import world_size
 from leap.training import memory
 from leap.training.batches import why_padded
 from leap.training.flops import Trained, sample_flops
@@ -35,7 +35,7 @@ def describe(run: "Run") -> str:
         f"{np.median(samples.tokens):.0f}; {samples.label_tokens.mean():.0f} label tokens a sample",
         *_validation(run),
         f"steps       {run.steps} of {min(size, len(samples))} samples, learning rate {recipe.learning_rate}",
-        *(f"learns      {line}" for line in run.learning),
+        *(f"trainable   {line}" for line in run.trainable),
         *_packing(run),
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
         *_costs(run),
@@ -66,7 +66,7 @@ class Costs:
 
     trained: int  # weights
     frozen: int
-    shares: int  # processes that these are divided among
+    shares: int  # ranks that these are divided among
     held: int  # bytes a GPU: weights, gradients, optimiser states
     size: memory.CheckpointSize
     kept: int  # checkpoints
@@ -114,7 +114,7 @@ def _frozen_bytes(recipe: Recipe) -> float:
 
 
 def _sample_flops(run: "Run", sample: int = 200) -> float:
-    """Of a row, the mean of some; 0 for models whose operations are not counted."""
+    """Of a sample, the mean of some; 0 for models whose operations are not counted."""
     config = read_config(run.model)
     if not family(str(config.get("model_type"))).counts_flops:
         return 0.0

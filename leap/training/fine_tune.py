@@ -12,6 +12,7 @@ from typing import Any
 from leap import provenance
 from leap.data.chat_encoding import ChatFormat
 from leap.data.image import ImageEncoder, ImageSize
+from leap.environment import world_size
 from leap.errors import LeapError
 from leap.models.checkpoints import (
     MARKER,
@@ -27,9 +28,14 @@ from leap.models.loading import load_processor
 from leap.models.lora import load_adapters
 from leap.preparation.check.checked_dataset import CheckedFile, check_training_file
 from leap.preparation.check.overlap import count_shared
+<<<<<<< HEAD
 from leap.progress import is_main_process, world_size
 from leap.records.files import cache_in_use
 from leap.records.json_files import write_json
+=======
+from leap.progress import is_main_process
+from leap.records.files import cache_in_use, write_json
+>>>>>>> b03ad31 (The last names of other trades go: a word test, prose and pages in the field's words)
 from leap.records.paths import roots_beside
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in
@@ -61,7 +67,7 @@ class Run:
     validation: CheckedFile | None
     identity: dict[str, Any]
     resume: Path | None  # the newest complete checkpoint
-    learning: list[str]  # what learns, told to a person
+    trainable: list[str]  # what is trained, for a person to read
     shared: int = 0  # validation samples that are training samples too
 
     @property
@@ -131,7 +137,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
     encoder = ImageEncoder(processor, size)
     record_size(processor, size)  # every checkpoint holds the processor
     start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
-    learning = plan_training(recipe, model, start)
+    trainable = plan_training(recipe, model, start)
 
     def check(file: Path, max_samples: int | None, name: str) -> CheckedFile:
         usual = (root, root / "data")
@@ -144,7 +150,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
     validation = None
     if recipe.val_file:
         validation = check(root / recipe.val_file, recipe.max_eval_samples, "validation samples")
-    if "llm" not in recipe.learning and not train.images.any():
+    if "llm" not in recipe.trained and not train.images.any():
         raise LeapError(f"{train.path}: no sample has an image, so that nothing would learn while the LLM is frozen")
     identity = {
         "recipe": {**recipe.identity(), "processes": world_size()},
@@ -163,7 +169,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
     ranks.same("checkpoint to resume from", str(resume.name) if resume else None)
     shared = count_shared(train, validation) if validation else 0
     run = Run(
-        recipe, root, model, output, processor, chat, encoder, train, validation, identity, resume, learning, shared
+        recipe, root, model, output, processor, chat, encoder, train, validation, identity, resume, trainable, shared
     )
     if resume is None:  # a run goes on as it began
         check_schedule(recipe, run.steps)
@@ -210,15 +216,15 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     ranks = Ranks()
     earlier = ranks.first(recall(run.output))
     batches = make_batches(run, model, accelerator, optimizer_bytes(model, recipe.optim), earlier)
-    ranks.same("division of a step", batches.fit)
+    ranks.same("division of a step", batches.memory_plan)
     if is_main_process():
-        print(f"batches     {batches.message}", file=sys.stderr, flush=True)
+        print(f"batches     {batches.summary}", file=sys.stderr, flush=True)
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
     identity["held_out"] = f"{run.validation.fingerprint}, {len(run.validation)} rows" if run.validation else None
     if is_main_process():
         write_json(run.output / MARKER, identity)
     own = [
-        TrainingReport(about(run, identity, batches.message), batches.train.plan.samples_before),
+        TrainingReport(about(run, identity, batches.summary), batches.train.plan.samples_before),
         ProgressLines(batches.train.plan.samples_before),
     ]
     if recipe.early_stopping_patience:
@@ -244,8 +250,8 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         with clear_worker_errors("--dataloader_num_workers"):
             state = train_loop(job)
     except torch.OutOfMemoryError as error:  # one that smaller batches could not mend within the step
-        raise remember(run.output, job.state.global_step + 1, batches.fit) from error
-    _tell_best(state.log_history, run.output)
+        raise remember(run.output, job.state.global_step + 1, batches.memory_plan) from error
+    _print_best(state.log_history, run.output)
     return run.output / f"checkpoint-{state.global_step}"
 
 
@@ -255,7 +261,7 @@ def _under_root(model: Path, root: Path) -> str:
     return str(model.relative_to(root) if model.is_relative_to(root) else model)
 
 
-def _tell_best(log: list[dict[str, Any]], output: Path) -> None:
+def _print_best(log: list[dict[str, Any]], output: Path) -> None:
     best = best_step(log, [checkpoint_step(folder) or 0 for folder in find_checkpoints(output)])
     if best is not None and is_main_process():
         print(

@@ -28,7 +28,7 @@ class StepLosses:
     ) -> None:
         """Raises LeapError in all ranks where a loss, a gradient, or a weight after `step` is not finite in any.
 
-        `place` says where a row stands; `weights` are those that may be saved now.
+        `place` says where a sample stands; `weights` are those that may be saved now.
         """
         trouble = self._trouble(place)
         if not trouble and not _all_finite(weights):

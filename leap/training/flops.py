@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Trained:
-    """Which weights learn: whole parts of the model, or LoRA's pairs of matrices of rank `lora_rank` beside others.
+    """What is trained: whole components of the model, or LoRA's pairs of matrices of rank `lora_rank` beside others.
 
     Adapters before the decoder (`lora_before_llm`) count as the gradients that must reach them; their own products, in
     towers of small matrices, are left out.

@@ -249,7 +249,7 @@ def step_loss(model: nn.Module, job: TrainingJob, batch: dict[str, Any], label_t
 
 
 def summed_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
-    """The cross-entropy of a batch's label tokens, summed: packed ones by the packed forward, else of padded rows."""
+    """The cross-entropy of a batch's label tokens, summed: packed by the packed forward, else of padded samples."""
     if "targets" in batch:
         return model(**batch)
     targets = batch.pop("labels")[:, 1:]  # position t predicts token t + 1

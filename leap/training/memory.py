@@ -65,7 +65,7 @@ def count_weights(model: Path) -> int:
 
     total = 0
     for path in weight_files(model):
-        if path.suffix != ".safetensors":  # only loading tells what is in another format; it is half bytes, mostly
+        if path.suffix != ".safetensors":  # only loading shows what is in another format; it is half bytes, mostly
             total += path.stat().st_size // 2
             continue
         with safe_open(path, framework="numpy") as file:

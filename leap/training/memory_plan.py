@@ -30,7 +30,7 @@ LEVELS: tuple[Checkpointing, ...] = ("none", "vision", "all")
 _SHARE = 0.96  # of a device's memory that is planned with; the rest is the context and fragments
 _UNTRIED = 0.85  # where the estimate is not tried
 _GRADIENTS = 0.2  # of a device's memory: what whole gradients of a divided model may take
-_PEERS = 4e9  # bytes that talking to other processes takes
+_PEERS = 4e9  # bytes that talking to other ranks takes
 _ATTEMPTS = 6  # estimates that are tried
 _LESS = 0.75  # of the memory, for the next estimate
 _SMALL = 2_048  # tokens: micro-batches below keep the GPU less busy than checkpointing costs
@@ -57,7 +57,7 @@ class Activations:
         layers, blocks = text.num_hidden_layers, vision.depth
         all_layers = text.hidden_size * layers + layer if checkpointing == "all" else layer * layers
         all_blocks = vision.hidden_size * blocks + block if checkpointing != "none" else block * blocks
-        # Floats: a row's bytes do not fit the int32 of a plan's arrays.
+        # Floats: a sample's bytes do not fit the int32 of a plan's arrays.
         return cls(float(_HALF * all_layers), float(_HALF * all_blocks), float(4 * _HALF * text.vocab_size))
 
     def of_samples(self, cost: Cost) -> Any:
@@ -67,7 +67,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Micro-batches of a step and rank, and which parts' activations are computed twice."""
+    """Micro-batches of a step and rank, and which parts' activations are recomputed (activation checkpointing)."""
 
     micro_batches: int
     checkpointing: Checkpointing
@@ -85,7 +85,7 @@ def estimate(
         mean = sample.mean() * plan.global_batch_size / plan.world_size
         micro_batches = max(1, round(mean / free_bytes))
         while (
-            micro_batches < _samples_of_process(plan)
+            micro_batches < _samples_of_rank(plan)
             and replace(plan, micro_batches=micro_batches).heaviest(sample)[1] > free_bytes
         ):
             micro_batches += 1
@@ -93,7 +93,7 @@ def estimate(
         if tokens >= _SMALL or micro_batches == 1 or level == allowed[-1]:
             return MemoryPlan(micro_batches, level)
     raise LeapError(
-        f"one row needs more than the {free_bytes / 1e9:.1f} GB that this device has left for it: "
+        f"one sample needs more than the {free_bytes / 1e9:.1f} GB that this device has left for it: "
         "lower --model_max_length or --image_tokens_max, or use LoRA"
     )
 
@@ -118,33 +118,34 @@ def choose(
     dtype: torch.dtype,
     earlier: MemoryPlan | None = None,
 ) -> MemoryPlan:
-    """What the recipe says, and the rest as memory allows: the first of a few fits whose heaviest micro-batch really
-    runs.
+    """What the recipe says, and the rest as memory allows: the first of a few plans whose heaviest micro-batch runs.
 
-    `batch` gives samples as a batch on the device, `state_bytes` is what the optimiser will take, and `earlier` a fit
-    that ran out of memory in an earlier start. All ranks try the same fits, made from the least memory that any of them
-    has free, and come to the same. Raises LeapError if a single sample does not fit.
+    `batch` gives samples as a batch on the device, `state_bytes` is what the optimiser will take, and `earlier` a plan
+    that ran out of memory in an earlier start. All ranks try the same plans, made from the least memory that any of
+    them has free, and come to the same. Raises LeapError if a single sample does not fit.
     """
     allowed = LEVELS if recipe.gradient_checkpointing is None else (LEVELS[-1 if recipe.gradient_checkpointing else 0],)
     if recipe.tokens_per_micro_batch or device.type != "cuda":
-        fits = requested(plan, _micro_batches_of(plan, recipe.tokens_per_micro_batch), allowed)
+        options = requested(plan, _micro_batches_of(plan, recipe.tokens_per_micro_batch), allowed)
     else:
-        fits = common_candidates(plan, model.config, _free_bytes(model, device, state_bytes), allowed, device)
+        options = common_candidates(plan, model.config, _free_bytes(model, device, state_bytes), allowed, device)
     if earlier:
-        fits = smaller(fits, earlier, _samples_of_process(plan), allowed)
-    if device.type != "cuda" or is_sharded(model):  # where memory ends in one process, the others would wait for ever
-        checkpoint(model, fits[0].checkpointing)
-        return fits[0]
+        options = smaller(options, earlier, _samples_of_rank(plan), allowed)
+    if device.type != "cuda" or is_sharded(model):  # where memory ends in one rank, the others would wait for ever
+        checkpoint(model, options[0].checkpointing)
+        return options[0]
 
-    def runs(fit: MemoryPlan) -> bool:
-        checkpoint(model, fit.checkpointing)
-        kept = fit.micro_batches > 1 or torch.distributed.is_initialized()  # DDP has them from the first micro-batch on
-        weight = Activations.of(model.config, fit.checkpointing).of_samples(plan.cost)
-        micro_batch = batch(replace(plan, micro_batches=fit.micro_batches).heaviest(weight)[0])
+    def runs(option: MemoryPlan) -> bool:
+        checkpoint(model, option.checkpointing)
+        kept = (
+            option.micro_batches > 1 or torch.distributed.is_initialized()
+        )  # DDP has them from the first micro-batch on
+        weight = Activations.of(model.config, option.checkpointing).of_samples(plan.cost)
+        micro_batch = batch(replace(plan, micro_batches=option.micro_batches).heaviest(weight)[0])
         return _everywhere(_runs(model, micro_batch, state_bytes, dtype, kept), device)
 
     model.train()  # a loaded model is not, and computes nothing twice then
-    return first_that_runs(fits, runs)
+    return first_that_runs(options, runs)
 
 
 def common_candidates(
@@ -158,63 +159,65 @@ def common_candidates(
 def candidates(plan: BatchPlan, config: Any, free_bytes: float, allowed: tuple[Checkpointing, ...]) -> list[MemoryPlan]:
     """What is estimated to fit, then what fits into less and less: an estimate may be too good.
 
-    Never many, and each clearly smaller than the one before. Raises LeapError where not even one row should fit.
+    Never many, and each clearly smaller than the one before. Raises LeapError where not even one sample should option.
     """
-    fits = [estimate(plan, config, free_bytes, allowed)]
+    options = [estimate(plan, config, free_bytes, allowed)]
     for attempt in range(1, _ATTEMPTS):
         with suppress(LeapError):
-            fits.append(estimate(plan, config, free_bytes * _LESS**attempt, allowed))
-    return list(dict.fromkeys([*fits, MemoryPlan(_samples_of_process(plan), allowed[-1])]))
+            options.append(estimate(plan, config, free_bytes * _LESS**attempt, allowed))
+    return list(dict.fromkeys([*options, MemoryPlan(_samples_of_rank(plan), allowed[-1])]))
 
 
 def requested(plan: BatchPlan, micro_batches: int, allowed: tuple[Checkpointing, ...]) -> list[MemoryPlan]:
-    """So many micro-batches, with more and more computed twice; then twice as many micro-batches, and so on."""
-    fits = [MemoryPlan(micro_batches, level) for level in allowed]
-    while micro_batches < _samples_of_process(plan):
-        micro_batches = min(2 * micro_batches, _samples_of_process(plan))
-        fits.append(MemoryPlan(micro_batches, allowed[-1]))
-    return fits
+    """So many micro-batches, with more and more recomputed; then twice as many micro-batches, and so on."""
+    options = [MemoryPlan(micro_batches, level) for level in allowed]
+    while micro_batches < _samples_of_rank(plan):
+        micro_batches = min(2 * micro_batches, _samples_of_rank(plan))
+        options.append(MemoryPlan(micro_batches, allowed[-1]))
+    return options
 
 
 def smaller(
-    fits: Sequence[MemoryPlan], than: MemoryPlan, samples: int, allowed: tuple[Checkpointing, ...]
+    options: Sequence[MemoryPlan], than: MemoryPlan, samples: int, allowed: tuple[Checkpointing, ...]
 ) -> list[MemoryPlan]:
-    """The fits with at least twice the micro-batches of one that ran out of memory; where each is a row, with
-    everything computed twice."""
+    """The plans with at least twice the micro-batches of one that ran out of memory; where each is a sample, with
+    everything recomputed."""
     micro_batches = min(2 * than.micro_batches, samples)
     if than.micro_batches >= samples:
         if than.checkpointing == allowed[-1]:
             raise LeapError(f"{_ONE_SAMPLE}; with more memory than before, remove the output folder's memory_plan.json")
         return [MemoryPlan(samples, allowed[-1])]
-    return list(dict.fromkeys(replace(fit, micro_batches=max(micro_batches, fit.micro_batches)) for fit in fits))
+    return list(
+        dict.fromkeys(replace(option, micro_batches=max(micro_batches, option.micro_batches)) for option in options)
+    )
 
 
-def first_that_runs(fits: Sequence[MemoryPlan], runs: Callable[[MemoryPlan], bool]) -> MemoryPlan:
-    """Raises LeapError where none does. Every attempt is told in one line of the first process."""
-    for fit in fits:
+def first_that_runs(options: Sequence[MemoryPlan], runs: Callable[[MemoryPlan], bool]) -> MemoryPlan:
+    """Raises LeapError where none does. Every attempt is one line on the screen of the first rank."""
+    for option in options:
         started = time.monotonic()
-        found = runs(fit)
+        found = runs(option)
         if is_main_process():
-            message = (
-                f"{fit.micro_batches} micro-batches, checkpointing {fit.checkpointing}: "
+            attempt = (
+                f"{option.micro_batches} micro-batches, checkpointing {option.checkpointing}: "
                 f"{'fits' if found else 'does not fit'}"
             )
-            print(f"tried       {message} ({duration(time.monotonic() - started)})", file=sys.stderr, flush=True)
+            print(f"tried       {attempt} ({duration(time.monotonic() - started)})", file=sys.stderr, flush=True)
         if found:
-            return fit
+            return option
     raise LeapError(_ONE_SAMPLE)
 
 
-def _samples_of_process(plan: BatchPlan) -> int:
+def _samples_of_rank(plan: BatchPlan) -> int:
     """In an optimiser step: more micro-batches would be empty."""
     return plan.global_batch_size // plan.world_size
 
 
 def _micro_batches_of(plan: BatchPlan, tokens_per_micro_batch: int | None) -> int:
-    """As many micro-batches as tokens are wanted in each; without such a wish, the plan's."""
+    """As many micro-batches as tokens are wanted in each; without such a request, the plan's."""
     if tokens_per_micro_batch is None:
         return plan.micro_batches
-    samples = _samples_of_process(plan)
+    samples = _samples_of_rank(plan)
     return min(samples, max(1, math.ceil(plan.cost.tokens.mean() * samples / tokens_per_micro_batch)))
 
 
@@ -305,6 +308,6 @@ def _forward_and_back(model: Any, micro_batch: dict[str, Any], state_bytes: floa
 
 
 def optimizer_bytes(model: Any, optim: str) -> float:
-    """What the optimiser keeps of the weights that learn, in this process."""
+    """What the optimiser keeps of the trainable parameters, in this rank."""
     held = sum(MOMENTS[optim] * weight.numel() for weight in model.parameters() if weight.requires_grad)
     return held / torch.distributed.get_world_size() if is_sharded(model) else held

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from leap.environment import world_size
 from leap.models.checkpoints import read_marker
-from leap.progress import world_size
 from leap.training import memory
 from leap.training.ranks import Ranks
 from leap.training.recipe import Recipe

@@ -1,6 +1,6 @@
 """The optimiser's and the scheduler's state under the parameters' names.
 
-So it fits any division into parameter groups and any number of processes: one, DDP, or FSDP2's shards.
+So it fits any division into parameter groups and any number of ranks: one, DDP, or FSDP2's shards.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from leap.errors import LeapError
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether each process holds a part of the weights only (FSDP2)."""
+    """Whether each rank holds a part of the weights only (FSDP2)."""
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
@@ -21,7 +21,7 @@ def is_sharded(model: nn.Module) -> bool:
 def gather_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """{"state": {name: {key: whole tensor}}, "param_groups": [{…, "params": names}]}.
 
-    All processes call it. Shards are gathered on the CPU of the first process, and the others get an empty dictionary.
+    All ranks call it. Shards are gathered on the CPU of the first rank, and the others get an empty dictionary.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
@@ -31,7 +31,7 @@ def gather_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -
 
 
 def restore_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Give an optimiser the state that `gather_optimizer_state` wrote, whatever its groups and processes were then.
+    """Give an optimiser the state that `gather_optimizer_state` wrote, whatever its groups and ranks were then.
 
     torch's set_optimizer_state_dict is not used: it cannot split a saved group, and gives a parameter that had no
     gradient yet (and so has no state) the state of one that had. Raises LeapError where a parameter is not in `saved`.

@@ -131,8 +131,8 @@ def _int32(number: int) -> int:
 
 
 def make_optimizer(recipe: Any, model: Any) -> torch.optim.Optimizer:
-    """The recipe's optimiser over what learns: weight decay on all but biases and norms, as transformers' Trainer has
-    it, and a learning rate of its own for each part that has one."""
+    """The recipe's optimiser over what is trained: weight decay on all but biases and norms, as transformers' Trainer
+    has it, and a learning rate of its own for each component that has one."""
     from transformers.trainer_pt_utils import get_parameter_names
 
     decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], _UNDECAYED))

@@ -23,20 +23,20 @@ class _OutOfMemory(BaseModel):
     checkpointing: Checkpointing
 
 
-def remember(output: Path, step: int, fit: MemoryPlan) -> LeapError:
-    """Write down that `step` ran out of memory under `fit`; the error for the user."""
+def remember(output: Path, step: int, plan: MemoryPlan) -> LeapError:
+    """Write down that `step` ran out of memory under `plan`; the error for the user."""
     known = recall(output)
-    if known is None or known.micro_batches <= fit.micro_batches:
-        found = _OutOfMemory(step=step, micro_batches=fit.micro_batches, checkpointing=fit.checkpointing)
+    if known is None or known.micro_batches <= plan.micro_batches:
+        found = _OutOfMemory(step=step, micro_batches=plan.micro_batches, checkpointing=plan.checkpointing)
         write_json(output / FILE, found.model_dump())
     return LeapError(
-        f"step {step} ran out of memory in {fit.micro_batches} batches with checkpointing {fit.checkpointing}; run the "
-        f"same command again: it resumes and divides each step further ({output / FILE})"
+        f"step {step} ran out of memory in {plan.micro_batches} batches with checkpointing {plan.checkpointing}; run "
+        f"the same command again: it resumes and divides each step further ({output / FILE})"
     )
 
 
 def recall(output: Path) -> MemoryPlan | None:
-    """The fit that ran out of memory in an earlier start of the run in this folder."""
+    """The memory plan that ran out of memory in an earlier start of the run in this folder."""
     path = output / FILE
     if not is_file(path):
         return None

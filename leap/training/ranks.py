@@ -1,4 +1,4 @@
-"""What processes that train together tell each other on the CPU, beside the traffic between their accelerators."""
+"""What ranks exchange on the CPU, beside the traffic between their accelerators."""
 
 import os
 from datetime import timedelta
@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import distributed
 
+from leap.environment import world_size
 from leap.errors import LeapError, first_line
-from leap.progress import world_size
 
-# One rank may check 150,000 samples while another finds them checked; a rank that ends is told by torchrun at once.
+# One rank may check 150,000 samples while another finds them checked; a rank that ends is reported by torchrun at once.
 _TIMEOUT = timedelta(days=1)
 
 
@@ -28,7 +28,7 @@ def join() -> None:
 
 
 class Ranks:
-    """Agreement of all ranks; alone, each call answers at once. All processes make the same calls in one order."""
+    """Agreement of all ranks; alone, each call answers at once. All ranks make the same calls in one order."""
 
     def __init__(self) -> None:
         together = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
@@ -83,5 +83,5 @@ class Ranks:
         return int(value)
 
     def close(self) -> None:
-        """Let the last question be answered before a process ends."""
+        """Let the last question be answered before a rank ends."""
         self._answer()

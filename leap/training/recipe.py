@@ -111,7 +111,7 @@ class Recipe(BaseModel):
     max_train_samples: Annotated[Count | None, Field(description="use the first N samples only")] = None
     max_eval_samples: Annotated[Count | None, Field(description="use the first N validation samples only")] = None
 
-    # What learns: every weight, all but frozen parts, or adapters (LoRA) beside weights that stay.
+    # What is trained: every weight, all but frozen components, or adapters (LoRA) beside weights that stay.
     finetuning: Literal["full", "lora"] = "full"
     freeze_vision: Annotated[bool, Field(description="the vision tower without its mergers stays as it is")] = False
     freeze_projector: Annotated[bool, Field(description="the mergers, deepstack's too, stay as they are")] = False
@@ -164,21 +164,21 @@ class Recipe(BaseModel):
     fp16: bool = False
     attn_implementation: Annotated[
         Literal["sdpa", "eager", "flash_attention_2"],
-        Field(description="of padded rows; packed ones have PyTorch's flash attention. eager pads, which is slower"),
+        Field(description="of padded samples; packed ones have PyTorch's flash attention. eager pads, which is slower"),
     ] = "sdpa"
     gradient_checkpointing: Annotated[
         bool | None, Field(description="compute activations twice; null: of as much as memory needs")
     ] = None
     packing: Annotated[
-        bool, Field(description="rows without padding, compiled on a GPU (Qwen3-VL; others are padded)")
+        bool, Field(description="samples without padding, compiled on a GPU (Qwen3-VL; others are padded)")
     ] = True
     tokens_per_micro_batch: Annotated[
         Count | None, Field(description="about so many tokens go through the model at once; null: what fits")
     ] = None
     compile: Annotated[bool | None, Field(description="null: where flash attention runs")] = None
-    fsdp: Annotated[
-        bool, Field(description="divide weights, gradients and optimiser state over the processes (FSDP2)")
-    ] = False
+    fsdp: Annotated[bool, Field(description="divide weights, gradients and optimiser state over the ranks (FSDP2)")] = (
+        False
+    )
     deepspeed: Annotated[str | None, Field(description="a DeepSpeed configuration file")] = None
 
     logging_steps: Count = 10
@@ -240,7 +240,7 @@ class Recipe(BaseModel):
         if not self.fsdp:
             return self
         if self.finetuning == "lora":
-            raise ValueError("fsdp divides weights that learn; adapters are small: leave fsdp out of a LoRA run")
+            raise ValueError("fsdp divides trainable weights; adapters are small: leave fsdp out of a LoRA run")
         if self.optim == "adamw_bf16_stochastic":
             raise ValueError("fsdp divides the float32 states of optim=auto, adamw_torch or adamw_torch_fused only")
         if self.deepspeed or self.fp16:
@@ -248,17 +248,19 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def something_learns(self) -> "Recipe":
+    def something_is_trained(self) -> "Recipe":
         if self.finetuning == "lora":
             if self.frozen:
-                raise ValueError(f"freeze_{self.frozen[0]}: LoRA freezes every part; lora_parts says where adapters go")
+                raise ValueError(
+                    f"freeze_{self.frozen[0]}: LoRA freezes every component; lora_parts says where adapters go"
+                )
         elif self.quantization:
             raise ValueError("quantization needs finetuning: lora, since quantized weights cannot be trained")
         elif lone := [key for key in _OF_ADAPTERS if getattr(self, key) != type(self).model_fields[key].default]:
             raise ValueError(f"{lone[0]} needs finetuning: lora")
-        if not self.learning:
+        if not self.trained:
             raise ValueError("freeze_vision, freeze_projector and freeze_llm together leave nothing to train")
-        if idle := [component for component in self.component_rates if component not in self.learning]:
+        if idle := [component for component in self.component_rates if component not in self.trained]:
             raise ValueError(f"{idle[0]}_learning_rate is set, but nothing of the {idle[0]} is trained")
         return self
 
@@ -276,12 +278,12 @@ class Recipe(BaseModel):
 
     @property
     def frozen(self) -> list[Component]:
-        """The parts that freeze_ keys name."""
+        """The components that freeze_ keys name."""
         return [component for component in COMPONENTS if getattr(self, f"freeze_{component}")]
 
     @property
-    def learning(self) -> list[Component]:
-        """The parts in which something is trained."""
+    def trained(self) -> list[Component]:
+        """The components in which something is trained."""
         return (
             self.lora_parts
             if self.finetuning == "lora"
@@ -290,7 +292,7 @@ class Recipe(BaseModel):
 
     @property
     def component_rates(self) -> dict[Component, float]:
-        """The learning rates of parts that have one of their own."""
+        """The learning rates of components that have one of their own."""
         rates = {component: getattr(self, f"{component}_learning_rate") for component in COMPONENTS}
         return {component: rate for component, rate in rates.items() if rate is not None}
 

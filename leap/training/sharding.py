@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and optimiser state divided over the processes, each layer put together while it is used.
+"""FSDP2: weights, gradients and optimiser state divided over the ranks, each layer put together while it is used.
 
 PyTorch's `fully_shard` itself, not accelerate's wrapping of it, which does nothing on CPUs: there it can be tested.
 """
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from leap.environment import world_size
 from leap.errors import LeapError
 from leap.models import families
-from leap.progress import world_size
 from leap.training.optimizer_choice import STOCHASTIC
 from leap.training.recipe import Recipe
 
@@ -29,7 +29,7 @@ def check_sharding(recipe: Recipe, family: str) -> None:
     if not recipe.fsdp:
         return
     if world_size() == 1:
-        print("fsdp        one process has nobody to divide with: it trains as without fsdp", file=sys.stderr)
+        print("fsdp        one rank has nobody to divide with: it trains as without fsdp", file=sys.stderr)
         return
     if recipe.optim == STOCHASTIC:  # one that "auto" found in the output folder
         raise LeapError(f"fsdp cannot go on with this run's optim={STOCHASTIC}: give --fsdp false")
@@ -38,7 +38,7 @@ def check_sharding(recipe: Recipe, family: str) -> None:
 
 
 def shard(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Divide a Qwen3-VL over all ranks, in place; the rest of it goes to `device`. All processes call it.
+    """Divide a Qwen3-VL over all ranks, in place; the rest of it goes to `device`. All ranks call it.
 
     Weights stay as they are and are put together in `dtype` (bfloat16: half the traffic); gradients are summed in
     float32. What lies outside of layers and blocks is put together for the whole step: embeddings and head are one.
@@ -58,14 +58,14 @@ def shard(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def sharded_units(model: Any) -> list[nn.Module]:
-    """The parts of a Qwen3-VL that are put together one by one."""
+    """The modules of a Qwen3-VL that are put together one by one."""
     return [*model.model.visual.blocks, *model.model.language_model.layers]
 
 
 class Sharded(nn.Module):
     """What stands where DDP stands for a model that is not divided: the Trainer calls it to train.
 
-    `keeps_gradients`: those of a step's micro-batches are added up whole in each process and summed over all once.
+    `keeps_gradients`: those of a step's micro-batches are added up whole in each rank and summed over all once.
     """
 
     def __init__(self, module: Any, keeps_gradients: bool) -> None:

@@ -1,4 +1,4 @@
-"""The model that a recipe trains: loaded in the right dtype, its parts frozen or adapted."""
+"""The model that a recipe trains: loaded in the right dtype, its components frozen or adapted."""
 
 import os
 from collections import Counter
@@ -71,28 +71,28 @@ def plan_training(recipe: Recipe, folder: Path, start: Path | None = None) -> li
     if recipe.finetuning == "full":
         freeze(model, recipe.frozen)
         return [_counts(model)]
-    message = describe_adapters(model, recipe)
+    adapters = describe_adapters(model, recipe)
     add_adapters(model, recipe)
     if not recipe.resume_from_lora:
-        return [message, _counts(model)]
+        return [adapters, _counts(model)]
     if start:
         check_start(model, recipe, folder, start)
-    return [message, describe_start(start or Path(recipe.resume_from_lora)), _counts(model)]
+    return [adapters, describe_start(start or Path(recipe.resume_from_lora)), _counts(model)]
 
 
 def count_trained(recipe: Recipe, folder: Path) -> tuple[int, int]:
-    """(weights that learn, those that stay). By the model's names, which are not those of its files in all families."""
+    """(trainable parameters, frozen ones). By the model's names, which are not those of its files in all families."""
     model = _skeleton(folder)
     if recipe.finetuning == "lora":
         add_adapters(model, recipe)
     else:
         freeze(model, recipe.frozen)
-    learning, total = count_weights(model.parameters())
-    return learning, total - learning
+    trainable, total = count_weights(model.parameters())
+    return trainable, total - trainable
 
 
 def adapted_layers(recipe: Recipe, folder: Path) -> dict[Component, Counter[str]]:
-    """How many layers of which part the adapters are put on, by the last word of their names."""
+    """How many layers of which component the adapters are put on, by the last word of their names."""
     return count_targets(_skeleton(folder), recipe)
 
 
@@ -111,6 +111,6 @@ def _skeleton(folder: Path) -> Any:
 
 def _counts(model: nn.Module) -> str:
     counts = trainable_components(model) if knows_components(model) else {"model": count_weights(model.parameters())}
-    learning, total = (sum(column) for column in zip(*counts.values(), strict=True))
+    trainable, total = (sum(column) for column in zip(*counts.values(), strict=True))
     components = ", ".join(f"{component} {some:,}" for component, (some, _) in counts.items() if some)
-    return f"{learning:,} of {total:,} weights learn ({learning / total:.2%}): {components}"
+    return f"{trainable:,} of {total:,} parameters are trainable ({trainable / total:.2%}): {components}"

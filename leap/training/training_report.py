@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback
 
 from leap import provenance
+from leap.environment import world_size
 from leap.errors import LeapError
-from leap.progress import world_size
 from leap.provenance import now
 from leap.records.json_files import object_if_there, read_object, write_json
 

@@ -48,7 +48,7 @@ def _is(folder_name: str, dimension: Dimension) -> bool:
 
 
 def dimension_of(path: str) -> str | None:
-    """The name of the dimension in whose folder a file of the data set lies, told by its path; None for others."""
+    """The name of the dimension in whose folder a file of the data set lies, by its path; None for others."""
     folder, _, rest = path.partition("/")
     return next((dimension.name for dimension in DIMENSIONS if rest and _is(folder, dimension)), None)
 

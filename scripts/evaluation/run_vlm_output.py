@@ -27,9 +27,9 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
         "--data_file",
         type=find,
         default=workspace.data / "blind_10.jsonl",
-        help="training rows: image, question, reference",
+        help="training samples: image, question, reference",
     )
-    add("--max_samples", type=count_or_all, help="only the first N rows")
+    add("--max_samples", type=count_or_all, help="only the first N samples")
     add(
         "--image_root",
         type=find,

@@ -1,4 +1,4 @@
-"""Fine-tune Qwen3-VL (or any model of its kind) on LEAP's training samples: every weight, some parts, or LoRA adapters.
+"""Fine-tune Qwen3-VL (or any model of its kind) on LEAP's samples: every weight, some components, or LoRA adapters.
 
     python scripts/training/run-finetuning.py --dry_run
     python scripts/training/run-finetuning.py --recipe full --learning_rate 1.0e-5 --output_dir output/lower-rate

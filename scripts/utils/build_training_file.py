@@ -7,7 +7,7 @@
 
 Annotations are AgiBot World's task_info files (data/task_info), or LOVE-Agibot's (data/love_agibot/json; both are
 described in leap/preparation/agibot/annotations.py), images <task>-<episode>.png as
-prepare_love_agibot.py makes them. No episode is on both sides. Writes train_<rows>.jsonl, test_<rows>.jsonl, and
+prepare_love_agibot.py makes them. No episode is on both sides. Writes train_<samples>.jsonl, test_<samples>.jsonl, and
 data_card.md, .json and .png: counts, lengths, copies of images, overlap with the evaluation, what was left out.
 """
 
@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--near_bits", type=whole, default=4, help="hashes this near look alike")
     kinds = ("duplicates", "near-duplicates", "overlap", "near-overlap")
     parser.add_argument("--exclude", nargs="+", choices=kinds, default=[], help="copies that are left out")
-    parser.add_argument("--prompt", choices=("auto", "leap", "vlabench"), default="auto", help="of VLABench-style rows")
+    parser.add_argument(
+        "--prompt", choices=("auto", "leap", "vlabench"), default="auto", help="of VLABench-style samples"
+    )
     parser.add_argument("--skip_invalid", action="store_true", help="leave faulty annotations out instead of stopping")
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
     arguments = parser.parse_args()

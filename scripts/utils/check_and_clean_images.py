@@ -1,19 +1,19 @@
-"""Are the images of the training files there and whole? Nothing is moved, unless --delete moves the bad ones away.
+"""Are the images of the training files there and whole? Nothing is moved, unless --quarantine moves the bad ones away.
 
     python scripts/utils/check_and_clean_images.py
     python scripts/utils/check_and_clean_images.py --file data/train_151230.jsonl --no_decode
-    python scripts/utils/check_and_clean_images.py --delete
-    python scripts/utils/check_and_clean_images.py --restore data/trash/20260131T120000Z/restore.json
+    python scripts/utils/check_and_clean_images.py --quarantine
+    python scripts/utils/check_and_clean_images.py --restore data/quarantine/20260131T120000Z/restore.json
 
-Looks for missing and corrupt images, for rows that cannot be read, for images that no file of samples names (in
-images/, or with --image_root in its folders that hold the rows' images), and writes the tasks that lack an image
+Looks for missing and corrupt images, for samples that cannot be read, for images that no file of samples names (in
+images/, or with --image_root in its folders that hold the samples' images), and writes the tasks that lack an image
 named <task>-<episode> to missing_task_ids.txt in the data folder. What any JSONL or JSON file of the data folder names,
 or one in the workspace's own folder or beside the checked files, is no such orphan.
---delete deletes nothing: corrupt images and orphans go to trash/ in the data folder, or in an image root outside of
-it, and --restore brings them back.
+--quarantine (or --delete, which deletes nothing) moves corrupt images and orphans to quarantine/ in the data folder, or
+in an image root outside of it, and --restore brings them back.
 With --dry_run nothing is written either.
 Every image is decoded once; a later check decodes only those whose size or time of change differs.
-Exit code 0: every row can be trained on. 1: not so, or broken off.
+Exit code 0: every sample can be trained on. 1: not so, or broken off.
 """
 
 import os
@@ -42,9 +42,11 @@ def main() -> int | None:
         help="where relative paths start (default: the workspace, --data_dir, each file's folder)",
     )
     parser.add_argument("--no_decode", action="store_true", help="only look whether they are there")
-    parser.add_argument("--delete", "--no_dry_run", action="store_true", help="move corrupt ones and orphans to trash/")
+    parser.add_argument(
+        *("--quarantine", "--delete", "--no_dry_run"), action="store_true", help="move corrupt ones and orphans there"
+    )
     parser.add_argument("--dry_run", action="store_true", help="write nothing, no report and no missing_task_ids.txt")
-    parser.add_argument("--keep_orphans", action="store_true", help="leave those alone that no row names")
+    parser.add_argument("--keep_orphans", action="store_true", help="leave those alone that no sample names")
     parser.add_argument(
         "--restore",
         type=find,
@@ -52,8 +54,10 @@ def main() -> int | None:
         help="put back what a restore file names, and do nothing else",
     )
     arguments = parser.parse_args()
-    if (arguments.restore is not None) + arguments.delete + arguments.dry_run > 1:
-        raise UsageError("--restore, --delete (--no_dry_run) and --dry_run exclude each other: give one of them")
+    if (arguments.restore is not None) + arguments.quarantine + arguments.dry_run > 1:
+        raise UsageError(
+            "--restore, --quarantine (--delete, --no_dry_run) and --dry_run exclude each other: give one of them"
+        )
 
     from leap.preparation.check.orphans import Places
     from leap.preparation.check.quarantine_images import Cleaning, clean_images
@@ -75,7 +79,7 @@ def main() -> int | None:
         workspace.cache,
         decode=not arguments.no_decode,
         write=not arguments.dry_run,
-        delete=arguments.delete,
+        move=arguments.quarantine,
         keep_orphans=arguments.keep_orphans,
     )
     return None if clean_images(work) else FAILED

@@ -20,7 +20,7 @@ _HELP = {
     "seed": "the same seed gives the same texts and scenes",
     "tasks_per_dimension": "benchmark tasks in each of the six dimensions",
     "examples_per_task": "validation scenes a task",
-    "training_samples": "rows of train_demo.jsonl",
+    "training_samples": "samples of train_demo.jsonl",
     "size": "pixels of one of an image's four views",
 }
 

@@ -10,7 +10,7 @@ frame's, to the last bit. Each archive is checked to its end: gzip's checksum an
 names where it was downloaded by `hf download --local-dir`. Only then its images appear. An archive that is broken,
 hostile (links, names with "..", bombs) or of another layout gives none; the others go on, and the exit code is 1.
 
-Stop it at any time: what is ready is set aside in data/images/.first_frames, and the same command continues. A finished
+Stop it at any time: what is ready is staged in data/images/.first_frames, and the same command continues. A finished
 archive is not read again as long as it and its images are as they were.
 """
 

@@ -148,7 +148,7 @@ def test_methods_that_differ_in_more_than_their_method_are_refused(key: str) -> 
     refuse_unlike({"a": one, "b": other.model_copy(update=micro)})  # as many rows a step
 
 
-PATIENT = {"early_stopping_patience": 2, "val_file": "held_out.jsonl"}
+PATIENT = {"early_stopping_patience": 2, "val_file": "validation.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_start_that_leap_did_not_train_names_its_base(workspace: Path, start: 
     settings = json.loads((other / ADAPTER).read_text())
     (other / ADAPTER).write_text(json.dumps({**settings, "base_model_name_or_path": "someone/their-base"}))
     recipe = tiny_recipe(resume_from_lora=str(other), output_dir="output/theirs", **LORA)
-    learning = runs.check_run(recipe, workspace, workspace / ".cache").learning
+    learning = runs.check_run(recipe, workspace, workspace / ".cache").trainable
     assert any("says that its base is someone/their-base" in line for line in learning)
 
 
@@ -288,13 +288,13 @@ def test_an_adapter_of_another_base_is_no_start(workspace: Path, model: Path, st
         runs.check_run(tiny_recipe(resume_from_lora=str(moved), **LORA), workspace, workspace / ".cache")
 
 
-def test_the_preset_script_tells_layers_weights_and_share(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_preset_script_shows_layers_weights_and_share(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_PRESET", "light")
     flags = "--recipe demo --lr 1e-4 --epochs 2 --batch_size 2 --warmup_steps 2 --output_dir output/told".split()
     done = run_script(LORA_SCRIPT, *flags, "--dry_run", root=workspace)
     assert done.returncode == 0, done.stderr
     assert "on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in done.stdout
-    assert "weights learn (0." in done.stdout
+    assert "parameters are trainable (0." in done.stdout
     assert "steps       24 of 2 samples, learning rate 0.0001" in done.stdout
     assert f"checkpoints {workspace}/output/told/" in done.stdout
     refused = run_script(LORA_SCRIPT, *flags, "--lora_target_modules", "qkv", "--dry_run", root=workspace)
@@ -306,7 +306,7 @@ def test_the_preset_script_tells_layers_weights_and_share(workspace: Path, monke
 
 
 def test_the_plan_fits_a_narrow_screen() -> None:
-    rows = [("run", "weights that learn", "state"), ("ablation-lora_standard-seed-1", "1,234,567", "not trained")]
+    rows = [("run", "trainable", "state"), ("ablation-lora_standard-seed-1", "1,234,567", "not trained")]
     wide = aligned(rows, 200)
     assert wide == aligned(rows, None)
     assert wide[1] == "ablation-lora_standard-seed-1  1,234,567           not trained"
@@ -315,7 +315,7 @@ def test_the_plan_fits_a_narrow_screen() -> None:
     assert narrow[2:] == ["ablation-lora_standard-seed-1", "  1,234,567           not trained"]
 
 
-def test_the_plan_tells_costs_and_trains_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_shows_costs_and_trains_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"MAX_STEPS": "6", "LORA_PRESETS": "light full", "LORA_STEPS": "6"}.items():
         monkeypatch.setenv(name, value)
     words = "batch --demo --dry_run --warmup_steps 5 --seeds 2 --name planned".split()

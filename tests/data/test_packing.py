@@ -1,4 +1,4 @@
-"""Packed samples: the plan of a run's steps, and the same loss and gradients as padded rows."""
+"""Packed samples: the plan of a run's steps, and the same loss and gradients as padded samples."""
 
 import json
 from dataclasses import replace
@@ -72,7 +72,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 @settings(deadline=None, derandomize=True)
 @given(size=st.integers(8, 60), micro_batches=st.integers(2, 6))
-def test_packs_differ_by_less_than_their_costliest_sample(size: int, micro_batches: int) -> None:
+def test_micro_batches_differ_by_less_than_their_costliest_sample(size: int, micro_batches: int) -> None:
     found = plan(200, size, micro_batches)
     loads = [found.cost.total[micro_batch].sum() for micro_batch in found.divide(0)]
     assert max(loads) - min(loads) <= found.cost.total[found.samples(0)].max()
@@ -83,7 +83,7 @@ def test_packs_differ_by_less_than_their_costliest_sample(size: int, micro_batch
     indices=st.integers(1, 40), size=st.integers(1, 12), micro_batches=st.integers(1, 4), world_size=st.integers(1, 3),
     steps=st.integers(1, 9), seed=st.integers(0, 9),
 )  # fmt: skip
-def test_the_heaviest_pack_of_all_steps_is_found(
+def test_the_heaviest_micro_batch_of_all_steps_is_found(
     indices: int, size: int, micro_batches: int, world_size: int, steps: int, seed: int
 ) -> None:
     """By another weight than the one by which steps are divided, and in more steps than are dealt out at once."""
@@ -105,7 +105,7 @@ def test_a_step_is_dealt_out_costliest_sample_first_to_the_list_with_least() -> 
     assert found.divide(0) == lists
 
 
-def test_long_answers_make_a_pack_heavy_that_costs_little() -> None:
+def test_long_answers_make_a_micro_batch_heavy_that_costs_little() -> None:
     """Each label token has a float of the whole vocabulary: memory that no arithmetic shows."""
     found = plan(400, 20, micro_batches=4)
     found.cost.label_tokens[found.samples(9_999)[0]] = 4_000
@@ -166,7 +166,7 @@ def samples(tools: tuple[Any, ChatFormat, ImageEncoder]) -> list[Sample]:
     return found
 
 
-def test_no_image_of_a_pack_is_larger_than_its_kernel_is_reported(
+def test_no_image_of_a_micro_batch_is_larger_than_its_kernel_is_reported(
     model: Path, tools: tuple[Any, ChatFormat, ImageEncoder], tmp_path: Path
 ) -> None:
     """The processor rounds sides, so that a small image has more tokens than the most that was asked for."""
@@ -239,7 +239,7 @@ def test_packed_samples_have_the_loss_and_gradients_of_padded_ones(
         assert_same(wanted, gradients(trained, loss))
 
 
-def test_samples_of_a_pack_do_not_see_each_other(
+def test_samples_of_a_micro_batch_do_not_see_each_other(
     model: Path, tools: tuple[Any, ChatFormat, ImageEncoder], samples: list[Sample]
 ) -> None:
     trained = rough_model(model)
@@ -251,7 +251,7 @@ def test_samples_of_a_pack_do_not_see_each_other(
         assert trained(**collate(samples[::-1])).item() == pytest.approx(alone.item(), rel=1e-5)
 
 
-def test_a_pack_without_images_still_uses_every_weight(
+def test_a_micro_batch_without_images_still_uses_every_weight(
     model: Path, tools: tuple[Any, ChatFormat, ImageEncoder], samples: list[Sample]
 ) -> None:
     """Else one process would wait for ever for the others' gradients."""

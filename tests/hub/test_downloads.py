@@ -175,7 +175,7 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_fetched(tmp_path: 
         assert not hub.sent
 
 
-def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_shows_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with HubServer([stored()]) as hub:
         download(Hub(hub.url), DATA, tmp_path / "data", everything, QUICK, dry_run=True)
         assert not hub.sent

@@ -123,7 +123,7 @@ def test_an_adapter_is_served_under_the_models_name(tmp_path: Path) -> None:
         build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2)
 
 
-def with_few_shots(workspace: Path, number: int) -> Request:
+def with_few_shot_examples(workspace: Path, number: int) -> Request:
     """A request that shows so many solved examples: two images each, and two of its own."""
     data = workspace / "dataset" / "vlm_evaluation_v1.0"
     own, other = find_examples(data, find_dimension("Semantic"))
@@ -145,7 +145,7 @@ def with_context(model: Path, folder: Path, tokens: int) -> Path:
 def test_a_server_has_room_for_its_requests(workspace: Path, model: Path, tmp_path: Path) -> None:
     """Eight thousand tokens and 16 images are no law: requests with few-shot examples need more, and say how much."""
     long = with_context(model, tmp_path / "long", 262144)
-    plain, shown = with_few_shots(workspace, 0), with_few_shots(workspace, 80)
+    plain, shown = with_few_shot_examples(workspace, 0), with_few_shot_examples(workspace, 80)
     (read,) = prepare_ahead(PatchPreparer(load_processor(long), SIZE), [shown], workers=0)
     assert isinstance(read, Prepared)
     assert len(read.ids) > MAX_MODEL_LEN
@@ -169,12 +169,14 @@ def test_requests_with_many_few_shot_examples_are_answered(workspace: Path, mode
     long = with_context(model, tmp_path / "long", 262144)
     started = settings(model=long, images=SIZE, device="cpu", dtype="float32")
     with closing(VllmEngine(started, tmp_path / "log", python)) as engine:
-        responses = list(engine.responses([with_few_shots(workspace, 9)], Decoding(8)))
+        responses = list(engine.responses([with_few_shot_examples(workspace, 9)], Decoding(8)))
         assert [(response.text, response.error) for response in responses] == [("20 images", None)]
         first = engine.describe()["command"]
-        (again,) = engine.responses([with_few_shots(workspace, 1)], Decoding(8))  # the same server has room for it
+        (again,) = engine.responses(
+            [with_few_shot_examples(workspace, 1)], Decoding(8)
+        )  # the same server has room for it
         assert (again.text, engine.describe()["command"]) == ("4 images", first)
-        (more,) = engine.responses([with_few_shots(workspace, 40)], Decoding(8))
+        (more,) = engine.responses([with_few_shot_examples(workspace, 40)], Decoding(8))
         assert more.text == "82 images"
 
 

@@ -54,7 +54,7 @@ def test_a_merged_adapter_answers_as_before(workspace: Path, model: Path, adapte
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_weights_are_cast_and_the_card_tells_the_origin(
+def test_weights_are_cast_and_the_card_shows_the_origin(
     workspace: Path, adapter: Path, tmp_path: Path, dtype: str
 ) -> None:
     output = tmp_path / "models" / "leap-small"

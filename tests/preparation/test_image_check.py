@@ -93,7 +93,7 @@ def test_every_fault_is_reported_with_its_place(root: Path) -> None:
     assert report["orphans"] == [str(data / "images" / "9-9.png")]
     assert list(report["invalid_rows"]) == [f"{data / 'train.jsonl'}:3"]
     assert (data / "missing_task_ids.txt").read_text() == "7\n12\n100\n"
-    assert "dry run: --delete would move 2 images" in done.stdout
+    assert "dry run: --quarantine would move 2 images" in done.stdout
     assert (data / "images" / "9-9.png").is_file()
 
 
@@ -104,7 +104,7 @@ def test_delete_moves_away_and_restore_brings_back(root: Path, flag: str) -> Non
     before = {path.name: path.read_bytes() for path in images.iterdir() if path.is_file()}
     check(root, flag)
     assert sorted(path.name for path in images.iterdir()) == [".unfinished", "7-1.png", "notes.txt"]
-    (file,) = (root / "data" / "trash").glob("*/restore.json")
+    (file,) = (root / "data" / "quarantine").glob("*/restore.json")
     assert "cannot be decoded" in file.read_text()
     again, report = check(root, flag)
     assert (report["corrupt"], report["orphans"]) == ({}, [])

@@ -238,7 +238,7 @@ def test_files_with_a_mark_may_have_been_joined(tmp_path: Path) -> None:
 
 def test_a_restore_file_from_an_editor_is_read(tmp_path: Path) -> None:
     draw(tmp_path / "data" / "a.png")
-    file = move_to_quarantine({tmp_path / "data" / "a.png": "why"}, tmp_path / "data", tmp_path / "trash")
+    file = move_to_quarantine({tmp_path / "data" / "a.png": "why"}, tmp_path / "data", tmp_path / "quarantine")
     with_bom(file, file.read_text())
     assert restore(file) == 1
 

@@ -54,7 +54,7 @@ def test_a_folder_of_ones_own_is_cleaned_and_the_workspace_is_left_alone(root: P
     assert report["orphans"] == [str(mine / "images" / "c.png")]
     assert images(root) == before
     assert (root / "data" / "missing_task_ids.txt").read_text() == "7\n"
-    (file,) = (mine / "trash").glob("*/restore.json")
+    (file,) = (mine / "quarantine").glob("*/restore.json")
     again, report = check(root, "--file", str(mine / "mine.jsonl"), "--image_root", str(mine), "--delete")
     assert (again.returncode, report["orphans"], report["decoded"]) == (0, [], 0)
     assert restore(file) == 1
@@ -90,7 +90,7 @@ def test_roots_that_overlap_keep_what_others_name(root: Path, image_root: str) -
     assert (done.returncode, len(report["orphans"])) == (0, 1), report
     moved = {Path(path).name for path in before.keys() - images(root).keys()}
     assert moved == {"9-9.png"}
-    (file,) = root.glob("**/trash/*/restore.json")
+    (file,) = root.glob("**/quarantine/*/restore.json")
     assert check(root, "--no_decode")[1]["orphans"] == []
     assert restore(file) == 1
     assert images(root) == before
@@ -213,12 +213,12 @@ def test_a_root_that_is_not_there_is_wrong_usage(root: Path) -> None:
 
 def test_two_that_move_images_at_once_are_refused(root: Path) -> None:
     draw(root / "data" / "images" / "9-9.png", 9)
-    with FolderLock(root / "data" / "trash"):
+    with FolderLock(root / "data" / "quarantine"):
         done = run_script(SCRIPT, "--delete", "--no_decode", root=root)
         assert check(root, "--no_decode")[1]["orphans"]  # who only looks may
     assert done.returncode == 1
     assert "another process" in done.stderr.splitlines()[-1]
-    assert not list((root / "data" / "trash").glob("*/restore.json"))
+    assert not list((root / "data" / "quarantine").glob("*/restore.json"))
     assert (root / "data" / "images" / "9-9.png").is_file()
 
 
@@ -229,7 +229,7 @@ def test_images_that_go_away_meanwhile_are_not_called_corrupt(
     look, data = ImageStore.look, root / "data"
 
     def late(self: ImageStore, files: Any) -> Any:
-        move_to_quarantine({data / "images" / "7-1.png": "by another"}, data, data / "trash")
+        move_to_quarantine({data / "images" / "7-1.png": "by another"}, data, data / "quarantine")
         return look(self, files)
 
     monkeypatch.setattr(ImageStore, "look", late)
@@ -255,7 +255,7 @@ def test_two_real_ones_at_once_lose_nothing(root: Path) -> None:
         assert "Traceback" not in err
         assert (code == 0 and "corrupt                    0" in out) or (code == 1 and "another process" in err)
     assert 0 in [code for *_, code in ended]
-    for file in (root / "data" / "trash").glob("*/restore.json"):
+    for file in (root / "data" / "quarantine").glob("*/restore.json"):
         restore(file)
     assert images(root / "data" / "images") == before
 
@@ -263,11 +263,11 @@ def test_two_real_ones_at_once_lose_nothing(root: Path) -> None:
 def test_two_that_restore_at_once_lose_nothing(root: Path) -> None:
     draw(root / "data" / "images" / "9-9.png", 9)
     check(root, "--delete", "--no_decode")
-    (file,) = (root / "data" / "trash").glob("*/restore.json")
+    (file,) = (root / "data" / "quarantine").glob("*/restore.json")
     with FolderLock(file.parent), pytest.raises(LeapError, match="another process"):
         restore(file)
     assert restore(file) == 1
-    assert not (root / "data" / "trash").exists() or not list((root / "data" / "trash").iterdir())
+    assert not (root / "data" / "quarantine").exists() or not list((root / "data" / "quarantine").iterdir())
     with pytest.raises(LeapError, match="no such restore file"):
         restore(file)
 

@@ -327,7 +327,7 @@ def test_killed_and_stopped_at_random_moments(tmp_path: Path) -> None:
 # --- what is shown meanwhile
 
 
-def test_progress_tells_bytes_episodes_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_bytes_episodes_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     class Twice(threading.Event):
         """Ends what waits for it at the second time."""
 

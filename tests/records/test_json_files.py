@@ -156,7 +156,7 @@ FILES: dict[str, tuple[str, Any, Callable[[Path], Any]]] = {
         lambda path: read_report(path.parent),
     ),
     "annotations": ("data/task_info/task_327.json", [EPISODE], lambda path: read_annotations(path.parent)),
-    "restore file": ("trash/restore.json", MOVED, restore),
+    "restore file": ("quarantine/restore.json", MOVED, restore),
     "listing": (
         "hub/.cache/leap/listing.json",
         {"repository": "a/b", "commit": "c", "files": {"x": 1}},

@@ -35,7 +35,7 @@ def other_file_system() -> Iterator[Path]:
 @given(names=st.lists(NAMES, min_size=1, max_size=6, unique_by=str.casefold), which=st.integers(1, 63))
 def test_everything_comes_back(names: list[str], which: int) -> None:
     with tempfile.TemporaryDirectory() as root:
-        folder, quarantine = Path(root, "data"), Path(root, "trash")
+        folder, quarantine = Path(root, "data"), Path(root, "quarantine")
         for number, name in enumerate(names):
             path = folder / f"sub{number % 2}" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def test_a_name_that_is_not_utf8_comes_back(tmp_path: Path) -> None:
     folder.mkdir()
     path = folder / os.fsdecode(b"caf\xe9.png")
     path.write_text("a")
-    file = move_to_quarantine({path: "no reason"}, folder, tmp_path / "trash")
+    file = move_to_quarantine({path: "no reason"}, folder, tmp_path / "quarantine")
     assert not path.exists()
     assert restore(file) == 1
     assert path.read_text() == "a"
@@ -85,7 +85,7 @@ def test_a_broken_off_move_and_a_broken_off_restoring_are_continued(tmp_path: Pa
     folder.mkdir()
     for path in paths:
         path.write_text(path.name)
-    file = move_to_quarantine(dict.fromkeys(paths, "why"), folder, tmp_path / "trash")
+    file = move_to_quarantine(dict.fromkeys(paths, "why"), folder, tmp_path / "quarantine")
     (file.parent / "files" / "a").rename(folder / "a")  # as if it had never been moved, or is back already
     assert restore(file) == 2
     assert tree(folder) == {"a": b"a", "b": b"b", "c": b"c"}
@@ -98,7 +98,7 @@ def test_files_behind_a_link(tmp_path: Path) -> None:
     disk.mkdir()
     (folder / "images").symlink_to(disk)
     (disk / "a.png").write_text("a")
-    file = move_to_quarantine({folder / "images" / "a.png": "orphan"}, folder, folder / "trash")
+    file = move_to_quarantine({folder / "images" / "a.png": "orphan"}, folder, folder / "quarantine")
     assert not tree(disk)
     assert restore(file) == 1
     assert tree(disk) == {"a.png": b"a"}
@@ -109,7 +109,7 @@ def test_a_taken_place_is_kept_and_the_others_come_back(tmp_path: Path) -> None:
     folder.mkdir()
     for name in "ab":
         (folder / name).write_text("old")
-    file = move_to_quarantine({folder / "a": "", folder / "b": ""}, folder, tmp_path / "trash")
+    file = move_to_quarantine({folder / "a": "", folder / "b": ""}, folder, tmp_path / "quarantine")
     (folder / "a").write_text("new")
     with pytest.raises(LeapError, match="another one"):
         restore(file)
@@ -124,7 +124,7 @@ def test_what_has_vanished_is_named_before_anything_moves(tmp_path: Path) -> Non
     folder.mkdir()
     for name in "ab":
         (folder / name).write_text(name)
-    file = move_to_quarantine({folder / "a": "", folder / "b": ""}, folder, tmp_path / "trash")
+    file = move_to_quarantine({folder / "a": "", folder / "b": ""}, folder, tmp_path / "quarantine")
     (file.parent / "files" / "b").unlink()
     with pytest.raises(LeapError, match="b is neither"):
         restore(file)

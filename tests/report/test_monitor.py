@@ -224,7 +224,7 @@ def test_an_empty_or_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
         Monitor(tmp_path / "lost").read()
 
 
-def test_gpu_memory_is_shown_where_nvidia_smi_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_memory_is_shown_where_nvidia_smi_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nvidia-smi's output for an H100, and for a MIG card that tells no utilization, printed by a script."""
     program = tmp_path / "nvidia-smi"
     lines = ("0, NVIDIA H100 80GB HBM3, 40960, 81559, 97", "1, NVIDIA H100 80GB HBM3, 12, 81559, [N/A]")

@@ -71,7 +71,7 @@ def test_both_kinds_of_row_and_ten_blind_ones(workspace: Path) -> None:
     assert all(row.target.steps.startswith("1) ") for row in blind)
 
 
-def test_the_benchmarks_expert_is_right_for_its_own_scene(workspace: Path) -> None:
+def test_the_benchmarks_reference_is_right_for_its_own_scene(workspace: Path) -> None:
     """Every number in a plan is drawn on an object of that scene, and the expert has the full score."""
     examples = sorted((workspace / "dataset" / "vlm_evaluation_v1.0").glob("*/*/example*"))
     assert len(examples) == 12

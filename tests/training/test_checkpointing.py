@@ -27,12 +27,12 @@ from leap.models.loading import load_model
 from leap.records.json_files import read_object, write_json
 from leap.records.locks import FolderLock
 from leap.training.checkpoint_folder import (
+    explaining_disk_errors,
     finish_checkpoint,
     partial_folder,
     remove_oldest,
     slim_older,
     start_checkpoint,
-    telling_disk_errors,
     training_in,
 )
 from leap.training.optimizer_state import gather_optimizer_state, restore_optimizer_state
@@ -293,7 +293,7 @@ def test_a_disk_that_fills_while_writing(small_disk: Path, writer: str) -> None:
     start_checkpoint(place, 0)
     with (
         pytest.raises(LeapError, match=rf"checkpoint-2 needs 193.6 MB and .* is free; {before.name} is whole"),
-        telling_disk_errors(place, 160_000_000),
+        explaining_disk_errors(place, 160_000_000),
     ):
         WRITERS[writer](partial_folder(place))
     assert not partial_folder(place).exists()
@@ -306,16 +306,16 @@ def test_a_file_size_limit_is_reported_too(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
-        with pytest.raises(LeapError, match="a file may not be so large"), telling_disk_errors(place, 0):
+        with pytest.raises(LeapError, match="a file may not be so large"), explaining_disk_errors(place, 0):
             save_file({"a": torch.zeros(1 << 20)}, partial_folder(place) / "model.safetensors")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_other_errors_are_not_the_disks(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="denied"), telling_disk_errors(tmp_path / "checkpoint-1", 0):
+    with pytest.raises(OSError, match="denied"), explaining_disk_errors(tmp_path / "checkpoint-1", 0):
         raise OSError(errno.EACCES, "denied")
-    with pytest.raises(RuntimeError, match="out of memory"), telling_disk_errors(tmp_path / "checkpoint-1", 0):
+    with pytest.raises(RuntimeError, match="out of memory"), explaining_disk_errors(tmp_path / "checkpoint-1", 0):
         raise RuntimeError("out of memory")
 
 

@@ -1,4 +1,4 @@
-"""What is tried to make a run fit its GPU: little, smaller each time, and told."""
+"""What is tried to make a run fit its GPU: little, smaller each time, and shown."""
 
 import weakref
 from dataclasses import replace
@@ -35,7 +35,7 @@ def plan(rows: int = 36) -> BatchPlan:
 
 
 def needed(found: BatchPlan, one: MemoryPlan) -> float:
-    """Bytes of a fit's heaviest pack, by the estimate of each token, patch and label token."""
+    """Bytes of a plan's heaviest micro-batch, by the estimate of each token, patch and label token."""
     each, cost = memory_plan.Activations.of(CONFIG, one.checkpointing), found.cost
     counts = ((each.token, cost.tokens), (each.patch, cost.patches), (each.label, cost.label_tokens))
     row = sum(size * count.astype(float) for size, count in counts)
@@ -81,7 +81,7 @@ def test_every_attempt_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1].startswith("tried       36 micro-batches, checkpointing all: does not fit (")
 
 
-def test_requested_packs_stay_as_long_as_computing_twice_helps() -> None:
+def test_requested_micro_batches_stay_as_long_as_recomputing_helps() -> None:
     assert memory_plan.requested(plan(), 10, memory_plan.LEVELS) == [
         MemoryPlan(10, "none"), MemoryPlan(10, "vision"), MemoryPlan(10, "all"), MemoryPlan(20, "all"), MemoryPlan(36,
         "all"),
@@ -116,7 +116,7 @@ def test_a_failed_attempt_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_pack_is_tried_beside_the_gradients_of_those_before_it(kept: bool) -> None:
+def test_a_micro_batch_is_tried_beside_the_gradients_of_those_before_it(kept: bool) -> None:
     model = Greedy()
     assert memory_plan._runs(model, {"room": 10, "kept": []}, 8, torch.float32, kept)
     assert (model.gradient is not None) == kept

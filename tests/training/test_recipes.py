@@ -482,19 +482,19 @@ def test_a_report_that_cannot_be_made_is_reported(workspace: Path, report_to: st
         runs.check_run(tiny_recipe(report_to=f"tensorboard,{report_to}"), workspace, workspace / ".cache")
 
 
-def held_out_log(folder: Path) -> list[float]:
+def validation_log(folder: Path) -> list[float]:
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return [entry["eval_loss"] for entry in log if "eval_loss" in entry]
 
 
-HELD_OUT = {"val_file": "data/test_demo.jsonl", "eval_steps": 2}
+VALIDATION = {"val_file": "data/test_demo.jsonl", "eval_steps": 2}
 
 
 def test_the_validation_loss_weighs_every_label_token_alike(workspace: Path) -> None:
     """The set is one of plans and short answers, in batches of unlike numbers of tokens, the last one smaller."""
-    folder = train(workspace, "held_out", per_device_eval_batch_size=2, **HELD_OUT)
-    other = train(workspace, "held_out_1", per_device_eval_batch_size=1, **HELD_OUT)
-    checked = runs.check_run(tiny_recipe(output_dir="output/held_out", **HELD_OUT), workspace, workspace / ".cache")
+    folder = train(workspace, "validation", per_device_eval_batch_size=2, **VALIDATION)
+    other = train(workspace, "validation_1", per_device_eval_batch_size=1, **VALIDATION)
+    checked = runs.check_run(tiny_recipe(output_dir="output/validation", **VALIDATION), workspace, workspace / ".cache")
     assert checked.validation is not None
     samples = TrainingSet(checked.validation, checked.chat, checked.encoder)
     collate = Collator(checked.processor.tokenizer.pad_token_id, checked.chat.image_token_id, checked.encoder)
@@ -505,15 +505,15 @@ def test_the_validation_loss_weighs_every_label_token_alike(workspace: Path) -> 
         log = logits(model, batch)[0, :-1].log_softmax(-1)[labels != -100]
         losses += (-log.gather(1, labels[labels != -100][:, None])).flatten().tolist()
     expected = sum(losses) / len(losses)
-    assert held_out_log(folder) == pytest.approx([expected], abs=1e-5)
-    assert held_out_log(other) == pytest.approx([expected], abs=1e-5)
+    assert validation_log(folder) == pytest.approx([expected], abs=1e-5)
+    assert validation_log(other) == pytest.approx([expected], abs=1e-5)
 
 
 @pytest.mark.slow
 def test_two_processes_train_adapters_to_the_validation_loss_of_one(workspace: Path) -> None:
     """The samples do not divide evenly, so that some are seen twice."""
     common = {
-        **HELD_OUT,
+        **VALIDATION,
         **LORA,
         "lora_dropout": 0.0,
         "max_steps": 1,
@@ -521,8 +521,8 @@ def test_two_processes_train_adapters_to_the_validation_loss_of_one(workspace: P
         "save_steps": 1,
         "max_eval_samples": 3,
     }
-    one = train(workspace, "held_out_one", **{**common, "per_device_train_batch_size": 2})
-    values = {**TINY, **common, "per_device_train_batch_size": 1, "output_dir": "output/held_out_two"}
+    one = train(workspace, "validation_one", **{**common, "per_device_train_batch_size": 2})
+    values = {**TINY, **common, "per_device_train_batch_size": 1, "output_dir": "output/validation_two"}
     flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "LEAP_ROOT": str(workspace), "OMP_NUM_THREADS": "1"}
@@ -531,8 +531,8 @@ def test_two_processes_train_adapters_to_the_validation_loss_of_one(workspace: P
         [*command, *script, *flags], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    two = workspace / "output" / "held_out_two" / "checkpoint-1"
-    assert held_out_log(two) == pytest.approx(held_out_log(one), abs=1e-4)
+    two = workspace / "output" / "validation_two" / "checkpoint-1"
+    assert validation_log(two) == pytest.approx(validation_log(one), abs=1e-4)
     assert adapter_base(two, workspace) == adapter_base(one, workspace)
 
 
@@ -542,7 +542,7 @@ def test_an_evaluation_changes_nothing_of_what_is_learned(workspace: Path) -> No
     plain = load_file(train(workspace, "unwatched", **values) / "adapter_model.safetensors")
     watched = train(workspace, "watched", **values, val_file="data/test_demo.jsonl", eval_steps=1)
     found = load_file(watched / "adapter_model.safetensors")
-    assert len(held_out_log(watched)) == 3
+    assert len(validation_log(watched)) == 3
     assert all(torch.equal(plain[name], found[name]) for name in plain)
 
 
@@ -566,12 +566,12 @@ def test_when_to_stop_and_which_is_best() -> None:
 def test_validation_losses_of_other_samples_are_not_compared(workspace: Path) -> None:
     values = {"max_steps": 4, "save_steps": 2, "val_file": "data/test_demo.jsonl", "eval_steps": 2}
     last = train(workspace, "other_rows", **values)
-    assert len(held_out_log(last)) == 2
+    assert len(validation_log(last)) == 2
     shutil.rmtree(last)
     again = train(workspace, "other_rows", **values, max_eval_samples=1)
     log = json.loads((again / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in log if "eval_loss_of_other_rows" in entry] == [2]
-    assert len(held_out_log(again)) == 1
+    assert len(validation_log(again)) == 1
 
 
 def test_a_recipe_is_read_as_it_is_meant(tmp_path: Path) -> None:
@@ -590,7 +590,7 @@ def test_a_run_stops_early_and_keeps_its_best_checkpoint(workspace: Path, capsys
     values = {"learning_rate": 0.3, "val_file": "data/test_demo.jsonl", "eval_steps": 1, "save_steps": 20,
               "max_steps": 20, "early_stopping_patience": 2, "save_total_limit": 1}  # fmt: skip
     last = train(workspace, "early", **values)
-    losses = held_out_log(last)
+    losses = validation_log(last)
     best = losses.index(min(losses)) + 1
     assert len(losses) == best + 2 < 20
     assert sorted(folder.name for folder in last.parent.glob("checkpoint-*")) == [f"checkpoint-{best}", last.name]
@@ -646,7 +646,7 @@ def test_the_plan_says_what_learns(workspace: Path) -> None:
     planned = run_script(FINETUNE, *options, "--output_dir", "output/planned", root=workspace)
     assert planned.returncode == 0, planned.stderr
     assert "LoRA r=8 alpha=32 (alpha / r) on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in planned.stdout
-    assert "weights learn" in planned.stdout
+    assert "parameters are trainable" in planned.stdout
 
 
 @pytest.mark.slow

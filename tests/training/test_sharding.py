@@ -126,7 +126,7 @@ def test_checkpoints_go_between_divided_models_and_others(workspace: Path, runs:
     message = alone(
         workspace, *THREE, "--per_device_train_batch_size", "8", "--fsdp", "--output_dir", str(copies["fsdp-one"])
     )
-    assert "one process has nobody to divide with" in message
+    assert "one rank has nobody to divide with" in message
     for name, copy in copies.items():
         assert logged(copy, "loss") == pytest.approx(logged(runs / "one", "loss"), rel=CLOSE), name
         assert_close(copy, runs / "one")

@@ -85,7 +85,7 @@ def test_hours_go_by_the_gpus_peak() -> None:
     assert memory.hours(1e18, "some CPU") is None
 
 
-def test_dry_run_tells_memory_and_disk(workspace: Path) -> None:
+def test_dry_run_shows_memory_and_disk(workspace: Path) -> None:
     done = run_script(FINETUNE, *ARGUMENTS, "--dry_run", root=workspace)
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     weights = memory.count_weights(workspace / "models" / "leap-demo")
@@ -101,7 +101,7 @@ def test_a_family_whose_files_name_weights_in_another_way_is_planned(workspace: 
     options = ["--freeze_vision", "--model_name_or_path", str(folder), "--model_max_length", "9000", "--dry_run"]
     done = run_script(FINETUNE, *ARGUMENTS, *options, root=workspace)
     assert done.returncode == 0, done.stderr
-    assert f"{trained:,} of {trained + frozen:,} weights learn" in done.stdout
+    assert f"{trained:,} of {trained + frozen:,} parameters are trainable" in done.stdout
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_a_missing_file_is_named(benchmark: Path, broken: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"skill_sequence": []}', '{"skill_sequence": 3}'])
-def test_a_broken_expert_plan_is_named(benchmark: Path, content: str) -> None:
+def test_a_broken_reference_plan_is_named(benchmark: Path, content: str) -> None:
     dimension = find_dimension("Spatial")
     path = find_examples(benchmark, dimension)[0].folder / "output" / "operation_sequence.json"
     path.write_text(content)

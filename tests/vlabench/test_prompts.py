@@ -61,7 +61,7 @@ def settings_of(workspace: Path, **changes: Any) -> EvaluationSettings:
     return EvaluationSettings(data, leap_instructions(), ImageSize(4, 9), Decoding(), **changes)
 
 
-def test_shots_are_other_examples_in_the_format_of_the_parser(workspace: Path) -> None:
+def test_few_shot_examples_are_other_examples_in_the_format_of_the_parser(workspace: Path) -> None:
     pool = find_examples(workspace / "dataset" / "vlm_evaluation_v1.0", find_dimension("Complex"))
     assert len(pool) == 2
     for example, other in zip(pool, reversed(pool), strict=True):
@@ -74,7 +74,7 @@ def test_shots_are_other_examples_in_the_format_of_the_parser(workspace: Path) -
         draw_few_shot_examples(pool[0], pool, FewShot(2))
 
 
-def test_shots_follow_the_seed_and_never_repeat(workspace: Path) -> None:
+def test_few_shot_examples_follow_the_seed_and_never_repeat(workspace: Path) -> None:
     data = workspace / "dataset" / "vlm_evaluation_v1.0"
     pool = [example for dimension in DIMENSIONS for example in find_examples(data, dimension)]
     drawn = [draw_few_shot_examples(pool[0], pool, FewShot(5, seed=seed)) for seed in range(8)]

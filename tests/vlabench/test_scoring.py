@@ -206,7 +206,7 @@ def test_a_perfect_plan_has_eighty_officially_and_a_hundred_by_all_four_weights(
     assert tuple(scores) == OFFICIAL_KEYS + LEAP_KEYS
 
 
-def test_an_expert_without_ids_has_the_integer_zero_for_entities() -> None:
+def test_a_reference_without_ids_has_the_integer_zero_for_entities() -> None:
     lift = [step("pick"), step("lift")]
     assert json.dumps(official_scores(lift, lift, "Sequential")["entity_match_score"]) == "0"
 

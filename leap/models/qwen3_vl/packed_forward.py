@@ -1,4 +1,4 @@
-"""Qwen3-VL over one packed row of samples: the library's modules, called without padding, masks or waiting for the GPU.
+"""Qwen3-VL over one packed batch of samples: the library's modules, called without padding, masks or waits for the GPU.
 
 `install` gives a model this forward; its weights, their names and its submodules stay. The summed loss equals the
 padded model's, sample by sample.

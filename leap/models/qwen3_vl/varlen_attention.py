@@ -1,4 +1,4 @@
-"""Attention within the segments of one packed row: no padding, no mask, no token sees another sample.
+"""Attention within the segments of one packed batch: no padding, no mask, no token sees another sample.
 
 A GPU of compute capability 8 or newer runs PyTorch's variable-length flash attention; anywhere else every segment is
 asked by itself of plain scaled-dot-product attention, which computes the same.
@@ -13,12 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
 _attend = torch.nn.functional.scaled_dot_product_attention
-# Newer releases want to be told that query heads share key heads; older ones just take them.
+# Newer releases need to know that query heads share key heads; older ones just take them.
 _GROUPED: Any = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 class Segments(NamedTuple):
-    """Where the segments of a packed row end, on the device and on the host (which is never asked to wait for it)."""
+    """Where the segments of a packed batch end, on the device and on the host (which is never asked to wait for it)."""
 
     ends: Tensor  # [segments + 1] int32, from 0
     lengths: tuple[int, ...] | None  # None where flash attention runs: it needs the ends alone

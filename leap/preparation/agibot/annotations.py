@@ -1,4 +1,4 @@
-"""LOVE-Agibot annotations as training rows: one for each episode, its first frame as the image.
+"""LOVE-Agibot annotations as training samples: one for each episode, its first frame as the image.
 
 Expected are AgiBot World's task_info files, task_<id>.json, or LOVE-Agibot's output_<id>.json, each a list of episodes:
 
@@ -145,7 +145,7 @@ def _read_file(file: Path, problems: list[str]) -> Iterator[Episode]:
 def episode_samples(
     episodes: Sequence[Episode], images: Path, roots: Sequence[Path], seed: int, left_out: LeftOut
 ) -> Iterator[Candidate]:
-    """A row for each episode that has steps and an image; the others go to `left_out`."""
+    """A sample for each episode that has steps and an image; the others go to `left_out`."""
     there = Listing().names(str(images))
     for episode in episodes:
         file = f"{episode.key}.png"
@@ -161,8 +161,8 @@ def _row(episode: Episode, image: Path, roots: Sequence[Path], seed: int) -> Can
     request = plain_request(episode.task_name, random.Random(f"{seed}/{episode.key}"), on_a_table=False)
     question = f"{episode.init_scene_text} {request}".strip()
     actions = episode.actions()
-    row = plain_sample(
+    sample = plain_sample(
         f"{SOURCE}/{episode.key}", sample_path(image, roots), question, [action.action_text for action in actions]
     )
     skills = tuple(action.skill for action in actions)
-    return make_candidate(SOURCE, str(episode.task_id), row, image, skills)
+    return make_candidate(SOURCE, str(episode.task_id), sample, image, skills)

@@ -65,12 +65,12 @@ class Outcome:
 
 
 class StopReading(Exception):
-    """The user wishes to stop; what is set aside stays."""
+    """The user wants to stop; what is staged stays."""
 
 
 @dataclass
 class Watch:
-    """What parent and workers tell each other, in shared memory: a counter per archive has one writer."""
+    """What parent and workers exchange, in shared memory: a counter per archive has one writer."""
 
     archives: int
     counted: str = "episodes"
@@ -89,7 +89,7 @@ class Watch:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM become a wish to stop, which workers see between two reads; a second one ends at once."""
+        """Ctrl-C and SIGTERM become a request to stop, which workers see between reads; a second one ends at once."""
         before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def request(number: int, _: Any) -> None:
@@ -216,10 +216,10 @@ class _Work:
         record = store.finish(archive.path, status, stream.sha256, expected is not None)
         outcome.state, outcome.episodes = "done", len(record.images)
         if record.problems:
-            outcome.state, outcome.problem = "failed", _message(archive, record.problems)
+            outcome.state, outcome.problem = "failed", _problem(archive, record.problems)
 
 
-def _message(archive: Archive, problems: dict[str, str]) -> str:
+def _problem(archive: Archive, problems: dict[str, str]) -> str:
     several, one = archive.lost
     some = "; ".join(f"{one} {name}, {why}" for name, why in list(problems.items())[:_BROKEN_SHOWN])
     more = f"; and {len(problems) - _BROKEN_SHOWN} more" if len(problems) > _BROKEN_SHOWN else ""

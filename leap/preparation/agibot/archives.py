@@ -50,7 +50,7 @@ class _HashedFile(io.RawIOBase):
 class GzipStream:
     """The bytes in a gzip file, in order. `sha256` is of the file itself, once all of it was read.
 
-    `on_read` is told of every number of bytes read from the file; what it raises ends the reading. A thread reads,
+    `on_read` is called with every number of bytes read from the file; what it raises ends the reading. A thread reads,
     hashes and decompresses ahead. Raises ArchiveError for a file that is no whole gzip file, and for a bomb.
     """
 

@@ -1,4 +1,4 @@
-"""Where first frames are kept: set aside while their archive is read, put in place when it has proved whole.
+"""Where first frames are kept: in a staging folder while their archive is read, put in place when it has proved whole.
 
 Images that come whole out of one archive are kept in the same way, under the names that they have there.
 
@@ -8,7 +8,7 @@ Images that come whole out of one archive are kept in the same way, under the na
     <images>/.first_frames/<task>/verified.json           the archive is whole: its images are being put in place
 
 A kill at any moment leaves one of these states, and the next run goes on from it. Of an archive that turns out to be
-broken nothing is put in place, and what was set aside of it is removed.
+broken nothing is put in place, and what was staged of it is removed.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ class ImageRecord(_Record):
 
 
 class ArchiveRecord(_Record):
-    """An archive that was read to its end and is whole. `problems` tells why episodes have no image."""
+    """An archive that was read to its end and is whole. `problems` says why episodes have no image."""
 
     archive: str
     size: int
@@ -96,7 +96,7 @@ class ImageStore:
 
     @property
     def begun(self) -> bool:
-        """Whether an earlier run left images that are set aside."""
+        """Whether an earlier run left staged images."""
         return self._aside.is_dir()
 
     def is_done(self, archive: Path, expected_sha256: str | None) -> bool:
@@ -171,7 +171,7 @@ class ImageStore:
         self.record = record
 
     def discard(self) -> None:
-        """Remove what is set aside."""
+        """Remove what is staged."""
         if self._aside.is_dir():
             shutil.rmtree(self._aside)
 

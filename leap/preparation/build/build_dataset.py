@@ -34,25 +34,25 @@ def build(sources: Sources, settings: BuildSettings, cache: Path, origin: dict[s
     if sources.annotations is None and sources.examples is None:
         raise UsageError("nothing to make samples of: give --annotations, --vlabench, or both")
     samples: list[Candidate] = []
-    message: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     left_out = LeftOut()
     if sources.annotations:
-        samples += _agibot(sources.annotations, sources, settings, left_out, message)
+        samples += _agibot(sources.annotations, sources, settings, left_out, descriptions)
     if sources.examples:
-        samples += _vlabench(sources.examples, sources, settings, message)
+        samples += _vlabench(sources.examples, sources, settings, descriptions)
     if not samples:
         reasons = [f"{reason}: {len(names)}" for reason, names in left_out.names.items()]
         why = ", ".join(reasons) or "the sources are empty"
         raise LeapError(f"no sample can be made ({why}); images are expected in {sources.images}")
     evaluation = evaluation_images(sources.evaluation)
     card = build_training_file(
-        samples, left_out, evaluation, ImageStore(cache), settings, {**origin, "sources": message}
+        samples, left_out, evaluation, ImageStore(cache), settings, {**origin, "sources": descriptions}
     )
     _log(card, settings.output)
 
 
 def _agibot(
-    place: Path, sources: Sources, settings: BuildSettings, left_out: LeftOut, message: dict[str, str]
+    place: Path, sources: Sources, settings: BuildSettings, left_out: LeftOut, descriptions: dict[str, str]
 ) -> list[Candidate]:
     found = read_annotations(place)
     if found.problems and not sources.skip_invalid:
@@ -67,20 +67,20 @@ def _agibot(
     digest = hashlib.sha256()
     for file in found.files:
         digest.update(file.read_bytes())
-    message[AGIBOT] = (
+    descriptions[AGIBOT] = (
         f"{len(found.episodes):,} episodes of {len(found.files):,} annotation files, sha256 {digest.hexdigest()}"
     )
     return list(episode_samples(found.episodes, sources.images, settings.roots, settings.seed, left_out))
 
 
-def _vlabench(place: Path, sources: Sources, settings: BuildSettings, message: dict[str, str]) -> list[Candidate]:
+def _vlabench(place: Path, sources: Sources, settings: BuildSettings, descriptions: dict[str, str]) -> list[Candidate]:
     ours, theirs = place.resolve(), sources.evaluation.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise UsageError(f"--vlabench {place}: these are the evaluation's own examples; training must not see them")
     instructions = choose_instructions(sources.prompt, sources.checkout)
     samples = list(example_samples(place, instructions, settings.roots))
     digest = hashlib.sha256(b"".join(sample.line for sample in samples)).hexdigest()
-    message[VLABENCH] = (
+    descriptions[VLABENCH] = (
         f"{len(samples):,} examples, sha256 of their samples {digest}; prompt {instructions.source}, sha256 "
         f"{instructions.sha256}"
     )

@@ -44,7 +44,7 @@ def make_candidate(source: str, task: str, sample: TrainingSample, image: Path, 
 
 
 def sample_path(image: Path, roots: Sequence[Path]) -> str:
-    """How a row names an image: from the first root that it lies under, else its whole path."""
+    """How a sample names an image: from the first root that it lies under, else its whole path."""
     for root in roots:
         if image.is_relative_to(root):
             return image.relative_to(root).as_posix()

@@ -1,4 +1,4 @@
-"""An image of a training file's images: some rows, and the pairs that were taken for copies."""
+"""An image of a training file's images: some samples, and the pairs that were taken for copies."""
 
 import io
 import random
@@ -14,14 +14,14 @@ from leap.records.files import write_atomic
 from leap.records.training import TrainingSample
 
 _COLUMNS, _WIDTH, _HEIGHT, _CAPTION, _GAP, _TITLE = 6, 220, 165, 34, 10, 34  # pixels
-_ROWS, _PAIRS = 18, 9  # shown at most
+_SAMPLES, _PAIRS = 18, 9  # shown at most
 _INK, _GREY = "#222222", "#e3e3e3"
 
 
 class Pair(NamedTuple):
-    """A row's image, and the file of the one that it was taken for."""
+    """A sample's image, and the file of the one that it was taken for."""
 
-    row: Candidate
+    sample: Candidate
     other: str
     bits: int
     same: bool
@@ -34,13 +34,13 @@ class _Cell(NamedTuple):
 
 
 def write_contact_sheet(
-    path: Path, rows: Sequence[Candidate], copies: Sequence[Pair], overlaps: Sequence[Pair], seed: int
+    path: Path, samples: Sequence[Candidate], copies: Sequence[Pair], overlaps: Sequence[Pair], seed: int
 ) -> None:
-    """Write a PNG with rows drawn by the seed, and the first of the pairs side by side."""
-    chosen = random.Random(seed).sample(range(len(rows)), min(_ROWS, len(rows)))
+    """Write a PNG with samples drawn by the seed, and the first of the pairs side by side."""
+    chosen = random.Random(seed).sample(range(len(samples)), min(_SAMPLES, len(samples)))
     sections = [
-        (f"{len(chosen)} of {len(rows):,} rows", [_row_cell(rows[place]) for place in sorted(chosen)]),
-        (f"Copies within the rows ({len(copies):,}), the least alike first, in pairs", _pair_cells(copies)),
+        (f"{len(chosen)} of {len(samples):,} samples", [_sample_cell(samples[place]) for place in sorted(chosen)]),
+        (f"Copies within the samples ({len(copies):,}), the least alike first, in pairs", _pair_cells(copies)),
         (f"Rows with an image of the evaluation ({len(overlaps):,}), in pairs", _pair_cells(overlaps)),
     ]
     sections = [(title, cells) for title, cells in sections if cells]
@@ -60,8 +60,10 @@ def write_contact_sheet(
     write_atomic(path, content.getvalue())
 
 
-def _row_cell(row: Candidate) -> _Cell:
-    return _Cell(row.image, row.name, " ".join(TrainingSample.model_validate_json(row.line).target.steps.split()))
+def _sample_cell(sample: Candidate) -> _Cell:
+    return _Cell(
+        sample.image, sample.name, " ".join(TrainingSample.model_validate_json(sample.line).target.steps.split())
+    )
 
 
 def _pair_cells(pairs: Sequence[Pair]) -> list[_Cell]:
@@ -69,7 +71,7 @@ def _pair_cells(pairs: Sequence[Pair]) -> list[_Cell]:
     for number, pair in enumerate(pairs[:_PAIRS], start=1):
         alike = "the very same pixels" if pair.same else f"{pair.bits} bits apart"
         cells += [
-            _Cell(pair.row.image, f"{number}a  {pair.row.name}", alike),
+            _Cell(pair.sample.image, f"{number}a  {pair.sample.name}", alike),
             _Cell(pair.other, f"{number}b  {'/'.join(Path(pair.other).parts[-4:])}", alike),
         ]
     return cells

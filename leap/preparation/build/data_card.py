@@ -99,7 +99,7 @@ def as_markdown(card: dict[str, Any]) -> str:
         _sides("Tasks", "task", card["tasks"]),
         _table("Skills", ("skill", "steps"), list(card["skills"].items())),
         _table("Lengths", ("of", "smallest", "median", "mean", "largest"), [(k, *v.values()) for k, v in _items(card)]),
-        _table("Image sizes", ("pixels", "rows"), list(card["image_sizes"].items())),
+        _table("Image sizes", ("pixels", "samples"), list(card["image_sizes"].items())),
         f"\n## Copies of images\n\nThe first image of each sample is compared: the very same pixels, or perceptual "
         f"hashes of 64 bits that differ in no more than {near}. A hash sees the whole image, so scenes before one "
         "background may pass for near although their objects differ: look at data_card.png before excluding them.\n",

@@ -99,7 +99,7 @@ def _exclude(
     settings: BuildSettings,
     left_out: LeftOut,
 ) -> list[Candidate]:
-    """The samples that remain. What shows the evaluation's images goes first, so that no copy stands for such a row."""
+    """The samples that remain. What shows the evaluation's images goes first, so that no copy stands for it."""
     wanted = set(settings.exclude)
     if evaluation and wanted & {"overlap", "near-overlap"}:
         copies = copies_of(_images(samples, facts), evaluation, settings.near_bits)

@@ -1,4 +1,4 @@
-"""Questions and answers in plain language: templates with several surface forms, and the rows made of them.
+"""Questions and answers in plain language: templates with several surface forms, and the samples made of them.
 
 A template is plain English with two marks: `[a|b|]` stands for one of its alternatives (they nest), `{slot}` for a text
 that is filled in.

@@ -1,4 +1,4 @@
-"""Is the benchmark on disk whole and usable? Every example is looked at, and all that is wrong is told at once."""
+"""Is the benchmark on disk whole and usable? Every example is looked at, and all that is wrong is reported at once."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,7 +100,7 @@ def verify_benchmark(root: Path, store: ImageStore, partial: bool = False) -> Ve
         for folder in folders:
             _walk(found, dimension, folder)
     for (name, task, number), folder in found.folders.items():
-        found.findings += [Finding(name, task, number, *message) for message in check_example(folder)]
+        found.findings += [Finding(name, task, number, *problem) for problem in check_example(folder)]
     _check_images(found, store)
     found.findings += _uneven(found.examples)
     if listing is not None:
@@ -141,7 +141,7 @@ def _differences(found: Verification, listing: HubListing) -> Iterator[Finding]:
         folder = found.folders.get((dimension, task, number))
         if folder is None:
             missing[dimension][task].append(number)
-        elif wrong := [message for name, size in files.items() if (message := _unlike(folder, name, size))]:
+        elif wrong := [difference for name, size in files.items() if (difference := _unlike(folder, name, size))]:
             reason = f"{first_few(wrong)} at commit {listing.commit[:12]}; {DOWNLOAD_AGAIN}"
             yield Finding(dimension, task, number, "other than the hub's", reason)
     again = f"{DOWNLOAD_AGAIN}, or say --partial"
@@ -168,7 +168,7 @@ def _listed_examples(listing: HubListing) -> dict[tuple[str, str, int], dict[str
 def _unlike(folder: Path, name: str, size: int) -> str | None:
     file = folder / name
     if not file.is_file():
-        return f"{file} is missing" if name not in _FILES else None  # of these `check_example` tells
+        return f"{file} is missing" if name not in _FILES else None  # of these `check_example` reports
     there = file.stat().st_size
     return None if there == size else f"{file} has {there} bytes where the hub has {size}"
 
@@ -254,8 +254,8 @@ def _check_images(found: Verification, store: ImageStore) -> None:
                 found.findings.append(Finding(*example, "image", looked.broken[path]))
         sizes = {looked.facts[path][:2] for path in paths if path in looked.facts}
         if len(sizes) > 1:
-            message = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
-            found.findings.append(Finding(*example, "image", f"two sizes in one example: {message}", True))
+            listed = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
+            found.findings.append(Finding(*example, "image", f"two sizes in one example: {listed}", True))
 
 
 def _uneven(examples: Mapping[tuple[str, str], int]) -> Sequence[Finding]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from leap.data.arrow_files import is_whole, tell_damage
+from leap.data.arrow_files import is_whole, report_damage
 from leap.data.chat_encoding import ChatFormat
 from leap.data.image import LOADING, ImageEncoder
 from leap.errors import LeapError
@@ -49,16 +49,16 @@ class CheckedFile:
     lines: np.ndarray  # and in the file, from 1
     tokens: np.ndarray
     label_tokens: np.ndarray
-    patches: np.ndarray  # of all images of a row, before the vision tower merges them
-    largest_image: np.ndarray  # patches of a row's largest image, 0 without one
-    images: np.ndarray  # how many a row has
+    patches: np.ndarray  # of all images of a sample, before the vision tower merges them
+    largest_image: np.ndarray  # patches of a sample's largest image, 0 without one
+    images: np.ndarray  # how many a sample has
     too_long: list[int]  # line numbers of samples left out
     repeats: np.ndarray  # the line of an earlier sample with the same messages and answer, or 0
     report: Path | None  # None where none was to be written
 
     @property
     def duplicates(self) -> int:
-        """Samples that say what an earlier one says. They are told and kept."""
+        """Samples that say what an earlier one says. They are reported and kept."""
         return int(np.count_nonzero(self.repeats))
 
     def __len__(self) -> int:
@@ -139,7 +139,7 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
 def _check_samples(path: Path, fingerprint: str, chat: ChatFormat, result: Path, name: str) -> None:
     if is_whole(result):  # another process was here while we waited
         return
-    tell_damage(result)
+    report_damage(result)
     total = sum(1 for _ in read_lines(path))
     processes = usable_cores() if total > _FEW else 1
     with replacing(result) as temporary:

@@ -42,7 +42,7 @@ class Audit:
     corrupt: dict[str, str] = field(default_factory=dict)  # by the file's path, why
     orphans: list[str] = field(default_factory=list)  # images that no known file names
     vanished: list[str] = field(default_factory=list)  # images that went away while they were checked
-    invalid: dict[str, str] = field(default_factory=dict)  # by file:line, why a row cannot be read
+    invalid: dict[str, str] = field(default_factory=dict)  # by file:line, why a sample cannot be read
     decoded: int = 0  # images that were decoded now and not known already
 
     @property
@@ -71,7 +71,7 @@ class Audit:
 
 
 def audit_images(files: Sequence[Path], roots: Sequence[Path], places: Places, store: ImageStore | None) -> Audit:
-    """Check the images that `files` name, and those that `places` tell to search. Without a store none is decoded.
+    """Check the images that `files` name, and those that `places` name. Without a store none is decoded.
 
     What any known file names is no orphan; nothing else is asked of files that are not checked. Without any file
     nothing can be missing or left over: then the images are decoded, and that is all.
@@ -103,7 +103,7 @@ def _note_corrupt(store: ImageStore, found: dict[str, Named], images: Sequence[s
 
 
 def read_names(files: Sequence[Path], audit: Audit) -> dict[str, Named]:
-    """Every image that a row names, in the order of their first use; samples that cannot be read are noted."""
+    """Every image that a sample names, in the order of their first use; samples that cannot be read are noted."""
     named: dict[str, Named] = {}
     for file in files:
         for number, line in track(read_lines(file), f"reading {file.name}"):

@@ -42,7 +42,7 @@ _SCHEMA = pa.schema(
 
 
 class Facts(NamedTuple):
-    """What one decoding tells. Equal digests mean equal pixels; hashes that differ in few bits mean alike images."""
+    """What one decoding says. Equal digests mean equal pixels; hashes that differ in few bits mean alike images."""
 
     height: int  # pixels
     width: int

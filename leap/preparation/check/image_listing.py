@@ -38,7 +38,7 @@ class Listing:
         return [head or "/"] if image.startswith("/") else [f"{root}/{head}" if head else root for root in roots]
 
     def find(self, image: str, roots: Sequence[str]) -> str | None:
-        """The one file that a row's image means, as `resolve_image` finds it, which raises for none and several."""
+        """The one file that a sample's image means, as `resolve_image` finds it, which raises for none and several."""
         name = image.rpartition("/")[2]
         found = [folder for folder in self.folders(image, roots) if name in self.names(folder)]
         return f"{found[0]}/{name}" if len(found) == 1 else None

@@ -28,7 +28,7 @@ def count_shared(train: CheckedFile, validation: CheckedFile) -> int:
 def _no_measure(validation: CheckedFile, reason: str) -> LeapError:
     return LeapError(
         f"val_file: {validation.path}: {reason}, so that its loss would say nothing of unseen samples; "
-        "give samples that are held out, or leave val_file out"
+        "give validation samples of their own, or leave val_file out"
     )
 
 

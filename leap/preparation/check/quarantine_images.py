@@ -1,4 +1,4 @@
-"""What is done with the outcome of an image check: told, written down, and, if wanted, the bad images set aside."""
+"""The outcome of an image check: reported, written down, and, if asked for, the bad images quarantined."""
 
 import os
 from collections.abc import Sequence
@@ -28,21 +28,21 @@ class Cleaning:
     cache: Path
     decode: bool = True
     write: bool = True  # a report, the ids of incomplete tasks, and what is known of images
-    delete: bool = False
+    move: bool = False  # bad images to the quarantine
     keep_orphans: bool = False
 
     @property
     def quarantine(self) -> Path:
-        return self.places.home / "trash"
+        return self.places.home / "quarantine"
 
 
 def clean_images(work: Cleaning) -> bool:
-    """Check, tell and write down, and with `delete` move away; whether all samples can be trained on.
+    """Check, report and write down, and with `move` quarantine; whether all samples can be trained on.
 
     Raises LeapError where another process moves images away.
     """
     with ExitStack() as held:
-        if work.delete:
+        if work.move:
             held.enter_context(alone_in(work.quarantine))
         cache = held.enter_context(cache_in_use(work.cache, work.write))
         files = list(dict.fromkeys(work.files)) or listed(work.places.data, "*.jsonl")
@@ -67,9 +67,9 @@ def _write_down(audit: Audit, tasks: Sequence[int], work: Cleaning) -> None:
 
 def _log(audit: Audit, tasks: Sequence[int]) -> None:
     names = ", ".join(file.name for file in audit.files) or "no JSONL file, so that nothing can be missing or orphaned"
-    print(f"samples               {audit.samples:>9,}  ({names})")
-    print(f"images named     {audit.images:>9,}")
-    print(f"decoded now        {audit.decoded:>9,}  (the others are as they were)")
+    print(f"{'samples':18} {audit.samples:>9,}  ({names})")
+    print(f"{'images named':18} {audit.images:>9,}")
+    print(f"{'decoded now':18} {audit.decoded:>9,}  (the others are as they were)")
     for what, found in (
         ("missing", [f"{name}: {why}" for name, why in audit.missing.items()]),
         ("corrupt", list(audit.corrupt.values())),
@@ -100,8 +100,8 @@ def _move_to_quarantine(audit: Audit, work: Cleaning) -> None:
             print(f"{what} outside {home}, which are never moved: {elsewhere:,}")
     if not reasons:
         return
-    if not work.delete:
-        print(f"dry run: --delete would move {len(reasons):,} images to {work.quarantine}")
+    if not work.move:
+        print(f"dry run: --quarantine would move {len(reasons):,} images to {work.quarantine}")
         return
     restore_file = move_to_quarantine(reasons, home, work.quarantine)
     print(f"moved {len(reasons):,} images; --restore {restore_file} puts them back")

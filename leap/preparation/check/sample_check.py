@@ -1,4 +1,4 @@
-"""The lines of a training file, each looked at once: is it a row, how long is it, what does it repeat.
+"""The lines of a training file, each looked at once: is it a sample, how long is it, what does it repeat.
 
 The outcome is an Arrow file that later starts map into memory; images are checked apart, in `image_check`.
 """
@@ -74,7 +74,7 @@ def _batches(path: Path) -> Iterator[list[Line]]:
 
 
 def check_lines(chat: ChatFormat, lines: Sequence[Line]) -> list[CheckedLine]:
-    """Each line read as a row, and tokenized."""
+    """Each line read as a sample, and tokenized."""
     read = [_read(number, line) for number, line in lines]
     samples = {
         number: sample for (number, _), sample in zip(lines, read, strict=True) if isinstance(sample, TrainingSample)

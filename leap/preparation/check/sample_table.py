@@ -13,7 +13,7 @@ from leap.preparation.check.image_check import CORRUPT, MISSING, FoundImages, Im
 
 
 class Problem(NamedTuple):
-    """Why a row cannot be trained on."""
+    """Why a sample cannot be trained on."""
 
     line: int
     kind: str
@@ -26,7 +26,7 @@ class Measured:
 
     tokens: np.ndarray
     patches: np.ndarray
-    largest_image: np.ndarray  # patches of a row's largest image
+    largest_image: np.ndarray  # patches of a sample's largest image
     problems: dict[int, Problem]
 
     def split(self, max_length: int) -> tuple[np.ndarray, np.ndarray]:

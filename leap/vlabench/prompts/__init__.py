@@ -44,7 +44,7 @@ class FewShotExample:
 
 @dataclass(frozen=True)
 class _Captions:
-    """The benchmark's captions in one language; `few_shot_example` takes the shot's index and what it shows."""
+    """The benchmark's captions in one language; `few_shot_example` takes the index of one and what it shows."""
 
     image: str
     numbered: str
