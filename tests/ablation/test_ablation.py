@@ -309,10 +309,10 @@ def test_the_plan_fits_a_narrow_screen() -> None:
     rows = [("run", "trainable", "state"), ("ablation-lora_standard-seed-1", "1,234,567", "not trained")]
     wide = aligned(rows, 200)
     assert wide == aligned(rows, None)
-    assert wide[1] == "ablation-lora_standard-seed-1  1,234,567           not trained"
+    assert wide[1] == "ablation-lora_standard-seed-1  1,234,567  not trained"
     narrow = aligned(rows, 40)
     assert max(map(len, narrow)) <= 40
-    assert narrow[2:] == ["ablation-lora_standard-seed-1", "  1,234,567           not trained"]
+    assert narrow[2:] == ["ablation-lora_standard-seed-1", "  1,234,567  not trained"]
 
 
 def test_the_plan_shows_costs_and_trains_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

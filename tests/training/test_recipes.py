@@ -363,7 +363,7 @@ def test_an_unknown_familys_parts_are_refused(model: Path, tmp_path: Path) -> No
         ({"freeze_vision": True, "freeze_projector": True, "freeze_llm": True}, "leave nothing to train"),
         ({"freeze_vision": True, "vision_learning_rate": 1e-5}, "nothing of the vision is trained"),
         ({**LORA, "vision_learning_rate": 1e-5}, "nothing of the vision is trained"),
-        ({**LORA, "freeze_llm": True}, "freeze_llm: LoRA freezes every part"),
+        ({**LORA, "freeze_llm": True}, "freeze_llm: LoRA freezes every component"),
         ({"quantization": "4bit"}, "quantization needs finetuning: lora"),
         ({"use_dora": True}, "use_dora needs finetuning: lora"),
         ({"warmup_ratio": 0.1, "warmup_steps": 5, "lr_scheduler_type": "linear"}, "exclude each other"),

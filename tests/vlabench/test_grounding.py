@@ -73,7 +73,7 @@ def test_no_plan_of_any_shape_raises(reference: Any, plan: Any) -> None:
     assert has_id_as_text(plan) in (True, False)
 
 
-def test_ids_as_text_and_names_are_told_apart() -> None:
+def test_ids_as_text_and_names_are_not_mixed_up() -> None:
     assert has_id_as_text([step("pick", "3")])
     assert has_id_as_text([step("push", "3", 1)])  # the official score reads it, whatever the skill takes
     assert not has_id_as_text([step("pick", 3), step("place", container="mug")])
