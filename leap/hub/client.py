@@ -206,7 +206,7 @@ class Hub:
         except (OSError, RuntimeError, ValueError) as error:
             self._xet = False
             raise RetryableError(
-                f"{file.path}: Xet's storage failed ({in_a_line(error)}); going on by plain HTTP", message=True
+                f"{file.path}: Xet's storage failed ({in_a_line(error)}); going on by plain HTTP", notify=True
             ) from error
 
     def _xet_group(self, session: Any, snapshot: Snapshot) -> Any:

@@ -353,7 +353,7 @@ def test_an_unknown_familys_parts_are_refused(model: Path, tmp_path: Path) -> No
     AutoModelForImageTextToText.from_config(LlavaConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
     assert plan_training(tiny_recipe(), folder)
     for values in ({"freeze_llm": True}, {"llm_learning_rate": 1e-4}, LORA):
-        with pytest.raises(LeapError, match="parts of a llava model are not known"):
+        with pytest.raises(LeapError, match="components of a llava model are not known"):
             plan_training(tiny_recipe(**values), folder)
 
 
