@@ -28,14 +28,9 @@ from leap.models.loading import load_processor
 from leap.models.lora import load_adapters
 from leap.preparation.check.checked_dataset import CheckedFile, check_training_file
 from leap.preparation.check.overlap import count_shared
-<<<<<<< HEAD
-from leap.progress import is_main_process, world_size
+from leap.progress import is_main_process
 from leap.records.files import cache_in_use
 from leap.records.json_files import write_json
-=======
-from leap.progress import is_main_process
-from leap.records.files import cache_in_use, write_json
->>>>>>> b03ad31 (The last names of other trades go: a word test, prose and pages in the field's words)
 from leap.records.paths import roots_beside
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in
