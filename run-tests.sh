@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # LEAP's tests.
 #   bash run-tests.sh                 the quick ones, under 6 minutes
-#   bash run-tests.sh --all           the slow ones too (kills, servers, several processes), lint and types;
+#   bash run-tests.sh --all           the slow ones too (kills, servers, several processes), lint, types and the docs site;
 #                                     those of the vllm engine where LEAP_VLLM_PYTHON names its Python
 #   bash run-tests.sh tests/vlabench/test_scoring.py -k golden       anything else goes to pytest
 set -euo pipefail
@@ -16,10 +16,11 @@ unset LEAP_ROOT
 quick() { python -m pytest -m "not slow" -n 2 --dist loadfile "$@"; }
 if [ "${1:-}" = --all ]; then
     shift
-    python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[jobs]" # Ray
+    python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[jobs,docs]" # Ray and mkdocs
     ruff check .
     ruff format --check .
     mypy
+    mkdocs build --quiet --strict
     failed=0
     none=5 # pytest's code where nothing was selected, such as in a file without slow tests
     quick "$@" || [ $? = $none ] || failed=1

@@ -86,6 +86,14 @@ def test_images_and_links_into_the_repository_exist(page: Path) -> None:
         assert not heading or heading in anchors(target), heading
 
 
+def test_the_site_has_every_page() -> None:
+    """What it links to is checked where mkdocs is: run-tests.sh --all builds it, with warnings as errors."""
+    nav = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]
+    listed = [page for language in nav for pages in language.values() for entry in pages for page in entry.values()]
+    homes = ["index.md" if page.stem == "README" else "index_zh.md" for page in READMES]
+    assert sorted(listed) == sorted([*homes, *(page.name for page in PAGES if page not in READMES)])
+
+
 def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
