@@ -19,7 +19,14 @@ from leap.ablation.stages import ModelIdentity, Places, base_name, evaluated_mod
 from leap.evaluation.manifest import read_manifest
 from leap.models.checkpoints import MARKER, weight_files
 from leap.report.curves import Loss, read_loss
-from leap.report.results import dimension_means, read_counts, read_scores, unlike_note, unlike_settings_note
+from leap.report.results import (
+    dimension_means,
+    read_counts,
+    read_scores,
+    unlike_note,
+    unlike_settings,
+    unlike_settings_note,
+)
 from leap.statistics.comparison import ALPHA, compare, holm
 from leap.statistics.intervals import seed_interval
 from leap.statistics.means import MEAN, summarise, summarise_between_tasks
@@ -59,6 +66,7 @@ class Findings:
     base: str  # the base model's name in the scores
     base_state: str
     notes: list[str] = field(default_factory=list)  # on results that were made otherwise than the others
+    alike: bool = True  # whether nothing but the models can have made a difference
 
     @property
     def methods(self) -> list[str]:
@@ -100,8 +108,9 @@ def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
         for one in planned
         for step in one.steps
     ]
-    notes = (unlike_note(scores, base), unlike_settings_note(results, models))
-    return Findings(outcomes, scores, means, base, _evaluated(base, counts), [note for note in notes if note])
+    notes = [note for note in (unlike_note(scores, base), unlike_settings_note(results, models, base)) if note]
+    alike = not any(one.matters for found in unlike_settings(results, models, base).values() for one in found)
+    return Findings(outcomes, scores, means, base, _evaluated(base, counts), notes, alike)
 
 
 def _are_of(results: Path, name: str, model: ModelIdentity | None) -> bool:
@@ -241,4 +250,4 @@ def gain_table(findings: Findings) -> pd.DataFrame:
     mean = table["dimension"] == MEAN
     for rows in (mean, ~mean):
         table.loc[rows, "p_holm"] = holm(table.loc[rows, "p"])
-    return table.assign(significant=table["p_holm"] < ALPHA)
+    return table.assign(significant=(table["p_holm"] < ALPHA) & findings.alike)

@@ -17,6 +17,7 @@ from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.predictions import Key, as_prediction, read_predictions, write_predictions
 from leap.evaluation.requests import build_requests
 from leap.evaluation.score import Counts, score_predictions
+from leap.evaluation.setting_differences import unlike_members
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.evaluation.usage import usage_and_cost
 from leap.inference.protocol import Engine, Request, Response, request_hash
@@ -230,12 +231,10 @@ def _key(request: Request) -> Key:
 def _different(now: dict[str, dict[str, Any]], found: dict[str, Any]) -> list[str]:
     """Each value of these parts of a manifest that is another there, or that only one of the two has."""
     return [
-        f"{key} ({there.get(key)} there, {values.get(key)} now)"
+        f"{key} ({there} there, {here} now)"
         for part, values in hide_all(now).items()  # as they are stored
-        for there in [hide_all(found.get(part) or {})]
-        for key in dict.fromkeys([*values, *there])
+        for key, here, there in unlike_members(values, hide_all(found.get(part) or {}))
         if key != "files"  # listed by name
-        if there.get(key) != values.get(key)
     ]
 
 

@@ -14,8 +14,11 @@ def print_comparison(table: pd.DataFrame, score: str, note: str = "") -> None:
     """The table of `leap.statistics.comparison.compare`, one sentence on what it shows, and the note."""
     model, baseline = table.iloc[0][["model", "baseline"]]
     print_table(readable(table), f"{model} against {baseline}: {score}")
-    named = table[table["significant"].astype("boolean").fillna(False)]["dimension"]
+    significant = table["significant"].astype("boolean")
+    named = table[significant.fillna(False)]["dimension"]
     verdict = f"differs significantly in: {', '.join(named)}" if len(named) else "no difference is significant"
+    if significant[table["p"].notna()].isna().all():
+        verdict = "no difference is called significant: they were asked or scored in other ways"
     print(f"{verdict} (p_holm, of the mean p, below 0.05)")
     if table["unpaired"].sum():
         print(f"{int(table['unpaired'].sum())} results of one model have no partner in the other and are left out")

@@ -1,7 +1,7 @@
 """All results of a workspace as tables: one row an example, one row a (model, dimension)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.model_names import BASELINE
 from leap.evaluation.result_folder import SCORES
 from leap.evaluation.score import read_scores as read_score_file
+from leap.evaluation.setting_differences import Difference, setting_differences
 from leap.records.files import is_file
 from leap.records.litter import listed
 from leap.report.unfinished import unfinished_note
@@ -27,7 +28,6 @@ BLIND = {"floor": "floor", "best blind": "best_blind"}  # what never looks, and 
 _MANY_TEXTS = 0.05  # of a model's plans: so many with ids as text are worth a sentence
 
 TOTAL = "total_score"
-_ASKED_WITH = ("decoding", "image_tokens", "dtype", "engine_arguments")
 
 
 def found_models(results: Path) -> list[str]:
@@ -191,25 +191,45 @@ def unlike_note(scores: pd.DataFrame, baseline: str) -> str:
     return f"not over the same examples as {baseline}: {_some(results)}" if results else ""
 
 
-def unlike_settings_note(results: Path, models: Iterable[str] | None = None) -> str:
-    """Which models were asked in another way than the first: their scores differ by more than the model. "" if none."""
-    differences: dict[str, str] = {}
-    first: dict[str, Any] | None = None
+def unlike_settings(
+    results: Path, models: Iterable[str] | None = None, baseline: str | None = None
+) -> dict[tuple[str, str], list[Difference]]:
+    """(model, dimension) -> what it was not asked and scored alike in with the baseline, or else with the first model
+    that has results of the dimension."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for dimension, model, folder in _result_folders(results, models):
-        manifest = read_manifest(folder)
-        asked = {name: manifest.get("settings", {}).get(name) for name in _ASKED_WITH}
-        first = first or asked
-        unlike = [_unlike(name, asked[name], first[name]) for name in asked if asked[name] != first[name]]
-        if unlike:
-            differences.setdefault(model, f"{model} ({dimension}): {'; '.join(unlike)}")
-    return f"not asked alike, compare with care: {_some(list(differences.values()))}" if differences else ""
+        found.setdefault(dimension, {})[model] = read_manifest(folder)
+    return {
+        (model, dimension): differences
+        for dimension, manifests in found.items()
+        for first in [baseline if baseline in manifests else model_order(manifests)[0]]
+        for model in model_order(manifests)
+        if (differences := setting_differences(manifests[model], manifests[first]))
+    }
 
 
-def _unlike(name: str, here: Any, there: Any) -> str:
-    if name != "image_tokens":
-        return f"{name} {here} against {there}"
-    one, other = (" to ".join(map(str, size)) if isinstance(size, list) else "unknown" for size in (here, there))
-    return f"image size {one} against {other} tokens"
+def unlike_settings_note(results: Path, models: Iterable[str] | None = None, baseline: str | None = None) -> str:
+    """Which models were asked or scored in another way than the baseline, or the first; "" if none."""
+    unlike = unlike_settings(results, models, baseline)
+    if not unlike:
+        return ""
+    places_of: dict[tuple[str, str], list[str]] = {}  # one for all dimensions that say the same
+    for (model, dimension), differences in unlike.items():
+        places_of.setdefault((model, "; ".join(map(str, differences))), []).append(dimension)
+    places = {key: "" if len(names) == len(NAMES) else f" ({', '.join(names)})" for key, names in places_of.items()}
+    listed = _some([f"{model}{places[model, said]}: {said}" for model, said in places_of])
+    refused = any(one.matters for differences in unlike.values() for one in differences)
+    verdict = "no difference of scores across these is called significant" if refused else "compare with care"
+    return f"not asked alike, {verdict}: {listed}"
+
+
+def without_verdicts(comparisons: pd.DataFrame, unlike: Mapping[tuple[str, str], Sequence[Difference]]) -> pd.DataFrame:
+    """Comparisons with the baseline (`compare_all`), `significant` empty where settings differ that matter: nobody can
+    say whether a difference is the models' then. Of the mean too, where it is so in one dimension."""
+    confounded = {key for key, differences in unlike.items() if any(one.matters for one in differences)}
+    confounded |= {(model, MEAN) for model, _ in confounded}
+    refused = [key in confounded for key in zip(comparisons["model"], comparisons["dimension"], strict=True)]
+    return comparisons.assign(significant=comparisons["significant"].astype("boolean").mask(refused))
 
 
 def _some(results: list[str], shown: int = 6) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from leap.evaluation.setting_differences import Difference
 from leap.records.files import write_atomic
 from leap.records.table_cells import csv_text, markdown_lines, markdown_text
 from leap.report.results import (
@@ -24,7 +25,9 @@ from leap.report.results import (
     read_blind,
     read_counts,
     read_scores,
+    unlike_settings,
     unlike_settings_note,
+    without_verdicts,
 )
 from leap.report.unfinished import unfinished_results
 from leap.statistics.comparison import compare_all
@@ -45,7 +48,7 @@ METHOD = {
     "between_tasks": "the same with whole tasks resampled within each dimension: over all dimensions together only",
     "p": "two-sided paired permutation test on the examples that both models have",
     "p_holm": "p with Holm's correction over the six dimensions; the mean is one test of its own",
-    "significant": "p_holm (of the mean: p) below 0.05",
+    "significant": "p_holm (of the mean: p) below 0.05; empty where the two were asked or scored in other ways",
 }
 
 
@@ -56,13 +59,14 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
     """
     scores, counts, blind = read_scores(results), read_counts(results), read_blind(results)
     compared = baseline in set(scores["model"])
-    found = {score: _of_score(scores, blind, score, baseline if compared else None) for score in HEADLINES}
-    unlike, unfinished = unlike_settings_note(results), unfinished_results(results)
+    unlike = unlike_settings(results, baseline=baseline)
+    found = {score: _of_score(scores, blind, score, baseline if compared else None, unlike) for score in HEADLINES}
+    unlike_note, unfinished = unlike_settings_note(results, baseline=baseline), unfinished_results(results)
     total = found[TOTAL]
     content = {
         "score": TOTAL,
         "method": METHOD,
-        "unlike": unlike or None,
+        "unlike": unlike_note or None,
         **total.records(),
         GROUNDED: found[GROUNDED].records(),
         "blind": _records(blind),
@@ -71,7 +75,7 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
     write_atomic(results / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_atomic(results / "summary.csv", csv_text(_all_means(found, counts, blind)))
     begun = f"not finished, and not or only partly shown: {'; '.join(unfinished)}" if unfinished else ""
-    notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike) if note)]
+    notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike_note) if note)]
     notes += [f"{note}." for note in ids_as_text_notes(scores, counts)]
     tables = {score: of.readable(counts) for score, of in found.items()}
     write_atomic(results / "summary.md", _markdown(tables, total.between, baseline if compared else None, notes))
@@ -98,13 +102,19 @@ class _OfScore:
         return pd.concat([table, blind])
 
 
-def _of_score(scores: pd.DataFrame, blind: pd.DataFrame, score: str, baseline: str | None) -> _OfScore:
+def _of_score(
+    scores: pd.DataFrame,
+    blind: pd.DataFrame,
+    score: str,
+    baseline: str | None,
+    unlike: Mapping[tuple[str, str], Sequence[Difference]],
+) -> _OfScore:
     known = scores.dropna(subset=[score])
     compared = baseline in set(known["model"])
     return _OfScore(
         summarise(known, score),
         summarise_between_tasks(known, score),
-        compare_all(known, baseline, score) if baseline and compared else pd.DataFrame(),
+        without_verdicts(compare_all(known, baseline, score), unlike) if baseline and compared else pd.DataFrame(),
         blind_means(blind, score),
     )
 

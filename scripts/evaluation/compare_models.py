@@ -30,7 +30,7 @@ def main() -> None:
         raise UsageError(f"{arguments.model} is to be compared with itself: name two models")
 
     from leap.report.comparison_page import print_comparison, write_comparison
-    from leap.report.results import read_scores, unlike_settings_note
+    from leap.report.results import read_scores, unlike_settings, unlike_settings_note, without_verdicts
     from leap.report.unfinished import unfinished_note
     from leap.statistics.comparison import compare
 
@@ -39,8 +39,9 @@ def main() -> None:
     unfinished = unfinished_note(results, models)
     if unfinished and not {*models} <= {*scores["model"]}:
         raise LeapError(unfinished)
-    table = compare(scores, *models, arguments.score, arguments.seed)
-    note = "; ".join(filter(None, [unlike_settings_note(results, models), unfinished]))
+    unlike = unlike_settings(results, models, arguments.baseline)
+    table = without_verdicts(compare(scores, *models, arguments.score, arguments.seed), unlike)
+    note = "; ".join(filter(None, [unlike_settings_note(results, models, arguments.baseline), unfinished]))
     print_comparison(table, arguments.score, note)
     for path in write_comparison(table, results / "comparisons", arguments.score, note):
         print(path)

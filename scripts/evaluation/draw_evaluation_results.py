@@ -78,7 +78,7 @@ def main() -> None:
         shown_rows = summary.loc[[*models, *(row for row in summary.index if row in BLIND)]]
         print_table(shown_rows, f"{score} [95 % interval]; {SIGNIFICANT} differs from the baseline (summary.md: how)")
     print_table(tables["metrics"], "Mean of the dimensions (at most 100; total at most 80)")
-    unlike, asked = unlike_note(scores, baseline) if baseline else "", unlike_settings_note(results, models)
+    unlike, asked = unlike_note(scores, baseline) if baseline else "", unlike_settings_note(results, models, baseline)
     for note in (incomplete_note(counts), unfinished, unlike, asked, *ids_as_text_notes(scores, counts)):
         if note:
             print(note)

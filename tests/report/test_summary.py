@@ -70,6 +70,19 @@ def test_without_a_baseline_there_is_no_comparison(results: Path) -> None:
     assert json.loads((results / "summary.json").read_text())["comparisons"] == []
 
 
+def test_what_was_asked_in_other_ways_is_never_called_significant(results: Path) -> None:
+    for model, cot in (("Baseline", False), ("checkpoint-5", True)):
+        for path in results.glob(f"*/{model}/manifest.json"):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "settings": {"with_cot": cot}}))
+    assert SIGNIFICANT not in "".join(write_summary(results)["total_score"].loc["checkpoint-5"])
+    content = json.loads((results / "summary.json").read_text())
+    assert {row["significant"] for row in content["comparisons"] if row["model"] == "checkpoint-5"} == {None}
+    assert "is called significant: checkpoint-5: with_cot True against False" in content["unlike"]
+    done = run_script("scripts/evaluation/compare_models.py", "checkpoint-5", "Baseline", "--results_dir", str(results))
+    assert "no difference is called significant: they were asked or scored in other ways" in done.stdout
+    assert "checkpoint-5: with_cot True against False" in done.stdout
+
+
 def test_two_models_are_compared_and_the_comparison_is_kept(results: Path) -> None:
     done = run_script("scripts/evaluation/compare_models.py", "checkpoint-5", "Baseline", "--results_dir", str(results))
     assert done.returncode == 0, done.stderr
