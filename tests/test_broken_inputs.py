@@ -49,7 +49,10 @@ def with_video(line: str) -> str:
     [
         (lambda line: line[: len(line) // 2], "train_demo.jsonl:2"),
         (without_steps, "train_demo.jsonl:2: target.steps"),
-        (with_video, "video samples are not supported; give images (extract frames first)"),
+        (
+            with_video,
+            "video files are not read; extract frames (ffmpeg -i FILE -vf fps=1 frame-%03d.png) and list these images",
+        ),
         (lambda line: line.replace("images/train", "images/lost"), "missing"),
     ],
 )

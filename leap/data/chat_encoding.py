@@ -2,7 +2,8 @@
 
 The prompt is what the chat template gives for generation; the labels are the answer's tokens and its end-of-turn token,
 known by how they were made, never searched for. Text that looks like a special token is encoded as plain text.
-Earlier assistant turns are part of the prompt: they are read, not learned.
+Earlier assistant turns are part of the prompt: they are read, not learned, unless they say `learn`. Those are tokenized
+apart from the template, as the answer is, since a model writes them token by token after the template's own.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from leap.data.chat_template import refusal, render
 from leap.errors import LeapError
@@ -21,7 +22,7 @@ IGNORED = -100  # the label that cross-entropy passes over
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of prompt and answer, and labels of the same length (IGNORED over the prompt)."""
+    """Token ids of prompt and answer, and labels of the same length (IGNORED where nothing is learned)."""
 
     input_ids: list[int]
     labels: list[int]
@@ -34,6 +35,14 @@ class Lengths:
     prompt: int
     images: int  # places that the template gives to images
     answer: int  # with the end of the turn
+    learned: int = 0  # of the prompt: earlier turns that are learned, with their ends
+
+
+class _Aside(NamedTuple):
+    """A text that is kept from the template, and tokenized as plain text."""
+
+    text: str
+    learned: bool  # a whole turn, which is learned with what ends it
 
 
 class ChatFormat:
@@ -50,22 +59,27 @@ class ChatFormat:
 
     def prompt_ids(self, messages: Sequence[Message], image_tokens: Sequence[int]) -> list[int]:
         """The ids that generation starts from; each image's placeholder is repeated `image_tokens` times."""
-        ids = self._text_ids(messages)
+        return self._prompt(messages, image_tokens).input_ids
+
+    def _prompt(self, messages: Sequence[Message], image_tokens: Sequence[int]) -> Encoded:
+        ids, labels = self._text_ids(messages)
         refuse_lost_images(ids.count(self.image_token_id), len(image_tokens))
         counts = iter(image_tokens)
-        expanded: list[int] = []
-        for token in ids:
-            expanded.extend([token] * (next(counts) if token == self.image_token_id else 1))
-        return expanded
+        prompt = Encoded([], [])
+        for token, label in zip(ids, labels, strict=True):
+            repeats = next(counts) if token == self.image_token_id else 1
+            prompt.input_ids.extend([token] * repeats)
+            prompt.labels.extend([label] * repeats)
+        return prompt
 
     def answer_ids(self, answer: str) -> list[int]:
         """The answer's ids and the end of the turn: what a model should generate."""
         return self._plain_ids([answer])[0] + self.end_of_turn
 
     def encode(self, messages: Sequence[Message], answer: str, image_tokens: Sequence[int]) -> Encoded:
-        """A training sample: loss on the answer and its end-of-turn token only."""
-        prompt, target = self.prompt_ids(messages, image_tokens), self.answer_ids(answer)
-        return Encoded(prompt + target, [IGNORED] * len(prompt) + target)
+        """A training sample: loss on the answer, on earlier turns that are learned, and on their end-of-turn tokens."""
+        prompt, target = self._prompt(messages, image_tokens), self.answer_ids(answer)
+        return Encoded(prompt.input_ids + target, prompt.labels + target)
 
     def lengths(self, samples: Sequence[tuple[Sequence[Message], str]]) -> list[Lengths]:
         """What `encode` would make of these conversations and answers: counted in one go, which is faster."""
@@ -73,16 +87,22 @@ class ChatFormat:
             return []
         pieces = [self._pieces(messages) for messages, _ in samples]
         template = iter(self._template_ids([text for templates, _ in pieces for text in templates]))
-        plain = iter(map(len, self._plain_ids([text for _, aside in pieces for text in aside])))
+        plain = iter(map(len, self._plain_ids([text for _, aside in pieces for text, _ in aside])))
         answers = self._plain_ids([answer for _, answer in samples])
         lengths = []
         for (templates, aside), answer in zip(pieces, answers, strict=True):
-            ids = [next(template) for _ in templates]
+            ids, texts = [next(template) for _ in templates], [next(plain) for _ in aside]
+            turns = [
+                text + self._turn_end(after)
+                for text, (_, learned), after in zip(texts, aside, ids[1:], strict=True)
+                if learned
+            ]
             lengths.append(
                 Lengths(
-                    prompt=sum(map(len, ids)) + sum(next(plain) for _ in aside),
+                    prompt=sum(map(len, ids)) + sum(texts),
                     images=sum(piece.count(self.image_token_id) for piece in ids),
                     answer=len(answer) + len(self.end_of_turn),
+                    learned=sum(turns),
                 )
             )
         return lengths
@@ -95,36 +115,43 @@ class ChatFormat:
         parts = [*kind, str(self._processor.chat_template), self.image_token_id, self.end_of_turn, vocabulary]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def _text_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids with one image token an image."""
+    def _text_ids(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """Ids with one image token an image, and labels."""
         templates, aside = self._pieces(messages)
-        pieces, texts = self._template_ids(templates), self._plain_ids(aside)
-        ids = pieces[0]
-        for text, piece in zip(texts, pieces[1:], strict=True):
+        pieces, texts = self._template_ids(templates), self._plain_ids([text for text, _ in aside])
+        ids, labels = list(pieces[0]), [IGNORED] * len(pieces[0])
+        for text, (_, learned), piece in zip(texts, aside, pieces[1:], strict=True):
+            end = self._turn_end(piece) if learned else 0
             ids += text + piece
-        return ids
+            labels += (text if learned else [IGNORED] * len(text)) + piece[:end] + [IGNORED] * (len(piece) - end)
+        return ids, labels
 
-    def _pieces(self, messages: Sequence[Message]) -> tuple[list[str], list[str]]:
-        """The rendered conversation, cut where a message holds special text, and these texts: n + 1 and n of them."""
-        aside: list[str] = []
+    def _turn_end(self, piece: list[int]) -> int:
+        """How many ids end a learned turn in what the template writes behind it."""
+        if piece[: len(self.end_of_turn)] != self.end_of_turn:
+            raise refusal(self._processor, "ends an earlier turn otherwise than the last; give --train_on last")
+        return len(self.end_of_turn)
+
+    def _pieces(self, messages: Sequence[Message]) -> tuple[list[str], list[_Aside]]:
+        """The rendered conversation, cut where a text is kept from it, and these texts: n + 1 and n of them."""
+        aside: list[_Aside] = []
         mark = _unused_character(messages)
 
-        def take_out(match: re.Match[str]) -> str:
-            aside.append(match.group())
+        def keep(text: str, learned: bool) -> str:
+            aside.append(_Aside(text, learned))
             return mark
 
-        conversation = [
-            {
-                "role": message.role,
-                "content": [
-                    {"type": "image"}
-                    if isinstance(part, ImagePart)
-                    else {"type": "text", "text": self._special_text.sub(take_out, part.text)}
-                    for part in message.parts()
-                ],
-            }
-            for message in messages
-        ]
+        def shown(message: Message) -> list[dict[str, str]]:
+            if message.learn:
+                return [{"type": "text", "text": keep(message.text(), learned=True)}]
+            return [
+                {"type": "image"}
+                if isinstance(part, ImagePart)
+                else {"type": "text", "text": self._special_text.sub(lambda found: keep(found[0], False), part.text)}
+                for part in message.parts()
+            ]
+
+        conversation = [{"role": message.role, "content": shown(message)} for message in messages]
         return render(self._processor, conversation, add_generation_prompt=True).split(mark), aside
 
     def _template_ids(self, texts: list[str]) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """A training sample: a conversation with images, and the answer to learn.
 
-`target.steps` alone is learned. Earlier assistant turns in `messages` are context, as they would be when it is asked.
+`target.steps` is learned. Earlier assistant turns in `messages` are context, as they would be when it is asked, but
+for those marked `"learn": true`.
 
 {"messages": [{"role": "user", "content": [{"type": "image", "image": "images/327-1.png"},
                                            {"type": "text", "text": "What steps ...?"}]}],
@@ -21,6 +22,10 @@ from pydantic import (
 )
 
 Text = Annotated[str, StringConstraints(min_length=1)]
+VIDEO_FILE = (
+    "video files are not read; extract frames (ffmpeg -i FILE -vf fps=1 frame-%03d.png) and list these images in "
+    "the video's place"
+)
 
 
 def _not_blank(text: str) -> str:
@@ -45,14 +50,23 @@ class ImagePart(BaseModel):
 
 
 class VideoPart(BaseModel):
+    """A video is its frames' images, which `Message` puts in its place; a file is none that anything here decodes."""
+
     type: Literal["video"]
 
     @model_validator(mode="after")
     def refuse(self) -> "VideoPart":
-        raise ValueError("video samples are not supported; give images (extract frames first)")
+        raise ValueError(VIDEO_FILE)
 
 
 ContentPart = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
+
+
+def _frames(part: Any) -> list[Any]:
+    """The part itself; images in place of a video that is given as a list of its frames."""
+    if isinstance(part, dict) and part.get("type") == "video" and isinstance(frames := part.get("video"), list):
+        return [{"type": "image", "image": frame} for frame in frames]
+    return [part]
 
 
 class Message(BaseModel):
@@ -60,15 +74,28 @@ class Message(BaseModel):
 
     role: Literal["system", "user", "assistant"]
     content: Annotated[list[ContentPart], Field(min_length=1)]
+    learn: bool | None = None  # whether an assistant's turn is learned, as the target is
 
     @field_validator("content", mode="before")
     @classmethod
     def text_alone(cls, content: Any) -> Any:
+        if isinstance(content, list):
+            return [part for given in content for part in _frames(given)]
         return [{"type": "text", "text": content}] if isinstance(content, str) and content else content
+
+    @model_validator(mode="after")
+    def learns_text(self) -> "Message":
+        if self.learn and (self.role != "assistant" or not all(isinstance(part, TextPart) for part in self.content)):
+            raise ValueError("`learn` is for an assistant's turn of text alone")
+        return self
 
     def parts(self) -> list[TextPart | ImagePart]:
         """Texts and images in reading order."""
         return [part for part in self.content if not isinstance(part, VideoPart)]
+
+    def text(self) -> str:
+        """Its texts in a row, without its images."""
+        return "".join(part.text for part in self.parts() if isinstance(part, TextPart))
 
 
 class Target(BaseModel):

@@ -33,6 +33,7 @@ def describe(run: "Run") -> str:
         f"images      {', '.join(f'{count} samples with {number}' for number, count in images if count)}",
         f"tokens      {samples.tokens.min()} to {samples.tokens.max()} a sample, median "
         f"{np.median(samples.tokens):.0f}; {samples.label_tokens.mean():.0f} label tokens a sample",
+        *_read_as(run),
         *_validation(run),
         f"steps       {run.steps} of {min(size, len(samples))} samples, learning rate {recipe.learning_rate}",
         *(f"trainable   {line}" for line in run.trainable),
@@ -44,6 +45,12 @@ def describe(run: "Run") -> str:
     if samples.report and (samples.too_long or samples.duplicates):
         lines.append(f"report      {samples.report}")
     return "\n".join(lines)
+
+
+def _read_as(run: "Run") -> list[str]:
+    """The form of each file, with its first sample as text: a form that was taken for another shows."""
+    files = [run.train, run.validation] if run.validation else [run.train]
+    return [f"read as     {file.format.title} ({file.path.name}); sample 1: {file.first()}" for file in files]
 
 
 def _packing(run: "Run") -> list[str]:

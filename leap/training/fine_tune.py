@@ -138,7 +138,17 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
         usual = (root, root / "data")
         roots = (root / recipe.image_root,) if recipe.image_root else roots_beside(file, usual)
         return check_training_file(
-            file, roots, chat, encoder, recipe.model_max_length, cache, max_samples, name, report
+            file,
+            roots,
+            chat,
+            encoder,
+            recipe.model_max_length,
+            cache,
+            max_samples,
+            name,
+            report,
+            recipe.data_format,
+            recipe.train_on,
         )
 
     train = check(root / recipe.train_file, recipe.max_train_samples, "training samples")

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from leap.cli import LARGEST_COUNT, MOST_IMAGE_TOKENS, MOST_WORKERS
+from leap.data.formats.sample_format import FormatName, LearnedTurns
 from leap.errors import LeapError, UsageError
 from leap.models.families import COMPONENTS, Component
 from leap.records.files import is_file, read_text
@@ -98,9 +99,15 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model_name_or_path: Annotated[str, Field(description="base model: a folder")]
-    train_file: Annotated[str, Field(description="training samples, JSONL")]
+    train_file: Annotated[str, Field(description="training samples: JSONL, JSON or Parquet")]
     val_file: Annotated[str | None, Field(description="validation samples for the evaluation loss")] = None
     image_root: Annotated[str | None, Field(description="where relative image paths start")] = None
+    data_format: Annotated[
+        FormatName | None, Field(description="form of the samples; null: found out, and told in the plan")
+    ] = None
+    train_on: Annotated[
+        LearnedTurns, Field(description="which of the assistant's turns are learned (LEAP's own form says it itself)")
+    ] = "all"
     output_dir: Annotated[str, Field(description="where checkpoint-N folders go")] = "output"
 
     num_train_epochs: Annotated[Finite, Field(gt=0, le=100_000)] = 1.0

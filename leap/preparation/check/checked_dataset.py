@@ -22,18 +22,27 @@ import numpy as np
 
 from leap.data.arrow_files import is_whole, report_damage
 from leap.data.chat_encoding import ChatFormat
+from leap.data.formats import SampleReader, detect, example_line, format_named
+from leap.data.formats.leap_samples import LeapSample
+from leap.data.formats.sample_format import FormatName, LearnedTurns, SampleFormat
+from leap.data.formats.stored_images import ImageFolder
 from leap.data.image import LOADING, ImageEncoder
+from leap.data.sample_files import SampleFile
 from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.preparation.check.image_check import FoundImages, ImageTable, find_images
-from leap.preparation.check.sample_check import check_samples
+from leap.preparation.check.sample_check import INVALID, check_samples
 from leap.preparation.check.sample_table import Measured, Problem, SampleTable
 from leap.progress import is_main_process, track
 from leap.records.files import replacing
-from leap.records.json_files import read_lines, write_json
+from leap.records.json_files import write_json
 from leap.records.locks import FolderLock
+from leap.records.training import ImagePart, TrainingSample
+from leap.terminal import in_one_line, shorten
 
 _FORMAT = 3  # of the cached files; to be raised when a check sees something else
+_READING = 1  # of samples in other forms than LEAP's own; to be raised when another sample is made of one
+_SHOWN = 200  # characters of a sample in the plan
 _FEW = 1_000  # samples or images that are checked sooner than processes start
 
 
@@ -43,6 +52,7 @@ class CheckedFile:
 
     path: Path
     fingerprint: str  # sha256 of the file
+    format: type[SampleFormat]  # in which its samples are written; the table has LEAP's own
     image_roots: tuple[Path, ...]
     table: Any  # datasets.Dataset of every line of the file, mapped into memory
     places: np.ndarray  # where the samples are in `table`
@@ -64,6 +74,16 @@ class CheckedFile:
     def __len__(self) -> int:
         return len(self.places)
 
+    def first(self) -> str:
+        """The first sample that is used, as a line of text for people."""
+        sample = TrainingSample.model_validate_json(self.table[int(self.places[0])]["sample"])
+        turns = [
+            f"{message.role}: "
+            + "".join("<image>" if isinstance(part, ImagePart) else part.text for part in message.parts())
+            for message in sample.messages
+        ]
+        return shorten(in_one_line(" ".join([*turns, f"assistant: {sample.target.steps}"])), _SHOWN)
+
 
 def check_training_file(
     path: Path,
@@ -75,27 +95,35 @@ def check_training_file(
     max_samples: int | None = None,
     name: str = "training samples",
     report: bool = True,
+    data_format: FormatName | None = None,
+    learned: LearnedTurns = "all",
 ) -> CheckedFile:
     """Read every sample, decode its images, measure its length; samples over `max_length` tokens are set apart, never
     cut.
 
+    `data_format` is found out where it is None. `learned` are turns of the assistant, where a form has several.
     With `max_samples`, the first usable samples alone, and no images but theirs are looked at. Processes that check the
     same file at the same time wait for one of them. Raises LeapError with file and line of the first sample that is
     broken, the number of such samples, and the report that lists them, where one is to be written.
     """
-    next(read_lines(path))  # raises where there is no file, or nothing in it
-    fingerprint = _digest(path)
-    key = hashlib.sha256(json.dumps([_FORMAT, fingerprint, chat.identity()]).encode()).hexdigest()
+    file = SampleFile(path)
+    form = format_named(data_format) if data_format else detect(file.samples(), path)
+    reader = SampleReader(form, learned, ImageFolder(cache / "training" / "images"))
+    fingerprint = file.fingerprint()
+    # LEAP's own form has the key that it had when it was the only one.
+    read_as = [] if form is LeapSample and file.is_lines else [_READING, form.name, learned]
+    key = hashlib.sha256(json.dumps([_FORMAT, fingerprint, chat.identity(), *read_as]).encode()).hexdigest()
     folder = cache / "training" / f"{path.stem}-{key[:16]}"
     if not is_whole(folder / "samples.arrow"):
         with _alone(folder, name):
-            _check_samples(path, fingerprint, chat, folder / "samples.arrow", name)
+            _check_samples(file, fingerprint, reader, chat, folder / "samples.arrow", name)
     table = SampleTable(folder / "samples.arrow")
-    roots = tuple(image_roots)
+    roots = (*image_roots, *([reader.images.path] if read_as and reader.images else []))
     measured, fitting, too_long = _measure(table, roots, encoder, max_length, max_samples, folder, name)
     checked = CheckedFile(
         path=path,
         fingerprint=fingerprint,
+        format=form,
         image_roots=roots,
         table=table.samples,
         places=fitting,
@@ -118,11 +146,6 @@ def check_training_file(
     return checked
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def _alone(folder: Path, name: str) -> Iterator[None]:
     """One process checks; the others wait, then find what it found."""
@@ -136,20 +159,23 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _check_samples(path: Path, fingerprint: str, chat: ChatFormat, result: Path, name: str) -> None:
+def _check_samples(
+    file: SampleFile, fingerprint: str, reader: SampleReader, chat: ChatFormat, result: Path, name: str
+) -> None:
     if is_whole(result):  # another process was here while we waited
         return
     report_damage(result)
-    total = sum(1 for _ in read_lines(path))
+    total = sum(1 for _ in file.samples())
     processes = usable_cores() if total > _FEW else 1
     with replacing(result) as temporary:
         try:
-            for _ in track(check_samples(path, chat, processes, temporary), f"checking {name}", total, for_all=True):
+            checked = check_samples(file, reader, chat, processes, temporary)
+            for _ in track(checked, f"checking {name}", total, for_all=True):
                 pass
         except LeapError as error:
-            raise LeapError(f"{path}: {error}") from error
-        if _digest(path) != fingerprint:
-            raise LeapError(f"{path}: the file changed while it was checked; start again")
+            raise LeapError(f"{file.path}: {error}") from error
+        if file.fingerprint() != fingerprint:
+            raise LeapError(f"{file.path}: the file changed while it was checked; start again")
 
 
 def _measure(
@@ -226,8 +252,11 @@ def _refuse(checked: CheckedFile, problems: Sequence[Problem], max_length: int) 
         first, kinds = problems[0], Counter(problem.kind for problem in problems)
         counts = ", ".join(f"{kind}: {count}" for kind, count in kinds.items())
         listed = f", listed in {checked.report}" if checked.report else ""
+        shown = checked.format is not LeapSample and first.kind == INVALID
+        read_as = f"; read as {checked.format.title}; a right one: {example_line(checked.format)}" if shown else ""
         raise LeapError(
-            f"{checked.path}:{first.line}: {first.reason} (unusable samples in all: {len(problems)} ({counts}){listed})"
+            f"{checked.path}:{first.line}: {first.reason}{read_as} "
+            f"(unusable samples in all: {len(problems)} ({counts}){listed})"
         )
     if not len(checked):
         raise LeapError(

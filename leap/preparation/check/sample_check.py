@@ -1,4 +1,4 @@
-"""The lines of a training file, each looked at once: is it a sample, how long is it, what does it repeat.
+"""The samples of a training file, each looked at once: is it one, how long is it, what does it repeat.
 
 The outcome is an Arrow file that later starts map into memory; images are checked apart, in `image_check`.
 """
@@ -12,22 +12,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-from pydantic import ValidationError
 
 from leap.data.arrow_files import writing_arrow
 from leap.data.chat_encoding import ChatFormat, Lengths, refuse_lost_images
+from leap.data.formats import RawSample, SampleError, SampleReader
+from leap.data.sample_files import SampleFile
 from leap.errors import LeapError
-from leap.records.json_files import first_problem, read_lines
 from leap.records.training import TrainingSample
 from leap.workers import map_in_order
 
 INVALID, EMPTY = "invalid sample", "empty answer"
-Line = tuple[int, bytes]  # its number from 1, its bytes
+Line = tuple[int, RawSample]  # its number from 1, what it holds
+Read = tuple[TrainingSample, str]  # and itself as a line of LEAP's own form
 _LINES = 256  # that are checked together
 _SCHEMA = pa.schema(
     [
         ("line", pa.int32()),
-        ("sample", pa.string()),  # the JSON, as the file has it; empty for an unusable sample
+        ("sample", pa.string()),  # LEAP's own form in JSON, as the file has it; empty for an unusable sample
         ("text_tokens", pa.int32()),  # prompt and answer without images
         ("label_tokens", pa.int32()),
         ("images", pa.list_(pa.string())),  # paths as the sample gives them
@@ -52,10 +53,12 @@ class CheckedLine(NamedTuple):
     said: bytes = b""
 
 
-def check_samples(path: Path, chat: ChatFormat, processes: int, result: Path) -> Iterator[int]:
+def check_samples(
+    file: SampleFile, reader: SampleReader, chat: ChatFormat, processes: int, result: Path
+) -> Iterator[int]:
     """Write the Arrow file `result`, yielding the line numbers as they are done. Raises LeapError for an empty file."""
     first: dict[tuple[bytes, tuple[str, ...]], int] = {}
-    batches = map_in_order(partial(check_lines, chat), _batches(path), processes)
+    batches = map_in_order(partial(check_lines, reader, chat), _batches(file), processes)
     with writing_arrow(result, _SCHEMA) as writer:
         for checked in batches:
             samples = [sample._asdict() for sample in checked]
@@ -67,22 +70,19 @@ def check_samples(path: Path, chat: ChatFormat, processes: int, result: Path) ->
             yield from (sample["line"] for sample in samples)
 
 
-def _batches(path: Path) -> Iterator[list[Line]]:
-    lines = read_lines(path)
+def _batches(file: SampleFile) -> Iterator[list[Line]]:
+    lines = file.samples()
     while batch := list(islice(lines, _LINES)):
         yield batch
 
 
-def check_lines(chat: ChatFormat, lines: Sequence[Line]) -> list[CheckedLine]:
+def check_lines(reader: SampleReader, chat: ChatFormat, lines: Sequence[Line]) -> list[CheckedLine]:
     """Each line read as a sample, and tokenized."""
-    read = [_read(number, line) for number, line in lines]
-    samples = {
-        number: sample for (number, _), sample in zip(lines, read, strict=True) if isinstance(sample, TrainingSample)
-    }
+    read = [(number, _read(reader, number, line)) for number, line in lines]
+    samples = {number: found[0] for number, found in read if not isinstance(found, CheckedLine)}
     lengths = iter(_lengths(chat, samples))
     return [
-        _measured(number, line, sample, next(lengths)) if isinstance(sample, TrainingSample) else sample
-        for (number, line), sample in zip(lines, read, strict=True)
+        found if isinstance(found, CheckedLine) else _measured(number, *found, next(lengths)) for number, found in read
     ]
 
 
@@ -99,17 +99,14 @@ def _lengths(chat: ChatFormat, samples: dict[int, TrainingSample]) -> list[Lengt
         raise
 
 
-def _read(number: int, line: bytes) -> TrainingSample | CheckedLine:
+def _read(reader: SampleReader, number: int, line: RawSample) -> Read | CheckedLine:
     try:
-        return TrainingSample.model_validate_json(line)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        empty = problem["loc"] == ("target", "steps") and not str(problem["input"] or "").strip()
-        reason = f"{first_problem(error)}; mend or remove this line"
-        return CheckedLine(number, kind=EMPTY if empty else INVALID, reason=reason)
+        return reader.read(line)
+    except SampleError as error:
+        return CheckedLine(number, kind=EMPTY if error.empty else INVALID, reason=f"{error}; mend or remove this line")
 
 
-def _measured(number: int, line: bytes, sample: TrainingSample, lengths: Lengths) -> CheckedLine:
+def _measured(number: int, sample: TrainingSample, line: str, lengths: Lengths) -> CheckedLine:
     images = tuple(sample.images())
     try:
         refuse_lost_images(lengths.images, len(images))
@@ -118,4 +115,4 @@ def _measured(number: int, line: bytes, sample: TrainingSample, lengths: Lengths
     said = [[message.role, *(getattr(part, "text", None) for part in message.parts())] for message in sample.messages]
     digest = hashlib.blake2b(json.dumps([said, sample.target.steps]).encode(), digest_size=16).digest()
     text_tokens = lengths.prompt - lengths.images + lengths.answer
-    return CheckedLine(number, line.decode().strip(), text_tokens, lengths.answer, images, said=digest)
+    return CheckedLine(number, line, text_tokens, lengths.answer + lengths.learned, images, said=digest)

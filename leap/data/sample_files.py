@@ -1,0 +1,111 @@
+"""Files of training samples, whatever holds them: lines of JSON, a JSON array, or a Parquet table."""
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from leap.data.formats import RawSample
+from leap.errors import LeapError
+from leap.records.files import is_file
+from leap.records.json_files import RESTORE, read_lines
+
+_PIECE = 1 << 20  # characters of an array that are read at a time
+_ROWS = 256  # of a table that are read at a time: a row may hold images
+_BETWEEN = re.compile(r"[\s,]*")  # elements of an array
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """A file, which is read from its start at each call, so that it need not fit into memory."""
+
+    path: Path
+
+    def samples(self) -> Iterator[tuple[int, RawSample]]:
+        """Each sample with its line (in a table its row), from 1. Raises LeapError where there is none."""
+        kind = self._kind()
+        if kind == "lines":
+            return read_lines(self.path)
+        return self._some(_rows(self.path) if kind == "table" else _elements(self.path))
+
+    def fingerprint(self) -> str:
+        """sha256 of the content."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def is_lines(self) -> bool:
+        """Whether each line is a sample of its own."""
+        return self._kind() == "lines"
+
+    def _kind(self) -> str:
+        """By how it begins: names are often wrong about it."""
+        if not is_file(self.path):
+            raise LeapError(f"{self.path}: there is no such file")
+        with self.path.open("rb") as file:
+            start = file.read(4096)
+        if start.startswith(b"PAR1"):
+            return "table"
+        return "array" if start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[") else "lines"
+
+    def _some(self, samples: Iterator[tuple[int, RawSample]]) -> Iterator[tuple[int, RawSample]]:
+        count = 0
+        for count, sample in enumerate(samples, start=1):  # noqa: B007
+            yield sample
+        if not count:
+            raise LeapError(f"{self.path}: there is no sample in it")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = 0
+    try:
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(_ROWS):
+                for record in batch.to_pylist():
+                    row += 1
+                    yield row, record
+    except pa.ArrowException as error:
+        raise LeapError(f"{path}: the Parquet table cannot be read after row {row} ({error}); restore it") from error
+
+
+def _elements(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Elements of a JSON array as lines of JSON, each with the line on which it begins; a piece is in memory at a time.
+
+    json.load would need some gigabytes for the larger of these files.
+    """
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        text = _piece(file, path)
+        at = text.index("[") + 1
+        line = 1 + text.count("\n", 0, at)
+        while True:
+            start = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+            if text[start : start + 1] == "]":
+                return
+            try:
+                _, end = decoder.raw_decode(text, start)
+            except RecursionError:
+                raise LeapError(f"{path}:{line}: nested too deep for a sample; {RESTORE}") from None
+            except json.JSONDecodeError as error:
+                if more := _piece(file, path):  # the piece ended within the element
+                    text, at = text[at:] + more, 0
+                    continue
+                place = line + text.count("\n", at, error.pos)
+                raise LeapError(f"{path}:{place}: not valid JSON ({error.msg}); {RESTORE}") from error
+            line += text.count("\n", at, start)
+            yield line, text[start:end].encode()
+            line, at = line + text.count("\n", start, end), end
+
+
+def _piece(file: TextIO, path: Path) -> str:
+    try:
+        return file.read(_PIECE)
+    except UnicodeDecodeError as error:
+        raise LeapError(f"{path}: not UTF-8 text; save it as UTF-8") from error
