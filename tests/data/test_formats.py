@@ -1,6 +1,7 @@
 """Forms of samples: each gives the ids and labels of LEAP's own; what is not understood is told with a right one."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import REPOSITORY, run_script
 from test_training_data import draw
 
 from leap.data.chat_encoding import IGNORED, ChatFormat
@@ -234,8 +236,6 @@ def test_elements_of_a_large_array_have_their_lines(tmp_path: Path) -> None:
 
 def test_the_own_form_keeps_its_cache_and_its_fingerprint(files: Files) -> None:
     """Both are what they were when there was no other form: old runs go on, old checks are found."""
-    import hashlib
-
     path = files.lines(own())
     checked = files.check(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -348,3 +348,38 @@ def test_turns_that_are_not_to_be_learned_are_not(files: Files) -> None:
         sample["messages"][place]["weight"] = 0
     with pytest.raises(LeapError, match="every turn of the assistant is marked as not to be learned"):
         files.check(files.lines(sample))
+
+
+def spoken(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample of the demo, a question with images, in ShareGPT's form."""
+    (message,) = sample["messages"]
+    question = "".join(part.get("text", "<image>") for part in message["content"])
+    turns = {"human": question, "gpt": sample["target"]["steps"]}
+    return {
+        "conversations": [{"from": speaker, "value": value} for speaker, value in turns.items()],
+        "image": [part["image"] for part in message["content"] if part["type"] == "image"],
+    }
+
+
+def test_a_run_is_told_what_it_reads_and_trains_on_it(workspace: Path, tmp_path: Path) -> None:
+    own = workspace / "data" / "train_demo.jsonl"
+    theirs = array(tmp_path, [spoken(json.loads(line)) for line in own.read_text().splitlines()])
+    sizes = "--image_tokens_min 4 --image_tokens_max 9"
+    flags = f"--recipe demo --max_steps 1 --logging_steps 1 --warmup_steps 0 {sizes} --report_to none"
+    losses = []
+    for file, form in ((theirs, "ShareGPT's conversations (LLaVA)"), (own, "LEAP's own")):
+        output = tmp_path / file.stem
+        given = ["--train_file", str(file), "--output_dir", str(output)]
+        done = run_script("scripts/training/run-finetuning.py", *flags.split(), *given, root=workspace)
+        assert done.returncode == 0, done.stderr
+        assert f"read as     {file.name}: {form}; sample 1: user: " in done.stdout
+        state = json.loads((output / "checkpoint-1" / "trainer_state.json").read_text())
+        losses.append(state["log_history"][0]["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_the_documents_list_every_form() -> None:
+    for page in ("data.md", "data_zh.md"):
+        table = (REPOSITORY / "docs" / page).read_text().partition("| `data_format` |")[2]
+        rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+        assert sorted(rows) == sorted(get_args(FormatName))
