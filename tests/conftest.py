@@ -22,7 +22,8 @@ PYTHONPATH = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])  # of
 # Tests lie in folders that mirror leap/ and share what they make: from every folder the others' modules are imported by
 # name. pytest itself adds only the folder of the file that it reads.
 sys.path.extend(str(folder) for folder in sorted((REPOSITORY / "tests").iterdir()) if folder.is_dir())
-GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
+TEST_DATA = Path(__file__).resolve().parent / "data"
+GOLDEN = TEST_DATA / "golden"
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from leap.errors import LeapError
 from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.result_folder import PREDICTIONS
-from leap.evaluation.score import without_plan
 from leap.records.benchmark import Prediction
 from leap.records.files import LOCK, is_file
 from leap.records.json_files import first_problem, read_record
 from leap.records.litter import listed
 from leap.records.locks import lock_holder
+from leap.vlabench.diagnosis import without_plan
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.parsing import parse_plan
 

@@ -59,6 +59,7 @@ class _Manifest(_Part):
     data: _Data = _Data()
     counts: dict[str, Count] = {}
     blind: _Blind = _Blind()
+    diagnosis: dict[str, dict[str, Count]] = {}
     inference: list[_Session] = []
     answers_of_unknown_files: Count = 0
     start: Time = ""

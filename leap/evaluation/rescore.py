@@ -8,6 +8,7 @@ from typing import Any
 
 from leap import provenance
 from leap.errors import LeapError
+from leap.evaluation.diagnoses import write_diagnoses
 from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.predictions import read_predictions
 from leap.evaluation.result_folder import PREDICTIONS, SCORES
@@ -73,7 +74,8 @@ def _rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode) -> Rescored:
         if changed:
             shutil.copyfile(folder / SCORES, folder / "final_score.old.json")
         write_json(folder / SCORES, scores)
-        _update_manifest(folder, dimension, scorer, counts, pool)
+        diagnosis = write_diagnoses(folder, examples, predictions, scores, data)
+        _update_manifest(folder, dimension, scorer, counts, {"blind": blind_scores(pool), "diagnosis": diagnosis})
     else:
         write_json(folder / LENIENT_SCORES, scores)
     return Rescored(folder, dimension, counts, _mean_total(scores), _mean_total(before), changed)
@@ -172,12 +174,9 @@ def _mean_total(scores: Scores) -> float | None:
     return sum(totals) / len(totals) if totals else None
 
 
-def _update_manifest(
-    folder: Path, dimension: Dimension, scorer: Scorer, counts: Counts, pool: list[BenchmarkExample]
-) -> None:
+def _update_manifest(folder: Path, dimension: Dimension, scorer: Scorer, counts: Counts, more: dict[str, Any]) -> None:
     manifest = {"dimension": dimension.name, **read_manifest(folder)}
     status = "complete" if counts.complete else "incomplete"
     note = {"time": provenance.now(), "command": provenance.command(), "versions": provenance.versions()}
     update = {"scorer": scorer.to_dict(), "counts": counts.to_dict(), "status": status, "rescored": note}
-    update["blind"] = blind_scores(pool)
-    write_json(folder / MANIFEST, {**manifest, **update})
+    write_json(folder / MANIFEST, {**manifest, **update, **more})

@@ -13,6 +13,7 @@ from typing import Any
 
 from leap import provenance
 from leap.errors import LeapError
+from leap.evaluation.diagnoses import write_diagnoses
 from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.predictions import Key, as_prediction, read_predictions, write_predictions
 from leap.evaluation.requests import build_requests
@@ -100,7 +101,7 @@ class ResultFolder:
         # The counts are those of the score file that is there, until `finish` replaces both.
         self._ended = before.get("end")  # stays where nothing is asked now
         self._manifest |= {
-            name: before[name] for name in ("start", "counts", "blind", _UNKNOWN_FILES) if name in before
+            name: before[name] for name in ("start", "counts", "blind", "diagnosis", _UNKNOWN_FILES) if name in before
         }
         if self._predictions and "files" in self._fixed["model"] and "files" not in before.get("model", {}):
             self.of_unknown_files = self._manifest[_UNKNOWN_FILES] = len(self._predictions)
@@ -150,6 +151,7 @@ class ResultFolder:
         self._manifest |= {
             "counts": counts.to_dict(),
             "blind": blind_scores(self._pool),
+            "diagnosis": write_diagnoses(self.path, self._examples, found, scores, self._settings.data),
             "usage": usage_and_cost(found.values(), *self._settings.prices),
             "end": provenance.now() if self.waiting or not self._ended else self._ended,
             "status": "complete" if counts.complete else "incomplete",

@@ -3,20 +3,20 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.records.json_files import first_problem, read_json
+from leap.vlabench.diagnosis import without_plan
 from leap.vlabench.examples import by_example
 from leap.vlabench.grounding import GROUNDED, grounded, has_id_as_text, has_name, plan_steps
 from leap.vlabench.parsing import Mode, ParsedPlan, parse_plan
 from leap.vlabench.scoring import LEAP_KEYS, ZERO_SCORES, dependency_of, plan_scores
 from leap.vlabench.sources import LEAP_SCORER, Scorer
 
-NoPlan = Literal["refused", "filtered", "empty"]
 ExampleScores = dict[str, float | None]  # only `grounded` may be None: the reference names no object
 Scores = dict[str, dict[str, ExampleScores]]  # task -> example number -> score name -> score
 _Score = Annotated[float, Field(strict=True, allow_inf_nan=False)] | None
@@ -93,13 +93,6 @@ def score_predictions(
             count["ids_as_text"] += has_id_as_text(parsed.plan)
             count["names"] += has_name(plan_steps(parsed.plan) or ())
     return scores, Counts(**count)
-
-
-def without_plan(prediction: Prediction) -> NoPlan | None:
-    """Why an answer can hold no plan, before anything is read of it; None for a text that the parser decides about."""
-    if prediction.finish == "refused" or prediction.finish == "filtered":
-        return prediction.finish
-    return None if prediction.text is None or prediction.text.strip() else "empty"
 
 
 def score_plan(task: str, reference: list[Any], parsed: ParsedPlan, scorer: Scorer = LEAP_SCORER) -> ExampleScores:

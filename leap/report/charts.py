@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 from leap.report.style import FAINT, FLOOR, GREY, INK, Look, clean, lightened, plain
 from leap.statistics.means import MEAN
@@ -14,6 +15,7 @@ from leap.vlabench.dimensions import NAMES
 GROUPS = (*NAMES, MEAN)
 _PLACES = [*range(len(NAMES)), len(NAMES) + 0.25]  # the mean stands a little apart
 _GROUP_WIDTH = 0.84
+_NUMBERED = 9  # percent of a bar that a part must have for its number to fit
 
 
 def draw_bars(
@@ -115,6 +117,34 @@ def _leave_room_for_texts(axes: Axes, points: pd.DataFrame) -> None:
     axes.set_xlim(low - (room if low < 0 else 0.02 * room), high + room)
 
 
+def draw_shares(axes: Axes, counts: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """A bar to the right for each row, 100 % long, in parts of these columns and colours; "n/a" for one without any.
+    Parts that are long enough have their number."""
+    for place, (_, row) in enumerate(counts.iterrows()):
+        total, left = row.sum(), 0.0
+        if not total:
+            axes.text(1, place, "n/a", va="center", fontsize=8, color=GREY)
+            continue
+        for kind, colour in colours.items():
+            share = 100 * float(row[kind]) / float(total)
+            axes.barh(place, share, 0.8, left, color=colour, edgecolor="white", linewidth=0.4)
+            if share >= _NUMBERED:
+                ink = "white" if _is_dark(*to_rgb(colour)) else INK
+                axes.text(left + share / 2, place, f"{row[kind]}", ha="center", va="center", fontsize=7, color=ink)
+            left += share
+    axes.set_xlim(0, 100)
+    axes.set_ylim(len(counts) - 0.5, -0.5)
+    axes.set_yticks(range(len(counts)), [plain(name) for name in counts.index])
+    axes.set_xticks([0, 50, 100], ["0", "50", "100 %"])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=9, labelcolor=INK)
+
+
+def _is_dark(red: float, green: float, blue: float) -> bool:
+    """Whether white is read better upon a colour than black."""
+    return 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+
+
 def draw_heat_map(
     axes: Axes,
     table: pd.DataFrame,
@@ -131,7 +161,7 @@ def draw_heat_map(
     for row, model in enumerate(table.index):
         for column, group in enumerate(GROUPS):
             red, green, blue, _ = cells.cmap(cells.norm(table.loc[model, group]))
-            dark = pd.notna(table.loc[model, group]) and 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            dark = pd.notna(table.loc[model, group]) and _is_dark(red, green, blue)
             ink = "white" if dark else INK
             axes.text(column + 0.5, row + 0.5, texts.loc[model, group], ha="center", va="center", fontsize=8, color=ink)
     axes.axvline(len(NAMES), color="white", linewidth=4)

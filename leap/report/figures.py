@@ -3,7 +3,7 @@
 What has no score is a gap or "n/a", never 0. A result with unscored examples has an asterisk and a footnote.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from leap.report.charts import GROUPS, draw_bars, draw_differences, draw_floor, draw_heat_map, label_groups
+from leap.report.charts import GROUPS, draw_bars, draw_differences, draw_floor, draw_heat_map, draw_shares, label_groups
 from leap.report.curves import Loss, checkpoint_curves, find_series, training_loss
 from leap.report.results import (
     BLIND,
@@ -24,17 +24,21 @@ from leap.report.results import (
     incomplete_results,
     unlike_note,
 )
-from leap.report.style import FLOOR, GREY, Look, legend_above, lightened, looks, new_figure, plain, save
+from leap.report.style import FLOOR, GREY, KIND_COLOURS, Look, legend_above, lightened, looks, new_figure, plain, save
 from leap.report.tables import improvement
 from leap.statistics.means import MEAN, summarise
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.grounding import GROUNDED
 
-FIGURES = ("total_scores", "metrics", "stacked", "improvement", "checkpoints", "training_loss")
+FIGURES = ("total_scores", "diagnosis", "metrics", "stacked", "improvement", "checkpoints", "training_loss")
 TOTAL_LABEL = "total score (official, max 80)"
 _HEADLINES = {TOTAL_LABEL: TOTAL, "grounded (max 100)": GROUNDED}
 _MOST = {TOTAL: 80 * 1.13, GROUNDED: 100 * 1.13}  # with room for a number over a full bar
 _BARS_UP_TO = 8  # models; more are a heat map
+_KINDS_NOTE = (
+    "Percent of the examples, with their number. Each has one kind, the first that holds of: no answer, a refusal, no "
+    "plan, right, a loop, names instead of ids, another order, more or fewer steps, other ids, other skills."
+)
 _METRICS = {
     "Skill match": "skill_match_score",
     "Entity match": "entity_match_score",
@@ -46,12 +50,13 @@ _PARTS = {"0.4 x skill match": "skill_match_score", "0.4 x entity match": "entit
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the figures draw: `read_scores`, `read_counts`, `read_blind`, the model that the others are compared with,
-    if any, and a note beside them: `unlike_settings_note`, `unfinished_note`."""
+    """What the figures draw: `read_scores`, `read_counts`, `read_blind`, `read_kinds`, the model that the others are
+    compared with, if any, and a note beside them: `unlike_settings_note`, `unfinished_note`."""
 
     scores: pd.DataFrame
     counts: pd.DataFrame
     blind: pd.DataFrame
+    kinds: pd.DataFrame
     baseline: str | None
     note: str = ""
 
@@ -102,24 +107,28 @@ class Evaluation:
         ]
 
 
-def draw_figures(evaluation: Evaluation, loss: Loss | None, folder: Path) -> list[Path]:
-    """Write every figure for which there is data, and remove an older one for which there is none now."""
+def draw_figures(evaluation: Evaluation, loss: Loss | None, folder: Path, names: Sequence[str] = FIGURES) -> list[Path]:
+    """Write every figure of these for which there is data, and remove an older one for which there is none now."""
     series = find_series(evaluation.looks)
-    figures: dict[str, Figure | None] = {
-        "total_scores": total_scores(evaluation),
-        "metrics": metrics(evaluation),
-        "stacked": stacked(evaluation),
-        "improvement": improvement_figure(evaluation) if evaluation.comparable else None,
-        "checkpoints": checkpoints(evaluation, series) if series else None,
-        "training_loss": training_loss(loss) if loss else None,
+    diagnosed = evaluation.kinds["correct"].notna().any()
+    figures: dict[str, Callable[[], Figure] | None] = {
+        "total_scores": lambda: total_scores(evaluation),
+        "diagnosis": (lambda: diagnosis(evaluation)) if diagnosed else None,
+        "metrics": lambda: metrics(evaluation),
+        "stacked": lambda: stacked(evaluation),
+        "improvement": (lambda: improvement_figure(evaluation)) if evaluation.comparable else None,
+        "checkpoints": (lambda: checkpoints(evaluation, series)) if series else None,
+        "training_loss": (lambda: training_loss(loss)) if loss else None,
     }
-    for name in FIGURES:
-        path, figure = folder / f"{name}.png", figures[name]
-        if figure is None:
+    written = []
+    for name in names:
+        path, draw = folder / f"{name}.png", figures[name]
+        if draw is None:
             path.unlink(missing_ok=True)
         else:
-            save(figure, path)
-    return [folder / f"{name}.png" for name in FIGURES if figures[name] is not None]
+            save(draw(), path)
+            written.append(path)
+    return written
 
 
 def total_scores(evaluation: Evaluation) -> Figure:
@@ -145,6 +154,25 @@ def total_scores(evaluation: Evaluation) -> Figure:
     floor = Line2D([], [], color=FLOOR, linewidth=1.6, label="floor: a planner that never looks")
     drawn = any(table.notna().any(axis=None) for table in floors.values())
     legend_above(figure, [*_model_patches(evaluation), *([floor] if drawn else [])])
+    return figure
+
+
+def diagnosis(evaluation: Evaluation) -> Figure:
+    """Why responses are right or wrong: each model's examples by their kind, for each dimension and all together."""
+    models = list(evaluation.looks)
+    by_group = {name: evaluation.kinds[evaluation.kinds["dimension"] == name] for name in NAMES}
+    groups = {**by_group, "all": evaluation.kinds}
+    counts = {
+        name: rows.groupby("model")[list(KIND_COLOURS)].sum().reindex(models, fill_value=0)
+        for name, rows in groups.items()
+    }
+    figure = new_figure(15, 1.9 + 0.27 * max(len(models), 2), "Why responses are right or wrong", _KINDS_NOTE)
+    panels = figure.subplots(1, len(groups), sharey=True)
+    for axes, (name, found) in zip(panels, counts.items(), strict=True):
+        draw_shares(axes, found, KIND_COLOURS)
+        axes.set_title(f"{name} (n = {int(found.sum(axis=1).max())})", loc="left", fontsize=9)
+    there = sum(found.sum() for found in counts.values())
+    legend_above(figure, [Patch(color=colour, label=kind) for kind, colour in KIND_COLOURS.items() if there[kind]])
     return figure
 
 

@@ -18,6 +18,7 @@ from leap.records.litter import listed
 from leap.report.unfinished import unfinished_note
 from leap.statistics.means import MEAN
 from leap.terminal import shown
+from leap.vlabench.diagnosis import FLAGS, KINDS
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.grounding import GROUNDED, SCORE_KEYS
 
@@ -95,6 +96,18 @@ def read_blind(results: Path, models: Iterable[str] | None = None) -> pd.DataFra
     numbers = [f"{key}_{score}" for score in (TOTAL, GROUNDED) for key in BLIND.values()]
     table = pd.DataFrame(rows, columns=["dimension", "model", "data", *numbers])
     return table.astype(dict.fromkeys(numbers, "float64"))
+
+
+def read_kinds(results: Path, models: Iterable[str] | None = None) -> pd.DataFrame:
+    """Columns dimension, model, `KINDS` and `FLAGS`: how many examples were diagnosed so. NA where results are older
+    than the diagnosis."""
+    rows: list[dict[str, Any]] = []
+    none = dict.fromkeys([*KINDS, *FLAGS], 0)
+    for dimension, model, folder in _result_folders(results, models):
+        found = read_manifest(folder).get("diagnosis", {})
+        counted = {**none, **found.get("kinds", {}), **found.get("flags", {})} if found else {}
+        rows.append({"dimension": dimension, "model": model, **counted})
+    return pd.DataFrame(rows, columns=["dimension", "model", *none]).astype(dict.fromkeys(none, "Int64"))
 
 
 def blind_means(blind: pd.DataFrame, score: str) -> pd.DataFrame:

@@ -24,14 +24,17 @@ from leap.report.results import (
     model_order,
     read_blind,
     read_counts,
+    read_kinds,
     read_scores,
     unlike_settings,
     unlike_settings_note,
     without_verdicts,
 )
+from leap.report.tables import kind_table
 from leap.report.unfinished import unfinished_results
 from leap.statistics.comparison import compare_all
 from leap.statistics.means import MEAN, summarise, summarise_between_tasks
+from leap.vlabench.diagnosis import FLAGS
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.grounding import GROUNDED
 
@@ -44,6 +47,7 @@ METHOD = {
     "floor": "what a planner that never looks has: the mean over all pairs of examples of a task, the reference of one "
     "scored as the answer to the other",
     "best blind": "the best constant plan of each task, chosen on its other examples",
+    "diagnosis": "examples of each kind, over all dimensions, then those with each flag; one by one: diagnosis.jsonl",
     "interval": "95 % percentile bootstrap of the mean, examples resampled within each task, 10,000 times",
     "between_tasks": "the same with whole tasks resampled within each dimension: over all dimensions together only",
     "p": "two-sided paired permutation test on the examples that both models have",
@@ -57,7 +61,8 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
 
     Comparisons are left out where there is no such baseline.
     """
-    scores, counts, blind = read_scores(results), read_counts(results), read_blind(results)
+    scores, counts = read_scores(results), read_counts(results)
+    blind, kinds = read_blind(results), read_kinds(results)
     compared = baseline in set(scores["model"])
     unlike = unlike_settings(results, baseline=baseline)
     found = {score: _of_score(scores, blind, score, baseline if compared else None, unlike) for score in HEADLINES}
@@ -70,15 +75,17 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
         **total.records(),
         GROUNDED: found[GROUNDED].records(),
         "blind": _records(blind),
+        "diagnosis": _records(kinds),
         "unfinished": unfinished,
     }
     write_atomic(results / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    write_atomic(results / "summary.csv", csv_text(_all_means(found, counts, blind)))
+    write_atomic(results / "summary.csv", csv_text(_all_means(found, counts, blind, kinds)))
     begun = f"not finished, and not or only partly shown: {'; '.join(unfinished)}" if unfinished else ""
     notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike_note) if note)]
     notes += [f"{note}." for note in ids_as_text_notes(scores, counts)]
     tables = {score: of.readable(counts) for score, of in found.items()}
-    write_atomic(results / "summary.md", _markdown(tables, total.between, baseline if compared else None, notes))
+    page = _markdown(tables | {"diagnosis": kind_table(kinds)}, total.between, baseline if compared else None, notes)
+    write_atomic(results / "summary.md", page)
     return tables
 
 
@@ -119,16 +126,19 @@ def _of_score(
     )
 
 
-def _all_means(found: Mapping[str, _OfScore], counts: pd.DataFrame, blind: pd.DataFrame) -> pd.DataFrame:
-    """A row for each (model, dimension or mean): the total with its interval and counts, `grounded` with its own, and
-    what never looks has of both."""
+def _all_means(
+    found: Mapping[str, _OfScore], counts: pd.DataFrame, blind: pd.DataFrame, kinds: pd.DataFrame
+) -> pd.DataFrame:
+    """A row for each (model, dimension or mean): the total with its interval and counts, `grounded` with its own, what
+    never looks has of both, and the diagnoses."""
     keys = ["model", "dimension"]
     own = {"mean": GROUNDED, **{name: f"{GROUNDED}_{name}" for name in ("low", "high", "n")}}
     numbers = blind.drop(columns="data").set_index(keys)
     whole = numbers.groupby("model").mean()[numbers.groupby("model").count() == len(NAMES)]
     never = pd.concat([numbers.reset_index(), whole.reset_index().assign(dimension=MEAN)])
     table = _with_counts(found[TOTAL].means, counts).merge(found[GROUNDED].means.rename(columns=own), "left", keys)
-    return table.merge(never, "left", keys)
+    diagnosed = kinds.rename(columns={flag: f"diagnosed_{flag}" for flag in FLAGS})  # some are counted otherwise too
+    return table.merge(never, "left", keys).merge(diagnosed, "left", keys)
 
 
 def _with_counts(means: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
@@ -170,10 +180,10 @@ def _markdown(
 ) -> str:
     lines = []
     for score, table in tables.items():
-        rows = [[str(model), *cells] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
+        rows = [[str(model), *map(str, cells)] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
         lines.append(markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows))
     notes = [f"{markdown_text(score)}: {meaning}." for score, meaning in HEADLINES.items()]
-    notes += [f"{name}: {METHOD[name]}." for name in BLIND]
+    notes += [f"{name}: {METHOD[name]}." for name in (*BLIND, "diagnosis")]
     notes.append(f"[low, high]: {METHOD['interval']}.")
     if baseline:
         notes.append(f"{SIGNIFICANT} differs from {markdown_text(baseline)}: {METHOD['p']}; {METHOD['p_holm']}.")

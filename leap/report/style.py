@@ -22,6 +22,22 @@ GREY, FAINT, INK = "#7f7f7f", "#e3e3e3", "#222222"
 FLOOR = "#b00020"  # what never looking has
 # Okabe and Ito, "Color Universal Design" (2008): told apart under every common colour blindness.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+# Of diagnoses: right, the right form with wrong ids (warm), other steps (cool), no plan of ids (dark), no plan (grey).
+KIND_COLOURS = {
+    "correct": "#009E73",
+    "wrong object": "#F0A830",
+    "wrong container": "#F7D98B",
+    "wrong object and container": "#B87400",
+    "wrong order": "#A9D6F5",
+    "extra steps": "#56B4E9",
+    "missing steps": "#0072B2",
+    "wrong skill": "#1F3B63",
+    "loop": "#CC79A7",
+    "name instead of id": "#7A2E5D",
+    "unreadable": "#4D4D4D",
+    "refused": "#8C8C8C",
+    "not answered": "#C9C9C9",
+}
 _CONTROL_HATCHES = dict(
     zip((f"_{control}" for control in get_args(ImageControl) if control != "none"), ("///", "..."), strict=True)
 )

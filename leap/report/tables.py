@@ -14,8 +14,9 @@ from leap.errors import LeapError
 from leap.progress import rounded
 from leap.records.files import write_atomic
 from leap.records.table_cells import csv_text, markdown_lines, markdown_text
-from leap.report.results import NO_PLAN, WRITTEN, blind_means, dimension_means, unscored_examples
+from leap.report.results import NO_PLAN, WRITTEN, blind_means, dimension_means, model_order, unscored_examples
 from leap.statistics.means import MEAN
+from leap.vlabench.diagnosis import FLAGS, KINDS
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.grounding import GROUNDED
 
@@ -49,6 +50,13 @@ def grounded_table(scores: pd.DataFrame, counts: pd.DataFrame, blind: pd.DataFra
     """Model x dimension and mean of `grounded`, and below the models what never looking has: floor and best blind."""
     table = dimension_means(scores, GROUNDED, counts["model"])
     return pd.concat([table, blind_means(blind, GROUNDED)]).rename_axis("model")
+
+
+def kind_table(kinds: pd.DataFrame) -> pd.DataFrame:
+    """Model x diagnosis, over all dimensions: the examples of each kind that there is any of, and with each flag."""
+    counts = kinds.groupby("model")[[*KINDS, *FLAGS]].sum(min_count=1)
+    counts = counts.loc[model_order(counts.index), counts.fillna(0).sum() > 0]
+    return counts.rename(columns={flag: flag.replace("_", " ") for flag in FLAGS}).astype(object).fillna("-")
 
 
 def improvement(means: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -46,16 +46,15 @@ def find_subtasks(skill_sequence: Sequence[Mapping[str, Any]]) -> list[Sequence[
     Source of the rule: OpenMOSS/VLABench 47b04bf, evaluation/utils.py.
     """
     names = tuple(skill["name"] for skill in skill_sequence)
-    subtasks = []
+    return [skill_sequence[piece] for piece in pieces(names) if names[piece] in SUBTASK_PATTERNS]
+
+
+def pieces(names: tuple[Any, ...]) -> list[slice]:
+    """A plan, by the names of its skills, in its subtasks and the single skills between them."""
+    found = []
     start = 0
     while start < len(names):
-        length = _pattern_length(names, start)
-        if length:
-            subtasks.append(skill_sequence[start : start + length])
-        start += length or 1
-    return subtasks
-
-
-def _pattern_length(names: tuple[Any, ...], start: int) -> int:
-    """How many skills the first pattern that fits at `start` has; 0 when none fits."""
-    return next((len(p) for p in SUBTASK_PATTERNS if names[start : start + len(p)] == p), 0)
+        length = next((len(p) for p in SUBTASK_PATTERNS if names[start : start + len(p)] == p), 1)
+        found.append(slice(start, start + length))
+        start += length
+    return found

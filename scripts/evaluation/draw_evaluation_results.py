@@ -2,6 +2,7 @@
 
     python scripts/evaluation/draw_evaluation_results.py
     python scripts/evaluation/draw_evaluation_results.py --models Baseline checkpoint-200 checkpoint-5000
+    python scripts/evaluation/draw_evaluation_results.py --figure diagnosis
     python scripts/evaluation/draw_evaluation_results.py --baseline checkpoint-200 --output_dir logs/figures
 
 No model is needed. What was not evaluated stays empty; it is never counted as 0.
@@ -22,12 +23,13 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--results_dir", type=find, default=workspace.eva_results, help="<dimension>/<model>/final_score.json lie here")
     add("--output_dir", type=find, help="where tables and figures go (default: figures/ in the results)")
     add("--baseline", type=shown, help="the model that the others are compared with (default: Baseline)")
+    add("--figure", nargs="+", metavar="NAME", help="only these figures, such as diagnosis (default: all)")
     add("--models", nargs="+", type=shown, metavar="MODEL", help="only these models (default: all that have results)")
     add(
         "--run_dir",
         type=find,
         default=workspace.output,
-        help="the training run whose loss is drawn, from its newest checkpoint",
+        help="the training run whose newest checkpoint's loss is drawn",
     )
     return parser.parse_args()
 
@@ -40,10 +42,17 @@ def chosen_models(wanted: list[str] | None, found: list[str], unfinished: str) -
     return wanted or found
 
 
+def chosen_figures(wanted: list[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in wanted or [] if name not in known]:
+        raise UsageError(f"--figure {unknown[0]}: there is no such figure; choose from {', '.join(known)}")
+    return tuple(wanted or known)
+
+
 def main() -> None:
     workspace = WorkspaceConfig.find()
     arguments = parse_arguments(workspace)
 
+    from leap.report.figures import FIGURES, Evaluation, draw_figures
     from leap.report.results import (
         BLIND,
         chosen_baseline,
@@ -52,12 +61,14 @@ def main() -> None:
         incomplete_note,
         read_blind,
         read_counts,
+        read_kinds,
         read_scores,
         unlike_note,
         unlike_settings_note,
     )
     from leap.report.unfinished import unfinished_note
 
+    names = chosen_figures(arguments.figure, FIGURES)
     results, run_dir = arguments.results_dir, arguments.run_dir
     output = arguments.output_dir or results / "figures"
     unfinished = unfinished_note(results, arguments.models)
@@ -65,7 +76,6 @@ def main() -> None:
     baseline = chosen_baseline(arguments.baseline, models)
 
     from leap.report.curves import read_loss
-    from leap.report.figures import Evaluation, draw_figures
     from leap.report.results_summary import SIGNIFICANT, write_summary
     from leap.report.tables import grounded_table, metric_table, print_table, total_table, write_tables
 
@@ -86,8 +96,8 @@ def main() -> None:
     if loss is None:
         print(f"{run_dir}: no checkpoint with a log there, so no training loss is drawn (--run_dir names another run)")
     beside = "; ".join(filter(None, [asked, unfinished]))
-    evaluation = Evaluation(scores, counts, blind, baseline, beside)
-    for path in [*write_tables(tables, output, beside), *draw_figures(evaluation, loss, output)]:
+    evaluation = Evaluation(scores, counts, blind, read_kinds(results, models), baseline, beside)
+    for path in [*write_tables(tables, output, beside), *draw_figures(evaluation, loss, output, names)]:
         print(path)
 
 

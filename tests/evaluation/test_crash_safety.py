@@ -181,7 +181,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
     root = tmp_path_factory.mktemp("whole")
     evaluate(root, data)
     files = final_files(root)
-    assert len(files) == 3 * len(DIMENSIONS)
+    assert len(files) == 4 * len(DIMENSIONS)
     assert all(
         json.loads(files[f"{dimension.name}/m/manifest.json"])["status"] == "complete" for dimension in DIMENSIONS
     )
@@ -418,6 +418,7 @@ def test_every_fresh_keeps_its_own_archive(
     for path in archived:
         assert {file.name for file in (archive / path).iterdir()} == {
             "predictions.jsonl",
+            "diagnosis.jsonl",
             "final_score.json",
             "manifest.json",
         }

@@ -9,6 +9,7 @@ import pytest
 from conftest import run_script
 
 from leap.errors import LeapError
+from leap.evaluation.diagnoses import read_diagnoses
 from leap.evaluation.manifest import read_manifest
 from leap.evaluation.rescore import read_old_output, rescore
 from leap.evaluation.score import score_predictions
@@ -58,6 +59,10 @@ def test_an_old_inference_error_loses_its_zero(stored: tuple[Path, Path]) -> Non
     examples = find_examples(data, find_dimension("Complex"))
     assert read_manifest(folder)["blind"] == blind_scores(examples)
     assert blind_scores(examples)["pairs"] == 2
+    right, failed = read_diagnoses(folder).values()
+    assert (right.kind, right.total_score, right.grounded, right.unknown_ids) == ("correct", 80.0, 100.0, False)
+    assert (failed.kind, failed.reason, failed.total_score) == ("not answered", "inference error", None)
+    assert read_manifest(folder)["diagnosis"]["kinds"] == {"not answered": 1, "correct": 1}
 
 
 def test_the_script_scores_old_files_in_any_spelling_of_the_dimension(

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import run_script
 
 from leap.errors import LeapError
 from leap.evaluation.score import read_scores as read_score_file
-from leap.report.figures import Evaluation, total_scores
-from leap.report.results import blind_means, ids_as_text_notes, read_blind, read_counts, read_scores
+from leap.report.figures import Evaluation, diagnosis, draw_figures, total_scores
+from leap.report.results import blind_means, ids_as_text_notes, read_blind, read_counts, read_kinds, read_scores
 from leap.report.results_summary import write_summary
 from leap.report.style import FLOOR
-from leap.report.tables import grounded_table, metric_table
+from leap.report.tables import grounded_table, kind_table, metric_table
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
 
@@ -34,8 +35,14 @@ def write_result(results: Path, model: str, dimension: str, grounded: list[float
         ("format_error", "refused", "filtered", "empty", "truncated", "inference_error", "missing"), 0
     )
     counts |= {"examples": len(scores), "scored": len(scores), "ids_as_text": 0, "names": 0}
-    content = {"counts": counts, "blind": BLIND} | manifest
+    kinds = {"kinds": {"correct": 1, "wrong object": len(scores) - 1}, "flags": {"ids_as_text": 2}}
+    content = {"counts": counts, "blind": BLIND, "diagnosis": kinds} | manifest
     (folder / "manifest.json").write_text(json.dumps(content))
+
+
+def read(results: Path) -> Evaluation:
+    read_all = (read_scores(results), read_counts(results), read_blind(results), read_kinds(results))
+    return Evaluation(*read_all, "Baseline")
 
 
 @pytest.fixture
@@ -70,7 +77,7 @@ def test_the_summary_has_both_scores_with_what_never_looking_has(results: Path) 
 
 
 def test_a_floor_is_drawn_across_each_group(results: Path) -> None:
-    figure = total_scores(Evaluation(read_scores(results), read_counts(results), read_blind(results), "Baseline"))
+    figure = total_scores(read(results))
     official, grounded = figure.axes
     for axes, height in ((official, 48), (grounded, 20)):
         lines = [line for line in axes.lines if line.get_color() == FLOOR]
@@ -88,6 +95,32 @@ def test_floors_of_different_data_are_not_shown_as_one(results: Path) -> None:
     assert means.loc["floor", "M&T"] == 20
 
 
+def test_diagnoses_are_counted_and_drawn(results: Path) -> None:
+    kinds = read_kinds(results)
+    table = kind_table(kinds)
+    assert table.columns.tolist() == ["correct", "wrong object", "ids as text"]
+    assert table.loc["Baseline"].tolist() == [6, 18, 12]
+    figure = diagnosis(read(results))
+    first, *_, everything = figure.axes
+    assert first.get_title("left") == "M&T (n = 4)"
+    assert [text.get_text() for text in everything.texts] == ["6", "18"] * 2
+    assert sorted({bar.get_width() for bar in everything.patches}) == [0, 25, 75]
+    write_summary(results)
+    assert "| Baseline | 6 | 18 | 12 |" in (results / "summary.md").read_text()
+    csv = pd.read_csv(results / "summary.csv").set_index(["model", "dimension"])
+    assert csv.loc[("Baseline", "M&T"), ["correct", "wrong object", "diagnosed_ids_as_text"]].tolist() == [1, 3, 2]
+
+
+def test_a_figure_is_drawn_by_its_name(results: Path) -> None:
+    script = "scripts/evaluation/draw_evaluation_results.py"
+    done = run_script(script, "--results_dir", str(results), "--figure", "diagnosis")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (results / "figures").glob("*.png")] == ["diagnosis.png"]
+    done = run_script(script, "--results_dir", str(results), "--figure", "nonsense")
+    assert done.returncode == 2
+    assert "--figure nonsense: there is no such figure; choose from total_scores, diagnosis" in done.stderr
+
+
 def test_results_of_an_older_leap_have_no_grounded_score_and_no_floor(results: Path) -> None:
     for path in results.glob("*/*/final_score.json"):
         found = json.loads(path.read_text())
@@ -95,7 +128,9 @@ def test_results_of_an_older_leap_have_no_grounded_score_and_no_floor(results: P
         path.with_name("manifest.json").write_text(json.dumps({"counts": {"examples": 4, "scored": 4}}))
     scores, counts, blind = read_scores(results), read_counts(results), read_blind(results)
     assert scores["grounded"].isna().all()
-    (axes,) = total_scores(Evaluation(scores, counts, blind, "Baseline")).axes
+    (axes,) = total_scores(read(results)).axes
+    assert [path.stem for path in draw_figures(read(results), None, results, ("diagnosis", "metrics"))] == ["metrics"]
+    assert kind_table(read_kinds(results)).columns.tolist() == []
     assert not [line for line in axes.lines if line.get_color() == FLOOR]
     assert metric_table(scores, counts, blind)["grounded_floor"].isna().all()
     assert ids_as_text_notes(scores, counts) == []

@@ -38,6 +38,7 @@ from leap.report.results import (
     model_order,
     read_blind,
     read_counts,
+    read_kinds,
     read_scores,
     unlike_note,
     unlike_settings_note,
@@ -66,7 +67,8 @@ def write_result(results: Path, model: str, dimension: str, totals: list[float],
         scores.setdefault(f"task_{number % 2}", {})[str(number)] = {**named, **dict.fromkeys(LEAP_KEYS, 1.0)}
     (folder / "final_score.json").write_text(json.dumps(scores))
     counts = Counts(len(totals) + unscored, len(totals), 1, 0, unscored, 0)
-    (folder / "manifest.json").write_text(json.dumps({"counts": counts.to_dict()}))
+    diagnosis = {"kinds": {"wrong object": len(totals)}, "flags": {}}
+    (folder / "manifest.json").write_text(json.dumps({"counts": counts.to_dict(), "diagnosis": diagnosis}))
 
 
 def write_results(results: Path, models: dict[str, float], leave_out: tuple[str, str] | None = None) -> None:
@@ -78,7 +80,7 @@ def write_results(results: Path, models: dict[str, float], leave_out: tuple[str,
 
 
 def read(results: Path, baseline: str | None = "Baseline") -> Evaluation:
-    return Evaluation(read_scores(results), read_counts(results), read_blind(results), baseline)
+    return Evaluation(read_scores(results), read_counts(results), read_blind(results), read_kinds(results), baseline)
 
 
 def bars_of(figure: Figure) -> list[Rectangle]:
@@ -333,7 +335,7 @@ def test_all_figures_are_written_and_stale_ones_removed(tmp_path: Path, monkeypa
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
     monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
     without = draw_figures(read(tmp_path, baseline=None), None, tmp_path)
-    assert [path.stem for path in without] == ["total_scores", "metrics", "stacked", "checkpoints"]
+    assert [path.stem for path in without] == ["total_scores", "diagnosis", "metrics", "stacked", "checkpoints"]
     assert sorted(tmp_path.glob("*.png")) == sorted(without)
 
 
@@ -413,7 +415,7 @@ def test_script_writes_tables_and_figures(
     assert "no training loss is drawn" in output
     paths = [Path(line) for line in output.splitlines() if line.endswith((".png", ".csv", ".md"))]
     tables = [f"{name}.{kind}" for name in ("scores", "grounded", "metrics") for kind in ("csv", "md")]
-    names = [*tables, "total_scores.png", "metrics.png", "stacked.png"]
+    names = [*tables, "total_scores.png", "diagnosis.png", "metrics.png", "stacked.png"]
     assert paths == [two / "figures" / name for name in names]
     assert all(path.is_file() for path in paths)
     assert "Baseline" not in (two / "figures" / "scores.csv").read_text()
@@ -468,7 +470,7 @@ def test_evaluations_that_were_stopped_are_named_wherever_results_are_shown(
     assert f"{spatial}; {other}; {complex_}" in capsys.readouterr().out
     assert f"{spatial}; {other}; {complex_}" in (two / "summary.md").read_text()
     note = unfinished_note(two)
-    assert note in Evaluation(read_scores(two), read_counts(two), read_blind(two), None, note).footnote
+    assert note in Evaluation(read_scores(two), read_counts(two), read_blind(two), read_kinds(two), None, note).footnote
     assert run_script(monkeypatch, "--results_dir", ".", "--models", "checkpoint-400") == 2
     assert other in capsys.readouterr().err
     compare = partial(run_path, monkeypatch, "compare_models.py", "--results_dir", two)
