@@ -33,7 +33,7 @@ TOTAL = "total_score"
 
 def found_models(results: Path) -> list[str]:
     """The models that have results of any dimension. Raises LeapError where there are none."""
-    models = {model for _, model, _ in _result_folders(results, None)}
+    models = {model for _, model, _ in result_folders(results, None)}
     if not models:
         raise LeapError(_nothing_there(results, None))
     return model_order(models)
@@ -63,7 +63,7 @@ def read_scores(results: Path, models: Iterable[str] | None = None) -> pd.DataFr
 
     Empty where no example of these models could be scored. Raises LeapError where they have no results at all.
     """
-    folders = _result_folders(results, models)
+    folders = result_folders(results, models)
     if not folders:
         raise LeapError(_nothing_there(results, models))
     rows = [
@@ -79,7 +79,7 @@ def read_scores(results: Path, models: Iterable[str] | None = None) -> pd.DataFr
 def read_counts(results: Path, models: Iterable[str] | None = None) -> pd.DataFrame:
     """Columns dimension, model and what became of the examples (`COUNTS`); empty where there is no manifest."""
     rows: list[dict[str, Any]] = []
-    for dimension, model, folder in _result_folders(results, models):
+    for dimension, model, folder in result_folders(results, models):
         manifest = read_manifest(folder)
         rows.append({"dimension": dimension, "model": model, **manifest.get("counts", {})})
     return pd.DataFrame(rows, columns=["dimension", "model", *COUNTS]).astype(dict.fromkeys(COUNTS, "Int64"))
@@ -89,7 +89,7 @@ def read_blind(results: Path, models: Iterable[str] | None = None) -> pd.DataFra
     """Columns dimension, model, data (a fingerprint), and floor_<score> and best_blind_<score>: what a planner that
     never looks has there. Empty cells where results are older than this."""
     rows: list[dict[str, Any]] = []
-    for dimension, model, folder in _result_folders(results, models):
+    for dimension, model, folder in result_folders(results, models):
         blind = read_manifest(folder).get("blind", {})
         found = {f"{key}_{score}": value for key in BLIND.values() for score, value in blind.get(key, {}).items()}
         rows.append({"dimension": dimension, "model": model, "data": blind.get("fingerprint"), **found})
@@ -103,7 +103,7 @@ def read_kinds(results: Path, models: Iterable[str] | None = None) -> pd.DataFra
     than the diagnosis."""
     rows: list[dict[str, Any]] = []
     none = dict.fromkeys([*KINDS, *FLAGS], 0)
-    for dimension, model, folder in _result_folders(results, models):
+    for dimension, model, folder in result_folders(results, models):
         found = read_manifest(folder).get("diagnosis", {})
         counted = {**none, **found.get("kinds", {}), **found.get("flags", {})} if found else {}
         rows.append({"dimension": dimension, "model": model, **counted})
@@ -210,7 +210,7 @@ def unlike_settings(
     """(model, dimension) -> what it was not asked and scored alike in with the baseline, or else with the first model
     that has results of the dimension."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for dimension, model, folder in _result_folders(results, models):
+    for dimension, model, folder in result_folders(results, models):
         found.setdefault(dimension, {})[model] = read_manifest(folder)
     return {
         (model, dimension): differences
@@ -259,7 +259,8 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _result_folders(results: Path, models: Iterable[str] | None) -> list[tuple[str, str, Path]]:
+def result_folders(results: Path, models: Iterable[str] | None) -> list[tuple[str, str, Path]]:
+    """(dimension, model, folder) of every result with scores, of these models or of all."""
     # Tables hold no bytes that are not UTF-8, and a name must be no command to a terminal: see leap.terminal.
     wanted = None if models is None else {shown(model) for model in models}
     return [

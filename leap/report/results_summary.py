@@ -74,8 +74,8 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
         "unlike": unlike_note or None,
         **total.records(),
         GROUNDED: found[GROUNDED].records(),
-        "blind": _records(blind),
-        "diagnosis": _records(kinds),
+        "blind": records(blind),
+        "diagnosis": records(kinds),
         "unfinished": unfinished,
     }
     write_atomic(results / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -100,7 +100,7 @@ class _OfScore:
 
     def records(self) -> dict[str, Any]:
         names = {"means": self.means, "between_tasks": self.between, "comparisons": self.comparisons}
-        return {name: _records(table) for name, table in names.items()}
+        return {name: records(table) for name, table in names.items()}
 
     def readable(self, counts: pd.DataFrame) -> pd.DataFrame:
         """Models, and what never looks, in rows, `NAMES` and their mean in columns: "45.0 [40.1, 49.9]" with marks."""
@@ -207,6 +207,6 @@ def _kinds_of_no_plan(counts: pd.DataFrame) -> Iterator[str]:
             yield f"{model}: {kinds} answers, which hold no plan and score 0."
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON objects, null where a value is not known."""
     return json.loads(table.to_json(orient="records"))

@@ -1,10 +1,11 @@
 """Is model A better than model B? A paired comparison on the examples that both have.
 
     python scripts/evaluation/compare_models.py checkpoint-5000 Baseline
-    python scripts/evaluation/compare_models.py checkpoint-5000 checkpoint-5000_swapped --score weighted_total
+    python scripts/evaluation/compare_models.py checkpoint-5000 checkpoint-5000_swapped --score grounded
 
 Prints and writes <results>/comparisons/A_vs_B.{json,csv,md}: for each dimension and their mean the difference with its
-95 % interval, a permutation p-value with Holm's correction over the dimensions, Cohen's d_z and the number of pairs.
+95 % interval, a permutation p-value with Holm's correction over the dimensions, Cohen's d_z and the number of pairs;
+then the examples that A is right on and B is not, with both diagnoses, and how many of which kind became which.
 """
 
 import leap.interrupt  # noqa: F401  (before what takes time)
@@ -12,9 +13,7 @@ from configs.config import WorkspaceConfig
 from leap.cli import Parser, run, seed
 from leap.errors import LeapError, UsageError
 from leap.terminal import shown
-from leap.vlabench.scoring import LEAP_KEYS, OFFICIAL_KEYS
-
-SCORES = (*OFFICIAL_KEYS, *LEAP_KEYS)
+from leap.vlabench.grounding import SCORE_KEYS
 
 
 def main() -> None:
@@ -23,13 +22,14 @@ def main() -> None:
     parser.add_argument("model", type=shown, help="A: a model's name in the results")
     parser.add_argument("baseline", type=shown, help="B: the model that it is compared with")
     parser.add_argument("--results_dir", type=find, default=workspace.eva_results, help="the folder of results")
-    parser.add_argument("--score", choices=SCORES, default="total_score", help="of which score")
+    parser.add_argument("--score", choices=SCORE_KEYS, default="total_score", help="of which score")
     parser.add_argument("--seed", type=seed, default=0, help="of the resampling and the permutations")
     arguments = parser.parse_args()
     if arguments.model == arguments.baseline:
         raise UsageError(f"{arguments.model} is to be compared with itself: name two models")
 
-    from leap.report.comparison_page import print_comparison, write_comparison
+    from leap.report.changed_examples import read_changes
+    from leap.report.comparison_page import print_changes, print_comparison, write_comparison
     from leap.report.results import read_scores, unlike_settings, unlike_settings_note, without_verdicts
     from leap.report.unfinished import unfinished_note
     from leap.statistics.comparison import compare
@@ -43,7 +43,9 @@ def main() -> None:
     table = without_verdicts(compare(scores, *models, arguments.score, arguments.seed), unlike)
     note = "; ".join(filter(None, [unlike_settings_note(results, models, arguments.baseline), unfinished]))
     print_comparison(table, arguments.score, note)
-    for path in write_comparison(table, results / "comparisons", arguments.score, note):
+    changes = read_changes(results, *models)
+    print_changes(changes)
+    for path in write_comparison(table, changes, results / "comparisons", arguments.score, note):
         print(path)
 
 

@@ -26,6 +26,7 @@ from leap.evaluation.score import Counts
 from leap.progress import rounded
 from leap.records.benchmark import Prediction
 from leap.report import figures
+from leap.report.changed_examples import read_changes
 from leap.report.charts import GROUPS
 from leap.report.comparison_page import print_comparison, readable, write_comparison
 from leap.report.curves import find_series, read_loss, training_loss
@@ -250,7 +251,10 @@ def test_a_p_value_is_never_shown_as_nothing(tmp_path: Path, capsys: pytest.Capt
     table = compare(read_scores(tmp_path), "other", "Baseline")
     assert 0 < table["p"].max() < 0.005
     print_comparison(table, "total_score")
-    written = {path.suffix: path.read_text() for path in write_comparison(table, tmp_path / "c", "total_score")}
+    nothing = read_changes(tmp_path, "other", "Baseline")
+    written = {
+        path.suffix: path.read_text() for path in write_comparison(table, nothing, tmp_path / "c", "total_score")
+    }
     for shown in (capsys.readouterr().out, written[".md"]):
         assert shown.count("< 0.01") >= 2 * len(NAMES) + 1
     assert "< 0.01" not in written[".csv"]
