@@ -17,13 +17,13 @@ from leap.data.image import resolve_image
 from leap.errors import LeapError, UsageError
 from leap.judge.ask import NOT_ASKED, Interview, Question, Reply
 from leap.judge.budget import Budget
-from leap.judge.criteria import final_score
+from leap.judge.criteria import CRITERIA, Verdict, final_score
 from leap.judge.judges import RUBRIC, Judge, refuse_in_vain
 from leap.judge.prompts import pair_request, plan_request, preference_schema, verdict_schema
 from leap.judge.review_files import PAIR_COLUMNS, PAIRS, SCORE_COLUMNS, SCORES, write_table
 from leap.judge.rubric import rubric_scores
 from leap.judge.store import ResponseStore, distinct
-from leap.records.judging import CRITERIA, Output, Preference, Verdict
+from leap.records.judging import Output, Preference
 
 STORE = "verdicts.jsonl"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from leap.inference.protocol import Request
-from leap.judge.criteria import in_order
-from leap.records.judging import CRITERIA, Output
+from leap.judge.criteria import CRITERIA, in_order
+from leap.records.judging import Output
 from leap.records.training import ImagePart, Message, TextPart
 
 _LONGEST_RATIONALE = 600  # characters: guided decoding would let some models talk for ever

@@ -12,9 +12,10 @@ import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from leap.errors import LeapError
+from leap.judge.criteria import CRITERIA, ScoreRow
 from leap.records.files import encoded, read_bytes, write_atomic
 from leap.records.json_files import first_problem, object_if_there
-from leap.records.judging import CRITERIA, Output, PairRow, ReviewManifest, ScoreRow
+from leap.records.judging import Output, PairRow, ReviewManifest
 from leap.records.table_cells import csv_text, without_marks
 
 Row = TypeVar("Row", bound=BaseModel)

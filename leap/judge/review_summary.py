@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from leap.judge.criteria import CRITERIA
 from leap.judge.judges import RUBRIC
-from leap.records.judging import CRITERIA
 from leap.statistics.agreement import (
     Estimate,
     Statistic,

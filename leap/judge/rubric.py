@@ -25,7 +25,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from leap.records.judging import CRITERIA
+from leap.judge.criteria import DESCRIBED, Matched
 from leap.vlabench.parsing import LONGEST_READ, parse_plan
 
 MATCHED_FROM = 0.5
@@ -52,12 +52,7 @@ def rubric_scores(response: str, reference: str) -> RubricScores:
     alike = sum(_similarity(ours[place], theirs[other]) for place, other in matches.items())
     ordered = _longest_ascent([matches[place] for place in sorted(matches)])
     repeated = _repeated(ours, matches)
-    measures = (
-        alike / len(theirs) if theirs else 0.0,
-        ordered / len(theirs) if theirs else 0.0,
-        alike / len(ours) if ours else 0.0,
-        (_ratio(len(ours), len(theirs)) + _ratio(_mean_words(ours), _mean_words(theirs))) / 2,
-    )
+    found = Matched(len(ours), len(theirs), alike, ordered, _mean_words(ours), _mean_words(theirs))
     mean = alike / len(matches) if matches else 0.0
     explained = (
         f"{len(matches)} of {len(theirs)} reference steps matched (similarity {mean:.2f}), {ordered} in order; "
@@ -65,7 +60,7 @@ def rubric_scores(response: str, reference: str) -> RubricScores:
     )
     if unread:
         explained += f"; {' and '.join(unread)} read up to {LONGEST_READ} characters and {_MOST_STEPS} steps only"
-    return RubricScores({name: 1 + 4 * value for name, value in zip(CRITERIA, measures, strict=True)}, explained)
+    return RubricScores({criterion.name: 1 + 4 * criterion.measure(found) for criterion in DESCRIBED}, explained)
 
 
 def _read(text: str) -> tuple[list[Counter[str]], bool]:
@@ -146,7 +141,3 @@ def _repeated(steps: list[Counter[str]], matches: dict[int, int]) -> int:
 
 def _mean_words(steps: list[Counter[str]]) -> float:
     return sum(step.total() for step in steps) / len(steps) if steps else 0.0
-
-
-def _ratio(one: float, other: float) -> float:
-    return min(one, other) / max(one, other) if one and other else 0.0

@@ -1,7 +1,6 @@
 """Records of a blind review: what models answered, and what a judge said about it."""
 
 import json
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal
@@ -12,25 +11,13 @@ from leap.records.benchmark import Finish
 from leap.records.json_files import whole_characters
 from leap.records.tokens import TokenCount
 
-CRITERIA = ("completeness", "logical_sequence", "hallucination_redundancy", "granularity")
-
-
-def _whole_number(value: Any) -> Any:
-    """4 for "4", "4.0" and 4.0, which judges write who are held to no schema. All else is for the score to refuse."""
-    if isinstance(value, str) and (match := _SCORE.fullmatch(value.strip())):
-        return int(match[1])
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
 
 def _named(value: Any) -> Any:
     return _CHOICES.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 _PATHS = TypeAdapter(list[str])
-_SCORE = re.compile(r"([1-5１-５])(?:\.0+)?")
 _CHOICES = {"a": "A", "b": "B", "tie": "tie"}
-Score = Annotated[int, BeforeValidator(_whole_number), Field(strict=True, ge=1, le=5)]
-MeanScore = Annotated[Annotated[float, Field(ge=1, le=5)] | None, BeforeValidator(lambda cell: cell or None)]
 SampleIndex = Annotated[int, Field(ge=0, le=10**9)]
 Repeat = Annotated[int, Field(ge=1, le=10**9)]
 Rationale = Annotated[str, AfterValidator(whole_characters)]
@@ -71,21 +58,6 @@ class Output(BaseModel):
         return split_images(self.image_paths)
 
 
-class ScoreRow(BaseModel):
-    """What the statistics take of a row of `blind10_score_<time>.csv`; an empty score is none."""
-
-    model_name: str
-    sample_idx: SampleIndex
-    completeness: MeanScore
-    logical_sequence: MeanScore
-    hallucination_redundancy: MeanScore
-    granularity: MeanScore
-    final_score: MeanScore
-    judge: str
-    repeat: Repeat
-    unusable: Annotated[int, BeforeValidator(lambda cell: cell or 0), Field(ge=0)]
-
-
 class PairRow(BaseModel):
     """What the statistics take of a row of `blind10_pairs_<time>.csv`."""
 
@@ -113,18 +85,6 @@ class ReviewManifest(BaseModel):
     outputs: _Judged | None = None
     spent: _Spent | None = None
     tables: list[Annotated[str, Field(pattern=r"^[\w.-]+$")]] = []  # beside it
-
-
-class Verdict(BaseModel):
-    """What a judge must answer on one plan: four whole numbers from 1 to 5, and why."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    rationale: Rationale = ""
-    completeness: Score
-    logical_sequence: Score
-    hallucination_redundancy: Score
-    granularity: Score
 
 
 class Preference(BaseModel):

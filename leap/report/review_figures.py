@@ -6,6 +6,7 @@ One panel a judge: judges are never averaged. What is unscored is a gap with an 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from leap.judge import review_summary
+from leap.judge.criteria import CRITERIA, DESCRIBED
 from leap.progress import rounded
-from leap.records.judging import CRITERIA
 from leap.report.review_page import review_tables
 from leap.report.style import FAINT, GREY, INK, PALETTE, Look, clean, legend_above, looks, new_figure, plain, save
 from leap.statistics.comparison import ALPHA
 
 FIGURES = ("final_scores", "criteria", "improvement", "agreement", "pairs")
 _SCALE = (0.8, 5.2)  # of scores from 1 to 5
-_NAMES = ("completeness", "logical sequence", "hallucination, redundancy (5: none)", "granularity")
-_LABELS = dict(zip(CRITERIA, _NAMES, strict=True))
+_LABELS = {criterion.name: criterion.label for criterion in DESCRIBED}
 _SAMPLES_DRAWN = 60
-_MARKERS = ("o", "s", "D", "^")
+_MARKERS = dict(zip(CRITERIA, cycle(("o", "s", "D", "^", "v", "P")), strict=False))
 
 
 @dataclass(frozen=True)
@@ -101,29 +101,29 @@ def final_scores(figures: ReviewFigures) -> Figure:
             _draw_samples(axes, part["final_score"].dropna().to_numpy(), place)
             _draw_mean(axes, means.loc[model], place, figures.looks[model].colour)
         _score_axis(axes)
-        axes.set_xlabel("final score: mean of the four criteria (1 to 5)")
+        axes.set_xlabel("final score: mean of the criteria (1 to 5)")
 
     note = "Small dots: samples, their repeats averaged."
     return _panels(figures, "Blind review: final score", panel, 0.55, (*figures.footnotes, note))
 
 
 def criteria(figures: ReviewFigures) -> Figure:
-    """The four criteria of each model, one under the other."""
+    """The criteria of each model, one under the other."""
     colours = dict(zip(CRITERIA, PALETTE, strict=False))
     offsets = np.linspace(-0.27, 0.27, len(CRITERIA))
 
     def panel(axes: Axes, judge: str) -> None:
-        for offset, criterion, marker in zip(offsets, CRITERIA, _MARKERS, strict=True):
+        for offset, criterion in zip(offsets, CRITERIA, strict=True):
             means = _of(figures.tables["means"], judge, criterion)
             for place, model in enumerate(figures.models):
-                _draw_mean(axes, means.loc[model], place + offset, colours[criterion], marker, text=False)
+                _draw_mean(axes, means.loc[model], place + offset, colours[criterion], _MARKERS[criterion], text=False)
         _score_axis(axes)
         axes.set_xlabel("mean score (1 to 5, higher is better)")
 
     figure = _panels(figures, "Blind review: criteria", panel, 0.75, figures.footnotes)
     handles = [
-        Line2D([], [], color=colours[name], marker=marker, linestyle="none", label=_LABELS[name])
-        for name, marker in zip(CRITERIA, _MARKERS, strict=True)
+        Line2D([], [], color=colours[name], marker=_MARKERS[name], linestyle="none", label=_LABELS[name])
+        for name in CRITERIA
     ]
     legend_above(figure, handles)
     return figure

@@ -26,6 +26,7 @@ from servers.faulty_openai import Fault, FaultyServer, Seen
 from leap.data.image import ImageSize
 from leap.errors import LeapError, UsageError
 from leap.inference.protocol import Decoding
+from leap.judge.criteria import CRITERIA
 from leap.judge.judges import RUBRIC, JudgeOptions, find_judges
 from leap.judge.review_files import (
     OUTPUT_COLUMNS,
@@ -36,7 +37,7 @@ from leap.judge.review_files import (
     read_table,
     write_table,
 )
-from leap.records.judging import CRITERIA, join_images, split_images
+from leap.records.judging import join_images, split_images
 
 ANALYZE, DRAW = "scripts/evaluation/analyze_output_results.py", "scripts/evaluation/draw_blind10_scores.py"
 QUICK = "--repeats 2 --retry_sleep 0.01 --max_retries 3 --timeout 20 --image_tokens_min 1 --image_tokens_max 4".split()

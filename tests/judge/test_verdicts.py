@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leap.judge.criteria import final_score, in_order
+from leap.judge.criteria import CRITERIA, Verdict, final_score, in_order
 from leap.judge.prompts import fenced, harmless, marker_code, pair_request, plan_request, verdict_schema
 from leap.judge.rubric import match_steps, rubric_scores, steps_of
 from leap.judge.verdicts import Unusable, read_verdict
 from leap.models.loading import load_processor
-from leap.records.judging import CRITERIA, Output, Preference, Verdict
+from leap.records.judging import Output, Preference
 from leap.records.training import TextPart
 from leap.vlabench.parsing import LONGEST_READ
 
