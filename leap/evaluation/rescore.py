@@ -1,4 +1,4 @@
-"""Scores from stored answers, without a model: LEAP's own results, and the first implementation's output.json files."""
+"""Scores from stored answers, without a model: LEAP's own results, and the output.json files of LEAP's first version."""
 
 import shutil
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from leap.vlabench.prompts import fenced_plan
 from leap.vlabench.scoring import OFFICIAL_KEYS
 from leap.vlabench.sources import Scorer
 
-OLD_OUTPUT = "output.json"  # upstream's and the first implementation's name for stored answers
+OLD_OUTPUT = "output.json"  # upstream's and the first LEAP's name for stored answers
 LENIENT_SCORES = "final_score_lenient.json"
 _NOTES = "benchmeatinfo"  # upstream's spelling: run time notes among the tasks of output.json
 

@@ -4,7 +4,7 @@
     python scripts/evaluation/score_predictions.py eva_results/Spatial/checkpoint-200 --scorer vlabench
     python scripts/evaluation/score_predictions.py eva_results --parse lenient
 
-Reads predictions.jsonl, and the first implementation's output.json too. Lenient scores are written to
+Reads predictions.jsonl, and the output.json of LEAP's first version too. Lenient scores are written to
 final_score_lenient.json and never replace the official ones.
 """
 
