@@ -20,7 +20,7 @@ HEADER = """# Benchmarks
 
 Speed, measured. Every row is a file in [results/](results) that names machine, versions, commit and all timed windows.
 This page is written by `python benchmarks/make_readme.py`. Benchmarks need LEAP installed: `pip install -e .`
-"The first implementation" is the first version of LEAP, of which the published checkpoints are: the library's Trainer on
+"The first implementation" is the first version of LEAP (the published checkpoints are its): the library's Trainer on
 padded batches, rebuilt from its README in `seed_training.py`, and `generate` one by one.
 
 | benchmark | device | figure | beside it | commit | command |

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from conftest import REPOSITORY, Parsed, run_script
+from test_layering import ROOMS
 from torch.distributed.run import get_args_parser
 
 READMES = [REPOSITORY / "README.md", REPOSITORY / "README_zh.md"]
@@ -119,6 +120,17 @@ def test_the_tree_shows_what_is_there(readme: Path) -> None:
         parents = [*parents[:depth], match[2]]
         path = REPOSITORY.joinpath(*parents)
         assert path.exists() or match[2] in ("demo/", ".cache/", "VLABench/"), path
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_the_tree_lists_the_rooms_from_the_bottom_to_the_top(readme: Path) -> None:
+    assert tuple(re.findall(r"^│   [├└]── (\w+)/", readme.read_text(), re.MULTILINE)) == ROOMS[1:]
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_a_readme_is_short(readme: Path) -> None:
+    """What does not fit is a page of docs/, and a line with a link here."""
+    assert len(readme.read_text().splitlines()) < 200
 
 
 def test_the_conda_file_installs_what_pip_installs() -> None:

@@ -1,4 +1,4 @@
-"""Scores from stored answers, without a model: LEAP's own results, and the output.json files of LEAP's first version."""
+"""Scores from stored answers, without a model: LEAP's own results, and the output.json files of its first version."""
 
 import shutil
 from collections.abc import Mapping

@@ -30,7 +30,7 @@ from leap.vlabench.prompts import leap_instructions
 
 MARKER = "workspace.json"
 TEST_SHARE = 10  # one test sample for ten training samples
-BLIND_ROWS = 10
+BLIND_SAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DemoSize:
         smallest = {"seed": 0, "tasks_per_dimension": 1, "examples_per_task": 1, "training_samples": 3, "size": 64}
         for name, least in smallest.items():
             if getattr(self, name) < least:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
+                raise UsageError(f"--{name} {getattr(self, name)}: at least {least} is needed")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def training_files(size: DemoSize, kept_out: set[str]) -> dict[str, list[_Sample
             if index % 2:
                 samples.append(_plain_sample(f"{stem}-{index:05d}", episode, size.seed))
         files[f"{stem}.jsonl"] = samples[:count]
-    blind = _fresh_episodes(size, "blind", BLIND_ROWS, seen)
+    blind = _fresh_episodes(size, "blind", BLIND_SAMPLES, seen)
     files["blind_10.jsonl"] = [
         _plain_sample(f"blind-{index:05d}", episode, size.seed) for index, episode in enumerate(blind)
     ]
