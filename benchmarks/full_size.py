@@ -102,7 +102,7 @@ def make_requests(folder: Path, count: int, tokenizer: Any) -> list[Request]:
     return [
         Request(
             ("", "speed", str(index)),
-            (Message(role="user", content=list(request_parts(opening, plain, numbered, _instruction(index)))),),
+            (Message(role="user", content=list(request_parts(opening, (plain, numbered), _instruction(index)))),),
             (plain, numbered),
         )
         for index, (plain, numbered) in enumerate(zip(images[::2], images[1::2], strict=True))

@@ -112,7 +112,7 @@ def test_evaluation_and_drawing(workspace: Path, runs: tuple[Path, Path]) -> Non
     baseline = run_script(EVALUATE, *SMALL, "--dimension", "baseline", root=workspace)
     assert baseline.returncode == 0, baseline.stderr
     options = ["--checkpoint", "output/checkpoint-6", "--dimension", "all"]
-    for control in ("none", "blank", "swapped"):
+    for control in ("none", "blank", "swapped", "absent"):
         done = run_script(EVALUATE, *SMALL, *options, "--image_control", control, root=workspace)
         assert done.returncode == 0, done.stderr
     folder = workspace / "eva_results" / "PhysicsLaw" / "checkpoint-6"
@@ -130,7 +130,7 @@ def test_evaluation_and_drawing(workspace: Path, runs: tuple[Path, Path]) -> Non
 
     drawn = run_script(DRAW, root=workspace)
     assert drawn.returncode == 0, drawn.stderr
-    for name in ("Baseline", "checkpoint-6", "checkpoint-6_blank", "checkpoint-6_swapped"):
+    for name in ("Baseline", "checkpoint-6", "checkpoint-6_blank", "checkpoint-6_swapped", "checkpoint-6_absent"):
         assert name in drawn.stdout
     assert (workspace / "eva_results" / "figures" / "total_scores.png").stat().st_size > 10_000
 

@@ -1,4 +1,4 @@
-"""Benchmark examples as requests to a model, with the right images or, for the control, the wrong ones."""
+"""Benchmark examples as requests to a model, with the right images or, for the control, the wrong ones or none."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +11,8 @@ from leap.inference.protocol import Request
 from leap.records.benchmark import BenchmarkExample
 from leap.records.training import Message
 from leap.vlabench.prompts import FewShotExample, request_parts
+
+_Images = tuple[Path | BlankImage, Path | BlankImage]  # the plain one and the numbered one
 
 
 def build_requests(
@@ -37,26 +39,29 @@ def build_requests(
 def build_request(
     key: tuple[str, ...],
     instruction: str,
-    images: tuple[Path | BlankImage, Path | BlankImage],
+    images: _Images | None,
     settings: EvaluationSettings,
     few_shot_examples: Sequence[FewShotExample] = (),
 ) -> Request:
-    """A request for one plan. `images` are the plain and the numbered one of the scene in question."""
-    plain, numbered = (source.like if isinstance(source, BlankImage) else source for source in images)
+    """A request for one plan. `images` are the plain and the numbered one of the scene in question; with None it has no
+    image at all, also none of its solved examples."""
     instructions = settings.instructions
+    places = images and (_place(images[0]), _place(images[1]))
     parts = request_parts(
-        instructions.text, plain, numbered, instruction, few_shot_examples, instructions.language, settings.with_cot
+        instructions.text, places, instruction, few_shot_examples, instructions.language, settings.with_cot
     )
-    shown = [
-        image for few_shot_example in few_shot_examples for image in (few_shot_example.image, few_shot_example.numbered)
-    ]
-    return Request(key, (Message(role="user", content=list(parts)),), (*shown, *images))
+    shown = [image for solved in few_shot_examples for image in (solved.image, solved.numbered)] if images else []
+    return Request(key, (Message(role="user", content=list(parts)),), (*shown, *(images or ())))
 
 
-def _images(
-    pool: Sequence[BenchmarkExample], control: ImageControl
-) -> dict[tuple[str, str], tuple[Path | BlankImage, Path | BlankImage]]:
-    """By example: its own images, grey ones, or those of another scene."""
+def _place(source: Path | BlankImage) -> Path:
+    return source.like if isinstance(source, BlankImage) else source
+
+
+def _images(pool: Sequence[BenchmarkExample], control: ImageControl) -> dict[tuple[str, str], _Images | None]:
+    """By example: its own images, grey ones, those of another scene, or none."""
+    if control == "absent":
+        return {example.key: None for example in pool}
     if control == "swapped":
         return {example.key: (other.image, other.numbered_image) for example, other in _other_scenes(pool)}
     own = {example.key: (example.image, example.numbered_image) for example in pool}

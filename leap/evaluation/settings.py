@@ -9,7 +9,7 @@ from leap.inference.protocol import Decoding
 from leap.vlabench.prompts import Instructions
 from leap.vlabench.sources import LEAP_SCORER, Scorer
 
-ImageControl = Literal["none", "swapped", "blank"]
+ImageControl = Literal["none", "swapped", "blank", "absent"]
 ShotFormat = Literal["fenced", "upstream"]
 
 

@@ -39,7 +39,7 @@ KIND_COLOURS = {
     "not answered": "#C9C9C9",
 }
 _CONTROL_HATCHES = dict(
-    zip((f"_{control}" for control in get_args(ImageControl) if control != "none"), ("///", "..."), strict=True)
+    zip((f"_{control}" for control in get_args(ImageControl) if control != "none"), ("///", "...", "xxx"), strict=True)
 )
 
 

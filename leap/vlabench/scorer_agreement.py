@@ -34,6 +34,6 @@ def compare_requests(upstream: Upstream) -> bool:
     """Whether a request of ours has upstream's texts and images in upstream's order."""
     texts = {"pre_prompt": "instructions", "input_instruction": "do it"}
     images = {"input_pic": "plain.png", "input_pic_gt": "numbered.png"}
-    parts = request_parts("instructions", Path("plain.png"), Path("numbered.png"), "do it")
+    parts = request_parts("instructions", (Path("plain.png"), Path("numbered.png")), "do it")
     ours = [["image", part.image] if isinstance(part, ImagePart) else ["text", part.text] for part in parts]
     return ours == upstream.request_items({**texts, **images})

@@ -12,7 +12,7 @@ from leap.errors import LeapError
 from leap.evaluation.few_shot import draw_few_shot_examples
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings, FewShot, variant_name
-from leap.inference.protocol import Decoding
+from leap.inference.protocol import Decoding, request_hash
 from leap.vlabench.dimensions import DIMENSIONS, find_dimension
 from leap.vlabench.examples import find_examples
 from leap.vlabench.parsing import parse_plan
@@ -33,8 +33,7 @@ def test_requests_have_the_golden_order(case: dict[str, Any]) -> None:
         for n in range(case["few_shot_num"])
     ]
     ours = (
-        Path("<IMAGE>"),
-        Path("<IMAGE_NUMBERED>"),
+        (Path("<IMAGE>"), Path("<IMAGE_NUMBERED>")),
         "<INSTRUCTION>",
         few_shot_examples,
         case["language"],
@@ -103,6 +102,24 @@ def test_the_image_control_gives_every_example_another_scene(workspace: Path) ->
     assert sorted(str(request.images[1]) for request in swapped) == sorted(str(e.numbered_image) for e in pool)
     with pytest.raises(LeapError, match="at least two"):
         build_requests(pool[:1], pool[:1], settings_of(workspace, image_control="swapped"))
+
+
+def test_without_images_there_are_no_captions_for_them_either(workspace: Path) -> None:
+    """Solved examples, instruction and question stay, each under its own caption."""
+    pool = find_examples(workspace / "dataset" / "vlm_evaluation_v1.0", find_dimension("Spatial"))
+    for few_shot in (FewShot(), FewShot(1)):
+        settings = settings_of(workspace, image_control="absent", few_shot=few_shot)
+        request = build_requests(pool, pool, settings)[0]
+        texts = [part.text for part in request.messages[0].parts() if part.type == "text"]
+        assert len(texts) == len(request.messages[0].parts()) == 4 + 4 * few_shot.number
+        assert request.images == ()
+        assert not any("picture" in text for text in texts[1:])
+        assert pool[0].instruction in texts
+    seen = build_requests(pool, pool, settings_of(workspace, few_shot=FewShot(1)))[0]
+    assert texts == [
+        part.text for part in seen.messages[0].parts() if part.type == "text" and "picture" not in part.text[:40]
+    ]
+    assert request_hash(request) != request_hash(seen)
 
 
 def test_a_model_asked_in_another_way_has_a_name_of_its_own(workspace: Path) -> None:

@@ -19,7 +19,7 @@ def plan_sample(
     name: str, instructions: str, images: tuple[Path, Path], instruction: str, skill_sequence: list[Any]
 ) -> TrainingSample:
     """A request as the evaluation asks it, about (image, numbered image); the answer is the fenced plan."""
-    message = Message(role="user", content=list(request_parts(instructions, *images, instruction)))
+    message = Message(role="user", content=list(request_parts(instructions, images, instruction)))
     return TrainingSample(id=name, messages=[message], target=Target(steps=fenced_plan(skill_sequence)))
 
 

@@ -90,14 +90,17 @@ def leap_instructions(language: Language = "en") -> Instructions:
 
 def request_parts(
     instructions: str,
-    image: Path,
-    numbered: Path,
+    images: tuple[Path, Path] | None,
     instruction: str,
     few_shot_examples: Sequence[FewShotExample] = (),
     language: str = "en",
     with_cot: bool = False,
 ) -> list[TextPart | ImagePart]:
-    """One request's parts in the benchmark's order: instructions, solved examples, pictures, instruction, question."""
+    """One request's parts in the benchmark's order: instructions, solved examples, pictures, instruction, question.
+
+    `images` are the plain and the numbered one. With None the request shows none, nor those of its solved examples, and
+    has no captions for them: a model that is told of a picture it cannot see is asked another question.
+    """
     if language not in _CAPTIONS:
         raise LeapError(f"prompts are in {' and '.join(LANGUAGES)}, not in {language!r}")
     captions = _CAPTIONS[language]
@@ -110,9 +113,10 @@ def request_parts(
             _text(few_shot_example.output),
         )
         for title, content in zip(captions.few_shot_parts, shown, strict=True):
-            parts.append(_text(captions.few_shot_example.format(index=index, part=title)))
-            parts.append(content)
-    parts += [_text(captions.image), _image(image), _text(captions.numbered), _image(numbered)]
+            if images or not isinstance(content, ImagePart):
+                parts += [_text(captions.few_shot_example.format(index=index, part=title)), content]
+    if images:
+        parts += [_text(captions.image), _image(images[0]), _text(captions.numbered), _image(images[1])]
     parts += [_text(captions.instruction), _text(instruction), _text(captions.answer)]
     return [*parts, _text(captions.step_by_step)] if with_cot else parts
 
