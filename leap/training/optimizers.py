@@ -141,12 +141,17 @@ def make_optimizer(recipe: Any, model: Any) -> torch.optim.Optimizer:
         {"params": [weight for name, weight in learning if name in decayed], "weight_decay": recipe.weight_decay},
         {"params": [weight for name, weight in learning if name not in decayed], "weight_decay": 0.0},
     ]
+    adam: dict[str, Any] = {
+        "lr": recipe.learning_rate,
+        "betas": (recipe.adam_beta1, recipe.adam_beta2),
+        "eps": recipe.adam_epsilon,
+    }
     optimizer: torch.optim.Optimizer
     if recipe.optim == STOCHASTIC:
-        optimizer = StochasticAdamW(groups, lr=recipe.learning_rate, seed=recipe.seed)
+        optimizer = StochasticAdamW(groups, **adam, seed=recipe.seed)
     else:
         fused = True if recipe.optim == "adamw_torch_fused" else None
-        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
+        optimizer = torch.optim.AdamW(groups, **adam, fused=fused)
     set_component_rates(optimizer, model, recipe.component_rates)
     return optimizer
 

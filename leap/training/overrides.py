@@ -11,6 +11,7 @@ from leap.errors import UsageError
 from leap.records.paths import find_path
 from leap.records.yaml_text import load_yaml
 from leap.terminal import shorten
+from leap.training.aliases import ALIASES, ANSWERS, RESUME, answers, translated
 from leap.training.recipe import PATHS, Recipe
 
 
@@ -37,6 +38,26 @@ def add_recipe_flags(
         if name in refused:
             options["help"] = argparse.SUPPRESS
         group.add_argument(f"--{name}", *others.get(name, []), **options)
+    _add_others_names(parser, group)
+
+
+def _add_others_names(parser: argparse.ArgumentParser, group: Any) -> None:
+    """Flags that other trainers have, not shown: they are taken, or answered."""
+    hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    taken = set(parser._option_string_actions)
+    group.add_argument(f"--{RESUME}", nargs="?", const=True, type=_yaml_value, **hidden)
+    for name, alias in ALIASES.items():
+        plain = not alias.meaning and Recipe.model_fields[alias.key].annotation in (str, str | None)
+        if f"--{name}" not in taken:
+            group.add_argument(f"--{name}", nargs="?", const=True, type=None if plain else _yaml_value, **hidden)
+    for name in ANSWERS:
+        if f"--{name}" not in taken and name != RESUME:
+            group.add_argument(f"--{name}", nargs="*", action=_Answer, **hidden)
+
+
+class _Answer(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.error(f"--{next(answers({self.dest: None}))}")
 
 
 def _metavar(field: FieldInfo) -> str:
@@ -67,7 +88,11 @@ def recipe_overrides(arguments: argparse.Namespace, root: Path | None = None) ->
     is known by its values.
     """
     given = vars(arguments)
-    found = {name: _none_or(given[name]) for name in Recipe.model_fields if name in given}
+    names = [name for name in (*Recipe.model_fields, *ALIASES, RESUME) if name in given]
+    try:
+        found = translated({name: _none_or(given[name]) for name in names})
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
     if root is not None:
         found |= {name: _path(name, found[name], root) for name in PATHS if found.get(name) is not None}
     return found

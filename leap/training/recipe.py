@@ -29,6 +29,7 @@ from leap.records.litter import listed
 from leap.records.paths import at_home
 from leap.records.yaml_text import LARGEST, load_yaml
 from leap.terminal import in_one_line, shorten
+from leap.training.aliases import answers, translated
 
 # These change nothing in what the model learns, so a run may be resumed under other values.
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
@@ -157,6 +158,9 @@ class Recipe(BaseModel):
     warmup_steps: Whole = 0
     warmup_ratio: Annotated[Share | None, Field(description="share of all steps, in place of warmup_steps")] = None
     weight_decay: NotNegative = 0.0
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.999
+    adam_epsilon: NotNegative = 1e-8
     max_grad_norm: NotNegative = 1.0
     optim: Annotated[
         Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_bf16_stochastic"],
@@ -411,7 +415,12 @@ def _read_values(path: Path, named_by: str = "") -> dict[str, Any]:
     values = load_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise LeapError(f"{path}: a recipe is a list of `key: value` lines, found {type(values).__name__}")
-    return values
+    if unknown := "; ".join(answers(values)):  # all at once: a recipe of another trainer has several
+        raise LeapError(f"{path}: {unknown}")
+    try:
+        return translated(values)
+    except ValueError as error:
+        raise LeapError(f"{path}: {error}") from error
 
 
 def _explain(error: ValidationError) -> str:
