@@ -8,15 +8,18 @@ from leap.records.files import check_folder
 from leap.training.deepspeed_file import check_deepspeed
 from leap.training.recipe import Recipe
 
+# What a new clone lacks; harmless advice for a file of the user's own.
+_DOWNLOAD = "download LEAP's (python scripts/download/download_leap_data.py)"
+
 
 def check_places(recipe: Recipe, root: Path) -> None:
     """Raises LeapError where a file or folder that the recipe names is not there; relative paths start at `root`."""
     for name in ("train_file", "val_file"):
         file = getattr(recipe, name)
         if file and not (root / file).is_file():
-            raise LeapError(f"{root / file}: there is no such file ({name})")
+            raise LeapError(f"{root / file}: there is no such file; {_DOWNLOAD}, or name yours with --{name}")
     if recipe.image_root and not (root / recipe.image_root).is_dir():
-        raise LeapError(f"{root / recipe.image_root}: there is no such folder (image_root)")
+        raise LeapError(f"{root / recipe.image_root}: there is no such folder; name the images' with --image_root")
     if recipe.deepspeed:
         check_deepspeed(root / recipe.deepspeed)
     check_folder(root / recipe.output_dir)

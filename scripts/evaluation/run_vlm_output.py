@@ -62,7 +62,10 @@ def main() -> int | None:
 
     check_folder(arguments.save_dir)
     if not arguments.data_file.is_file():
-        raise LeapError(f"{arguments.data_file}: there is no such file of samples; name another with --data_file")
+        raise LeapError(
+            f"{arguments.data_file}: there is no such file of samples; download LEAP's (python "
+            "scripts/download/download_leap_data.py), or name yours with --data_file"
+        )
     models, settings, load = (_served if options.engine == "openai" else _local)(workspace, arguments, options)
 
     from leap.judge.outputs import write_outputs
