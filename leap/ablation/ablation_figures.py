@@ -209,9 +209,12 @@ def _smoothed(findings: Findings) -> str:
 def full_gain(findings: Findings, gains: pd.DataFrame) -> Figure:
     """What full fine-tuning gains over each preset on each dimension, with intervals; filled: significant."""
     presets = [method for method in findings.methods if method in set(gains["baseline"])]
-    note = (
-        "Bars: 95 % bootstrap interval of the paired difference. Filled: p below 0.05 by a paired permutation test, "
-        "with Holm's correction: of the mean over the presets, of the dimensions over presets and dimensions together."
+    tested = gains["p"].notna().any()
+    note = "Thin: 95 % bootstrap interval of the paired difference, examples resampled within each task. " + (
+        "Thick: 95 % interval over seeds. Filled: p below 0.025 by Welch's t-test of the runs, with Holm's correction: "
+        "of the mean over the presets, of the dimensions over presets and dimensions together."
+        if tested
+        else "One seed each says nothing of how another seed would do, so nothing is tested."
     )
     figure = new_figure(
         11, 2.6 + 0.2 * max(2, len(presets)) * len(GROUPS), "What full fine-tuning gains over each preset", note
@@ -236,5 +239,7 @@ def _draw_gain(axes: Axes, place: float, row: Mapping[str, float], colour: str) 
         return
     if not math.isnan(row["low"]):
         axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.4)
+    if not math.isnan(row["seed_low"]):
+        axes.plot([row["seed_low"], row["seed_high"]], [place, place], color=colour, linewidth=4, alpha=0.35)
     fill = colour if row["significant"] else "white"
     axes.plot([row["difference"]], [place], "o", markerfacecolor=fill, markeredgecolor=colour, markersize=6)

@@ -27,6 +27,7 @@ from leap.statistics.means import MEAN
 from leap.vlabench.dimensions import NAMES
 
 PAGE = "report.md"
+_P = {"p": "p", "p, Holm": "p_holm"}
 
 
 def write_report(findings: Findings, planned: list[PlannedRun], folder: Path) -> list[Path]:
@@ -77,8 +78,8 @@ def readable(methods: pd.DataFrame) -> pd.DataFrame:
             ],
             "score": score,
             "over examples": _intervals(rows, "low", "high"),
-            "over tasks": _intervals(rows, "task_low", "task_high"),
-            "over seeds": _intervals(rows, "seed_low", "seed_high"),
+            "over tasks": _intervals(rows, "task_low", "task_high", "task_mean"),
+            "over seeds": _intervals(rows, "seed_low", "seed_high", "seed_mean"),
         },
         index=rows.index,
     )
@@ -88,9 +89,11 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None or pd.isna(value) else f"{value:{form}}{unit}"
 
 
-def _intervals(rows: pd.DataFrame, low: str, high: str) -> list[str]:
-    pairs = zip(rows[low], rows[high], strict=True)
-    return ["-" if math.isnan(below) else f"[{below:.1f}, {above:.1f}]" for below, above in pairs]
+def _intervals(rows: pd.DataFrame, low: str, high: str, mean: str | None = None) -> list[str]:
+    """Intervals, with the mean that each is of where it is not the score beside it."""
+    means = [f"{value:.1f} " for value in rows[mean]] if mean else [""] * len(rows)
+    cells = zip(means, rows[low], rows[high], strict=True)
+    return ["-" if math.isnan(below) else f"{value}[{below:.1f}, {above:.1f}]" for value, below, above in cells]
 
 
 def _page(
@@ -173,26 +176,29 @@ def _gains(findings: Findings, gains: pd.DataFrame) -> str:
             return "Full fine-tuning is not part of this ablation (`--include_full_finetuning`).\n"
         return "There is nothing to compare yet: full fine-tuning or every preset is missing.\n"
     rows = gains[gains["dimension"] == MEAN].set_index("baseline")
-    table = pd.DataFrame(
-        {
-            "gain, points": [f"{value:+.1f}" for value in rows["difference"]],
-            "95 % interval": _intervals(rows, "low", "high"),
-            "p": [rounded(value, 4) for value in rows["p"]],
-            "p, Holm": [rounded(value, 4) for value in rows["p_holm"]],
-            "d_z": [_number(value, ".2f") for value in rows["d_z"]],
-            "pairs": [f"{value}" for value in rows["pairs"]],
-        },
-        index=rows.index,
-    )
-    singles = gains[(gains["dimension"] != MEAN) & gains["significant"]]
-    listed = "; ".join(f"{row.dimension} over {row.baseline} ({row.difference:+.1f})" for row in singles.itertuples())
-    note = (
-        f"- {METHOD['p']}, scores averaged over seeds; Holm's correction over the presets.\n"
-        f"- By dimension, corrected over presets and dimensions together: {listed or 'no difference is significant'} "
-        "(gains.csv).\n"
-        "- The pairs are examples: with few seeds a difference can be one of these runs, not of the methods.\n"
-    )
-    return f"{markdown_table(table.rename_axis('over'))}\n{note}"
+    tested = rows["p"].notna()
+    columns = {
+        "gain, points": [f"{value:+.1f}" for value in rows["difference"]],
+        "over examples": _intervals(rows, "low", "high"),
+        "over seeds": _intervals(rows, "seed_low", "seed_high"),
+    }
+    if tested.any():
+        columns |= {name: ["-" if math.isnan(p) else rounded(p, 4) for p in rows[key]] for name, key in _P.items()}
+    columns |= {"d_z": [_number(value, ".2f") for value in rows["d_z"]], "pairs": [f"{n}" for n in rows["pairs"]]}
+    table = pd.DataFrame(columns, index=rows.index)
+    notes = ["over examples: of these runs, on other examples of the same tasks; d_z and pairs are of examples too."]
+    if tested.any():
+        singles = gains[(gains["dimension"] != MEAN) & gains["significant"]]
+        found = [f"{row.dimension} over {row.baseline} ({row.difference:+.1f})" for row in singles.itertuples()]
+        notes += [
+            "over seeds, p: of the methods, Welch's t-test of the runs' means; Holm's correction over the presets. "
+            "Below 0.025 it is significant: the means and the dimensions share 5 %.",
+            "By dimension, corrected over presets and dimensions together: "
+            f"{'; '.join(found) or 'no difference is significant'} (gains.csv).",
+        ]
+    if not tested.all():
+        notes.append("No p for one seed: such a difference can be one of these runs, not of the methods (`--seeds 3`).")
+    return f"{markdown_table(table.rename_axis('over'))}\n" + "".join(f"- {note}\n" for note in notes)
 
 
 def _image(name: str) -> str:

@@ -27,7 +27,7 @@ from leap.report.results import (
     unlike_settings,
     unlike_settings_note,
 )
-from leap.statistics.comparison import ALPHA, compare, holm
+from leap.statistics.comparison import compare, run_verdicts
 from leap.statistics.intervals import seed_interval
 from leap.statistics.means import MEAN, summarise, summarise_between_tasks
 from leap.training.training_report import read_report
@@ -210,7 +210,8 @@ def dimension_table(findings: Findings) -> pd.DataFrame:
             row |= {key: one[key] if len(one) else math.nan for key in ("mean", "low", "high")}
             row["seed_low"], row["seed_high"] = seed_interval([findings.mean(run.model, name) for run in seeds])
             tasks = between.loc[method] if name == MEAN and method in between.index else {}
-            row |= {f"task_{key}": tasks[key] if len(tasks) else math.nan for key in ("low", "high")}
+            row |= {f"task_{key}": tasks[key] if len(tasks) else math.nan for key in ("mean", "low", "high")}
+            row["seed_mean"] = fmean([findings.mean(run.model, name) for run in seeds]) if seeds else math.nan
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -236,10 +237,10 @@ def _known_mean(values: Sequence[float | None]) -> float | None:
 
 
 def gain_table(findings: Findings) -> pd.DataFrame:
-    """What full fine-tuning gains over each preset, on the same examples: `compare`'s columns, a row a dimension.
-
-    `p_holm` is corrected once more: the p-values of the mean over the presets, those of the dimensions over presets and
-    dimensions together. Empty where full fine-tuning has no scores, or no preset has.
+    """What full fine-tuning gains over each preset, a row a dimension: `compare`'s columns on the examples, but p from
+    the runs (`run_verdicts`, with seed_low and seed_high), and NaN for methods of one seed: two methods with one run
+    each differ by their seeds as well, and no number of examples tells the two apart. Empty where full fine-tuning has
+    no scores, or no preset has.
     """
     scores, full = method_scores(findings), label(FULL)
     there = set(scores["model"])
@@ -247,7 +248,11 @@ def gain_table(findings: Findings) -> pd.DataFrame:
     if full not in there or not others:
         return pd.DataFrame()
     table = pd.concat([compare(scores, full, other, SCORE) for other in others], ignore_index=True)
-    mean = table["dimension"] == MEAN
-    for rows in (mean, ~mean):
-        table.loc[rows, "p_holm"] = holm(table.loc[rows, "p"])
-    return table.assign(significant=(table["p_holm"] < ALPHA) & findings.alike)
+    runs = {
+        method: findings.means.loc[[run.model for run in findings.scored(method)]].reset_index(drop=True)
+        for method in (full, *others)
+    }
+    tested = run_verdicts(runs, full)
+    tested["significant"] &= findings.alike
+    kept = table.drop(columns=["p", "p_holm", "significant"])
+    return kept.merge(tested, on=["baseline", "dimension"], validate="1:1")

@@ -19,7 +19,7 @@ def print_comparison(table: pd.DataFrame, score: str, note: str = "") -> None:
     verdict = f"differs significantly in: {', '.join(named)}" if len(named) else "no difference is significant"
     if significant[table["p"].notna()].isna().all():
         verdict = "no difference is called significant: they were asked or scored in other ways"
-    print(f"{verdict} (p_holm, of the mean p, below 0.05)")
+    print(f"{verdict} (p_holm below 0.025: dimensions and means share 5 %)")
     if table["unpaired"].sum():
         print(f"{int(table['unpaired'].sum())} results of one model have no partner in the other and are left out")
     if note:

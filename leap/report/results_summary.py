@@ -43,16 +43,18 @@ HEADLINES = {
     TOTAL: "the benchmark's own score, a recall of at most 80",
     GROUNDED: "percent of the steps that name an object that are right, of the longer of the two plans",
 }
+_BELOW = "p_holm below 0.025, since dimensions and means share 5 %"
 METHOD = {
     "floor": "what a planner that never looks has: the mean over all pairs of examples of a task, the reference of one "
     "scored as the answer to the other",
     "best blind": "the best constant plan of each task, chosen on its other examples",
     "diagnosis": "examples of each kind, over all dimensions, then those with each flag; one by one: diagnosis.jsonl",
     "interval": "95 % percentile bootstrap of the mean, examples resampled within each task, 10,000 times",
-    "between_tasks": "the same with whole tasks resampled within each dimension: over all dimensions together only",
+    "between_tasks": "the same with whole tasks resampled within each dimension, of the mean in which every task of a "
+    "dimension weighs alike: over all dimensions together only",
     "p": "two-sided paired permutation test on the examples that both models have",
-    "p_holm": "p with Holm's correction over the six dimensions; the mean is one test of its own",
-    "significant": "p_holm (of the mean: p) below 0.05; empty where the two were asked or scored in other ways",
+    "p_holm": "p with Holm's correction over all models and dimensions shown; that of the means over the models",
+    "significant": f"{_BELOW}; empty where the two were asked or scored in other ways",
 }
 
 
@@ -186,7 +188,9 @@ def _markdown(
     notes += [f"{name}: {METHOD[name]}." for name in (*BLIND, "diagnosis")]
     notes.append(f"[low, high]: {METHOD['interval']}.")
     if baseline:
-        notes.append(f"{SIGNIFICANT} differs from {markdown_text(baseline)}: {METHOD['p']}; {METHOD['p_holm']}.")
+        notes.append(
+            f"{SIGNIFICANT} differs from {markdown_text(baseline)}: {METHOD['p']}; {METHOD['p_holm']}; {_BELOW}."
+        )
     notes.append(
         f"{INCOMPLETE} incomplete: some examples have no score, see {' and '.join(COUNTS[-2:])} in summary.csv "
         "(empty there: nothing says whether all have one)."
@@ -194,7 +198,8 @@ def _markdown(
     notes += map(markdown_text, more)
     for row in between.dropna(subset=["low"]).to_dict("records"):
         notes.append(
-            f"{markdown_text(row['model'])}: mean with whole tasks resampled [{row['low']:.1f}, {row['high']:.1f}]."
+            f"{markdown_text(row['model'])}: total_score, mean of the dimensions' means over tasks {row['mean']:.1f} "
+            f"[{row['low']:.1f}, {row['high']:.1f}], whole tasks resampled."
         )
     return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
 

@@ -4,6 +4,9 @@ In simulation, with scores in {0, 20, 40, 60, 80} from one skewed distribution f
 at 0.05 calls 2.3 % of the data sets of 10 pairs significant, 4.7 % of those of 40 and 4.0 % of those of 400.
 """
 
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +14,15 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from leap.errors import LeapError
-from leap.statistics.intervals import RESAMPLES, Array, random_stream
+from leap.statistics.intervals import LEVEL, RESAMPLES, Array, random_stream
 from leap.statistics.means import MEAN, by_dimension, interval_rows, score_table
 from leap.vlabench.dimensions import NAMES
 
 PERMUTATIONS = 10_000
 ALPHA = 0.05
+FAMILY_ALPHA = ALPHA / 2  # the dimensions and the means are two families: all daggers of a table share ALPHA
+_RESOLUTION = 20  # how many times finer than Holm's strictest threshold a p-value is to be resolved
+_SMALL = 0.01  # up to this p-value more permutations are drawn: others decide nothing
 EXACT = 14
 """Up to so many differences that are not zero, all 2 ** n sign flips are enumerated."""
 
@@ -47,8 +53,8 @@ def compare(scores: pd.DataFrame, model: str, baseline: str, score: str = "total
     that one of the two has) are of the pairs. `low` and `high` are the 95 % interval of the paired difference, examples
     resampled within each task. `p` is `paired_permutation`'s. `p_holm` corrects it over the dimensions; the mean is one
     test of its own and keeps its p. In the row of the mean every dimension weighs alike, in the test, `d_z` and the
-    shares too, and all is NaN unless all six dimensions have pairs. Only a dimension that is `significant` (p_holm, of
-    the mean p, below 0.05) should be called better or worse.
+    shares too, and all is NaN unless all six dimensions have pairs. Only a dimension that is
+    `significant` (p_holm below 0.025: dimensions and means share 5 %) should be called better or worse.
     Raises LeapError for a model without scores, and as `score_table` does.
     """
     table = score_table(scores, score)
@@ -56,8 +62,9 @@ def compare(scores: pd.DataFrame, model: str, baseline: str, score: str = "total
 
 
 def compare_all(scores: pd.DataFrame, baseline: str, score: str = "total_score", seed: int = 0) -> pd.DataFrame:
-    """`compare` for every other model, sorted by name, with the same figures. Holm's correction is over the dimensions
-    of one model, not over the models."""
+    """`compare` for every other model, sorted by name, with the same figures but for `p_holm`: whoever looks for a
+    dagger looks at all models, so Holm's correction is over models x dimensions, and that of the means over the
+    models. Where so many tests ask for it, small p-values are of more permutations."""
     table = score_table(scores, score)
     others = [model for model in table.columns if model != _known(table, baseline)]
     return _compare(table, others, baseline, seed)
@@ -112,13 +119,68 @@ def _compare(table: pd.DataFrame, models: list[str], baseline: str, seed: int) -
     if not models:
         return pd.DataFrame(columns=list(COLUMNS))
     differences = table[models].sub(table[baseline], axis=0)
-    intervals = interval_rows(differences, seed, RESAMPLES).rename(columns={"mean": "difference", "n": "pairs"})
-    rows = [
-        _means(table, model, baseline).join(_tests(differences[model], seed)).assign(model=model, baseline=baseline)
-        for model in models
-    ]
-    tests = pd.concat(rows).rename_axis("dimension").reset_index()
-    return intervals.merge(tests, on=["model", "dimension"], validate="1:1")[list(COLUMNS)]
+    rows = interval_rows(differences, seed, RESAMPLES).rename(columns={"mean": "difference", "n": "pairs"})
+    means = pd.concat([_means(table, model, baseline).assign(model=model, baseline=baseline) for model in models])
+    for found in (means.rename_axis("dimension").reset_index(), verdicts(differences, seed)):
+        rows = rows.merge(found, on=["model", "dimension"], validate="1:1")
+    return rows[list(COLUMNS)]
+
+
+def verdicts(differences: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The tests of `compare_all`, for a table of differences (examples in rows as `score_table` has them, a column a
+    model): columns model, dimension, p, p_holm, significant, d_z, better and worse."""
+    tests = pd.concat([_tests(differences[one], seed, differences.shape[1]).assign(model=one) for one in differences])
+    return _corrected(tests.rename_axis("dimension").reset_index())
+
+
+class RunDifference(NamedTuple):
+    """How far one method's runs lie above another's: the difference of their means, its 95 % interval, and p."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def run_difference(ours: Sequence[float], theirs: Sequence[float]) -> RunDifference:
+    """Welch's t-test of two methods' independently trained runs (Welch 1947): a method is what its seeds have in
+    common, so the runs are the sample, however many examples each was evaluated on. All but the difference are NaN
+    where one of the two has a single run, which says nothing of its spread, or where neither has any spread."""
+    difference = fmean(ours) - fmean(theirs)
+    if min(len(ours), len(theirs)) < 2 or (np.ptp(ours) < TIE and np.ptp(theirs) < TIE):
+        return RunDifference(difference, math.nan, math.nan, math.nan)
+    from scipy.stats import ttest_ind  # which takes a second
+
+    found = ttest_ind(ours, theirs, equal_var=False)
+    low, high = found.confidence_interval(LEVEL)
+    return RunDifference(difference, float(low), float(high), float(found.pvalue))
+
+
+def run_verdicts(runs: Mapping[str, pd.DataFrame], method: str) -> pd.DataFrame:
+    """`run_difference` of a method and each other one, from {method: a row a run, `NAMES` and "mean" in columns}.
+
+    Columns baseline, dimension, seed_low, seed_high, p, p_holm (of the mean over the others, of the dimensions over
+    others and dimensions together) and significant.
+    """
+    tests = pd.DataFrame(
+        [
+            (other, name, *run_difference(runs[method][name].tolist(), scores[name].tolist())[1:])
+            for other, scores in runs.items()
+            if other != method
+            for name in (*NAMES, MEAN)
+        ],
+        columns=["baseline", "dimension", "seed_low", "seed_high", "p"],
+    )
+    return _corrected(tests)
+
+
+def _corrected(tests: pd.DataFrame) -> pd.DataFrame:
+    """Tests of dimensions and of means with p_holm, within each of the two families, and significant."""
+    of_mean = tests["dimension"] == MEAN
+    p_holm = tests["p"].astype("float64")
+    for family in (of_mean, ~of_mean):
+        p_holm[family] = holm(p_holm[family])
+    return tests.assign(p_holm=p_holm, significant=p_holm < FAMILY_ALPHA)
 
 
 def _known(table: pd.DataFrame, model: str) -> str:
@@ -136,20 +198,30 @@ def _means(table: pd.DataFrame, model: str, baseline: str) -> pd.DataFrame:
     return means.assign(unpaired=[*alone, alone.sum()])
 
 
-def _tests(differences: pd.Series, seed: int) -> pd.DataFrame:
-    """p, p_holm, significant, d_z, better and worse; `NAMES` and "mean" in rows."""
+def _tests(differences: pd.Series, seed: int, models: int) -> pd.DataFrame:
+    """p, d_z, better and worse of one of so many models; `NAMES` and "mean" in rows."""
     pairs = differences.dropna()
     dimensions = pairs.index.get_level_values("dimension")
     found = [pairs[dimensions == name].to_numpy() for name in NAMES]
-    p = [_sign_flip_p(d, PERMUTATIONS, random_stream(seed, position)) for position, d in enumerate(found)]
+    p = [_resolved_p(d, models * len(NAMES), seed, position) for position, d in enumerate(found)]
     effects = [effect_size(d) for d in found]
     together, weights = np.concatenate(found), np.concatenate([np.full(len(d), 1 / max(len(d), 1)) for d in found])
     if not all(map(len, found)):
         together = weights = together[:0]
-    p_mean = _sign_flip_p(together * weights, PERMUTATIONS, random_stream(seed, len(NAMES)))
+    p.append(_resolved_p(together * weights, models, seed, len(NAMES)))
     rows = pd.DataFrame([*effects, effect_size(together, weights)], index=[*NAMES, MEAN]).drop(columns="equal")
-    p_holm = np.append(holm(p), p_mean)
-    return rows.assign(p=[*p, p_mean], p_holm=p_holm, significant=p_holm < ALPHA)
+    return rows.assign(p=p)
+
+
+def _resolved_p(differences: Array, family: int, seed: int, position: int) -> float:
+    """p of a test among `family`: Holm compares the smallest with `FAMILY_ALPHA` / family, which 10,000 permutations
+    resolve too coarsely where the family is large. Small p-values are drawn anew, with more. The test stays valid: p
+    at most a, for a below `_SMALL`, needs the second draw to be at most a, which has a chance of a under the null."""
+    p = _sign_flip_p(differences, PERMUTATIONS, random_stream(seed, position))
+    needed = math.ceil(_RESOLUTION * family / FAMILY_ALPHA)
+    if p > _SMALL or needed <= PERMUTATIONS or np.count_nonzero(without_rounding(differences)) <= EXACT:
+        return p
+    return _sign_flip_p(differences, needed, random_stream(seed, len(NAMES) + 1 + position))
 
 
 def _sign_flip_p(differences: Array, permutations: int, rng: np.random.Generator) -> float:
