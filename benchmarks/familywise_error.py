@@ -12,7 +12,6 @@ at 0.05, and an ablation that tests pairs of examples of one run each. Writes fa
 
 import math
 from pathlib import Path
-from typing import Any
 
 import installed  # noqa: F401
 import numpy as np
@@ -48,7 +47,7 @@ def main() -> None:
 
 
 def simulate(tables: int, sweeps: tuple[int, ...] = SWEEPS) -> dict[str, float]:
-    """Percent of tables with any dagger that is wrong, by kind; and with the right one, for a difference of `POINTS`."""
+    """Percent of tables with any wrong dagger, by kind; and with the right one, for a difference of `POINTS`."""
     found: dict[str, list[bool]] = {}
     for seed in track(range(tables), "simulating"):
         rng = np.random.default_rng(seed)
