@@ -1,4 +1,4 @@
-"""Nothing that is alike is called different, in a sweep or an ablation; benchmarks/familywise_error.py has it at length."""
+"""Nothing that is alike is called different, in sweeps and ablations; at length: benchmarks/familywise_error.py."""
 
 import familywise_error
 import pytest
