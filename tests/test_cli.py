@@ -291,7 +291,8 @@ def test_recipe_flags_show_their_choices_and_defaults() -> None:
         "attention. eager pads, which is slower (default: sdpa)",
         "--lora_parts {vision,projector,llm},… where to look (default: ['llm'])",
         "--eval_strategy {no,steps,epoch} (default: None)",
-        "--train_file VALUE training samples: JSONL, JSON or Parquet (default: the recipe has it)",
+        "--train_file VALUE training samples: a JSONL, JSON or Parquet file, a folder, or org/name (default: the "
+        "recipe has it)",
         "--bf16 [true|false]",
     ):
         assert words in shown

@@ -12,6 +12,7 @@ from typing import Any
 from leap import provenance
 from leap.data.chat_encoding import ChatFormat
 from leap.data.image import ImageEncoder, ImageSize
+from leap.data.sample_datasets import find_samples
 from leap.environment import world_size
 from leap.errors import LeapError
 from leap.models.checkpoints import (
@@ -31,7 +32,6 @@ from leap.preparation.check.overlap import count_shared
 from leap.progress import is_main_process
 from leap.records.files import cache_in_use
 from leap.records.json_files import write_json
-from leap.records.paths import roots_beside
 from leap.training.batches import check_packing, make_batches
 from leap.training.checkpoint_folder import resume_point, training_in
 from leap.training.dry_run import describe
@@ -134,11 +134,13 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
     start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
     trainable = plan_training(recipe, model, start)
 
-    def check(file: Path, max_samples: int | None, name: str) -> CheckedFile:
-        usual = (root, root / "data")
-        roots = (root / recipe.image_root,) if recipe.image_root else roots_beside(file, usual)
+    def check(file: str, max_samples: int | None, name: str) -> CheckedFile:
+        source = find_samples(file, root, cache)
+        assert source is not None, "check_places has found it"
+        usual = [root, root / "data", *([source.folder] if source.folder else [])]
+        roots = [root / recipe.image_root] if recipe.image_root else list(dict.fromkeys(usual))
         return check_training_file(
-            file,
+            source,
             roots,
             chat,
             encoder,
@@ -151,10 +153,10 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
             recipe.train_on,
         )
 
-    train = check(root / recipe.train_file, recipe.max_train_samples, "training samples")
+    train = check(recipe.train_file, recipe.max_train_samples, "training samples")
     validation = None
     if recipe.val_file:
-        validation = check(root / recipe.val_file, recipe.max_eval_samples, "validation samples")
+        validation = check(recipe.val_file, recipe.max_eval_samples, "validation samples")
     if "llm" not in recipe.trained and not train.images.any():
         raise LeapError(f"{train.path}: no sample has an image, so that nothing would learn while the LLM is frozen")
     identity = {

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from leap.data.sample_datasets import find_samples
 from leap.errors import LeapError
 from leap.models.checkpoints import weight_files
 from leap.records.files import check_folder
@@ -16,7 +17,7 @@ def check_places(recipe: Recipe, root: Path) -> None:
     """Raises LeapError where a file or folder that the recipe names is not there; relative paths start at `root`."""
     for name in ("train_file", "val_file"):
         file = getattr(recipe, name)
-        if file and not (root / file).is_file():
+        if file and find_samples(file, root, root) is None:
             raise LeapError(f"{root / file}: there is no such file; {_DOWNLOAD}, or name yours with --{name}")
     if recipe.image_root and not (root / recipe.image_root).is_dir():
         raise LeapError(f"{root / recipe.image_root}: there is no such folder; name the images' with --image_root")

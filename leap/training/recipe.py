@@ -100,7 +100,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model_name_or_path: Annotated[str, Field(description="base model: a folder")]
-    train_file: Annotated[str, Field(description="training samples: JSONL, JSON or Parquet")]
+    train_file: Annotated[
+        str, Field(description="training samples: a JSONL, JSON or Parquet file, a folder, or org/name")
+    ]
     val_file: Annotated[str | None, Field(description="validation samples for the evaluation loss")] = None
     image_root: Annotated[str | None, Field(description="where relative image paths start")] = None
     data_format: Annotated[

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY, run_script
+from datasets import Dataset, Features, Image, List, Value
 from test_training_data import draw
 
 from leap.data.chat_encoding import IGNORED, ChatFormat
@@ -20,6 +22,7 @@ from leap.data.formats import FORMATS, SampleReader, detect, example_line
 from leap.data.formats.sample_format import FormatName
 from leap.data.formats.stored_images import ImageFolder
 from leap.data.image import ImageEncoder, ImageSize
+from leap.data.sample_datasets import find_samples
 from leap.data.sample_files import _PIECE, SampleFile
 from leap.errors import LeapError
 from leap.models.loading import load_processor
@@ -47,7 +50,7 @@ class Files:
     chat: ChatFormat
     encoder: ImageEncoder
 
-    def check(self, path: Path, **options: Any) -> CheckedFile:
+    def check(self, path: Any, **options: Any) -> CheckedFile:
         cache = self.folder / "cache"
         return check_training_file(path, [self.folder], self.chat, self.encoder, 4096, cache, **options)
 
@@ -383,3 +386,54 @@ def test_the_documents_list_every_form() -> None:
         table = (REPOSITORY / "docs" / page).read_text().partition("| `data_format` |")[2]
         rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
         assert sorted(rows) == sorted(get_args(FormatName))
+
+
+@pytest.mark.parametrize("form", ["messages", "openai"])
+def test_a_folder_is_a_data_set(files: Files, form: str) -> None:
+    """As the hub has them: Parquet with `Image` features or paths, splits by the files' names."""
+    (wanted,) = files.read(files.lines(own()))
+    folder = files.folder / "mine"
+    (folder / "data").mkdir(parents=True)
+    if form == "messages":
+        text = {"role": Value("string"), "content": Value("string")}
+        features = Features({"messages": List(text), "images": List(Image())})
+        paths = [str(files.folder / name) for name in ("a.png", "b.png")]
+        made = Dataset.from_list([marked(*paths)] * 3, features=features)
+    else:
+        made = Dataset.from_list([one_type(openai("a.png", "b.png"))] * 3)
+    made.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    made.select([0]).to_parquet(folder / "data" / "test-00000-of-00001.parquet")
+    made.save_to_disk(files.folder / "saved")
+    prints = set()
+    shutil.copytree(folder, files.folder / "copy")
+    for given, count in (("mine", 3), ("mine:test", 1), ("copy:train", 3), ("saved", 3)):
+        source = find_samples(given, files.folder, files.folder / "cache")
+        assert source is not None
+        checked = files.check(source)
+        found = TrainingSet(checked, files.chat, files.encoder)
+        assert len(found) == count
+        assert same(found[0], wanted)
+        assert found.place(count - 1).endswith(f"{given}:{count}")
+        assert checked.format.name == form
+        if given != "saved":
+            prints.add(checked.fingerprint)
+    assert len(prints) == 2  # the same rows are the same data, wherever they lie
+    with pytest.raises(LeapError, match=r"mine:nope: it has no split 'nope'; give one: .*/mine:train, .*/mine:test"):
+        files.check(find_samples("mine:nope", files.folder, files.folder / "cache"))
+
+
+def test_the_hub_is_asked_for_what_is_named_like_its_data_sets(files: Files) -> None:
+    (files.folder / "data").mkdir()
+    for nothing in ("train.jsonl", "data/mine", "org/train.jsonl", "/org/name", "org/name/more"):
+        assert find_samples(nothing, files.folder, files.folder) is None
+    source = find_samples("org/name:train", files.folder, files.folder)
+    assert source is not None
+    with pytest.raises(LeapError, match=r"^org/name:train: there is no such file, .* HF_HUB_OFFLINE=1 keeps"):
+        files.check(source)
+
+
+def test_a_folder_that_is_no_data_set_is_told(files: Files) -> None:
+    (files.folder / "empty").mkdir()
+    source = find_samples("empty", files.folder, files.folder / "cache")
+    with pytest.raises(LeapError, match=r"empty: `datasets` cannot read it .*; name one of its files"):
+        files.check(source)

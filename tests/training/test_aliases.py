@@ -74,6 +74,15 @@ def test_a_switch_may_stand_alone() -> None:
     assert given("--freeze_vision_tower", "--tune_mm_llm") == {"freeze_vision": True, "freeze_llm": False}
 
 
+def test_a_path_by_another_name_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").touch()
+    parser = Parser("A script.")
+    add_recipe_flags(parser)
+    found = recipe_overrides(parser.parse_args(["--data_path", "mine.json"]), tmp_path / "workspace")
+    assert found == {"train_file": str(tmp_path / "mine.json")}
+
+
 def test_two_names_of_one_key_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--lora_rank is lora_r by another name, and so is lora_r; give one"):
         given("--lora_r", "4", "--lora_rank", "4")

@@ -27,7 +27,7 @@ from leap.data.formats.leap_samples import LeapSample
 from leap.data.formats.sample_format import FormatName, LearnedTurns, SampleFormat
 from leap.data.formats.stored_images import ImageFolder
 from leap.data.image import LOADING, ImageEncoder
-from leap.data.sample_files import SampleFile
+from leap.data.sample_files import SampleFile, SampleSource
 from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.preparation.check.image_check import FoundImages, ImageTable, find_images
@@ -86,7 +86,7 @@ class CheckedFile:
 
 
 def check_training_file(
-    path: Path,
+    source: Path | SampleSource,
     image_roots: Sequence[Path],
     chat: ChatFormat,
     encoder: ImageEncoder,
@@ -106,7 +106,8 @@ def check_training_file(
     same file at the same time wait for one of them. Raises LeapError with file and line of the first sample that is
     broken, the number of such samples, and the report that lists them, where one is to be written.
     """
-    file = SampleFile(path)
+    file = SampleFile(source) if isinstance(source, Path) else source
+    path = file.path
     form = format_named(data_format) if data_format else detect(file.samples(), path)
     reader = SampleReader(form, learned, ImageFolder(cache / "training" / "images"))
     fingerprint = file.fingerprint()
@@ -160,12 +161,12 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
 
 
 def _check_samples(
-    file: SampleFile, fingerprint: str, reader: SampleReader, chat: ChatFormat, result: Path, name: str
+    file: SampleSource, fingerprint: str, reader: SampleReader, chat: ChatFormat, result: Path, name: str
 ) -> None:
     if is_whole(result):  # another process was here while we waited
         return
     report_damage(result)
-    total = sum(1 for _ in file.samples())
+    total = file.count()
     processes = usable_cores() if total > _FEW else 1
     with replacing(result) as temporary:
         try:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from leap.data.arrow_files import writing_arrow
 from leap.data.chat_encoding import ChatFormat, Lengths, refuse_lost_images
 from leap.data.formats import RawSample, SampleError, SampleReader
-from leap.data.sample_files import SampleFile
+from leap.data.sample_files import SampleSource
 from leap.errors import LeapError
 from leap.records.training import TrainingSample
 from leap.workers import map_in_order
@@ -54,7 +54,7 @@ class CheckedLine(NamedTuple):
 
 
 def check_samples(
-    file: SampleFile, reader: SampleReader, chat: ChatFormat, processes: int, result: Path
+    file: SampleSource, reader: SampleReader, chat: ChatFormat, processes: int, result: Path
 ) -> Iterator[int]:
     """Write the Arrow file `result`, yielding the line numbers as they are done. Raises LeapError for an empty file."""
     first: dict[tuple[bytes, tuple[str, ...]], int] = {}
@@ -70,7 +70,7 @@ def check_samples(
             yield from (sample["line"] for sample in samples)
 
 
-def _batches(file: SampleFile) -> Iterator[list[Line]]:
+def _batches(file: SampleSource) -> Iterator[list[Line]]:
     lines = file.samples()
     while batch := list(islice(lines, _LINES)):
         yield batch

@@ -1,0 +1,111 @@
+"""Data sets in folders and on the hub as files of training samples, through `datasets`: mapped into memory."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from leap.data.formats import RawSample
+from leap.data.sample_files import SampleFile, SampleSource
+from leap.errors import LeapError
+
+_ROWS = 256  # that are read at a time: a row may hold images
+_ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_FILES = (".jsonl", ".json", ".ndjson", ".parquet", ".arrow", ".csv", ".yaml", ".txt")  # no data set is called so
+_OFFLINE = "HF_HUB_OFFLINE=1 keeps it from the hub; unset it, or give a file"
+
+
+@dataclass(frozen=True)
+class SampleDataset:
+    """A data set's split: `name` is a folder, or a name on the hub; the only split, or train, where none is given."""
+
+    path: Path  # as it was given, for messages
+    name: str
+    split: str | None
+    cache: Path | None  # for a folder's tables; None for the hub's own cache
+
+    @property
+    def is_lines(self) -> bool:
+        """It is a table."""
+        return False
+
+    @property
+    def folder(self) -> Path | None:
+        """Where relative paths of images may start."""
+        return Path(self.name) if self.cache else None
+
+    def samples(self) -> Iterator[tuple[int, RawSample]]:
+        """Each row with its number from 1. Images are not decoded: they are what the table holds of them."""
+        row = 0
+        for batch in self._table.with_format("arrow").iter(_ROWS):
+            for record in batch.to_pylist():
+                row += 1
+                yield row, record
+        if not row:
+            raise LeapError(f"{self.path}: there is no sample in it")
+
+    def count(self) -> int:
+        """How many samples there are."""
+        return len(self._table)
+
+    def fingerprint(self) -> str:
+        """sha256 of the rows; the data set's own would change with the folder that it lies in."""
+        digest = hashlib.sha256()
+        for _, record in self.samples():
+            digest.update(json.dumps(record, default=_digest).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _table(self) -> Any:
+        found = self._load()
+        if not isinstance(found, dict):
+            return found
+        splits = list(found)
+        wanted = self.split or ("train" if "train" in splits else splits[0] if len(splits) == 1 else None)
+        if wanted not in splits:
+            said = f"it has no split {wanted!r}" if wanted else "it has several splits"
+            raise LeapError(f"{self.path}: {said}; give one: {', '.join(f'{self.name}:{one}' for one in splits)}")
+        return found[wanted]
+
+    def _load(self) -> Any:
+        import datasets
+        from datasets.exceptions import DatasetsError
+
+        saved = [Path(self.name, mark) for mark in ("state.json", "dataset_dict.json")]
+        try:
+            if self.cache and any(mark.is_file() for mark in saved):
+                return datasets.load_from_disk(self.name)
+            return datasets.load_dataset(self.name, cache_dir=str(self.cache) if self.cache else None)
+        except ConnectionError as error:
+            remedy = _OFFLINE if datasets.config.HF_HUB_OFFLINE else "is the name right, and the hub reached?"
+            missing = "there is no such file, and no such data set came from the hub"
+            raise LeapError(f"{self.path}: {missing}; {remedy}") from error
+        except (DatasetsError, FileNotFoundError, ValueError) as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise LeapError(f"{self.path}: `datasets` cannot read it ({reason}); name one of its files") from error
+
+
+def _digest(value: Any) -> str:
+    """Of what JSON has no word for: bytes, and dates in columns that are not read."""
+    return hashlib.sha256(value if isinstance(value, bytes) else str(value).encode()).hexdigest()
+
+
+def find_samples(given: str, root: Path, cache: Path) -> SampleSource | None:
+    """What `train_file` or `val_file` names: a file, a folder, or a data set on the hub (org/name), each with :split.
+
+    Relative paths start at `root`; None where there is nothing of that name and it is none that the hub has. Nothing is
+    read or fetched yet. A folder's tables go into `cache`.
+    """
+    place = root / given
+    if place.is_file():
+        return SampleFile(place)
+    name, _, split = given.partition(":")
+    if (root / name).is_dir():
+        return SampleDataset(place, str(root / name), split or None, cache / "datasets")
+    if _ON_HUB.fullmatch(name) and not name.endswith(_FILES) and not (root / name).parent.is_dir():
+        return SampleDataset(Path(given), name, split or None, None)
+    return None
