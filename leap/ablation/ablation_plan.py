@@ -11,6 +11,7 @@ from pathlib import Path
 from leap.ablation.runs import AblationRun, label
 from leap.errors import UsageError
 from leap.hardware import gpu_states
+from leap.inference.engines import ENGINES
 from leap.models.checkpoints import checkpoint_step
 from leap.records.files import cache_in_use
 from leap.training import memory
@@ -19,8 +20,6 @@ from leap.training.fine_tune import Run, check_run
 from leap.training.schedule import warmup_steps
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.examples import find_examples
-
-_EXAMPLES_A_SECOND = {"hf": 11.9, "vllm": 15.7}  # on an H100, benchmarks/README.md
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def _totals(planned: Sequence[PlannedRun], speed: tuple[float, str] | None, slot
 def _evaluation(planned: Sequence[PlannedRun], data: Path, engine: str) -> list[str]:
     models = 1 + sum(len(one.steps) for one in planned)
     examples = sum(len(find_examples(data, dimension)) for dimension in DIMENSIONS)
-    gpus, rate = gpu_states(), _EXAMPLES_A_SECOND.get(engine)
+    gpus, rate = gpu_states(), ENGINES[engine].examples_a_second if engine in ENGINES else None
     duration = ""
     if gpus and rate and (hours := memory.hours(models * examples / rate, gpus[0].name)):
         per_h100 = memory.hours(1, "H100")

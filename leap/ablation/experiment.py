@@ -9,6 +9,7 @@ from leap.ablation.ablation_report import write_report
 from leap.ablation.effect_tables import collect
 from leap.ablation.runs import Scripts
 from leap.ablation.stages import Machine, Places, evaluate, train
+from leap.inference.engines import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Experiment:
     machine: Machine
 
     def describe(self) -> str:
-        engine = self.options[self.options.index("--engine") + 1] if "--engine" in self.options else "hf"
+        engine = self.options[self.options.index("--engine") + 1] if "--engine" in self.options else DEFAULT
         return describe(self.planned, self.data, engine, self.machine.slots)
 
     def run(self) -> bool:

@@ -1,45 +1,89 @@
-"""The three engines behind one set of options, for every script that asks a model."""
+"""The engines behind one set of options, for every script that asks a model. A new one is an entry of `ENGINES`, with
+its own options in `add_engine_arguments`."""
 
 import argparse
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from leap.cli import any_workers, count, device, some_seconds, some_workers, usd, whole
 from leap.errors import UsageError
 from leap.inference.protocol import Engine
 
-ENGINES = ("hf", "vllm", "openai")
-_LOCAL = ("hf", "vllm")
+_LOCAL = ("device", "dtype", "batch_size", "workers", "base_model_path", "lora_adapter_path")
 
-# Option -> the engines that heed it. Any other engine refuses it: a flag that does nothing would mislead.
-_HEEDED_BY = {
-    "device": _LOCAL,
-    "dtype": _LOCAL,
-    "batch_size": _LOCAL,
-    "workers": _LOCAL,
-    "base_model_path": _LOCAL,
-    "lora_adapter_path": _LOCAL,
-    "quantization": ("hf",),
-    "trust_remote_code": ("hf",),
-    "vllm_python": ("vllm",),
-    "vllm_args": ("vllm",),
-    "base_url": ("openai",),
-    "model": ("openai",),
-    "concurrency": ("openai",),
-    "timeout": ("openai",),
-    "retries": ("openai",),
-    "input_price": ("openai",),
-    "output_price": ("openai",),
-}
+
+@dataclass(frozen=True)
+class ModelToOpen:
+    """A model in `folder` (an adapter's on `base`). Images lie under `data`, mostly; `log` is where a server writes."""
+
+    folder: Path
+    base: Path | None
+    images: Any
+    device: str
+    dtype: str
+    data: Path
+    log: Path
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """What an engine is to the scripts. Any option but those that it `heeds` it refuses: a flag that does nothing would
+    mislead. Without `open` it asks for the one model of a server (`EngineOptions.endpoint`)."""
+
+    heeds: tuple[str, ...]
+    open: Callable[[dict[str, Any], ModelToOpen], Engine] | None = None
+    examples_a_second: float | None = None  # on an H100, benchmarks/README.md
+
+
+def _open_hf(given: dict[str, Any], model: ModelToOpen) -> Engine:
+    from leap.inference.hf import HfEngine
+
+    names = ("batch_size", "workers", "quantization", "trust_remote_code")
+    chosen = {name: given[name] for name in names if name in given}
+    return HfEngine(model.folder, model.images, model.device, model.dtype, model.base, **chosen)
+
+
+def _open_vllm(given: dict[str, Any], model: ModelToOpen) -> Engine:
+    from leap.inference.vllm import VllmEngine
+    from leap.inference.vllm_server import VllmSettings
+
+    settings = VllmSettings(
+        model=model.base or model.folder,
+        images=model.images,
+        device=model.device,
+        dtype=model.dtype,
+        lora=model.folder if model.base else None,
+        readable=model.data,
+        extra=tuple(given.get("vllm_args", ())),
+        api_servers=given.get("workers"),
+        **({"max_num_seqs": given["batch_size"]} if "batch_size" in given else {}),
+    )
+    return VllmEngine(settings, model.log, given.get("vllm_python"))
+
+
+ENGINES: Mapping[str, EngineKind] = MappingProxyType(
+    {
+        "hf": EngineKind((*_LOCAL, "quantization", "trust_remote_code"), _open_hf, 11.9),
+        "vllm": EngineKind((*_LOCAL, "vllm_python", "vllm_args"), _open_vllm, 15.7),
+        "openai": EngineKind(("base_url", "model", "concurrency", "timeout", "retries", "input_price", "output_price")),
+    }
+)
+DEFAULT = "hf"
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser, find: Callable[[str], Path]) -> None:
     """The options of the engines; `find` says where a path is."""
     add = parser.add_argument_group("engine").add_argument
-    add("--engine", choices=ENGINES, default="hf", help="transformers in this process, a vLLM server, or any server")
+    add(
+        "--engine",
+        choices=list(ENGINES),
+        default=DEFAULT,
+        help="transformers in this process, a vLLM server, or any server",
+    )
     add("--device", type=device, help="cuda, cuda:1, cpu (default: the first GPU, or else the CPU)")
     add(
         "--dtype",
@@ -80,13 +124,18 @@ class EngineOptions:
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "EngineOptions":
         """Raises UsageError for an option that the chosen engine does not heed."""
-        given = {name: getattr(arguments, name) for name in _HEEDED_BY if getattr(arguments, name) is not None}
-        for name in given:
-            if arguments.engine not in _HEEDED_BY[name]:
-                raise UsageError(f"--{name} does nothing with --engine {arguments.engine}")
+        names = dict.fromkeys(name for kind in ENGINES.values() for name in kind.heeds)
+        given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+        if ignored := [name for name in given if name not in ENGINES[arguments.engine].heeds]:
+            raise UsageError(f"--{ignored[0]} does nothing with --engine {arguments.engine}")
         if arguments.engine == "vllm" and given.get("workers") == 0:
             raise UsageError("--workers 0: a vLLM server needs at least 1")
         return cls(arguments.engine, given)
+
+    @property
+    def served(self) -> bool:
+        """Whether the engine asks for what a server has, and loads no model."""
+        return ENGINES[self.engine].open is None
 
     @property
     def prices(self) -> tuple[float | None, float | None]:
@@ -99,39 +148,8 @@ class EngineOptions:
 
         return find_endpoint(**self.given)
 
-
-def open_local(
-    options: EngineOptions,
-    folder: Path,
-    base: Path | None,
-    images: Any,
-    device: str,
-    dtype: str,
-    data: Path,
-    log: Path,
-) -> Engine:
-    """An engine for the model in `folder` (an adapter's on `base`).
-
-    Images lie under `data`, mostly; `log` is where a server writes.
-    """
-    given = options.given
-    if options.engine == "vllm":
-        from leap.inference.vllm import VllmEngine
-        from leap.inference.vllm_server import VllmSettings
-
-        settings = VllmSettings(
-            model=base or folder,
-            images=images,
-            device=device,
-            dtype=dtype,
-            lora=folder if base else None,
-            readable=data,
-            extra=tuple(given.get("vllm_args", ())),
-            api_servers=given.get("workers"),
-            **({"max_num_seqs": given["batch_size"]} if "batch_size" in given else {}),
-        )
-        return VllmEngine(settings, log, given.get("vllm_python"))
-    from leap.inference.hf import HfEngine
-
-    names = ("batch_size", "workers", "quantization", "trust_remote_code")
-    return HfEngine(folder, images, device, dtype, base, **{name: given[name] for name in names if name in given})
+    def open(self, model: ModelToOpen) -> Engine:
+        """An engine for a model in a folder; not for one that is `served`."""
+        opened = ENGINES[self.engine].open
+        assert opened
+        return opened(self.given, model)

@@ -6,14 +6,8 @@ from pathlib import Path
 
 from leap.hardware import peak_flops
 from leap.models.checkpoints import weight_files
+from leap.training.optimizers import OPTIMIZERS
 
-# Bytes a weight of each optimiser: of the weight itself, its gradient, its two moments.
-_BYTES = {
-    "adamw_torch": (4, 4, 8),
-    "adamw_torch_fused": (4, 4, 8),
-    "adamw_bf16_stochastic": (2, 2, 4),
-}
-MOMENTS = {optim: moments for optim, (_, _, moments) in _BYTES.items()}
 _CAST = 2  # autocast's bfloat16 copy of a float32 weight, kept until its backward pass
 _SLIM = 2  # a weight in a checkpoint that is kept without its optimiser's state, in bfloat16
 ASSUMED_UTILISATION = 0.35  # of the GPU's peak, where none was measured
@@ -35,9 +29,9 @@ class States:
 
 def states(trained: int, frozen: int, optim: str, bf16: bool, frozen_bytes: float = 4) -> States:
     """For so many trained and frozen weights; `frozen_bytes` is what a frozen one takes (0.5 and a bit in 4 bit)."""
-    weight, gradient, moments = _BYTES[optim]
-    casts = _CAST * ((trained if weight == 4 else 0) + (frozen if frozen_bytes == 4 else 0)) if bf16 else 0
-    return States(int(weight * trained + frozen_bytes * frozen), gradient * trained, moments * trained, casts)
+    of = OPTIMIZERS[optim]
+    casts = _CAST * ((trained if of.weight == 4 else 0) + (frozen if frozen_bytes == 4 else 0)) if bf16 else 0
+    return States(int(of.weight * trained + frozen_bytes * frozen), of.gradient * trained, of.moments * trained, casts)
 
 
 @dataclass(frozen=True)
@@ -54,9 +48,9 @@ class CheckpointSize:
 
 def checkpoint_size(trained: int, frozen: int, optim: str, adapter: bool) -> CheckpointSize:
     """Of a model with all its weights, or (`adapter`) of the trained ones alone."""
-    weight, _, moments = _BYTES[optim]
     saved = trained if adapter else trained + frozen
-    return CheckpointSize(whole=weight * saved + moments * trained, slim=_SLIM * saved)
+    whole = OPTIMIZERS[optim].weight * saved + OPTIMIZERS[optim].moments * trained
+    return CheckpointSize(whole, slim=_SLIM * saved)
 
 
 def count_weights(model: Path) -> int:

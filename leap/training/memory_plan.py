@@ -21,8 +21,8 @@ import torch
 from leap.data.packing import BatchPlan, Cost
 from leap.errors import LeapError
 from leap.progress import duration, is_main_process
-from leap.training.memory import MOMENTS
 from leap.training.optimizer_state import is_sharded
+from leap.training.optimizers import OPTIMIZERS
 from leap.training.sharding import sharded_units
 
 Checkpointing = Literal["none", "vision", "all"]
@@ -309,5 +309,5 @@ def _forward_and_back(model: Any, micro_batch: dict[str, Any], state_bytes: floa
 
 def optimizer_bytes(model: Any, optim: str) -> float:
     """What the optimiser keeps of the trainable parameters, in this rank."""
-    held = sum(MOMENTS[optim] * weight.numel() for weight in model.parameters() if weight.requires_grad)
+    held = sum(OPTIMIZERS[optim].moments * weight.numel() for weight in model.parameters() if weight.requires_grad)
     return held / torch.distributed.get_world_size() if is_sharded(model) else held

@@ -5,10 +5,10 @@ from pathlib import Path
 from leap.environment import world_size
 from leap.models.checkpoints import read_marker
 from leap.training import memory
+from leap.training.optimizers import STOCHASTIC
 from leap.training.ranks import Ranks
 from leap.training.recipe import Recipe
 
-STOCHASTIC = "adamw_bf16_stochastic"
 _ROOM = 0.8  # of a GPU's memory: what states may take, so that activations have the rest
 
 

@@ -1,139 +1,70 @@
-"""AdamW in bfloat16 throughout, for GPUs on which float32 weights and states do not fit: 8 bytes a weight, not 16.
+"""The optimisers that a recipe may name: what each takes a weight, and how it is made. A new one is one entry here.
 
-A bfloat16 number has 8 bits of precision, so an update below a 512th of a weight is lost when it is rounded to the
-nearest. Here weights and moments are rounded up or down at random, in proportion to what lies between, so that they are
-right on average and small updates add up (Zamirai et al. 2020, "Revisiting BFloat16 Training"). The random bits are a
-hash of seed, step and place, so a run that is continued from a checkpoint rounds as it would have without the break.
+Which of them "auto" means is `leap.training.optimizer_choice`.
 """
 
-from collections.abc import Callable, Iterable
-from functools import lru_cache
-from importlib.util import find_spec
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
-from leap.models.components import set_component_rates
-from leap.training.optimizer_choice import STOCHASTIC
+    from leap.training.recipe import Recipe
 
+STOCHASTIC = "adamw_bf16_stochastic"
 _UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-_CHUNK = 1 << 24  # weights at a time, which bounds the memory of what lies between
 
 
-class StochasticAdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov and Hutter 2019, decoupled weight decay) over weights of any format, moments in bfloat16."""
+@dataclass(frozen=True)
+class OptimizerKind:
+    """Bytes a weight: of itself, its gradient, its two moments; `make` takes parameter groups and the recipe."""
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "seed": seed})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        place = 0  # of a weight among all
-        for group in self.param_groups:
-            numbers: dict[tuple[int, torch.device], Tensor] = {}
-            for weights in group["params"]:
-                if weights.grad is not None:
-                    step = self._advance(weights)
-                    if (step, weights.device) not in numbers:
-                        numbers[step, weights.device] = _numbers(group, step).to(weights.device)
-                    self._update(weights, place, numbers[step, weights.device], _key(group["seed"], step))
-                place += weights.numel()
-        return loss
-
-    def _advance(self, weights: Tensor) -> int:
-        state = self.state[weights]
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(weights, dtype=torch.bfloat16)
-        state["step"] += 1
-        return int(state["step"].item())  # it lies on the CPU
-
-    def _update(self, weights: Tensor, place: int, numbers: Tensor, key: int) -> None:
-        state = self.state[weights]
-        components = [_local(tensor) for tensor in (weights, weights.grad, state["exp_avg"], state["exp_avg_sq"])]
-        assert all(
-            component.is_contiguous() for component in (components[0], *components[2:])
-        )  # else `reshape` would copy them
-        flat = [component.reshape(-1) for component in components]
-        update = _compiled() if weights.is_cuda and find_spec("triton") else _adamw
-        flat_weights, *others = flat
-        for begin in range(0, flat_weights.numel(), _CHUNK):
-            cut = slice(begin, begin + _CHUNK)
-            grad, first, second = (component[cut] for component in others)
-            update(flat_weights[cut], grad, first, second, numbers, _on(weights.device, key + place + begin))
+    weight: int
+    gradient: int
+    moments: int
+    make: "Callable[[list[dict[str, Any]], Recipe], Optimizer]"
 
 
-def _local(tensor: Any) -> Tensor:
-    """This rank's part of a tensor that FSDP2 spreads over several."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+def _adam(recipe: "Recipe") -> dict[str, Any]:
+    betas = recipe.adam_beta1, recipe.adam_beta2
+    return {"lr": recipe.learning_rate, "betas": betas, "eps": recipe.adam_epsilon}
 
 
-def _numbers(group: dict[str, Any], step: int) -> Tensor:
-    """What a step's update needs, as a tensor: as numbers, every change would compile it anew."""
-    beta1, beta2 = group["betas"]
-    size = group["lr"] / (1 - beta1**step)
-    decay = 1 - group["lr"] * group["weight_decay"]
-    return torch.tensor([beta1, beta2, size, decay, (1 - beta2**step) ** 0.5, group["eps"]], dtype=torch.float32)
+def _adamw(groups: list[dict[str, Any]], recipe: "Recipe") -> "Optimizer":
+    import torch
+
+    return torch.optim.AdamW(groups, **_adam(recipe), fused=True if recipe.optim == "adamw_torch_fused" else None)
 
 
-def _key(seed: int, step: int) -> int:
-    """Where the random bits of a step begin: far from those of the steps beside it."""
-    return (seed * 0x9E3779B1 + step * 0x632BE59BD9B4E019) % (1 << 32)
+def _stochastic(groups: list[dict[str, Any]], recipe: "Recipe") -> "Optimizer":
+    from leap.training.stochastic_adamw import StochasticAdamW
+
+    return StochasticAdamW(groups, **_adam(recipe), seed=recipe.seed)
 
 
-def _on(device: torch.device, key: int) -> Tensor:
-    """The key as a tensor: compiled as a number, it is one of 64 bits on a GPU, and so is what it is added to."""
-    return torch.full((), _int32(key), dtype=torch.int32, device=device)
+OPTIMIZERS: Mapping[str, OptimizerKind] = MappingProxyType(
+    {
+        "adamw_torch": OptimizerKind(4, 4, 8, _adamw),
+        "adamw_torch_fused": OptimizerKind(4, 4, 8, _adamw),
+        STOCHASTIC: OptimizerKind(2, 2, 4, _stochastic),
+    }
+)
 
 
-def _adamw(weights: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, numbers: Tensor, key: Tensor) -> None:
-    beta1, beta2, size, decay, correction, eps = numbers.unbind()
-    gradient = grad.float()
-    first = exp_avg.float() * beta1 + gradient * (1 - beta1)
-    second = exp_avg_sq.float() * beta2 + gradient * gradient * (1 - beta2)
-    updated = weights.float() * decay - size * first / (second.sqrt() / correction + eps)
-    bits = _hash(torch.arange(weights.numel(), device=weights.device, dtype=torch.int32) + key)
-    exp_avg.copy_(_rounded(first, bits))
-    exp_avg_sq.copy_(_rounded(second, _hash(bits)))
-    weights.copy_(_rounded(updated, bits >> 16) if weights.dtype == torch.bfloat16 else updated)
+def weights_dtype(optim: str) -> str:
+    """Of the weights that an optimiser trains; float32 for "auto", as long as nothing is chosen."""
+    return "bfloat16" if optim in OPTIMIZERS and OPTIMIZERS[optim].weight == 2 else "float32"
 
 
-def _rounded(values: Tensor, bits: Tensor) -> Tensor:
-    """float32 to bfloat16, up or down at random: 16 random bits added below the last kept one carry as often as due."""
-    raised = values.contiguous().view(torch.int32) + (bits & 0xFFFF)
-    return (raised & -65536).view(torch.float32).to(torch.bfloat16)
-
-
-def _hash(numbers: Tensor) -> Tensor:
-    """Well mixed bits of int32 numbers (the multipliers are those of C. Wellons' "lowbias32")."""
-    numbers = (numbers ^ ((numbers >> 16) & 0xFFFF)) * 0x7FEB352D
-    numbers = (numbers ^ ((numbers >> 15) & 0x1FFFF)) * _int32(0x846CA68B)
-    return numbers ^ ((numbers >> 16) & 0xFFFF)
-
-
-def _int32(number: int) -> int:
-    """The number of 32 bits with a sign that has the same lowest bits."""
-    return (number + (1 << 31)) % (1 << 32) - (1 << 31)
-
-
-def make_optimizer(recipe: Any, model: Any) -> torch.optim.Optimizer:
+def make_optimizer(recipe: "Recipe", model: Any) -> "Optimizer":
     """The recipe's optimiser over what is trained: weight decay on all but biases and norms, as transformers' Trainer
     has it, and a learning rate of its own for each component that has one."""
+    import torch
     from transformers.trainer_pt_utils import get_parameter_names
+
+    from leap.models.components import set_component_rates
 
     decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], _UNDECAYED))
     learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
@@ -141,21 +72,6 @@ def make_optimizer(recipe: Any, model: Any) -> torch.optim.Optimizer:
         {"params": [weight for name, weight in learning if name in decayed], "weight_decay": recipe.weight_decay},
         {"params": [weight for name, weight in learning if name not in decayed], "weight_decay": 0.0},
     ]
-    adam: dict[str, Any] = {
-        "lr": recipe.learning_rate,
-        "betas": (recipe.adam_beta1, recipe.adam_beta2),
-        "eps": recipe.adam_epsilon,
-    }
-    optimizer: torch.optim.Optimizer
-    if recipe.optim == STOCHASTIC:
-        optimizer = StochasticAdamW(groups, **adam, seed=recipe.seed)
-    else:
-        fused = True if recipe.optim == "adamw_torch_fused" else None
-        optimizer = torch.optim.AdamW(groups, **adam, fused=fused)
+    optimizer = OPTIMIZERS[recipe.optim].make(groups, recipe)
     set_component_rates(optimizer, model, recipe.component_rates)
     return optimizer
-
-
-@lru_cache
-def _compiled() -> Callable[..., None]:
-    return torch.compile(_adamw, dynamic=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +30,7 @@ from leap.records.paths import at_home
 from leap.records.yaml_text import LARGEST, load_yaml
 from leap.terminal import in_one_line, shorten
 from leap.training.aliases import answers, translated
+from leap.training.optimizers import OPTIMIZERS, weights_dtype
 
 # These change nothing in what the model learns, so a run may be resumed under other values.
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
@@ -58,6 +59,10 @@ Count = Annotated[_Integer, Field(ge=1, le=LARGEST_COUNT)]
 Steps = Annotated[_Integer, Field(ge=1, le=10_000_000)]
 ImageTokens = Annotated[_Integer, Field(ge=1, le=MOST_IMAGE_TOKENS)]
 Workers = Annotated[_Integer, Field(ge=0, le=MOST_WORKERS)]
+if TYPE_CHECKING:
+    OptimizerName = str
+else:  # a type checker wants names that it can read
+    OptimizerName = Literal[("auto", *OPTIMIZERS)]
 SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "recipes"
 SUFFIXES = (".yaml", ".yml")
 
@@ -165,7 +170,7 @@ class Recipe(BaseModel):
     adam_epsilon: NotNegative = 1e-8
     max_grad_norm: NotNegative = 1.0
     optim: Annotated[
-        Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_bf16_stochastic"],
+        OptimizerName,
         Field(description="auto: fp32 weights where the GPU holds them, else bf16 ones rounded stochastically"),
     ] = "auto"
 
@@ -234,8 +239,8 @@ class Recipe(BaseModel):
     def consistent(self) -> "Recipe":
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other; set one of them to false")
-        if self.optim == "adamw_bf16_stochastic" and not self.bf16:
-            raise ValueError("optim=adamw_bf16_stochastic keeps weights in bfloat16; set bf16 to true")
+        if weights_dtype(self.optim) == "bfloat16" and not self.bf16:
+            raise ValueError(f"optim={self.optim} keeps weights in bfloat16; set bf16 to true")
         if self.image_tokens_min > self.image_tokens_max:
             raise ValueError(
                 f"image_tokens_min={self.image_tokens_min} is over image_tokens_max={self.image_tokens_max}"
@@ -254,8 +259,9 @@ class Recipe(BaseModel):
             return self
         if self.finetuning == "lora":
             raise ValueError("fsdp divides trainable weights; adapters are small: leave fsdp out of a LoRA run")
-        if self.optim == "adamw_bf16_stochastic":
-            raise ValueError("fsdp divides the float32 states of optim=auto, adamw_torch or adamw_torch_fused only")
+        if weights_dtype(self.optim) != "float32":
+            divided = " or ".join(name for name in ("auto", *OPTIMIZERS) if weights_dtype(name) == "float32")
+            raise ValueError(f"fsdp divides float32 states, those of optim={divided} only")
         if self.deepspeed or self.fp16:
             raise ValueError(f"fsdp and {'deepspeed' if self.deepspeed else 'fp16'} exclude each other")
         return self

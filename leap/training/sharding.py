@@ -15,7 +15,7 @@ from torch import nn
 from leap.environment import world_size
 from leap.errors import LeapError
 from leap.models import families
-from leap.training.optimizer_choice import STOCHASTIC
+from leap.training.optimizers import weights_dtype
 from leap.training.recipe import Recipe
 
 
@@ -31,8 +31,8 @@ def check_sharding(recipe: Recipe, family: str) -> None:
     if world_size() == 1:
         print("fsdp        one rank has nobody to divide with: it trains as without fsdp", file=sys.stderr)
         return
-    if recipe.optim == STOCHASTIC:  # one that "auto" found in the output folder
-        raise LeapError(f"fsdp cannot go on with this run's optim={STOCHASTIC}: give --fsdp false")
+    if weights_dtype(recipe.optim) != "float32":  # one that "auto" found in the output folder
+        raise LeapError(f"fsdp cannot go on with this run's optim={recipe.optim}: give --fsdp false")
     if not families.family(family).shards:
         raise LeapError(f"fsdp is for Qwen3-VL only, and this is a {family} model: leave fsdp out")
 

@@ -14,7 +14,7 @@ from leap.models.families import Component
 from leap.models.loading import emulated, has_bfloat16, load_model, pick_device
 from leap.models.lora import add_adapters, check_start, count_targets, describe_adapters, describe_start
 from leap.training.batches import why_padded
-from leap.training.optimizer_choice import STOCHASTIC
+from leap.training.optimizers import weights_dtype
 from leap.training.recipe import Recipe
 
 
@@ -24,7 +24,7 @@ def load_trainable(recipe: Recipe, folder: Path) -> Any:
     packed = why_padded(recipe, str(read_config(folder).get("model_type"))) is None
     attention = "sdpa" if packed else recipe.attn_implementation
     if recipe.finetuning == "full":
-        dtype = "bfloat16" if recipe.optim == STOCHASTIC else "float32"
+        dtype = weights_dtype(recipe.optim)
         model = load_model(folder, dtype, attention=attention)
         freeze(model, recipe.frozen)
         return model

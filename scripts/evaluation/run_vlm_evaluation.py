@@ -87,7 +87,7 @@ def main() -> int | None:
     check_name(arguments.model_name)
     check_folder(arguments.output_dir)
     dimensions = find_dimensions([] if arguments.dimension == ["baseline"] else arguments.dimension)
-    models, settings, load = (_served if options.engine == "openai" else _local)(workspace, arguments, options)
+    models, settings, load = (_served if options.served else _local)(workspace, arguments, options)
 
     from leap.evaluation.evaluate import evaluate_models
     from leap.report.live import print_results
@@ -145,7 +145,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
     """Models in folders, loaded one after the other."""
     from leap.evaluation.model_names import chosen_models, identify, refuse_no_adapter
     from leap.evaluation.settings import EvaluatedModel
-    from leap.inference.engines import open_local
+    from leap.inference.engines import ModelToOpen
     from leap.models.checkpoints import weight_files
     from leap.models.loading import pick_device, pick_dtype
 
@@ -170,7 +170,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
 
     def load(model: EvaluatedModel):
         log = workspace.logs / f"vllm-{model.name}.log"
-        return open_local(options, model.folder, model.base, settings.images, device, dtype, settings.data, log)
+        return options.open(ModelToOpen(model.folder, model.base, settings.images, device, dtype, settings.data, log))
 
     return map(identified, folders), settings, load
 

@@ -66,7 +66,7 @@ def main() -> int | None:
             f"{arguments.data_file}: there is no such file of samples; download LEAP's (python "
             "scripts/download/download_leap_data.py), or name yours with --data_file"
         )
-    models, settings, load = (_served if options.engine == "openai" else _local)(workspace, arguments, options)
+    models, settings, load = (_served if options.served else _local)(workspace, arguments, options)
 
     from leap.judge.outputs import write_outputs
 
@@ -121,7 +121,7 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
 def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
     """The baseline and the checkpoints, loaded one after the other."""
     from leap.evaluation.model_names import chosen_models, plain_model
-    from leap.inference.engines import open_local
+    from leap.inference.engines import ModelToOpen
     from leap.models.checkpoints import weight_files
     from leap.models.loading import pick_device, pick_dtype
 
@@ -141,8 +141,8 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
 
     def load(model):
         log = workspace.logs / f"vllm-{model.name}.log"
-        return open_local(
-            options, model.folder, model.base, settings.images, device, dtype, settings.image_roots[0], log
+        return options.open(
+            ModelToOpen(model.folder, model.base, settings.images, device, dtype, settings.image_roots[0], log)
         )
 
     return [identified(folder) for folder in folders], settings, load

@@ -9,7 +9,7 @@ import torch
 from conftest import run_script
 from safetensors.torch import load_file
 
-from leap.training.optimizers import StochasticAdamW, _adamw, _compiled, _on, _rounded
+from leap.training.stochastic_adamw import StochasticAdamW, _adamw, _compiled, _on, _rounded
 
 ULP = 2**-7  # the distance of bfloat16 numbers from 1 upwards
 
@@ -91,7 +91,7 @@ def test_follows_adamw_with_weight_decay() -> None:
 def test_weights_are_updated_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, cut = made(), made()
     steps(StochasticAdamW(whole), whole, 0, 2)
-    monkeypatch.setattr("leap.training.optimizers._CHUNK", 500)
+    monkeypatch.setattr("leap.training.stochastic_adamw._CHUNK", 500)
     steps(StochasticAdamW(cut), cut, 0, 2)
     assert all(torch.equal(one, other) for one, other in zip(whole, cut, strict=True))
 

@@ -235,7 +235,7 @@ def _rank(results: str, script: str, *options: str) -> None:
     root = Path(os.environ["LEAP_ROOT"])
     recipe = read_recipe(REPOSITORY / "configs" / "recipes" / "demo.yaml", {"bf16": True, "optim": "auto"})
     chosen = optimizer_choice.choose_optimizer(recipe, root / "models" / "leap-demo", root / "nowhere", ranks)
-    assert chosen == optimizer_choice.STOCHASTIC
+    assert chosen == "adamw_bf16_stochastic"
     mine = common_candidates(plan(360), CONFIG, free, LEVELS, torch.device("cpu"))
     found: list[Any] = [None, None]
     distributed.all_gather_object(found, [[fit.micro_batches, fit.checkpointing] for fit in mine])

@@ -14,7 +14,7 @@ from tiny_models import save_tiny_model
 
 from leap.models.loading import load_model
 from leap.training import memory
-from leap.training.optimizers import StochasticAdamW
+from leap.training.stochastic_adamw import StochasticAdamW
 from leap.training.trainable_model import count_trained
 
 FINETUNE = "scripts/training/run-finetuning.py"
