@@ -36,14 +36,14 @@ def main() -> int | None:
         raise UsageError("--restore puts back what --quarantine moved away: give one of them")
 
     from leap.preparation.check.benchmark_check import quarantine, verify_benchmark
-    from leap.preparation.check.image_facts import ImageStore
+    from leap.preparation.check.image_facts import FactStore
     from leap.records.quarantine import restore
     from leap.report.verification import print_verification
 
     if arguments.restore:
         print(f"restored {restore(arguments.restore)}")
         return None
-    data, store = arguments.data_path, ImageStore(workspace.cache)
+    data, store = arguments.data_path, FactStore(workspace.cache)
     restore_file = None
     if arguments.quarantine:
         found, restore_file = quarantine(data, store, arguments.partial)

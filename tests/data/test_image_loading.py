@@ -21,7 +21,7 @@ from leap.data.image_urls import image_url
 from leap.errors import LeapError
 from leap.preparation.agibot.first_frames import as_png
 from leap.preparation.check import checked_dataset, image_facts
-from leap.preparation.check.image_facts import ImageStore
+from leap.preparation.check.image_facts import FactStore
 
 ORIENTATION = 0x0112
 # How a viewer turns the stored pixels [height, width, ...] (EXIF 2.32, table 6).
@@ -183,7 +183,7 @@ def test_what_has_no_known_black_and_white_is_refused_by_name(tmp_path: Path, na
             load(path)
         assert str(refused.value).startswith(f"{path}: ")
         assert len(str(refused.value).splitlines()) == 1
-    looked = ImageStore(tmp_path / "cache").look([str(path)])
+    looked = FactStore(tmp_path / "cache").look([str(path)])
     assert not looked.facts
     assert name in looked.broken[str(path)]
 
@@ -241,7 +241,7 @@ def test_the_facts_of_a_file_are_those_of_the_upright_image(tmp_path: Path) -> N
     files = [str(saved(tmp_path / "upright.png", image, "PNG"))]
     stored = image.transpose(Image.Transpose.ROTATE_90)
     files.append(str(saved(tmp_path / "turned.png", stored, "PNG", exif=exif(6))))
-    upright, turned = ImageStore(tmp_path / "cache").look(files).facts.values()
+    upright, turned = FactStore(tmp_path / "cache").look(files).facts.values()
     assert upright == turned
     assert (turned.height, turned.width) == (48, 64)
 
@@ -253,8 +253,8 @@ def test_facts_of_an_older_way_of_loading_are_not_taken_for_right(
     with monkeypatch.context() as older:
         older.setattr(image_facts, "LOADING", 1)
         older.setattr(image_facts, "load_image", lambda path: Image.open(path).convert("RGB"))
-        assert ImageStore(tmp_path).look([file]).facts[file].height == 40
-    looked = ImageStore(tmp_path).look([file])
+        assert FactStore(tmp_path).look([file]).facts[file].height == 40
+    looked = FactStore(tmp_path).look([file])
     assert (looked.decoded, looked.facts[file].height, looked.facts[file].width) == (1, 70, 40)
 
 
@@ -262,7 +262,6 @@ def test_a_training_file_is_measured_anew(model: Path, tmp_path: Path, monkeypat
     from leap.data.chat_encoding import ChatFormat
     from leap.data.image import ImageEncoder
     from leap.models.loading import load_processor
-    from leap.preparation.check import image_check
 
     saved(tmp_path / "a.jpg", Image.fromarray(noise(5, 32, 96, 3)), "JPEG", exif=exif(6))
     (tmp_path / "rows.jsonl").write_text(row("a.jpg"))
@@ -276,8 +275,8 @@ def test_a_training_file_is_measured_anew(model: Path, tmp_path: Path, monkeypat
         )
 
     with monkeypatch.context() as older:
-        older.setattr(checked_dataset, "LOADING", 1)
-        older.setattr(image_check, "load_image", lambda path: Image.open(path).convert("RGB").resize((32, 32)))
+        older.setattr(image_facts, "LOADING", 1)
+        older.setattr(image_facts, "load_image", lambda path: Image.open(path).convert("RGB").resize((32, 32)))
         assert decode().patches.tolist() == [4]
     assert decode().patches.tolist() == [12]
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from leap.data.image import resolve_image
 from leap.errors import LeapError
-from leap.preparation.check.image_facts import ImageStore
+from leap.preparation.check.image_facts import FactStore
 from leap.preparation.check.image_listing import Listing
 from leap.records.locks import FolderLock
 
@@ -211,14 +211,14 @@ def test_a_killed_look_goes_on_where_it_was(tmp_path: Path) -> None:
         "import sys, leap.preparation.check.image_facts as f\n"
         "f._STORE_EVERY = 64\n"
         "from pathlib import Path\n"
-        "f.ImageStore(Path(sys.argv[1])).look(sys.argv[2:])\n"
+        "f.FactStore(Path(sys.argv[1])).look(sys.argv[2:])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), *files], cwd=REPOSITORY)
     while not list((tmp_path / "images").glob("facts-*.arrow")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    looked = ImageStore(tmp_path).look(files)
+    looked = FactStore(tmp_path).look(files)
     assert 0 < looked.decoded < 1200
     assert len(looked.facts) == 1200
 

@@ -26,7 +26,7 @@ from leap.preparation.agibot.annotations import read_annotations
 from leap.preparation.agibot.archive_tasks import find_archives, prepare
 from leap.preparation.build.benchmark_samples import evaluation_images
 from leap.preparation.check.benchmark_check import verify_benchmark
-from leap.preparation.check.image_facts import ImageStore
+from leap.preparation.check.image_facts import FactStore
 from leap.records.json_files import read_json, read_jsonl, read_lines
 from leap.records.litter import is_bare, is_data, listed, walk
 from leap.records.quarantine import move_to_quarantine, restore
@@ -112,7 +112,7 @@ SEEN: dict[str, Callable[[Path], Any]] = {
     "plans": lambda root: [
         example for dimension in DIMENSIONS for example in find_examples(root / BENCHMARK, dimension)
     ],
-    "verification": lambda root: verify_benchmark(root / BENCHMARK, ImageStore(root / ".cache")).to_dict(),
+    "verification": lambda root: verify_benchmark(root / BENCHMARK, FactStore(root / ".cache")).to_dict(),
     "evaluation images": lambda root: evaluation_images(root / BENCHMARK),
     "annotations": lambda root: read_annotations(root / "data" / "task_info"),
     "checkpoints": lambda root: find_checkpoints(root / "output"),

@@ -20,7 +20,7 @@ from test_image_check import SCRIPT, check, draw, make_root, sample
 from leap.data.image import resolve_image
 from leap.errors import LeapError
 from leap.preparation.check.image_audit import audit_images
-from leap.preparation.check.image_facts import ImageStore
+from leap.preparation.check.image_facts import FactStore
 from leap.preparation.check.orphans import Places, named_in
 from leap.records.locks import FolderLock
 from leap.records.quarantine import move_to_quarantine, restore
@@ -226,13 +226,13 @@ def test_images_that_go_away_meanwhile_are_not_called_corrupt(
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    look, data = ImageStore.look, root / "data"
+    look, data = FactStore.look, root / "data"
 
-    def late(self: ImageStore, files: Any) -> Any:
+    def late(self: FactStore, files: Any) -> Any:
         move_to_quarantine({data / "images" / "7-1.png": "by another"}, data, data / "quarantine")
         return look(self, files)
 
-    monkeypatch.setattr(ImageStore, "look", late)
+    monkeypatch.setattr(FactStore, "look", late)
     done, report = check(root)
     assert done.returncode == 1
     assert (report["corrupt"], report["vanished"]) == ({}, [str(data / "images" / "7-1.png")])

@@ -259,7 +259,7 @@ def test_a_damaged_cache_is_made_again(
     draw(tmp_path / "p.png")
     whole = check()
     caches = sorted((tmp_path / "cache").rglob("*.arrow"))
-    assert [cache.name.partition("-")[0] for cache in caches] == ["images", "samples.arrow"]
+    assert [cache.name.partition("-")[0] for cache in caches] == ["facts", "samples.arrow"]
     for cache in caches:
         content = cache.read_bytes()
         cache.write_bytes(DAMAGES[damage](content))

@@ -18,7 +18,7 @@ from servers.hub import HubServer
 from servers.hub_store import Stored
 
 from leap.preparation.check.benchmark_check import Verification, check_example, verify_benchmark
-from leap.preparation.check.image_facts import ImageStore
+from leap.preparation.check.image_facts import FactStore
 from leap.records.locks import FolderLock
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.examples import find_examples
@@ -36,7 +36,7 @@ def root(workspace: Path, tmp_path: Path) -> Path:
 
 
 def verify(root: Path) -> Verification:
-    return verify_benchmark(root / "dataset" / "vlm_evaluation_v1.0", ImageStore(root / ".cache"), partial=True)
+    return verify_benchmark(root / "dataset" / "vlm_evaluation_v1.0", FactStore(root / ".cache"), partial=True)
 
 
 def example(root: Path) -> Path:
@@ -116,7 +116,7 @@ def test_what_is_missing_of_a_download_is_named(download: Path) -> None:
     (data / "Semantic" / "select_toy_semantic" / "example7" / "input" / "input.png").unlink()
     task = data / "CommenSence" / "select_nth_largest_poker"
     (task / "example7").rename(task / "example8")
-    found = verify_benchmark(data, ImageStore(download / ".cache"))
+    found = verify_benchmark(data, FactStore(download / ".cache"))
     assert found.completeness == "incomplete"
     kinds = {(problem.dimension, problem.kind): problem.reason for problem in found.problems}
     assert set(kinds) == {
@@ -127,7 +127,7 @@ def test_what_is_missing_of_a_download_is_named(download: Path) -> None:
     assert "instruction.txt has 4 bytes where the hub has 13" in kinds["Spatial", "other than the hub's"]
     assert "env_config.json is missing" in kinds["M&T", "other than the hub's"]
     assert kinds["CommonSense", "missing examples"].startswith("7; download the benchmark again")
-    partial = verify_benchmark(data, ImageStore(download / ".cache"), partial=True)
+    partial = verify_benchmark(data, FactStore(download / ".cache"), partial=True)
     assert {problem.kind for problem in partial.problems} == {"other than the hub's", "missing file"}
     assert partial.completeness == "incomplete"
 

@@ -12,7 +12,7 @@ from leap.preparation.build.benchmark_samples import SOURCE as VLABENCH
 from leap.preparation.build.benchmark_samples import evaluation_images, example_samples
 from leap.preparation.build.candidates import Candidate, LeftOut
 from leap.preparation.build.dataset_file import CARD, BuildSettings, build_training_file
-from leap.preparation.check.image_facts import ImageStore
+from leap.preparation.check.image_facts import FactStore
 from leap.vlabench.sources import Source, choose_instructions
 
 
@@ -46,7 +46,7 @@ def build(sources: Sources, settings: BuildSettings, cache: Path, origin: dict[s
         raise LeapError(f"no sample can be made ({why}); images are expected in {sources.images}")
     evaluation = evaluation_images(sources.evaluation)
     card = build_training_file(
-        samples, left_out, evaluation, ImageStore(cache), settings, {**origin, "sources": descriptions}
+        samples, left_out, evaluation, FactStore(cache), settings, {**origin, "sources": descriptions}
     )
     _log(card, settings.output)
 

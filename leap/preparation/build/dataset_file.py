@@ -14,7 +14,7 @@ from leap.preparation.build.copies import Copy, Exclusion, Images, copies_of, co
 from leap.preparation.build.data_card import as_markdown, make_card
 from leap.preparation.build.near_duplicates import check_distance
 from leap.preparation.build.split import split_episodes
-from leap.preparation.check.image_facts import Facts, ImageStore
+from leap.preparation.check.image_facts import Facts, FactStore
 from leap.records.files import is_file, write_atomic
 from leap.records.json_files import object_if_there, write_json
 
@@ -59,7 +59,7 @@ def build_training_file(
     samples: Sequence[Candidate],
     left_out: LeftOut,
     evaluation: Sequence[str] | None,
-    store: ImageStore,
+    store: FactStore,
     settings: BuildSettings,
     origin: dict[str, Any],
 ) -> dict[str, Any]:

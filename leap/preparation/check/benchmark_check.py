@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from leap.errors import LeapError
 from leap.hub.notes import HubListing, read_listing
-from leap.preparation.check.image_facts import ImageStore
+from leap.preparation.check.image_facts import FactStore
 from leap.records.benchmark import OperationSequence
 from leap.records.files import read_text
 from leap.records.json_files import read_json, read_object
@@ -83,7 +83,7 @@ class Verification:
         }
 
 
-def verify_benchmark(root: Path, store: ImageStore, partial: bool = False) -> Verification:
+def verify_benchmark(root: Path, store: FactStore, partial: bool = False) -> Verification:
     """Look at every example of every dimension, and compare them with the hub's listing where one was kept.
 
     With `partial`, what it lists may be missing. Raises LeapError where `root` is no folder, or the listing is broken.
@@ -111,7 +111,7 @@ def verify_benchmark(root: Path, store: ImageStore, partial: bool = False) -> Ve
     return found
 
 
-def quarantine(root: Path, store: ImageStore, partial: bool = False) -> tuple[Verification, Path | None]:
+def quarantine(root: Path, store: FactStore, partial: bool = False) -> tuple[Verification, Path | None]:
     """`verify_benchmark`, and the broken examples moved out of the data set; the restore file if there were any.
 
     Raises LeapError where another process does the same: examples that it moves meanwhile would be called broken.
@@ -242,7 +242,7 @@ def _check_step(step: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
             yield "id", f"{parameter} {value!r} is text; the official score does not take {number} for the same", True
 
 
-def _check_images(found: Verification, store: ImageStore) -> None:
+def _check_images(found: Verification, store: FactStore) -> None:
     there = {
         example: [str(folder / name) for name in _IMAGES if (folder / name).is_file()]
         for example, folder in found.folders.items()

@@ -1,9 +1,9 @@
 """A training file that has been checked whole: once, by all cores; later starts read the cached outcome.
 
 The cache holds these for each content of a file under each tokenizer and chat template:
-    NAME/samples.arrow         every line: the sample, its length, what is wrong with it
-    NAME/images-*.arrow   its images under these roots: size, time and dimensions of each when it was decoded
-    NAME-report.json        for people: what the last check found, by kind and line
+    NAME/samples.arrow    every line: the sample, its length, what is wrong with it
+    NAME-report.json      for people: what the last check found, by kind and line
+What is known of images is in the one store of `image_facts`.
 Bounds on images and on length cost nothing to apply, so they are applied anew at each start.
 """
 
@@ -26,11 +26,12 @@ from leap.data.formats import SampleReader, detect, example_line, format_named
 from leap.data.formats.leap_samples import LeapSample
 from leap.data.formats.sample_format import FormatName, LearnedTurns, SampleFormat
 from leap.data.formats.stored_images import ImageFolder
-from leap.data.image import LOADING, ImageEncoder
+from leap.data.image import ImageEncoder
 from leap.data.sample_files import SampleFile, SampleSource
 from leap.errors import LeapError
 from leap.hardware import usable_cores
-from leap.preparation.check.image_check import FoundImages, ImageTable, find_images
+from leap.preparation.check.image_facts import FactStore, Looked
+from leap.preparation.check.image_listing import FoundImages, find_images
 from leap.preparation.check.sample_check import INVALID, check_samples
 from leap.preparation.check.sample_table import Measured, Problem, SampleTable
 from leap.progress import is_main_process, track
@@ -43,7 +44,7 @@ from leap.terminal import in_one_line, shorten
 _FORMAT = 3  # of the cached files; to be raised when a check sees something else
 _READING = 1  # of samples in other forms than LEAP's own; to be raised when another sample is made of one
 _SHOWN = 200  # characters of a sample in the plan
-_FEW = 1_000  # samples or images that are checked sooner than processes start
+_FEW = 1_000  # samples that are checked sooner than processes start
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def check_training_file(
             _check_samples(file, fingerprint, reader, chat, folder / "samples.arrow", name)
     table = SampleTable(folder / "samples.arrow")
     roots = (*image_roots, *([reader.images.path] if read_as and reader.images else []))
-    measured, fitting, too_long = _measure(table, roots, encoder, max_length, max_samples, folder, name)
+    measured, fitting, too_long = _measure(table, roots, encoder, max_length, max_samples, FactStore(cache), name)
     checked = CheckedFile(
         path=path,
         fingerprint=fingerprint,
@@ -185,14 +186,14 @@ def _measure(
     encoder: ImageEncoder,
     max_length: int,
     max_samples: int | None,
-    folder: Path,
+    store: FactStore,
     name: str,
 ) -> tuple[Measured, np.ndarray, np.ndarray]:
     """As many of the first samples as are needed; the places of those that fit, and of the too long ones among them."""
     samples = len(table) if max_samples is None else min(max_samples, len(table))
     while True:
-        found, known = _check_images(table.image_names(samples), roots, folder, name)
-        measured = table.measure(samples, found, known, encoder)
+        found, looked = _check_images(table.image_names(samples), roots, store, name)
+        measured = table.measure(samples, found, looked, encoder)
         fitting, too_long = measured.split(max_length)
         lacking = (max_samples or 0) - len(fitting)  # where some of the first are too long
         if measured.problems or samples == len(table) or lacking <= 0:
@@ -200,22 +201,10 @@ def _measure(
         samples = min(len(table), samples + lacking)
 
 
-def _check_images(images: list[str], roots: Sequence[Path], folder: Path, name: str) -> tuple[FoundImages, ImageTable]:
-    under = hashlib.sha256(json.dumps([LOADING, *map(str, roots)]).encode()).hexdigest()[:16]
-    store = folder / f"images-{under}.arrow"
-    found, known = find_images(images, roots), ImageTable(store, len(images))
-    if not len(known.stale(found)):
-        return found, known
-    with _alone(folder, name):
-        found, known = find_images(images, roots), ImageTable(store, len(images))
-        stale = known.stale(found)
-        if not len(stale):  # another process was here while we waited
-            return found, known
-        processes = usable_cores() if len(stale) > _FEW else 1
-        what = f"checking the images of {name}"
-        for _ in track(known.decode(found, stale, processes), what, len(stale), for_all=True):
-            pass
-    return found, known
+def _check_images(images: list[str], roots: Sequence[Path], store: FactStore, name: str) -> tuple[FoundImages, Looked]:
+    found = find_images(images, roots)
+    looked = store.look(found.status, f"checking the images of {name}", lambda folder: _alone(folder, name))
+    return found, looked
 
 
 def _write_report(path: Path, checked: CheckedFile, problems: Sequence[Problem], settings: dict[str, Any]) -> None:

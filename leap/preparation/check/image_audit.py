@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from leap.data.image import resolve_image
 from leap.errors import LeapError
-from leap.preparation.check.image_facts import ImageStore
+from leap.preparation.check.image_facts import FactStore
 from leap.preparation.check.image_listing import Listing
 from leap.preparation.check.orphans import KnownImages, Places, images_under, named_in
 from leap.progress import track
@@ -70,7 +70,7 @@ class Audit:
         }
 
 
-def audit_images(files: Sequence[Path], roots: Sequence[Path], places: Places, store: ImageStore | None) -> Audit:
+def audit_images(files: Sequence[Path], roots: Sequence[Path], places: Places, store: FactStore | None) -> Audit:
     """Check the images that `files` name, and those that `places` name. Without a store none is decoded.
 
     What any known file names is no orphan; nothing else is asked of files that are not checked. Without any file
@@ -92,7 +92,7 @@ def audit_images(files: Sequence[Path], roots: Sequence[Path], places: Places, s
     return audit
 
 
-def _note_corrupt(store: ImageStore, found: dict[str, Named], images: Sequence[str], audit: Audit) -> None:
+def _note_corrupt(store: FactStore, found: dict[str, Named], images: Sequence[str], audit: Audit) -> None:
     looked = store.look([*found, *images])
     audit.decoded = looked.decoded
     for path, why in looked.broken.items():

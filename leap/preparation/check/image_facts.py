@@ -6,8 +6,10 @@ where these differ. Every tool that looks at images before training shares it.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +52,8 @@ class Facts(NamedTuple):
     phash: int  # 64 bits: ImageHash's phash, the signs of the lowest frequencies around their median
 
 
-_Stale = tuple[str, int, int]  # path, size, time of change
-_Known = dict[str, Sequence[Any]]  # by path: size in bytes, time of change in nanoseconds, Facts
+Status = tuple[int, int]  # of a file: size in bytes, time of change in nanoseconds
+_Known = dict[str, tuple[Status, Facts]]  # by path
 
 
 @dataclass
@@ -63,59 +65,64 @@ class Looked:
     decoded: int = 0  # how many of them were decoded now
 
 
-class ImageStore:
+class FactStore:
     """Facts of images, kept in a folder that may be removed at any time but while it is written."""
 
     def __init__(self, cache: Path) -> None:
         self._folder = cache / "images"
         self._file = self._folder / f"facts-{_FORMAT}-{LOADING}.arrow"
 
-    def look(self, files: Sequence[str], what: str = "decoding images") -> Looked:
+    def look(
+        self,
+        files: Iterable[str] | Mapping[str, Status],
+        what: str = "decoding images",
+        alone: Callable[[Path], AbstractContextManager[Any]] = FolderLock,
+    ) -> Looked:
         """The facts of every file, decoding those that are new or changed by all cores.
 
-        One that cannot be decoded is never taken as known: the fault may have been the disk's or the network's.
-        Raises LeapError where another process is looking.
+        files: a mapping says how they are, where that is known. One that cannot be decoded is never taken as known: the
+        fault may have been the disk's or the network's. Raises LeapError where another process is decoding, and `alone`
+        does not wait for it.
         """
-        with FolderLock(self._folder):
-            known, looked = self._read(), Looked()
-            stale = []
-            for path in dict.fromkeys(files):
-                try:
-                    status = os.stat(path)
-                except OSError as error:
-                    looked.broken[path] = f"{path}: cannot be reached ({error.strerror})"
-                    continue
-                found = known.get(path)
-                if found and found[0] == status.st_size and found[1] == status.st_mtime_ns:
-                    looked.facts[path] = found[2]
-                else:
-                    stale.append((path, status.st_size, status.st_mtime_ns))
-            try:
-                for (path, size, mtime_ns), seen in track(_decode(stale), what, len(stale)):
-                    looked.decoded += 1
-                    if isinstance(seen, Facts):
-                        looked.facts[path] = seen
-                        known[path] = size, mtime_ns, seen
-                    else:
-                        looked.broken[path] = seen
-                        known.pop(path, None)
-                    if looked.decoded % _STORE_EVERY == 0:
-                        self._write(known)
-            finally:  # also where Ctrl-C ends it
-                if looked.decoded:
-                    self._write(known)
+        looked = Looked()
+        asked = files if isinstance(files, Mapping) else _statuses(files, looked)
+        known = self._read()
+        if _stale(asked, known):
+            with alone(self._folder):
+                known = self._read()  # another process may have been here meanwhile
+                self._decode(_stale(asked, known), known, looked, what)
+        looked.facts = {path: known[path][1] for path in asked if path not in looked.broken}
         return looked
+
+    def _decode(self, stale: dict[str, Status], known: _Known, looked: Looked, what: str) -> None:
+        files = list(stale)
+        parts = (files[start : start + _TOGETHER] for start in range(0, len(files), _TOGETHER))
+        processes = usable_cores() if len(stale) > _FEW else 1
+        seen = chain.from_iterable(map_in_order(look_at_files, parts, processes))
+        try:
+            for (path, status), found in track(zip(stale.items(), seen, strict=True), what, len(stale), for_all=True):
+                looked.decoded += 1
+                if isinstance(found, Facts):
+                    known[path] = status, found
+                else:
+                    looked.broken[path] = found
+                    known.pop(path, None)
+                if looked.decoded % _STORE_EVERY == 0:
+                    self._write(known)
+        finally:  # also where Ctrl-C ends it
+            if looked.decoded:
+                self._write(known)
 
     def _read(self) -> _Known:
         table = read_arrow(self._file, _SCHEMA)
         path, size, mtime_ns, *columns = (column.to_pylist() for column in table.columns)
         facts = map(Facts, *columns)
-        return {name: found for name, *found in zip(path, size, mtime_ns, facts, strict=True)}
+        return dict(zip(path, zip(zip(size, mtime_ns, strict=True), facts, strict=True), strict=True))
 
     def _write(self, known: _Known) -> None:
         # Arrow's texts are UTF-8: an image whose name is not is decoded anew each time.
-        samples = [(path, size, mtime_ns, *facts) for path, (size, mtime_ns, facts) in known.items() if _is_utf8(path)]
-        columns = [list(column) for column in zip(*samples, strict=True)] or [[] for _ in _SCHEMA]
+        images = [(path, *status, *facts) for path, (status, facts) in known.items() if _is_utf8(path)]
+        columns = [list(column) for column in zip(*images, strict=True)] or [[] for _ in _SCHEMA]
         table = pa.table(
             [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)], _SCHEMA
         )
@@ -127,13 +134,21 @@ def _is_utf8(path: str) -> bool:
     return encoded(path) == os.fsencode(path)
 
 
-def _decode(stale: Sequence[_Stale]) -> Iterator[tuple[_Stale, Facts | str]]:
-    """Each file with what was seen of it, in order."""
-    parts = [stale[start : start + _TOGETHER] for start in range(0, len(stale), _TOGETHER)]
-    processes = usable_cores() if len(stale) > _FEW else 1
-    results = map_in_order(look_at_files, ([path for path, *_ in part] for part in parts), processes)
-    for part, seen in zip(parts, results, strict=True):
-        yield from zip(part, seen, strict=True)
+def _statuses(files: Iterable[str], looked: Looked) -> dict[str, Status]:
+    found: dict[str, Status] = {}
+    for path in dict.fromkeys(files):
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            looked.broken[path] = f"{path}: cannot be reached ({error.strerror})"
+        else:
+            found[path] = status.st_size, status.st_mtime_ns
+    return found
+
+
+def _stale(asked: Mapping[str, Status], known: _Known) -> dict[str, Status]:
+    """The files that are new, or not as they were when they were decoded."""
+    return {path: status for path, status in asked.items() if path not in known or known[path][0] != status}
 
 
 def look_at_files(files: Iterable[str]) -> list[Facts | str]:

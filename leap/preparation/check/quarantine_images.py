@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leap.preparation.check.image_audit import Audit, audit_images
-from leap.preparation.check.image_facts import ImageStore
+from leap.preparation.check.image_facts import FactStore
 from leap.preparation.check.orphans import Places
 from leap.records.files import cache_in_use, write_atomic
 from leap.records.json_files import write_json
@@ -46,7 +46,7 @@ def clean_images(work: Cleaning) -> bool:
             held.enter_context(alone_in(work.quarantine))
         cache = held.enter_context(cache_in_use(work.cache, work.write))
         files = list(dict.fromkeys(work.files)) or listed(work.places.data, "*.jsonl")
-        store = ImageStore(cache) if work.decode else None
+        store = FactStore(cache) if work.decode else None
         audit = audit_images(files, work.roots, work.places, store)
         tasks = audit.incomplete_tasks()
         _log(audit, tasks)

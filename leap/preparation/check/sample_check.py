@@ -1,6 +1,6 @@
 """The samples of a training file, each looked at once: is it one, how long is it, what does it repeat.
 
-The outcome is an Arrow file that later starts map into memory; images are checked apart, in `image_check`.
+The outcome is an Arrow file that later starts map into memory; images are checked apart, in `image_facts`.
 """
 
 import hashlib

@@ -9,7 +9,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from leap.data.image import ImageEncoder
-from leap.preparation.check.image_check import CORRUPT, MISSING, FoundImages, ImageTable
+from leap.preparation.check.image_facts import Looked
+from leap.preparation.check.image_listing import FoundImages
+
+MISSING, CORRUPT = "missing image", "corrupt image"
 
 
 class Problem(NamedTuple):
@@ -63,11 +66,13 @@ class SampleTable:
         used = self._place[: self.images[:samples].sum()]
         return self._names.slice(0, used.max() + 1 if len(used) else 0).to_pylist()
 
-    def measure(self, samples: int, found: FoundImages, known: ImageTable, encoder: ImageEncoder) -> Measured:
+    def measure(self, samples: int, found: FoundImages, looked: Looked, encoder: ImageEncoder) -> Measured:
         """Lengths of the first samples with their images, once these are found and decoded."""
         bad = {place: (MISSING, why) for place, why in found.missing.items()}
-        bad |= {place: (CORRUPT, why) for place, why in known.corrupt.items()}
-        of_image = _patches(known.dimensions(len(found.files)), bad.keys(), encoder)
+        broken = (place for place, file in enumerate(found.files) if file in looked.broken)
+        bad |= {place: (CORRUPT, looked.broken[found.files[place]]) for place in broken}
+        sizes = [looked.facts[file][:2] if file in looked.facts else (-1, -1) for file in found.files]
+        of_image = _patches(np.array(sizes, np.int64).reshape(-1, 2), bad.keys(), encoder)
         used = slice(0, self.images[:samples].sum())
         place, sample = self._place[used], self._sample[used]
         patches = np.bincount(sample, of_image[place], samples).astype(np.int32)
