@@ -18,7 +18,7 @@ from conftest import REPOSITORY, Finished, run_script
 from frame_archives import frames, image, pixels, tar_gz, write_archive
 from test_crash_safety import killed_at
 
-import leap.data
+import leap.preparation.agibot
 import leap.records
 from leap import progress
 from leap.preparation.agibot import archives
@@ -259,7 +259,7 @@ def test_a_signal_ends_in_good_order_and_the_same_command_continues(
     assert final_files(root) == whole
 
 
-LINES_OF = (*leap.data.__path__, *leap.records.__path__)
+LINES_OF = (*leap.preparation.agibot.__path__, *leap.records.__path__)
 
 
 def test_killed_at_any_line_the_same_call_ends_as_an_unbroken_one(root: Path) -> None:
