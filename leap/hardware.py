@@ -2,7 +2,9 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from leap.errors import UsageError
@@ -102,3 +104,55 @@ def peak_flops(device_name: str) -> float | None:
 def usable_cores() -> int:
     """CPU cores that this process may run on: fewer than the machine's in a container or a batch job."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory(system: Path = Path("/")) -> int | None:
+    """Bytes of the host's memory that this process may still take; None where the system does not say.
+
+    That is the least of what the machine has and what each control group around the process (a container's, a batch
+    job's; version 1 or 2) leaves it. Caches of files count as free, as they make room. `system` is where /proc and /sys
+    lie.
+    """
+    machine = _counts(system / "proc" / "meminfo").get("MemAvailable:")
+    free = [] if machine is None else [machine * 1024]
+    for group in _memory_groups(system):
+        found = _counts(group / "memory.stat")
+        for limit, used, of_tree in (
+            ("memory.max", "memory.current", ""),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+        ):
+            numbers = [_first_number(group / name) for name in (limit, used)]
+            if numbers[0] is not None and numbers[1] is not None:  # a limit of "max" is none
+                caches = sum(found.get(f"{of_tree}{kind}_file", 0) for kind in ("active", "inactive"))
+                free.append(max(0, numbers[0] - numbers[1] + caches))
+    return min(free, default=None)
+
+
+def _memory_groups(system: Path) -> Iterator[Path]:
+    """The control groups with a say in this process's memory: its own and those around it.
+
+    A container sees its own group as the root, whatever the path that the kernel gives.
+    """
+    for line in _lines(system / "proc" / "self" / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or "memory" in controllers.split(","):
+            root = system / "sys" / "fs" / "cgroup" / ("memory" if controllers else "")
+            place = root / path.lstrip("/")
+            yield from (folder for folder in (place, *place.parents) if folder.is_relative_to(root))
+
+
+def _counts(file: Path) -> dict[str, int]:
+    """Of lines such as "MemAvailable: 12 kB"."""
+    words = (line.split() for line in _lines(file))
+    return {name: int(value) for name, value, *_ in words if value.isdecimal()}
+
+
+def _first_number(file: Path) -> int | None:
+    return next((_number(line) for line in _lines(file)), None)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:  # no Linux, or another version of control groups
+        return []

@@ -7,11 +7,9 @@ every rank's random numbers, the Trainer's `trainer_state.json`, and the sum of 
 
 import json
 import random
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,30 +18,24 @@ from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.utils.serialization import config as serialization
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
-from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, TRAINER_STATE, find_checkpoints, read_log, read_marker
 from leap.models.loading import load_model, refusing
 from leap.models.lora import has_adapters, load_adapters, name_base
 from leap.records.json_files import object_if_there
 from leap.training.checkpoint_folder import (
-    explaining_disk_errors,
-    finish_checkpoint,
-    partial_folder,
     remove_oldest,
     slim_older,
-    start_checkpoint,
     step_of,
 )
 from leap.training.optimizer_state import (
     gather_optimizer_state,
-    is_sharded,
     restore_optimizer_state,
     restore_scheduler_state,
 )
-from leap.training.ranks import Ranks
 from leap.training.stopping import best_step
 
 _LOSS = "loss_since_log.json"
@@ -119,7 +111,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     if (folder / ADAPTER).is_file():
         load_adapters(model, folder)
     else:
-        saved = load_model(folder, _dtype(model), attention=None)
+        saved = load_model(folder, weights_dtype(model), attention=None)
         options = StateDictOptions(full_state_dict=True)  # of divided weights each rank takes its part
         set_model_state_dict(model, saved.state_dict(), options=options)
 
@@ -167,7 +159,8 @@ def load_rng_state(folder: Path, accelerator: Accelerator) -> None:
             torch.cuda.random.set_rng_state(saved["cuda"])
 
 
-def _save_rng_state(folder: Path, accelerator: Accelerator) -> None:
+def save_rng_state(folder: Path, accelerator: Accelerator) -> None:
+    """This rank's random numbers."""
     state = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()}
     if torch.cuda.is_available():
         several = accelerator.num_processes > 1
@@ -181,83 +174,61 @@ def _rng_name(accelerator: Accelerator) -> str:
     return f"rng_state_{accelerator.process_index}.pth" if several else "rng_state.pth"
 
 
-def save(
-    training: Training, run: Path, state: TrainerState, losses: LossSum, identity: dict[str, Any], keep: int | None,
-    ranks: Ranks,
-) -> None:  # fmt: skip
-    """Write checkpoint-N into a run's folder, whole or not at all; then slim and remove older ones. All ranks call it.
-
-    `identity` goes into its marker, `keep` is how many checkpoints stay.
-    """
-    place, accelerator = run / f"checkpoint-{state.global_step}", training.accelerator
-    loss = fmean(ranks.gather(losses.since_log.item()))
-    needed = checkpoint_bytes(training.model, training.plain_optimizer)
-    marker = {**identity, "step": state.global_step, "resumable": True, "weights": _dtype(training.model)}
-    partial = partial_folder(place)
-
-    def everywhere(work: Callable[[], None], first_only: bool = False) -> None:
-        """One part of saving, in the first or in all ranks. Where it fails in one, it ends in a LeapError in all.
-
-        `work` must not call other ranks: one that failed would let them wait for ever.
-        """
-        failure = None
-        if accelerator.is_main_process or not first_only:
-            try:
-                with explaining_disk_errors(place, needed):
-                    work()
-            except LeapError as error:
-                failure = error
-        texts = ranks.gather(str(failure or ""))
-        if failure:
-            raise failure
-        if found := [text for text in texts if text]:
-            raise LeapError(found[0])
-
-    everywhere(lambda: start_checkpoint(place, needed), first_only=True)
-    everywhere(lambda: _save_rng_state(partial, accelerator))
-    if training.deepspeed:  # its engine's files are written by all ranks
-        engine: Any = training.wrapped
-        everywhere(lambda: engine.save_checkpoint(str(partial)))
-        weights: dict[str, Any] | None = accelerator.get_state_dict(engine)
-        optimizer: dict[str, Any] = {}
-    else:
-        weights, optimizer = _gather_state(training)
-    everywhere(lambda: _write(training, partial, weights, optimizer), first_only=True)
-    everywhere(lambda: _write_progress(partial, state, loss, losses.last_logged), first_only=True)
-    everywhere(lambda: finish_checkpoint(place, marker), first_only=True)
-    everywhere(lambda: _tidy(run, state, keep), first_only=True)
+State = tuple[dict[str, Any], dict[str, Any]]  # weights, and the optimiser's state ({} where DeepSpeed writes it)
 
 
-def _gather_state(training: Training) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Whole weights (None: the model's own) and optimiser state in the first rank. All ranks call it."""
+def live_state(training: Training) -> State:
+    """The run's own tensors, as they are until the next step: of a model with adapters, only those that learn."""
     model = training.model
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = get_model_state_dict(model, options=options) if is_sharded(model) else None
-    if weights:  # gathered, tied weights are two: one is saved
-        names = {name for name, _ in model.named_parameters()}
-        twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - names
-        weights = {name: value for name, value in weights.items() if name not in twice}
+    weights = model.state_dict()
+    if has_adapters(model):
+        frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+        weights = {name: value for name, value in weights.items() if name not in frozen}
     return weights, gather_optimizer_state(model, training.plain_optimizer)
 
 
-def _write(training: Training, folder: Path, weights: dict[str, Any] | None, optimizer: dict[str, Any]) -> None:
+def gather_state(training: Training) -> State:
+    """The whole state in the first rank's host memory, which no step changes. All ranks call it."""
+    model = training.model
+    if training.deepspeed:
+        return training.accelerator.get_state_dict(training.wrapped), {}
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    # Gathered, tied weights are two: one is saved.
+    names = {name for name, _ in model.named_parameters()}
+    twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - names
+    weights = {name: value for name, value in weights.items() if name not in twice}
+    optimizer = gather_optimizer_state(model, training.plain_optimizer)
+    for values in optimizer.get("state", {}).values():  # counts of steps are not divided: they are the optimiser's own
+        values.update(
+            {key: value.clone() for key, value in values.items() if isinstance(value, Tensor) and not value.dim()}
+        )
+    return weights, optimizer
+
+
+def save_weights(training: Training, folder: Path, weights: dict[str, Any], optimizer: dict[str, Any]) -> None:
+    """The large files, and those that do not change while training."""
     training.model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
     training.processor.save_pretrained(folder)
     if has_adapters(training.model):
         name_base(folder, training.base_name)
     if not training.deepspeed:
-        torch.save(optimizer, folder / "optimizer.pt")
+        # CRC32 costs seconds a checkpoint, and torch.load does not look at it.
+        with serialization.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
+            torch.save(optimizer, folder / "optimizer.pt")
+
+
+def save_progress(training: Training, folder: Path, state: TrainerState, loss: float, last_logged: int) -> None:
+    """The small files that say how far training is."""
+    if not training.deepspeed:
         torch.save(training.scheduler.state_dict(), folder / "scheduler.pt")
     if training.accelerator.scaler is not None:
         torch.save(training.accelerator.scaler.state_dict(), folder / "scaler.pt")
-
-
-def _write_progress(folder: Path, state: TrainerState, loss: float, last_logged: int) -> None:
     (folder / _LOSS).write_text(json.dumps({"sum": loss, "after_step": last_logged}))
     state.save_to_json(str(folder / TRAINER_STATE))
 
 
-def _tidy(run: Path, state: TrainerState, keep: int | None) -> None:
+def remove_and_slim(run: Path, state: TrainerState, keep: int | None) -> None:
+    """What is done to older checkpoints when the newest is whole."""
     steps = [step_of(folder) for folder in find_checkpoints(run)]
     best = best_step(state.log_history, steps)
     remove_oldest(run, keep, None if best is None else str(run / f"checkpoint-{best}"))
@@ -272,5 +243,6 @@ def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in [*saved, *state])
 
 
-def _dtype(model: nn.Module) -> str:
+def weights_dtype(model: nn.Module) -> str:
+    """Such as float32."""
     return str(next(model.parameters()).dtype).removeprefix("torch.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leap.environment import world_size
-from leap.hardware import gpu_states
+from leap.hardware import available_memory, gpu_states
 from leap.models.checkpoints import read_config
 from leap.models.families import family
 from leap.training import memory
@@ -76,7 +76,8 @@ class Costs:
     shares: int  # ranks that these are divided among
     held: int  # bytes a GPU: weights, gradients, optimiser states
     size: memory.CheckpointSize
-    kept: int  # checkpoints
+    written: int  # checkpoints
+    kept: int  # of them
     flops: float  # of the whole run; 0 for models whose operations are not counted
 
 
@@ -91,6 +92,7 @@ def costs(run: "Run") -> Costs:
         shares,
         memory.states(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe)).total // shares,
         memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora"),
+        written,
         min(written, recipe.save_total_limit or written),
         _sample_flops(run) * run.steps * recipe.global_batch_size(1),
     )
@@ -106,11 +108,32 @@ def _costs(run: "Run") -> list[str]:
         f"disk        {memory.gigabytes(size.of_run(found.kept))} for {found.kept} checkpoints: the newest two of "
         f"{memory.gigabytes(size.whole)}, older ones without optimiser {memory.gigabytes(size.slim)}",
     ]
+    available = available_memory()
+    beside = _written_beside(run.recipe) and memory.has_room_for_copy(size.whole, available)
+    copy = f"a copy of {memory.gigabytes(size.whole)} in host memory"
+    free = f" ({memory.gigabytes(available)} are free)" if available is not None else ""
+    lines.append(
+        f"saving      while training goes on, from {copy}{free}"
+        if beside
+        else f"saving      stops training: {copy} is too much{free}"
+        if _written_beside(run.recipe)
+        else "saving      stops training (DeepSpeed's and quantised models are written as they are)"
+    )
     gpus = gpu_states()
     if gpus and flops and (hours := memory.hours(flops, gpus[0].name)):
         share = f"{memory.ASSUMED_UTILISATION:.0%} of the peak of {gpus[0].name}"
-        lines.append(f"hours       {hours:.1f} at {share} (assumed); {flops / 1e18:.2f} EFLOP a GPU")
+        saving = memory.saving_seconds(size, found.written, hours * 3600 / found.written, beside) / 3600
+        lines.append(
+            f"hours       {hours + saving:.1f}: {hours:.1f} of steps at {share}, {saving:.2f} of waiting for "
+            f"checkpoints on a disk of {memory.gigabytes(memory.ASSUMED_DISK)}/s (both assumed); "
+            f"{flops / 1e18:.2f} EFLOP a GPU"
+        )
     return lines
+
+
+def _written_beside(recipe: Recipe) -> bool:
+    """Whether checkpoints are written while training goes on, where host memory holds a copy."""
+    return not (recipe.deepspeed or recipe.quantization)
 
 
 def _frozen_bytes(recipe: Recipe) -> float:

@@ -208,8 +208,9 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     from leap.training.out_of_memory import recall, remember
     from leap.training.sharding import shard
     from leap.training.training_report import TrainingReport, about
+    from leap.training.wall_time import WallTime
 
-    recipe = run.recipe
+    recipe, wall = run.recipe, WallTime()
     every_rank_uses_all = bool(run.train.images.any())  # each batch uses the vision tower, or none does
     accelerator = make_accelerator(recipe, run.root, scalars, find_unused=not every_rank_uses_all)
     model = load_trainable(recipe, run.model)
@@ -231,7 +232,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     if is_main_process():
         write_json(run.output / MARKER, identity)
     own = [
-        TrainingReport(about(run, identity, batches.summary), batches.train.plan.samples_before),
+        TrainingReport(about(run, identity, batches.summary)),
         ProgressLines(batches.train.plan.samples_before),
     ]
     if recipe.early_stopping_patience:
@@ -252,6 +253,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         callbacks=[*own, *callbacks],
         keeps_gradients=divided and keeps_gradients(model, accelerator.device),
         ranks=ranks,
+        wall=wall,
     )
     try:
         with clear_worker_errors("--dataloader_num_workers"):

@@ -24,16 +24,24 @@ class StepLosses:
     norms: dict[int, Any] = field(default_factory=dict)
 
     def refuse_non_finite(
-        self, ranks: Ranks, output: Path, place: Callable[[int], str], weights: Iterable[nn.Parameter], step: int
+        self,
+        ranks: Ranks,
+        output: Path,
+        place: Callable[[int], str],
+        weights: Iterable[nn.Parameter],
+        step: int,
+        complete: Callable[[], None],
     ) -> None:
         """Raises LeapError in all ranks where a loss, a gradient, or a weight after `step` is not finite in any.
 
-        `place` says where a sample stands; `weights` are those that may be saved now.
+        `place` says where a sample stands; `weights` are those that may be saved now. `complete` waits until the newest
+        checkpoint is whole, which the error names.
         """
         trouble = self._trouble(place)
         if not trouble and not _all_finite(weights):
             trouble = f"a weight is not finite after step {step}"
         if found := [text for text in ranks.gather(trouble) if text]:
+            complete()
             whole = [folder for folder in find_checkpoints(output) if is_resumable(folder)]
             raise LeapError(
                 f"{found[0]}. Nothing of it is saved ({f'{whole[-1]} is whole' if whole else 'no checkpoint yet'}): "

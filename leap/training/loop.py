@@ -26,7 +26,8 @@ from leap.data.chat_encoding import IGNORED
 from leap.data.packing import MicroBatches
 from leap.data.transfer import Arrays, tensors_of
 from leap.errors import LeapError, Stopped
-from leap.training.checkpointing import LossSum, Training, load, load_rng_state, load_weights, save
+from leap.training.checkpoint_writer import FAILED, SAVED, CheckpointWriter
+from leap.training.checkpointing import LossSum, Training, load, load_rng_state, load_weights
 from leap.training.finite import StepLosses
 from leap.training.optimizer_state import is_sharded
 from leap.training.optimizers import make_optimizer
@@ -35,6 +36,7 @@ from leap.training.recipe import Recipe
 from leap.training.schedule import warmup_steps
 from leap.training.sharding import Sharded
 from leap.training.signals import Signals, stop_message
+from leap.training.wall_time import SESSIONS, WallTime
 from leap.workers import start_loader_worker, usable_workers
 
 _PREFETCH = 3  # micro-batches that each worker may have ready
@@ -59,6 +61,7 @@ class TrainingJob:
     callbacks: Sequence[TrainerCallback] = ()
     keeps_gradients: bool = True  # of a sharded model: whole ones, summed once a step
     ranks: Ranks = field(default_factory=Ranks)
+    wall: WallTime = field(default_factory=WallTime)  # since the run began
 
     @property
     def output_dir(self) -> str:
@@ -85,14 +88,15 @@ def train_loop(job: TrainingJob) -> TrainerState:
     state = job.state
     state.is_world_process_zero = accelerator.is_main_process
     losses = load(training, job.resume) if job.resume else LossSum(torch.zeros((), device=accelerator.device))
-    first_step, started = state.global_step, time.time()
+    first_step, wall = state.global_step, job.wall
+    earlier = state.stateful_callbacks.get(SESSIONS, [])
     control, seen = TrainerControl(), StepLosses()
     _start_trackers(job, first_step)
     micro_batches = _loader(job.train, recipe, range(first_step * plan.micro_batches, len(job.train)))
 
-    def callbacks(moment: str, **values: Any) -> None:
+    def callbacks(moment: str, at: TrainerState = state, **values: Any) -> None:
         for callback in job.callbacks:
-            getattr(callback, moment)(job, state, control, model=job.model, **values)
+            getattr(callback, moment)(job, at, control, model=job.model, **values)
 
     def log(values: dict[str, float]) -> None:
         values = {**values, "epoch": state.epoch}
@@ -102,12 +106,28 @@ def train_loop(job: TrainingJob) -> TrainerState:
                         step=state.global_step)  # fmt: skip
         callbacks("on_log", logs=values)
 
+    def complete() -> None:
+        """Wait for the checkpoint that is being written, if any. Callbacks hear of it now, and have its state."""
+        with wall.spent("saving"):
+            if saved := checkpoints.finish():
+                callbacks("on_save", saved)
+
+    def count_time() -> None:
+        samples = plan.samples_before(state.global_step) - plan.samples_before(first_step)
+        session = wall.session(first_step, state.global_step - first_step, samples)
+        state.stateful_callbacks = {**state.stateful_callbacks, SESSIONS: [*earlier, session]}
+
     callbacks("on_train_begin")
     model.zero_grad()
     ended_by = 0
-    with Signals(accelerator.is_main_process) as signals:
+    wall.begin(accelerator.device.type == "cuda")
+    with (
+        Signals(accelerator.is_main_process) as signals,
+        CheckpointWriter(training, job.output, job.identity, recipe.save_total_limit, job.ranks) as checkpoints,
+    ):
         while state.global_step < plan.steps and not control.should_training_stop:
-            step_batches = list(islice(micro_batches, plan.micro_batches))
+            with wall.waiting_for_data():
+                step_batches = list(islice(micro_batches, plan.micro_batches))
             if state.global_step == first_step and job.resume:  # the loader's first batches use random numbers, too
                 load_rng_state(job.resume, accelerator)
             callbacks("on_step_begin")
@@ -126,7 +146,10 @@ def train_loop(job: TrainingJob) -> TrainerState:
             state.epoch = state.global_step / plan.steps_per_epoch
             if not recipe.fp16:  # whose scaler passes over steps with infinite gradients
                 seen.norms[state.global_step] = norm.full_tensor() if isinstance(norm, DTensor) else norm
-            ended_by = job.ranks.largest(signals.received)
+            news = job.ranks.largest(max(signals.received, checkpoints.news))
+            if news in (SAVED, FAILED):
+                complete()
+            ended_by = news if SAVED < news < FAILED else 0
             last = state.global_step == plan.steps
             control.should_log = state.global_step % recipe.logging_steps == 0
             control.should_evaluate = bool(job.eval_steps) and (last or state.global_step % job.eval_steps == 0)
@@ -137,21 +160,30 @@ def train_loop(job: TrainingJob) -> TrainerState:
             if control.should_log or control.should_evaluate or control.should_save:
                 # These wait for the device anyway. An evaluation may find that its step is the best, to be saved.
                 weights = job.model.parameters() if control.should_evaluate or control.should_save else []
-                seen.refuse_non_finite(job.ranks, job.output, job.train.place, weights, state.global_step)
+                seen.refuse_non_finite(job.ranks, job.output, job.train.place, weights, state.global_step, complete)
                 seen = StepLosses()
+                wall.synchronised(state.global_step - first_step)
             if control.should_log:
                 mean = losses.drain(accelerator, state.global_step)
                 log({"loss": mean, "grad_norm": _number(norm), "learning_rate": learning_rate})
             if control.should_evaluate:
-                log(validate(job, model))
+                with wall.spent("validation"):
+                    log(validate(job, model))
                 callbacks("on_evaluate")
             if control.should_save:
-                save(training, job.output, state, losses, job.identity, recipe.save_total_limit, job.ranks)
-                callbacks("on_save")
+                complete()  # never more than one
+                count_time()
+                with wall.spent("saving"):
+                    goes_on = checkpoints.save(state, losses)
+                if not goes_on:
+                    complete()
+        complete()
+        count_time()
         stopped = ended_by and state.global_step < plan.steps
         if not stopped:  # the summary of a run that is to go on is none
             total = losses.total + losses.since_log.item()
-            log({"train_runtime": time.time() - started, "train_loss": total / max(state.global_step - first_step, 1)})
+            seconds = state.stateful_callbacks[SESSIONS][-1]["seconds"]
+            log({"train_runtime": seconds, "train_loss": total / max(state.global_step - first_step, 1)})
     job.ranks.close()
     for tracker in accelerator.trackers:
         tracker.finish()

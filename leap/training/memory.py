@@ -10,6 +10,8 @@ from leap.training.optimizers import OPTIMIZERS
 
 _CAST = 2  # autocast's bfloat16 copy of a float32 weight, kept until its backward pass
 _SLIM = 2  # a weight in a checkpoint that is kept without its optimiser's state, in bfloat16
+_COPY_SHARE = 0.6  # of the host's free memory; the rest is for workers, and for files that wait for the disk
+ASSUMED_DISK = 0.7e9  # bytes a second that a disk takes
 ASSUMED_UTILISATION = 0.35  # of the GPU's peak, where none was measured
 
 
@@ -76,3 +78,18 @@ def hours(flops: float, device_name: str, gpus: int = 1, utilisation: float = AS
 def gigabytes(size: float) -> str:
     """Bytes as a person says them."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+
+
+def saving_seconds(size: CheckpointSize, checkpoints: int, between: float, beside: bool) -> float:
+    """How long checkpoints keep training waiting, on a disk of ASSUMED_DISK.
+
+    Each is written whole, and an older one slimmed. `beside`: while training goes on, so that it waits for the last one
+    and for what of another takes longer than the `between` seconds of steps until the next.
+    """
+    writing = (size.whole + size.slim) / ASSUMED_DISK
+    return writing + (checkpoints - 1) * (max(0.0, writing - between) if beside else writing)
+
+
+def has_room_for_copy(size: int, available: int | None) -> bool:
+    """Whether a copy of a checkpoint's state fits into the `available` host memory (None: not known)."""
+    return available is None or size <= _COPY_SHARE * available
