@@ -13,10 +13,9 @@ _OVERSAMPLE = 4
 
 def visible_numbers(owners: np.ndarray) -> list[int]:
     """The objects' numbers that a view shows, smallest visible area first. `owners`: (h, w) int, 0 where no object."""
-    numbers, counts = np.unique(owners[owners > 0], return_counts=True)
+    counts = np.bincount(owners.ravel())
     enough = max(4, _LEAST_SHARE * owners.size)
-    order = np.lexsort((numbers, counts))
-    return [int(numbers[i]) for i in order if counts[i] >= enough]
+    return [int(number) for number in np.argsort(counts, kind="stable") if number and counts[number] >= enough]
 
 
 def place_labels(owners: np.ndarray) -> dict[int, tuple[int, int]]:
@@ -31,19 +30,19 @@ def place_labels(owners: np.ndarray) -> dict[int, tuple[int, int]]:
     near_edge = np.minimum.reduce([rows, columns, owners.shape[0] - rows, owners.shape[1] - columns]) < diameter / 2
     seen = owners[::2, ::2]
     places: dict[int, tuple[int, int]] = {}
+    crowded = 1e3 * near_edge
     for number in visible_numbers(owners):
         column, row = anchor(owners, number)
-        cost = np.hypot(rows - row, columns - column) + 1e3 * near_edge
+        cost = np.hypot(rows - row, columns - column) + crowded
         cost += 0.1 * (row - rows)  # rather below than above: the upper part of an object tells more
         own, others = seen == number, (seen > 0) & (seen != number)
-        covered = _sums_around(own, int(0.4 * diameter / 2)) / own.sum()
+        covered = _sums_around(own, int(0.4 * diameter / 2)) / max(1, own.sum())  # a small one may have odd pixels only
         cost += 1.6 * diameter * np.maximum(covered - 0.4, 0)
         cost += 3 * diameter * _sums_around(others, int(0.4 * diameter / 2)) / (0.4 * diameter) ** 2
-        for other_column, other_row in places.values():
-            gap = np.hypot(rows - other_row, columns - other_column)
-            cost += np.where(gap < 1.04 * diameter, 1e4 - 100 * gap, 0)
         best = int(cost.argmin())
         places[number] = (int(columns.flat[best]), int(rows.flat[best]))
+        gap = np.hypot(rows - rows.flat[best], columns - columns.flat[best])
+        crowded += np.where(gap < 1.04 * diameter, 1e4 - 100 * gap, 0)
     return places
 
 
@@ -64,19 +63,25 @@ def anchor(owners: np.ndarray, number: int) -> tuple[int, int]:
 def draw_labels(image: Image.Image, owners: np.ndarray, places: Mapping[int, tuple[int, int]]) -> Image.Image:
     """A copy of one view with its numbers; a label that had to move off its object gets a line to it."""
     out = image.copy()
-    draw = ImageDraw.Draw(out)
+    draw_lines(out, owners, places)
     diameter = round(LABEL_SHARE * owners.shape[0])
     for number, (column, row) in places.items():
-        if owners[row, column] != number:
-            draw.line((column, row, *anchor(owners, number)), "#ffffff", max(1, diameter // 12))
-    for number, (column, row) in places.items():
-        disc = _disc(number, diameter)
-        out.paste(disc, (column - diameter // 2, row - diameter // 2), disc)
+        drawn = disc(number, diameter)
+        out.paste(drawn, (column - diameter // 2, row - diameter // 2), drawn)
     return out
 
 
+def draw_lines(image: Image.Image, owners: np.ndarray, places: Mapping[int, tuple[int, int]]) -> None:
+    """Draw white lines on one view, from each label that had to move off its object to that object."""
+    draw = ImageDraw.Draw(image)
+    width = max(1, round(LABEL_SHARE * owners.shape[0]) // 12)
+    for number, (column, row) in places.items():
+        if owners[row, column] != number:
+            draw.line((column, row, *anchor(owners, number)), "white", width)
+
+
 @cache
-def _disc(number: int, diameter: int) -> Image.Image:
+def disc(number: int, diameter: int) -> Image.Image:
     """White digits on a dark disc with a white rim (diameter x diameter, RGBA)."""
     size = diameter * _OVERSAMPLE
     image = Image.new("RGBA", (size, size), (255, 255, 255, 0))

@@ -249,14 +249,14 @@ def render_many(jobs: Sequence[RenderJob], view_size: int = 240, workers: int | 
 
 
 @cache
-def _renderer_of_process(view_size: int) -> SceneRenderer:
+def renderer_of_process(view_size: int) -> SceneRenderer:
     """A worker's renderer, kept until the process ends."""
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer: there is a worker for each core already
     return SceneRenderer(view_size)
 
 
 def _render_job(job: RenderJob, view_size: int) -> None:
-    image, numbered = _renderer_of_process(view_size).render(job.scene)
+    image, numbered = renderer_of_process(view_size).render(job.scene)
     _write_png(image, job.image)
     _write_png(numbered, job.numbered)
 

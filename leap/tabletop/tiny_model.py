@@ -5,6 +5,7 @@ tokenizer trained on the demo's own text. Nothing downstream knows that it is sm
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,17 +105,37 @@ def make_processor(tokenizer: "PreTrainedTokenizerFast") -> Any:
     return Qwen3VLProcessor(image_processor, tokenizer, video_processor, chat_template=CHAT_TEMPLATE)
 
 
-def make_config(tokenizer: "PreTrainedTokenizerFast") -> Any:
-    """Qwen3-VL's shape, scaled down: 2 decoder layers, 3 vision blocks, one deepstack level."""
+@dataclass(frozen=True)
+class ModelShape:
+    """What sets the size of a Qwen3-VL; heads are 32 wide, and two of the decoder's share keys and values."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    vision_hidden: int
+    vision_intermediate: int
+    vision_blocks: int
+    vision_heads: int
+    places: int  # along a side of the vision tower's table of positions
+    deepstack: tuple[int, ...]  # the vision blocks whose output goes to the decoder's first layers
+
+
+DEMO = ModelShape(192, 512, 2, 6, 96, 256, 3, 4, 24, (1,))
+BASE = ModelShape(256, 608, 4, 8, 192, 768, 5, 6, 16, (1, 3))
+
+
+def make_config(tokenizer: "PreTrainedTokenizerFast", shape: ModelShape = DEMO) -> Any:
+    """Qwen3-VL's architecture in that shape."""
     from transformers import Qwen3VLConfig
 
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     text = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 192,
-        "intermediate_size": 512,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 6,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
         "num_key_value_heads": 2,
         "head_dim": 32,
         "max_position_embeddings": 8192,
@@ -130,16 +151,16 @@ def make_config(tokenizer: "PreTrainedTokenizerFast") -> Any:
         "initializer_range": INITIAL_STD,
     }
     vision = {
-        "depth": 3,
-        "hidden_size": 96,
-        "intermediate_size": 256,
-        "num_heads": 4,
+        "depth": shape.vision_blocks,
+        "hidden_size": shape.vision_hidden,
+        "intermediate_size": shape.vision_intermediate,
+        "num_heads": shape.vision_heads,
         "patch_size": PATCH,
         "spatial_merge_size": MERGE,
         "temporal_patch_size": 2,
-        "out_hidden_size": 192,
-        "deepstack_visual_indexes": [1],
-        "num_position_embeddings": 576,
+        "out_hidden_size": shape.hidden,
+        "deepstack_visual_indexes": list(shape.deepstack),
+        "num_position_embeddings": shape.places**2,
         "initializer_range": INITIAL_STD,
     }
     return Qwen3VLConfig(
@@ -155,13 +176,18 @@ def make_config(tokenizer: "PreTrainedTokenizerFast") -> Any:
 
 
 def save_demo_model(folder: Path, texts: Iterable[str], seed: int) -> int:
-    """Write the model with its processor under `folder`; returns the number of parameters."""
+    """Write a model of random weights with its processor under `folder`; returns the number of parameters."""
+    return save_new_model(folder, texts, seed, DEMO)
+
+
+def save_new_model(folder: Path, texts: Iterable[str], seed: int, shape: ModelShape) -> int:
+    """The same, in that shape."""
     import torch
     from transformers import GenerationConfig, Qwen3VLForConditionalGeneration
 
     quiet_libraries()
     tokenizer = train_tokenizer(texts)
-    config = make_config(tokenizer)
+    config = make_config(tokenizer, shape)
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config)
     end, pad = tokenizer.convert_tokens_to_ids([TURN_END, PAD])
