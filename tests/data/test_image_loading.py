@@ -19,7 +19,7 @@ from PIL import Image
 from leap.data.image import BlankImage, ImageSize, load_image
 from leap.data.image_urls import image_url
 from leap.errors import LeapError
-from leap.preparation.agibot.first_frames import as_png
+from leap.preparation.agibot.png import as_png
 from leap.preparation.check import checked_dataset, image_facts
 from leap.preparation.check.image_facts import FactStore
 

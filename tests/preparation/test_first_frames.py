@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leap.errors import LeapError
-from leap.preparation.agibot import first_frames
+from leap.preparation.agibot import first_frames, png
 from leap.preparation.agibot.archives import ArchiveError, GzipStream
-from leap.preparation.agibot.first_frames import FirstFrames, as_png, natural_key
-from leap.preparation.agibot.png import encode_png
+from leap.preparation.agibot.first_frames import FirstFrames, natural_key
+from leap.preparation.agibot.png import as_png, encode_png
 
 # --- which frame is the first
 
@@ -144,7 +144,7 @@ def test_what_is_no_whole_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     for broken in (frame[:-400], b"", b"GIF89a", image(1, "BMP"), image(1, "PNG", (64, 64))[:-400]):
         with pytest.raises(LeapError, match="cannot be decoded as an image"):
             as_png(broken)
-    monkeypatch.setattr(first_frames, "_MAX_PIXELS", 64 * 64 - 1)
+    monkeypatch.setattr(png, "_MAX_PIXELS", 64 * 64 - 1)
     with pytest.raises(LeapError, match="64x64 pixels are too many"):
         as_png(frame)
 

@@ -5,18 +5,15 @@ number, and a number (or task_<number>) above it must be the task's. The first f
 order, in which 2 comes before 10. Members may stand in any order.
 """
 
-import io
 import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from leap.errors import LeapError
 from leap.preparation.agibot.archives import DOWNLOAD_AGAIN, ArchiveError, GzipStream, read_members
 from leap.records.litter import is_data
 
 MAX_FRAME = 1 << 25  # bytes of a frame's file
-_MAX_PIXELS = 50_000_000
 _MAX_NAME, _MAX_FOLDER = 255, 1024  # letters of a frame's name and of what stands before it
 _MAX_EPISODES = 100_000
 _OPEN_EPISODES, _OPEN_BYTES = 8, 1 << 26  # whose best frames are held in memory at most
@@ -139,20 +136,3 @@ class FirstFrames:
             key = self._episodes[episode].key
             assert key is not None
             self._settle(episode, key[1], data)
-
-
-def as_png(data: bytes) -> bytes:
-    """A frame as a PNG file that shows the same: a PNG is left as it is. Raises LeapError for what does not decode."""
-    import numpy as np
-
-    from leap.data.image import as_rgb, open_image
-    from leap.preparation.agibot.png import encode_png
-
-    with open_image(io.BytesIO(data), ("JPEG", "PNG")) as image:
-        if image.width * image.height > _MAX_PIXELS:
-            raise LeapError(f"{image.width}x{image.height} pixels are too many for a frame")
-        grey = image.mode == "L"
-        shown = as_rgb(image)
-        if image.format == "PNG":
-            return data
-        return encode_png(np.asarray(shown.getchannel(0) if grey else shown))

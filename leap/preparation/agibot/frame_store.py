@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from leap.errors import LeapError
-from leap.preparation.agibot.first_frames import as_png
+from leap.preparation.agibot.png import as_png
 from leap.records.files import sync_folder, write_atomic
 from leap.records.json_files import first_problem, read_json, write_json
 
