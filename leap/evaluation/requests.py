@@ -1,16 +1,17 @@
 """Benchmark examples as requests to a model, with the right images or, for the control, the wrong ones or none."""
 
+import json
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from leap.data.image import BlankImage
 from leap.errors import LeapError
-from leap.evaluation.few_shot import draw_few_shot_examples
-from leap.evaluation.settings import EvaluationSettings, ImageControl
+from leap.evaluation.settings import EvaluationSettings, FewShot, ImageControl
 from leap.inference.protocol import Request
 from leap.records.benchmark import BenchmarkExample
 from leap.records.training import Message
-from leap.vlabench.prompts import FewShotExample, request_parts
+from leap.vlabench.prompts import FewShotExample, fenced_plan, request_parts
 
 _Images = tuple[Path | BlankImage, Path | BlankImage]  # the plain one and the numbered one
 
@@ -80,3 +81,24 @@ def _other_scenes(pool: Sequence[BenchmarkExample]) -> Iterator[tuple[BenchmarkE
             yield example, task[(task.index(example) + 1) % len(task)]
         else:
             yield example, pool[(index + 1) % len(pool)]
+
+
+def draw_few_shot_examples(
+    example: BenchmarkExample, pool: Sequence[BenchmarkExample], few_shot: FewShot
+) -> tuple[FewShotExample, ...]:
+    """The few-shot examples of one request. They depend on seed, example and pool, not on what else is evaluated.
+
+    `pool` is the whole dimension. Raises LeapError where it has too few other examples.
+    """
+    others = [other for other in pool if other.key != example.key]
+    if len(others) < few_shot.number:
+        raise LeapError(
+            f"--few_shot_num {few_shot.number}: {example.dimension} has only {len(others)} other examples to show"
+        )
+    rng = random.Random(f"{few_shot.seed}/{example.dimension}/{example.task}/{example.number}")
+    return tuple(_shot(other, few_shot.format) for other in rng.sample(others, few_shot.number))
+
+
+def _shot(example: BenchmarkExample, form: str) -> FewShotExample:
+    output = json.dumps(example.reference) if form == "upstream" else fenced_plan(example.skill_sequence)
+    return FewShotExample(example.image, example.numbered_image, example.instruction, output)

@@ -15,12 +15,11 @@ from leap import provenance
 from leap.errors import LeapError
 from leap.evaluation.diagnoses import write_diagnoses
 from leap.evaluation.manifest import MANIFEST, read_manifest
-from leap.evaluation.predictions import Key, as_prediction, read_predictions, write_predictions
+from leap.evaluation.predictions import Key, as_prediction, read_predictions, usage_and_cost, write_predictions
 from leap.evaluation.requests import build_requests
 from leap.evaluation.score import Counts, score_predictions
 from leap.evaluation.setting_differences import unlike_members
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
-from leap.evaluation.usage import usage_and_cost
 from leap.inference.protocol import Engine, Request, Response, request_hash
 from leap.models.checkpoints import changed_files, read_marker
 from leap.records.benchmark import BenchmarkExample

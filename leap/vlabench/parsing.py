@@ -228,9 +228,7 @@ def _read_mended(text: str) -> _Steps | None:
     for start in islice(typography.PLAN_START.finditer(text), _STARTS_MENDED):
         written = text[start.start() :]
         before = ["surrounding_text"] if text[: start.start()].strip() else []
-        for folded in dict.fromkeys(
-            (written, typography.fold_json(written), typography.fold_json(written, mixed=True))
-        ):
+        for folded in (written, *typography.foldings(written)):
             signs = ["typographic_signs"] if folded != written else []
             for mended, mends in ((folded, []), _whole_steps(folded)):
                 if steps := _read_list(mended):

@@ -81,8 +81,7 @@ def main() -> int | None:
     size = choose_size(read_size_flags(options), trained, otherwise="as all runs are trained")
 
     from leap.ablation.ablation_plan import plan_runs
-    from leap.ablation.demo import prepare_demo
-    from leap.ablation.experiment import Experiment
+    from leap.ablation.experiment import Experiment, prepare_demo
     from leap.ablation.stages import Machine, Places
 
     if demo:

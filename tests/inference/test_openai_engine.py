@@ -31,11 +31,10 @@ from leap.data import image_urls
 from leap.data.image import BlankImage, ImageSize
 from leap.errors import LeapError, UsageError
 from leap.evaluation.model_names import served_name
-from leap.evaluation.predictions import as_prediction
+from leap.evaluation.predictions import as_prediction, usage_and_cost
 from leap.evaluation.requests import build_requests
 from leap.evaluation.score import without_plan
 from leap.evaluation.settings import EvaluationSettings
-from leap.evaluation.usage import usage_and_cost
 from leap.inference.chat_protocol import chat_messages
 from leap.inference.hf import HfEngine
 from leap.inference.openai import Endpoint, OpenAiEngine, find_endpoint

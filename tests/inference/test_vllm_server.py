@@ -23,8 +23,7 @@ from test_engine import SIZE, responses
 
 from leap.data.image import ImageSize
 from leap.errors import LeapError
-from leap.evaluation.few_shot import draw_few_shot_examples
-from leap.evaluation.requests import build_request, build_requests
+from leap.evaluation.requests import build_request, build_requests, draw_few_shot_examples
 from leap.evaluation.settings import EvaluationSettings, FewShot
 from leap.inference.hf import HfEngine
 from leap.inference.prepare import PatchPreparer, Prepared, prepare_ahead

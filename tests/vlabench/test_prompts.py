@@ -9,8 +9,7 @@ from conftest import GOLDEN
 
 from leap.data.image import ImageSize
 from leap.errors import LeapError
-from leap.evaluation.few_shot import draw_few_shot_examples
-from leap.evaluation.requests import build_requests
+from leap.evaluation.requests import build_requests, draw_few_shot_examples
 from leap.evaluation.settings import EvaluationSettings, FewShot, variant_name
 from leap.inference.protocol import Decoding, request_hash
 from leap.vlabench.dimensions import DIMENSIONS, find_dimension
