@@ -85,8 +85,8 @@ def describe(planned: Sequence[PlannedRun], data: Path, engine: str, slots: int)
     methods = {one.ablation.method: one for one in planned}
     lines = [
         f"model       {first.model}",
-        f"the same    {len(first.train)} rows of {first.recipe.train_file} in one order a seed, {first.steps} steps of "
-        f"{first.recipe.global_batch_size(1)} rows, schedule {first.recipe.lr_scheduler_type}, images of "
+        f"the same    {len(first.train)} rows of {first.recipe.train_names} in one order a seed, {first.steps} steps "
+        f"of {first.recipe.global_batch_size(1)} rows, schedule {first.recipe.lr_scheduler_type}, images of "
         f"{first.recipe.image_tokens_min} to {first.recipe.image_tokens_max} tokens",
         f"seeds       {', '.join(map(str, seeds))}"
         + ("; with one there is no interval over seeds (--seeds 3)" if len(seeds) < 2 else ""),

@@ -124,9 +124,9 @@ def _setting(planned: list[PlannedRun]) -> str:
     listed = ", ".join(f"{method} {rate}" for method, rate in rates.items())
     return (
         f"All runs start from `{recipe.model_name_or_path}` and see the same {len(run.train)} rows of "
-        f"`{recipe.train_file}` in the same order for a seed: {run.steps} steps of {recipe.global_batch_size(1)} rows. "
-        f"Learning rates: {listed}. All models are evaluated greedily, with one prompt and image size; the score is "
-        f"`{SCORE}`, at most 80.\n"
+        f"`{recipe.train_names}` in the same order for a seed: {run.steps} steps of {recipe.global_batch_size(1)} "
+        f"rows. Learning rates: {listed}. All models are evaluated greedily, with one prompt and image size; the "
+        f"score is `{SCORE}`, at most 80.\n"
     )
 
 

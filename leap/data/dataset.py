@@ -1,10 +1,11 @@
 """A checked training file as a data set: each sample is read and its images are decoded when it is asked for."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from leap.data.chat_encoding import ChatFormat
 from leap.data.image import ImageEncoder, load_image, resolve_image
@@ -75,3 +76,15 @@ class TrainingSet(Dataset):
                 "an image has changed since; start again"
             )
         return Sample(encoded.input_ids, encoded.labels, pixels, grid)
+
+
+class MixedSet(ConcatDataset):
+    """Several files one after the other."""
+
+    def place(self, index: int) -> str:
+        """Where a sample stands, as file:line."""
+        which = bisect_right(self.cumulative_sizes, index)
+        before = self.cumulative_sizes[which - 1] if which else 0
+        found = self.datasets[which]
+        assert isinstance(found, TrainingSet)
+        return found.place(index - before)

@@ -40,7 +40,7 @@ class SampleFile:
     path: Path
 
     def samples(self) -> Iterator[tuple[int, RawSample]]:
-        """Each sample with its line (in a table its row), from 1. Raises LeapError where there is none."""
+        """Each sample with its line, in an array or table its number, from 1. Raises LeapError where there is none."""
         kind = self._kind()
         if kind == "lines":
             return read_lines(self.path)
@@ -99,15 +99,14 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _elements(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Elements of a JSON array as lines of JSON, each with the line on which it begins; a piece is in memory at a time.
+    """Elements of a JSON array as lines of JSON, each with its number from 1; a piece of the file is in memory.
 
-    json.load would need some gigabytes for the larger of these files.
+    json.load would need some gigabytes for the larger of these files. Numbers, since a whole array may be one line.
     """
-    decoder = json.JSONDecoder()
+    decoder, number, line = json.JSONDecoder(), 0, 1
     with path.open(encoding="utf-8-sig", newline="") as file:
         text = _piece(file, path)
         at = text.index("[") + 1
-        line = 1 + text.count("\n", 0, at)
         while True:
             start = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
             if text[start : start + 1] == "]":
@@ -115,16 +114,17 @@ def _elements(path: Path) -> Iterator[tuple[int, bytes]]:
             try:
                 _, end = decoder.raw_decode(text, start)
             except RecursionError:
-                raise LeapError(f"{path}:{line}: nested too deep for a sample; {RESTORE}") from None
+                raise LeapError(f"{path}: sample {number + 1} is nested too deep; {RESTORE}") from None
             except json.JSONDecodeError as error:
                 if more := _piece(file, path):  # the piece ended within the element
+                    line += text.count("\n", 0, at)
                     text, at = text[at:] + more, 0
                     continue
-                place = line + text.count("\n", at, error.pos)
+                place = line + text.count("\n", 0, error.pos)
                 raise LeapError(f"{path}:{place}: not valid JSON ({error.msg}); {RESTORE}") from error
-            line += text.count("\n", at, start)
-            yield line, text[start:end].encode()
-            line, at = line + text.count("\n", start, end), end
+            number += 1
+            yield number, text[start:end].encode()
+            at = end
 
 
 def _piece(file: TextIO, path: Path) -> str:

@@ -13,7 +13,7 @@ from leap.training.memory_plan import LEVELS, Checkpointing, MemoryPlan, choose,
 from leap.training.optimizer_state import is_sharded
 
 if TYPE_CHECKING:
-    from leap.preparation.check.checked_dataset import CheckedFile
+    from leap.preparation.check.mixture import CheckedSamples
     from leap.training.fine_tune import Run
     from leap.training.recipe import Recipe
 
@@ -78,7 +78,7 @@ def why_padded(recipe: "Recipe", family: str) -> str | None:
 def _padded(run: "Run", model: Any, accelerator: Any, earlier: MemoryPlan | None) -> Batches:
     from leap.data.collator import Collator
 
-    def collate(indices: "CheckedFile") -> Collator:
+    def collate(indices: "CheckedSamples") -> Collator:
         together = accelerator.num_processes > 1 and bool(indices.images.any())
         return Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder, blank=together)
 
@@ -115,14 +115,15 @@ def _plan(run: "Run", world_size: int) -> BatchPlan:
     return BatchPlan(_cost(run.train), size, run.steps, recipe.seed, micro_batches, world_size)
 
 
-def _cost(indices: "CheckedFile") -> Cost:
+def _cost(indices: "CheckedSamples") -> Cost:
     return Cost(indices.tokens, indices.patches, indices.label_tokens, _PATCH_TOKENS)
 
 
-def _samples(run: "Run", indices: "CheckedFile") -> Any:
-    from leap.data.dataset import TrainingSet
+def _samples(run: "Run", indices: "CheckedSamples") -> Any:
+    from leap.data.dataset import MixedSet, TrainingSet
 
-    return TrainingSet(indices, run.chat, run.encoder)
+    sets = [TrainingSet(file, run.chat, run.encoder) for file in indices.files]
+    return sets[0] if len(sets) == 1 else MixedSet(sets)
 
 
 def _validation(run: "Run", accelerator: Any, collate: Callable[..., dict[str, Any]]) -> MicroBatches | None:

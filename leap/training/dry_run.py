@@ -49,8 +49,10 @@ def describe(run: "Run") -> str:
 
 def _read_as(run: "Run") -> list[str]:
     """The form of each file, with its first sample as text: a form that was taken for another shows."""
-    files = [run.train, run.validation] if run.validation else [run.train]
-    return [f"read as     {file.path.name}: {file.format.title}; sample 1: {file.first()}" for file in files]
+    files = [*run.train.files, *(run.validation.files if run.validation else [])]
+    return [
+        f"read as     {file.path.name}: {file.format.title}; sample 1 of {len(file)}: {file.first()}" for file in files
+    ]
 
 
 def _packing(run: "Run") -> list[str]:

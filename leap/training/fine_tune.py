@@ -11,6 +11,7 @@ from typing import Any
 
 from leap import provenance
 from leap.data.chat_encoding import ChatFormat
+from leap.data.formats.sample_format import FormatName
 from leap.data.image import ImageEncoder, ImageSize
 from leap.data.sample_datasets import find_samples
 from leap.environment import world_size
@@ -28,6 +29,7 @@ from leap.models.image_size import record_size
 from leap.models.loading import load_processor
 from leap.models.lora import load_adapters
 from leap.preparation.check.checked_dataset import CheckedFile, check_training_file
+from leap.preparation.check.mixture import CheckedSamples, Mixture
 from leap.preparation.check.overlap import count_shared
 from leap.progress import is_main_process
 from leap.records.files import cache_in_use
@@ -58,7 +60,7 @@ class Run:
     processor: Any
     chat: ChatFormat
     encoder: ImageEncoder
-    train: CheckedFile
+    train: CheckedSamples
     validation: CheckedFile | None
     identity: dict[str, Any]
     resume: Path | None  # the newest complete checkpoint
@@ -134,7 +136,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
     start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
     trainable = plan_training(recipe, model, start)
 
-    def check(file: str, max_samples: int | None, name: str) -> CheckedFile:
+    def check(file: str, data_format: FormatName | None, max_samples: int | None, name: str) -> CheckedFile:
         source = find_samples(file, root, cache)
         assert source is not None, "check_places has found it"
         usual = [root, root / "data", *([source.folder] if source.folder else [])]
@@ -149,14 +151,18 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
             max_samples,
             name,
             report,
-            recipe.data_format,
+            data_format or recipe.data_format,
             recipe.train_on,
         )
 
-    train = check(recipe.train_file, recipe.max_train_samples, "training samples")
+    files = [
+        check(one.file, one.data_format, recipe.max_train_samples, "training samples") for one in recipe.train_files
+    ]
+    mixed = not isinstance(recipe.train_file, str)
+    train = Mixture(files, [one.weight for one in recipe.train_files], recipe.seed) if mixed else files[0]
     validation = None
     if recipe.val_file:
-        validation = check(recipe.val_file, recipe.max_eval_samples, "validation samples")
+        validation = check(recipe.val_file, None, recipe.max_eval_samples, "validation samples")
     if "llm" not in recipe.trained and not train.images.any():
         raise LeapError(f"{train.path}: no sample has an image, so that nothing would learn while the LLM is frozen")
     identity = {

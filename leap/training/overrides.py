@@ -33,7 +33,7 @@ def add_recipe_flags(
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": _metavar(field), "help": _help(field)}
         if field.annotation in (bool, bool | None):
             options |= {"nargs": "?", "const": True}
-        if field.annotation not in (str, str | None):
+        if not _is_text(field):
             options["type"] = _yaml_value
         if name in refused:
             options["help"] = argparse.SUPPRESS
@@ -47,7 +47,7 @@ def _add_others_names(parser: argparse.ArgumentParser, group: Any) -> None:
     taken = set(parser._option_string_actions)
     group.add_argument(f"--{RESUME}", nargs="?", const=True, type=_yaml_value, **hidden)
     for name, alias in ALIASES.items():
-        plain = not alias.meaning and Recipe.model_fields[alias.key].annotation in (str, str | None)
+        plain = not alias.meaning and _is_text(Recipe.model_fields[alias.key])
         if f"--{name}" not in taken:
             group.add_argument(f"--{name}", nargs="?", const=True, type=None if plain else _yaml_value, **hidden)
     for name in ANSWERS:
@@ -58,6 +58,11 @@ def _add_others_names(parser: argparse.ArgumentParser, group: Any) -> None:
 class _Answer(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         parser.error(f"--{next(answers({self.dest: None}))}")
+
+
+def _is_text(field: FieldInfo) -> bool:
+    """Whether a flag's words are the value. A list of files stands in a recipe only."""
+    return field.annotation in (str, str | None) or str in get_args(field.annotation)
 
 
 def _metavar(field: FieldInfo) -> str:

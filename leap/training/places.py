@@ -15,9 +15,9 @@ _DOWNLOAD = "download LEAP's (python scripts/download/download_leap_data.py)"
 
 def check_places(recipe: Recipe, root: Path) -> None:
     """Raises LeapError where a file or folder that the recipe names is not there; relative paths start at `root`."""
-    for name in ("train_file", "val_file"):
-        file = getattr(recipe, name)
-        if file and find_samples(file, root, root) is None:
+    named = [("train_file", one.file) for one in recipe.train_files]
+    for name, file in [*named, *([("val_file", recipe.val_file)] if recipe.val_file else [])]:
+        if find_samples(file, root, root) is None:
             raise LeapError(f"{root / file}: there is no such file; {_DOWNLOAD}, or name yours with --{name}")
     if recipe.image_root and not (root / recipe.image_root).is_dir():
         raise LeapError(f"{root / recipe.image_root}: there is no such folder; name the images' with --image_root")

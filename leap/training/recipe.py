@@ -96,6 +96,24 @@ def _component_rate(component: str) -> Any:
     return Field(default=None, description=f"of the {component}'s weights; null: learning_rate")
 
 
+class MixedFile(BaseModel):
+    """One of several training files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: Annotated[str, Field(min_length=1)]
+    weight: Annotated[Finite, Field(gt=0, le=1000)] = 1.0  # how often each sample is used in an epoch
+    data_format: FormatName | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def name_alone(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
+
+    def __str__(self) -> str:
+        return self.file if self.weight == 1 else f"{self.file} x {self.weight:g}"
+
+
 class Recipe(BaseModel):
     """What a training run does. Names are the Hugging Face Trainer's where it has one.
 
@@ -106,7 +124,8 @@ class Recipe(BaseModel):
 
     model_name_or_path: Annotated[str, Field(description="base model: a folder")]
     train_file: Annotated[
-        str, Field(description="training samples: a JSONL, JSON or Parquet file, a folder, or org/name")
+        str | Annotated[list[MixedFile], Field(min_length=1)],
+        Field(description="training samples: a JSONL, JSON or Parquet file, a folder, or org/name"),
     ]
     val_file: Annotated[str | None, Field(description="validation samples for the evaluation loss")] = None
     image_root: Annotated[str | None, Field(description="where relative image paths start")] = None
@@ -294,6 +313,16 @@ class Recipe(BaseModel):
         if self.lr_scheduler_type.startswith("constant") and self.lr_scheduler_kwargs:
             raise ValueError(f"lr_scheduler_type={self.lr_scheduler_type} takes no lr_scheduler_kwargs")
         return self
+
+    @property
+    def train_files(self) -> list[MixedFile]:
+        """The training file, or all of a mixture's."""
+        return [MixedFile(file=self.train_file)] if isinstance(self.train_file, str) else self.train_file
+
+    @property
+    def train_names(self) -> str:
+        """The same for people."""
+        return ", ".join(map(str, self.train_files))
 
     @property
     def frozen(self) -> list[Component]:

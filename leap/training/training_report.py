@@ -63,7 +63,7 @@ def about(run: "Run", identity: dict[str, Any], batches: str) -> dict[str, Any]:
             "command": provenance.command(),
         },
         "data": {
-            "train_file": run.recipe.train_file,
+            "train_file": run.recipe.train_names,
             "fingerprint": run.train.fingerprint,
             "rows": len(run.train),
             "too_long": len(run.train.too_long),

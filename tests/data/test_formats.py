@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -183,6 +184,12 @@ def array(folder: Path, samples: Iterable[dict[str, Any]]) -> Path:
     return path
 
 
+def one_line(folder: Path, samples: Iterable[dict[str, Any]]) -> Path:
+    path = folder / "line.json"
+    path.write_text(json.dumps(list(samples)))
+    return path
+
+
 def table(folder: Path, samples: Iterable[dict[str, Any]]) -> Path:
     path = folder / "samples.parquet"
     pq.write_table(pa.Table.from_pylist(list(samples)), path)
@@ -198,13 +205,15 @@ def one_type(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", WRITTEN)
-@pytest.mark.parametrize("holder", [array, table])
+@pytest.mark.parametrize("holder", [array, one_line, table])
 def test_arrays_and_tables_hold_what_lines_hold(files: Files, form: str, holder: Any) -> None:
     wanted = files.read(files.lines(own(), own()))
     sample = WRITTEN[form]("a.png", "b.png")
     if form in ("openai", "qwen"):
         sample = one_type(sample)
     path = holder(files.folder, [sample] * 2)
+    assert files.check(path).lines.tolist() == [1, 2]
+    assert files.check(path).duplicates == 1
     assert all(same(one, other) for one, other in zip(files.read(path), wanted, strict=True))
 
 
@@ -224,14 +233,16 @@ def test_a_table_of_leaps_own_form_is_read(files: Files) -> None:
     assert same(found, wanted)
 
 
-def test_elements_of_a_large_array_have_their_lines(tmp_path: Path) -> None:
+def test_elements_of_a_large_array_have_their_numbers(tmp_path: Path) -> None:
     """Pieces end anywhere, also within an element and within a character of several bytes."""
     samples = [{"n": number, "text": "é" * (_PIECE // 7), "more": [number, {}]} for number in range(20)]
     path = array(tmp_path, samples)
     found = list(SampleFile(path).samples())
     assert [json.loads(raw) for _, raw in found] == samples
-    lines = path.read_text().split("\n")
-    assert all(lines[line - 1] == " {" for line, _ in found)
+    assert [number for number, _ in found] == list(range(1, 21))
+    path.write_text(json.dumps(samples))  # in one line
+    assert list(map(itemgetter(0), SampleFile(path).samples())) == list(range(1, 21))
+    lines = array(tmp_path, samples).read_text().split("\n")
     path.write_text(path.read_text()[:-30])
     with pytest.raises(LeapError, match=rf"samples\.json:{len(lines) - 5}: not valid JSON"):
         list(SampleFile(path).samples())
@@ -375,7 +386,7 @@ def test_a_run_is_told_what_it_reads_and_trains_on_it(workspace: Path, tmp_path:
         given = ["--train_file", str(file), "--output_dir", str(output)]
         done = run_script("scripts/training/run-finetuning.py", *flags.split(), *given, root=workspace)
         assert done.returncode == 0, done.stderr
-        assert f"read as     {file.name}: {form}; sample 1: user: " in done.stdout
+        assert f"read as     {file.name}: {form}; sample 1 of 24: user: " in done.stdout
         state = json.loads((output / "checkpoint-1" / "trainer_state.json").read_text())
         losses.append(state["log_history"][0]["loss"])
     assert losses[0] == losses[1]

@@ -72,6 +72,11 @@ class CheckedFile:
         """Samples that say what an earlier one says. They are reported and kept."""
         return int(np.count_nonzero(self.repeats))
 
+    @property
+    def files(self) -> list["CheckedFile"]:
+        """As a Mixture has several."""
+        return [self]
+
     def __len__(self) -> int:
         return len(self.places)
 

@@ -6,16 +6,17 @@ from functools import cache
 from leap.data.image import resolve_image
 from leap.errors import LeapError
 from leap.preparation.check.checked_dataset import CheckedFile
+from leap.preparation.check.mixture import CheckedSamples
 
 _Sample = tuple[bytes, tuple[str, ...]]  # a digest of what is said, and the image files
 
 
-def count_shared(train: CheckedFile, validation: CheckedFile) -> int:
+def count_shared(train: CheckedSamples, validation: CheckedFile) -> int:
     """Validation samples that say what a training sample says, of the same image files; however their lines write it.
 
     Raises LeapError where the two files are the same, or hold the same samples: the loss would be the training's.
     """
-    if train.fingerprint == validation.fingerprint:
+    if validation.fingerprint in {train.fingerprint, *(file.fingerprint for file in train.files)}:
         raise _no_measure(validation, f"it is the training file, {train.path}")
     said = set(_digests(train)) & set(_digests(validation))
     seen, asked = set(_samples(train, said)), list(_samples(validation, said))
@@ -32,12 +33,17 @@ def _no_measure(validation: CheckedFile, reason: str) -> LeapError:
     )
 
 
-def _digests(samples: CheckedFile) -> list[bytes]:
-    return samples.table.data.column("said").take(samples.places).to_pylist()
+def _digests(samples: CheckedSamples) -> list[bytes]:
+    return [said for file in samples.files for said in file.table.data.column("said").take(file.places).to_pylist()]
 
 
-def _samples(samples: CheckedFile, among: Collection[bytes]) -> Iterator[_Sample]:
+def _samples(samples: CheckedSamples, among: Collection[bytes]) -> Iterator[_Sample]:
     """Those whose words are `among` these: images are looked up for no other."""
+    for one in samples.files:
+        yield from _samples_of(one, among)
+
+
+def _samples_of(samples: CheckedFile, among: Collection[bytes]) -> Iterator[_Sample]:
 
     @cache
     def file(image: str) -> str:

@@ -79,19 +79,19 @@ def _batches(file: SampleSource) -> Iterator[list[Line]]:
 def check_lines(reader: SampleReader, chat: ChatFormat, lines: Sequence[Line]) -> list[CheckedLine]:
     """Each line read as a sample, and tokenized."""
     read = [(number, _read(reader, number, line)) for number, line in lines]
-    samples = {number: found[0] for number, found in read if not isinstance(found, CheckedLine)}
+    samples = [(number, found[0]) for number, found in read if not isinstance(found, CheckedLine)]
     lengths = iter(_lengths(chat, samples))
     return [
         found if isinstance(found, CheckedLine) else _measured(number, *found, next(lengths)) for number, found in read
     ]
 
 
-def _lengths(chat: ChatFormat, samples: dict[int, TrainingSample]) -> list[Lengths]:
+def _lengths(chat: ChatFormat, samples: Sequence[tuple[int, TrainingSample]]) -> list[Lengths]:
     """Raises LeapError with the line of the first sample that the template refuses: some know no system message."""
     try:
-        return chat.lengths([(sample.messages, sample.target.steps) for sample in samples.values()])
+        return chat.lengths([(sample.messages, sample.target.steps) for _, sample in samples])
     except LeapError:
-        for number, sample in samples.items():
+        for number, sample in samples:
             try:
                 chat.lengths([(sample.messages, sample.target.steps)])
             except LeapError as error:
