@@ -59,7 +59,7 @@ def numbered(steps: Sequence[str]) -> str:
 
 
 def plain_sample(name: str, image: str, question: str, steps: Sequence[str]) -> TrainingSample:
-    """A question about one picture; the answer is numbered steps."""
+    """A question about one image; the answer is numbered steps."""
     parts: list[ContentPart] = [ImagePart(type="image", image=image), TextPart(type="text", text=question)]
     message = Message(role="user", content=parts)
     return TrainingSample(id=name, messages=[message], target=Target(steps=numbered(steps)))

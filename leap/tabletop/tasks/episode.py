@@ -18,7 +18,7 @@ class Episode:
     """One benchmark example before rendering.
 
     `dimension` is the canonical name, `task` one of upstream's task names in it. `skill_sequence` holds the numbers
-    drawn in the picture of that very scene; `steps` is the same plan in plain language. `targets` are the kinds that
+    drawn in the image of that very scene; `steps` is the same plan in plain language. `targets` are the kinds that
     the answer depends on: what the plan touches, in its order, then what a description refers to.
     """
 

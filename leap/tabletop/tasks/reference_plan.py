@@ -13,7 +13,7 @@ _CONTAINER_SKILLS = ("place", "insert", "pour", "push")
 
 
 def skill_sequence(scene: Scene, moves: Sequence[Move]) -> list[dict]:
-    """The plan in the benchmark's format, with the numbers drawn in the picture."""
+    """The plan in the benchmark's format, with the numbers drawn in the image."""
     return [{"name": skill, "params": _params(scene, skill, kind)} for skill, kind in moves]
 
 

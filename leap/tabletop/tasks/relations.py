@@ -17,9 +17,9 @@ _TURNS = tuple(math.radians(degrees) for degrees in (-6, 0, 6))  # the camera ri
 
 
 def _vanishing_x() -> float:
-    """Metres: where, for the view over the shoulder, all columns of the picture meet on the table plane.
+    """Metres: where, for the view over the shoulder, all columns of the image meet on the table plane.
 
-    That is where the line through the camera along the picture's upward direction passes through the table.
+    That is where the line through the camera along the image's upward direction passes through the table.
     """
     (x, _, z), (target_x, _, target_z) = SHOULDER_CAMERA
     return x - z * (z - target_z) / (target_x - x)

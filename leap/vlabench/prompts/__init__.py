@@ -1,4 +1,4 @@
-"""What a model is asked: LEAP's own instructions, and the order of texts and pictures in one request.
+"""What a model is asked: LEAP's own instructions, and the order of texts and images in one request.
 
 The order and the short captions are the benchmark's (OpenMOSS/VLABench at 47b04bf, evaluation/model/vlm/base.py; held
 to the golden vectors); the wording of the instructions is ours.
@@ -52,7 +52,7 @@ class _Captions:
     answer: str
     step_by_step: str
     few_shot_example: str
-    few_shot_parts: tuple[str, str, str, str]  # picture, numbered picture, instruction, output
+    few_shot_parts: tuple[str, str, str, str]  # image, numbered image, instruction, output
 
 
 _CAPTIONS: dict[str, _Captions] = {
@@ -96,10 +96,10 @@ def request_parts(
     language: str = "en",
     with_cot: bool = False,
 ) -> list[TextPart | ImagePart]:
-    """One request's parts in the benchmark's order: instructions, solved examples, pictures, instruction, question.
+    """One request's parts in the benchmark's order: instructions, solved examples, images, instruction, question.
 
     `images` are the plain and the numbered one. With None the request shows none, nor those of its solved examples, and
-    has no captions for them: a model that is told of a picture it cannot see is asked another question.
+    has no captions for them: a model that is shown captions of an image it cannot see is asked another question.
     """
     if language not in _CAPTIONS:
         raise LeapError(f"prompts are in {' and '.join(LANGUAGES)}, not in {language!r}")
