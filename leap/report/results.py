@@ -236,6 +236,17 @@ def unlike_settings_note(results: Path, models: Iterable[str] | None = None, bas
     return f"not asked alike, {verdict}: {listed}"
 
 
+def prompt_note(results: Path, models: Iterable[str] | None = None) -> str:
+    """Which models were asked with LEAP's prompt, whose scores stand beside no published table; "" if none."""
+    prompts = {
+        model: read_manifest(folder).get("settings", {}).get("prompt") or {}
+        for _, model, folder in result_folders(results, models)
+    }
+    own = model_order(model for model, prompt in prompts.items() if prompt.get("source") == "leap")
+    which = "all models" if len(own) == len(prompts) else ", ".join(own)
+    return f"asked with LEAP's own prompt, not to compare with VLABench's published tables: {which}" if own else ""
+
+
 def without_verdicts(comparisons: pd.DataFrame, unlike: Mapping[tuple[str, str], Sequence[Difference]]) -> pd.DataFrame:
     """Comparisons with the baseline (`compare_all`), `significant` empty where settings differ that matter: nobody can
     say whether a difference is the models' then. Of the mean too, where it is so in one dimension."""

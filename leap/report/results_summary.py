@@ -22,6 +22,7 @@ from leap.report.results import (
     blind_means,
     ids_as_text_notes,
     model_order,
+    prompt_note,
     read_blind,
     read_counts,
     read_kinds,
@@ -69,11 +70,12 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
     unlike = unlike_settings(results, baseline=baseline)
     found = {score: _of_score(scores, blind, score, baseline if compared else None, unlike) for score in HEADLINES}
     unlike_note, unfinished = unlike_settings_note(results, baseline=baseline), unfinished_results(results)
-    total = found[TOTAL]
+    total, own_prompt = found[TOTAL], prompt_note(results)
     content = {
         "score": TOTAL,
         "method": METHOD,
         "unlike": unlike_note or None,
+        "prompt": own_prompt or None,
         **total.records(),
         GROUNDED: found[GROUNDED].records(),
         "blind": records(blind),
@@ -83,7 +85,7 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
     write_atomic(results / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_atomic(results / "summary.csv", csv_text(_all_means(found, counts, blind, kinds)))
     begun = f"not finished, and not or only partly shown: {'; '.join(unfinished)}" if unfinished else ""
-    notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike_note) if note)]
+    notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike_note, own_prompt) if note)]
     notes += [f"{note}." for note in ids_as_text_notes(scores, counts)]
     tables = {score: of.readable(counts) for score, of in found.items()}
     page = _markdown(tables | {"diagnosis": kind_table(kinds)}, total.between, baseline if compared else None, notes)

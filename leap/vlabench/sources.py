@@ -42,6 +42,14 @@ def choose_instructions(source: Source, checkout: Path, language: Language = "en
     return leap_instructions(language) if upstream is None else upstream.instructions(language)
 
 
+def chosen_sources(instructions: Instructions, scorer: Scorer) -> str:
+    """What `auto` came to, for the start of a command."""
+    own = "LEAP's own, so that no score compares with VLABench's published tables (--prompt vlabench)"
+    prompt = own if instructions.source == "leap" else "VLABench's"
+    by = "LEAP's, equal to VLABench's" if scorer.name == "leap" else "VLABench's"
+    return f"prompt: {prompt}\nscorer: {by}"
+
+
 def _upstream(source: Source, checkout: Path, flag: str) -> Upstream | None:
     if source == "leap":
         return None

@@ -59,6 +59,7 @@ def main() -> None:
         found_models,
         ids_as_text_notes,
         incomplete_note,
+        prompt_note,
         read_blind,
         read_counts,
         read_kinds,
@@ -89,7 +90,14 @@ def main() -> None:
         print_table(shown_rows, f"{score} [95 % interval]; {SIGNIFICANT} differs from the baseline (summary.md: how)")
     print_table(tables["metrics"], "Mean of the dimensions (at most 100; total at most 80)")
     unlike, asked = unlike_note(scores, baseline) if baseline else "", unlike_settings_note(results, models, baseline)
-    for note in (incomplete_note(counts), unfinished, unlike, asked, *ids_as_text_notes(scores, counts)):
+    for note in (
+        incomplete_note(counts),
+        unfinished,
+        unlike,
+        asked,
+        prompt_note(results, models),
+        *ids_as_text_notes(scores, counts),
+    ):
         if note:
             print(note)
     loss = read_loss(run_dir)

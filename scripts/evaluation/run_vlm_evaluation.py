@@ -107,12 +107,14 @@ def _settings(
 ):
     from leap.evaluation.settings import EvaluationSettings, FewShot
     from leap.inference.protocol import Decoding
-    from leap.vlabench.sources import choose_instructions, choose_scorer
+    from leap.vlabench.sources import choose_instructions, choose_scorer, chosen_sources
 
-    print(size)
+    instructions = choose_instructions(arguments.prompt, workspace.vlabench, arguments.language)
+    scorer = choose_scorer(arguments.scorer, workspace.vlabench)
+    print(f"{size}\n{chosen_sources(instructions, scorer)}")
     return EvaluationSettings(
         data=arguments.data_path,
-        instructions=choose_instructions(arguments.prompt, workspace.vlabench, arguments.language),
+        instructions=instructions,
         images=size.tokens,
         image_size_source=size.source,
         decoding=Decoding(arguments.max_new_tokens),
@@ -125,7 +127,7 @@ def _settings(
         image_control=arguments.image_control,
         few_shot=FewShot(arguments.few_shot_num, arguments.few_shot_format, arguments.few_shot_seed),
         with_cot=arguments.with_cot,
-        scorer=choose_scorer(arguments.scorer, workspace.vlabench),
+        scorer=scorer,
         prices=options.prices,
     )
 

@@ -83,6 +83,16 @@ def test_what_was_asked_in_other_ways_is_never_called_significant(results: Path)
     assert "checkpoint-5: with_cot True against False" in done.stdout
 
 
+def test_models_asked_with_leaps_prompt_are_labelled(results: Path) -> None:
+    for path in results.glob("*/checkpoint-5/manifest.json"):
+        settings = {"prompt": {"source": "leap", "language": "en"}}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "settings": settings}))
+    write_summary(results)
+    note = "asked with LEAP's own prompt, not to compare with VLABench's published tables: checkpoint-5"
+    assert json.loads((results / "summary.json").read_text())["prompt"] == note
+    assert "VLABench's published tables: checkpoint-5" in (results / "summary.md").read_text()
+
+
 def test_two_models_are_compared_and_the_comparison_is_kept(results: Path) -> None:
     done = run_script("scripts/evaluation/compare_models.py", "checkpoint-5", "Baseline", "--results_dir", str(results))
     assert done.returncode == 0, done.stderr
