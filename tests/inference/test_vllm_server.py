@@ -45,10 +45,10 @@ from leap.inference.vllm_server import (
     find_interpreter,
     fit_requests,
 )
+from leap.judge.criteria import CRITERIA
 from leap.judge.review_files import read_scores, read_table
 from leap.models.loading import load_processor
 from leap.records.json_files import read_jsonl
-from leap.records.judging import CRITERIA
 from leap.records.training import ImagePart, TrainingSample
 from leap.vlabench.dimensions import DIMENSIONS, find_dimension
 from leap.vlabench.examples import find_examples
