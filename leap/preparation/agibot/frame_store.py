@@ -16,12 +16,12 @@ import os
 import shutil
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from leap.errors import LeapError
 from leap.preparation.agibot.png import as_png
 from leap.records.files import sync_folder, write_atomic
-from leap.records.json_files import first_problem, read_json, write_json
+from leap.records.json_files import read_object, write_json
 
 STATE_FOLDER = ".first_frames"
 _VERIFIED = "verified.json"
@@ -186,12 +186,8 @@ class ImageStore:
     def _read_record(self, path: Path) -> ArchiveRecord | None:
         if not path.exists():
             return None
-        try:
-            return ArchiveRecord.model_validate(read_json(path))
-        except ValidationError as error:
-            raise LeapError(
-                f"{path}: {first_problem(error)}; remove the file, and its archive is read again"
-            ) from error
+        remedy = "remove the file, and its archive is read again"
+        return ArchiveRecord.model_validate(read_object(path, ArchiveRecord, remedy))
 
 
 class FrameStore(ImageStore):
