@@ -63,7 +63,7 @@ class Pretraining:
 
 
 class _Report(TrainerCallback):
-    """Prints both losses, and keeps the head beside each checkpoint."""
+    """Prints both losses, and keeps the head beside each checkpoint: as it is when that is complete, some steps on."""
 
     def __init__(self, sight: Sight) -> None:
         self._sight = sight
