@@ -94,8 +94,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 for record in batch.to_pylist():
                     row += 1
                     yield row, record
-    except pa.ArrowException as error:
-        raise LeapError(f"{path}: the Parquet table cannot be read after row {row} ({error}); restore it") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # pyarrow's words for damage are of all three
+        reason = " ".join(str(error).split())
+        raise LeapError(f"{path}: the Parquet table cannot be read after row {row} ({reason}); restore it") from error
 
 
 def _elements(path: Path) -> Iterator[tuple[int, bytes]]:

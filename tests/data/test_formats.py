@@ -4,12 +4,14 @@ import base64
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +21,7 @@ from test_training_data import draw
 
 from leap.data.chat_encoding import IGNORED, ChatFormat
 from leap.data.dataset import Sample, TrainingSet
-from leap.data.formats import FORMATS, SampleReader, detect, example_line
+from leap.data.formats import FORMATS, SampleError, SampleReader, detect, example_line
 from leap.data.formats.sample_format import FormatName
 from leap.data.formats.stored_images import ImageFolder
 from leap.data.image import ImageEncoder, ImageSize
@@ -448,3 +450,48 @@ def test_a_folder_that_is_no_data_set_is_told(files: Files) -> None:
     source = find_samples("empty", files.folder, files.folder / "cache")
     with pytest.raises(LeapError, match=r"empty: `datasets` cannot read it .*; name one of its files"):
         files.check(source)
+
+
+ODD = [None, 0, 1.5, True, "", [], {}, [[]], [None], "<image>", "<video>", "data:,", "data:image/png;base64,AA=", "\0",
+       "http://x", "file:///a%00b", {"bytes": None}, {"bytes": "x"}, float("nan"), "\ud800"]  # fmt: skip
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each value of a record is."""
+    yield place
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else []):
+        yield from places(inner, (*place, key))
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_any_value_anywhere_is_a_sample_or_told(form: Any, tmp_path: Path) -> None:
+    """In place of each value of a right sample; as a line, and as a table's row."""
+    text = example_line(form).replace("…", "iVBORw0K")
+    reader, outcomes = SampleReader(form, images=ImageFolder(tmp_path)), Counter[bool]()
+    for place in places(json.loads(text)):
+        for odd in ODD:
+            record = json.loads(text)
+            inside = record
+            for key in place[:-1]:
+                inside = inside[key]
+            if place:
+                inside[place[-1]] = odd
+            rows = [json.dumps(record if place else odd).encode(), *([record] if place else [])]
+            for raw in rows:
+                try:
+                    outcomes[bool(reader.read(raw))] += 1
+                except SampleError:
+                    outcomes[False] += 1
+    assert outcomes[True] > 5
+    assert outcomes[False] > 50
+
+
+def test_a_damaged_table_is_told(tmp_path: Path) -> None:
+    path = table(tmp_path, [marked("a.png", "b.png") | {"note": str(number)} for number in range(50)])
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole[: int(random.integers(5, len(whole)))])
+        damaged[int(random.integers(4, len(damaged)))] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(LeapError, match=r"samples\.parquet: the Parquet table cannot be read after row \d+ \("):
+            list(SampleFile(path).samples())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from leap.data.formats.alpaca import Alpaca
 from leap.data.formats.leap_samples import LeapSample
@@ -53,13 +54,17 @@ class SampleReader:
                 return TrainingSample.model_validate_json(raw), raw.decode().strip()
             learned = "all" if self.format is LeapSample else self.learned  # which says itself what is learned
             sample = to_sample(self.format.model_validate(_parsed(raw)), learned, self.images)
+            return sample, sample.model_dump_json(exclude_none=True)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             empty = problem["loc"] == ("target", "steps") and not str(problem["input"] or "").strip()
             raise SampleError(first_problem(error), empty) from error
+        except PydanticSerializationError as error:
+            raise SampleError(
+                "a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+            ) from error
         except ValueError as error:
             raise SampleError(str(error)) from error
-        return sample, sample.model_dump_json(exclude_none=True)
 
 
 def format_named(name: str) -> type[SampleFormat]:
