@@ -139,6 +139,7 @@ def test_batches_follow_from_seed_step_and_rank(bank: SceneBank, processor):
         made[4]
 
 
+@pytest.mark.slow
 def test_a_small_pretraining_leaves_a_model_and_its_card(tmp_path: Path):
     """Twice: the second time it is only measured."""
     how = Pretraining(
