@@ -245,7 +245,7 @@ def test_a_second_interrupt_does_not_wait_for_the_writer(tmp_path: Path) -> None
     """Nor does Python abort, as it would while a thread is in C++ code."""
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED.replace("FOLDER", str(tmp_path)))
-    done = run_script_apart(str(script))
+    done = run_script_apart(str(script), root=tmp_path)
     assert done.returncode == 130, done.stderr
     assert "interrupted; the same command continues" in done.stderr
 
