@@ -1,4 +1,4 @@
-"""Samples to one batch for Qwen3-VL."""
+"""Samples to one padded batch: for families without a packed forward (see `leap.data.packing`), and on demand."""
 
 from collections.abc import Sequence
 from typing import Any

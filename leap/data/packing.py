@@ -1,166 +1,126 @@
-"""Which samples make up every optimiser step, and how a step's samples are divided into micro-batches.
+"""Samples to one micro-batch for Qwen3-VL: a single row without padding, with all that the model needs computed on the
+host.
 
-A micro-batch goes through the model at once: as one row without padding, or as padded rows. The samples of a step
-depend on the seed alone, not on how many ranks or micro-batches they are divided among, so that a run can go on with
-another number of either.
+Positions, the vision tower's interpolation and where segments end are worked out here, in the data loader's workers,
+so that no step of training waits for the GPU to say them.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch.utils.data import Dataset
+import torch
+from torch import Tensor
 
-_STEPS_AT_ONCE = 4_096  # that are dealt out together: their loads fit the processor's cache
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What samples cost: of each one its tokens, its patches and its label tokens (int arrays, one entry a sample)."""
-
-    tokens: NDArray[np.int32]
-    patches: NDArray[np.int32]
-    label_tokens: NDArray[np.int32]
-    patch_weight: float  # a patch's cost in tokens
-
-    @cached_property
-    def total(self) -> NDArray[np.float64]:
-        return self.tokens + self.patch_weight * self.patches
+from leap.data.chat_encoding import IGNORED
+from leap.data.dataset import Sample
 
 
 @dataclass(frozen=True)
-class BatchPlan:
-    """A run's micro-batches: `micro_batches` for every optimiser step and rank."""
+class PackedLayout:
+    """What a micro-batch must know of its model, and of the run: no sample has more tokens, no image more patches."""
 
-    cost: Cost
-    global_batch_size: int
-    steps: int  # of the whole run
-    seed: int
-    micro_batches: int
-    world_size: int = 1
+    merge: int  # patches along the side of an image's token
+    grid_side: int  # of the vision tower's table of positions
+    patch_shape: tuple[int, int]  # channels and pixels of a patch
+    image_token_id: int
+    longest_sample: int
+    largest_image: int
+    equal_images: int  # the patches of every image of the run; 0 where they differ
+    blank: bool  # whether a micro-batch without images is given a blank one, see `PackedCollator._images`
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.cost.tokens) / self.global_batch_size)
+    @classmethod
+    def of(cls, config: Any, samples: Any, world_size: int) -> "PackedLayout":
+        """From a Qwen3-VL configuration, the run's samples (see `CheckedFile`) and how many ranks train together."""
+        vision = config.vision_config
+        sizes = set((samples.patches[samples.images > 0] / samples.images[samples.images > 0]).tolist())
+        return cls(
+            merge=vision.spatial_merge_size,
+            grid_side=int(vision.num_position_embeddings**0.5),
+            patch_shape=(vision.in_channels, vision.patch_size**2),
+            image_token_id=config.image_token_id,
+            longest_sample=int(samples.tokens.max()),
+            # Of the samples, not of the bound that images are shrunk to: the processor rounds a small image's sides,
+            # and the least number of tokens, upwards. A segment longer than the kernel is given is computed in part
+            # only.
+            largest_image=int(samples.largest_image.max()),
+            equal_images=int(sizes.pop()) if len(sizes) == 1 and (samples.images <= 1).all() else 0,
+            blank=world_size > 1 and bool(samples.images.any()),
+        )
 
-    def samples(self, step: int) -> NDArray[np.int64]:
-        """Indices of an optimiser step's samples (step from 0). Every epoch has an order of its own; its last step may
-        be short."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(len(self.cost.tokens), self.seed, epoch)
-        return order[place * self.global_batch_size : (place + 1) * self.global_batch_size]
 
-    def samples_before(self, step: int) -> int:
-        """How many samples the first `step` optimiser steps have; in every epoch a sample counts again."""
-        epochs, place = divmod(step, self.steps_per_epoch)
-        return epochs * len(self.cost.tokens) + min(place * self.global_batch_size, len(self.cost.tokens))
+class PackedCollator:
+    """Samples one after the other: every tensor's first dimension counts tokens, patches, labels or segments."""
 
-    def label_tokens(self, step: int) -> int:
-        """Of all ranks: what the step's summed loss is divided by."""
-        return int(self.cost.label_tokens[self.samples(step)].sum())
+    def __init__(self, layout: PackedLayout) -> None:
+        self._layout = layout
 
-    def divide(self, step: int) -> list[list[int]]:
-        """A step's samples as micro-batches x ranks lists of about equal cost; some are empty where there are too
-        few samples.
-
-        The costliest sample goes first, each to the list that has the least so far. A rank has `micro_batches` of
-        them in a sample, see `micro_batch`.
+    def __call__(self, samples: Sequence[Sample], counted: bool = True) -> dict[str, Any]:
+        """input_ids [tokens], position_ids [3, tokens], label_index and targets [labels], ends [samples + 1], and the
+        images' patches (uint8), interpolation, positions and ends. Labels of a sample that is not `counted` are left
+        out: it fills a micro-batch that would be empty.
         """
-        samples = self.samples(step)
-        samples = samples[np.argsort(-self.cost.total[samples], kind="stable")]
-        lists: list[list[int]] = [[] for _ in range(self.micro_batches * self.world_size)]
-        for sample, place in zip(samples, _assign(self.cost.total[samples][None], len(lists))[0], strict=True):
-            lists[place].append(int(sample))
-        return lists
+        lengths = [len(sample.input_ids) for sample in samples]
+        ids = torch.tensor([token for sample in samples for token in sample.input_ids])
+        labels = torch.tensor([label for sample in samples for label in sample.labels])
+        grids = [sample.image_grid_thw for sample in samples]
+        positions = [self._positions(s.input_ids, g) for s, g in zip(samples, grids, strict=True)]
+        # Position t predicts token t + 1; a sample's first token is never a label, so none is asked of its neighbour.
+        label_index = (labels[1:] != IGNORED).nonzero().squeeze(1) if counted else torch.zeros(0, dtype=torch.long)
+        return {
+            "input_ids": ids,
+            "position_ids": torch.cat(positions, dim=1),
+            "label_index": label_index,
+            "targets": labels[label_index + 1],
+            "ends": _ends(lengths),
+            "lengths": tuple(lengths),
+            "longest": self._layout.longest_sample,
+            **self._images(ids, samples),
+        }
 
-    def micro_batch(self, step: int, index: int, rank: int = 0) -> list[int]:
-        """The samples of a rank's micro-batch of a step."""
-        return self.divide(step)[rank * self.micro_batches + index]
+    def _positions(self, ids: Sequence[int], grids: Tensor | None) -> Tensor:
+        """mRoPE positions [3, tokens] (time, height, width) of one sample, which starts at 0."""
+        merge, parts, position, token = self._layout.merge, [], 0, 0
+        for frames, height, width in [] if grids is None else grids.tolist():
+            start = ids.index(self._layout.image_token_id, token)
+            parts.append(torch.arange(position, position + start - token).expand(3, -1))
+            position += start - token
+            rows, columns = height // merge, width // merge
+            place = torch.cartesian_prod(torch.arange(frames), torch.arange(rows), torch.arange(columns))
+            parts.append(place.view(-1, 3).T + position)
+            position += max(rows, columns)
+            token = start + frames * rows * columns
+        parts.append(torch.arange(position, position + len(ids) - token).expand(3, -1))
+        return torch.cat(parts, dim=1)
 
-    def heaviest(self, weight: NDArray[np.float64]) -> tuple[list[int], float]:
-        """The samples of the micro-batch whose `weight` [samples] sums up to most, of all steps and ranks, and that
-        sum.
+    def _images(self, ids: Tensor, samples: Sequence[Sample]) -> dict[str, Any]:
+        from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
-        Memory is another weight than the arithmetic that `divide` balances, so the costliest micro-batch need not be
-        it.
-        """
-        lists, best = self.micro_batches * self.world_size, (0, 0, -1.0)
-        for first in range(0, self.steps, _STEPS_AT_ONCE):
-            steps = range(first, min(first + _STEPS_AT_ONCE, self.steps))
-            samples = np.full((len(steps), self.global_batch_size), -1)  # -1: the last step of an epoch may be short
-            for at, step in enumerate(steps):
-                found = self.samples(step)
-                samples[at, : len(found)] = found[np.argsort(-self.cost.total[found], kind="stable")]
-            there = samples >= 0
-            places = _assign(np.where(there, self.cost.total[samples], 0), lists)
-            weights = np.where(there, weight[samples], 0)
-            sums = np.bincount(
-                (places + lists * np.arange(len(steps))[:, None]).ravel(), weights.ravel(), lists * len(steps)
-            )
-            largest = int(sums.argmax())
-            if sums[largest] > best[2]:
-                best = (first + largest // lists, largest % lists, float(sums[largest]))
-        step, place, most = best
-        return self.divide(step)[place], most
-
-
-def _assign(costs: NDArray[np.float64], lists: int) -> NDArray[np.int64]:
-    """For samples [steps, samples] in the order in which they are dealt out, the list of its step that each one goes
-    to.
-
-    That is the list with the least cost so far. All steps are dealt out together: a run has thousands, and the
-    heaviest of their micro-batches is asked for at its start.
-    """
-    steps = np.arange(len(costs))
-    load = np.zeros((lists, len(costs)))  # lists first: their least is then found for many steps at once
-    places = np.empty(costs.shape, np.int64)
-    for number in range(costs.shape[1]):
-        least = load.argmin(axis=0)
-        places[:, number] = least
-        load[least, steps] += costs[:, number]
-    return places
+        layout, shown = self._layout, [sample for sample in samples if sample.pixel_values is not None]
+        if not shown and not layout.blank:
+            return {"pixels": None}
+        if shown:
+            pixels = torch.cat([sample.pixel_values for sample in shown])
+            grid = torch.cat([sample.image_grid_thw for sample in shown])
+        else:  # all ranks must use the same weights: the vision tower sees a blank token that goes nowhere
+            pixels = torch.zeros(layout.merge**2, *layout.patch_shape, dtype=torch.uint8)
+            grid = torch.tensor([[1, layout.merge, layout.merge]])
+        index, weight = get_vision_interpolation_indices_and_weights(
+            grid, layout.grid_side, align_corners=True, spatial_merge_size=layout.merge
+        )
+        sizes = torch.repeat_interleave(grid[:, 1] * grid[:, 2], grid[:, 0]).tolist()
+        return {
+            "pixels": pixels,
+            "pixels_index": (ids == layout.image_token_id).nonzero().squeeze(1),
+            "interpolation_index": index,
+            "interpolation_weight": weight,
+            "patch_positions": get_vision_position_ids(grid, layout.merge),
+            "image_ends": _ends(sizes),
+            "image_lengths": tuple(sizes),
+            "largest_image": layout.largest_image,
+            "equal_images": layout.equal_images if shown else 0,
+        }
 
 
-@lru_cache(maxsize=2)
-def _epoch_order(samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(samples)
-
-
-class MicroBatches(Dataset):
-    """A rank's micro-batches of a whole run, in order, each made when it is asked for (in the data loader's workers).
-
-    `collate` makes a batch of samples; where they are not `counted`, they have no labels.
-    """
-
-    def __init__(self, plan: BatchPlan, samples: Any, collate: Callable[..., dict[str, Any]], rank: int = 0) -> None:
-        self.plan, self.samples, self._collate, self._rank = plan, samples, collate, rank
-
-    def __len__(self) -> int:
-        return self.plan.steps * self.plan.micro_batches
-
-    def place(self, sample: int) -> str:
-        """Where a sample stands, as file:line."""
-        return str(self.samples.place(sample))
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        """The batch, with "sample_indices" (into `samples`) and "step_label_tokens", those of the whole step."""
-        step, index = divmod(number, self.plan.micro_batches)
-        samples = self.plan.micro_batch(step, index, self._rank)
-        filler = [] if samples else [int(self.plan.samples(step)[0])]  # every rank has as many micro-batches
-        batch = self.batch(samples or filler, counted=bool(samples))
-        return {**batch, "sample_indices": samples, "step_label_tokens": self.plan.label_tokens(step)}
-
-    def batch(self, samples: Sequence[int], counted: bool = True) -> dict[str, Any]:
-        """These samples as one batch for the model; see `collate`."""
-        return self._collate([self.samples[sample] for sample in samples], counted=counted)
-
-    def halves(self, samples: Sequence[int]) -> list[list[int]]:
-        """Samples of a batch in two of about equal cost; a single sample stays whole."""
-        if len(samples) < 2:
-            return [list(samples)]
-        order = sorted(samples, key=lambda sample: -self.plan.cost.total[sample])
-        return [order[::2], order[1::2]]
+def _ends(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)

@@ -60,7 +60,7 @@ class Response:
 
 
 class Engine(Protocol):
-    """Answers requests in any order; a request that fails gives an Answer with `error`, not an exception.
+    """Answers requests in any order; a request that fails gives a Response with `error`, not an exception.
 
     A failure of the engine itself (no such server, a wrong key) raises LeapError: no request can be answered then.
     """

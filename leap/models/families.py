@@ -1,6 +1,9 @@
 """Every model family that LEAP trains by its components, in one place: to add one, add it to FAMILIES.
 
-A family that is not here can still be evaluated, and fine-tuned whole: the library's own forward does it, with padding.
+An entry says which weights belong to which component, so that they can be frozen, adapted or given a rate of their own.
+Training also needs images encoded as Qwen-VL's are (`leap.data.image.ImageEncoder.encodes`), which internvl's and
+smolvlm's are not, so `check_run` refuses to train them. Any family that transformers loads can be evaluated. The four
+flags promise code of the family's own, named beside each.
 Nothing here imports PyTorch: recipes and command lines are checked against it.
 """
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from leap.data.chat_encoding import IGNORED
 from leap.data.dataset import Sample
-from leap.data.packed_batch import PackedCollator, PackedLayout
+from leap.data.packing import PackedCollator, PackedLayout
 from leap.tabletop.perception import Question, ask, renumbered
 from leap.tabletop.scene import Scene
 from leap.tabletop.scene_bank import CELLS, SceneBank

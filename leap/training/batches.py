@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from leap.data.packing import BatchPlan, Cost, MicroBatches
+from leap.data.batch_plan import BatchPlan, Cost, MicroBatches
 from leap.errors import LeapError
 from leap.models import families
 from leap.models.components import family_of
@@ -139,7 +139,7 @@ def _validation(run: "Run", accelerator: Any, collate: Callable[..., dict[str, A
 def _packed(run: "Run", model: Any, accelerator: Any, state_bytes: float, earlier: MemoryPlan | None) -> Batches:
     import torch
 
-    from leap.data.packed_batch import PackedCollator, PackedLayout
+    from leap.data.packing import PackedCollator, PackedLayout
     from leap.models.qwen3_vl import packed_forward
     from leap.models.qwen3_vl.varlen_attention import has_flash
     from leap.training.loop import cross_entropy

@@ -22,8 +22,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, get_scheduler, set_seed
 
+from leap.data.batch_plan import MicroBatches
 from leap.data.chat_encoding import IGNORED
-from leap.data.packing import MicroBatches
 from leap.data.transfer import Arrays, tensors_of
 from leap.errors import LeapError, Stopped
 from leap.training.checkpoint_writer import FAILED, SAVED, CheckpointWriter
@@ -282,7 +282,7 @@ def step_loss(model: nn.Module, job: TrainingJob, batch: dict[str, Any], label_t
 
 def summed_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     """The cross-entropy of a batch's label tokens, summed: packed by the packed forward, else of padded samples."""
-    if "targets" in batch:
+    if "targets" in batch:  # leap.models.qwen3_vl.packed_forward, to which batches.py gives the `cross_entropy` below
         return model(**batch)
     targets = batch.pop("labels")[:, 1:]  # position t predicts token t + 1
     wanted = targets != IGNORED

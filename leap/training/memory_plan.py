@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from leap.data.packing import BatchPlan, Cost
+from leap.data.batch_plan import BatchPlan, Cost
 from leap.errors import LeapError
 from leap.progress import duration, is_main_process
 from leap.training.optimizer_state import is_sharded

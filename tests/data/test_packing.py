@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_training import FINETUNE, STEPS, losses
 
-from leap.data import packing
+from leap.data.batch_plan import BatchPlan, Cost
 from leap.data.chat_encoding import ChatFormat
 from leap.data.collator import Collator
 from leap.data.dataset import Sample, TrainingSet
 from leap.data.image import ImageEncoder, ImageSize
-from leap.data.packed_batch import PackedCollator, PackedLayout
-from leap.data.packing import BatchPlan, Cost
+from leap.data.packing import PackedCollator, PackedLayout
 from leap.errors import LeapError
 from leap.models.loading import load_model, load_processor
 from leap.models.qwen3_vl import packed_forward
@@ -90,7 +89,7 @@ def test_the_heaviest_micro_batch_of_all_steps_is_found(
     found = replace(plan(indices, size, micro_batches, world_size, seed), steps=steps)
     weight = np.random.default_rng(seed).lognormal(size=indices)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "_STEPS_AT_ONCE", 4)
+        patch.setattr(batch_plan, "_STEPS_AT_ONCE", 4)
         heaviest, most = found.heaviest(weight)
     expected = max(weight[micro_batch].sum() for step in range(steps) for micro_batch in found.divide(step))
     assert most == pytest.approx(expected)

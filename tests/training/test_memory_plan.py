@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leap.data.packing import BatchPlan, Cost
+from leap.data.batch_plan import BatchPlan, Cost
 from leap.errors import LeapError
 from leap.training import memory_plan
 from leap.training.memory_plan import MemoryPlan

@@ -20,10 +20,10 @@ from test_families import one_thread
 from tiny_models import FAMILIES, save_tiny_model
 from transformers import get_scheduler
 
+from leap.data.batch_plan import _epoch_order
 from leap.data.collator import Collator
 from leap.data.dataset import TrainingSet
 from leap.data.image import ImageSize, resolve_image
-from leap.data.packing import _epoch_order
 from leap.errors import LeapError
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding, Request
