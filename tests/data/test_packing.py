@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_training import FINETUNE, STEPS, losses
 
+from leap.data import batch_plan
 from leap.data.batch_plan import BatchPlan, Cost
 from leap.data.chat_encoding import ChatFormat
 from leap.data.collator import Collator
