@@ -30,7 +30,8 @@ def kill_after_checkpoint(root: Path, output: str) -> Path:
     command = [sys.executable, str(REPOSITORY / FINETUNE), *TINY, "--output_dir", output]
     environment = {**os.environ, "LEAP_ROOT": str(root)}
     first = root / output / "checkpoint-2"
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment, cwd="/", **quiet) as process:  # the repository has an output/ too
         deadline = time.monotonic() + 200
         while not (first / MARKER).is_file():
             assert process.poll() is None, "the run ended before it could be killed"

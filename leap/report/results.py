@@ -252,7 +252,8 @@ def without_verdicts(comparisons: pd.DataFrame, unlike: Mapping[tuple[str, str],
     say whether a difference is the models' then. Of the mean too, where it is so in one dimension."""
     confounded = {key for key, differences in unlike.items() if any(one.matters for one in differences)}
     confounded |= {(model, MEAN) for model, _ in confounded}
-    refused = [key in confounded for key in zip(comparisons["model"], comparisons["dimension"], strict=True)]
+    keys = zip(comparisons["model"], comparisons["dimension"], strict=True)
+    refused = pd.Series([key in confounded for key in keys], comparisons.index, dtype=bool)  # also where there is none
     return comparisons.assign(significant=comparisons["significant"].astype("boolean").mask(refused))
 
 

@@ -93,6 +93,13 @@ def test_models_asked_with_leaps_prompt_are_labelled(results: Path) -> None:
     assert "VLABench's published tables: checkpoint-5" in (results / "summary.md").read_text()
 
 
+def test_the_baseline_alone_has_a_summary(tmp_path: Path) -> None:
+    """As after the first evaluation of a workspace."""
+    write_results(tmp_path, "Baseline", [20, 40])
+    assert write_summary(tmp_path)["total_score"].loc["Baseline", "mean"].startswith("30.0")
+    assert json.loads((tmp_path / "summary.json").read_text())["comparisons"] == []
+
+
 def test_two_models_are_compared_and_the_comparison_is_kept(results: Path) -> None:
     done = run_script("scripts/evaluation/compare_models.py", "checkpoint-5", "Baseline", "--results_dir", str(results))
     assert done.returncode == 0, done.stderr
