@@ -35,7 +35,7 @@ def eval_sh(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
 
 def words_of(key: str, *options: str, root: Path) -> tuple[str, list[str]]:
     """The script and the options that a key calls it with."""
-    done = eval_sh(key, "--dry_run", *options, root=root)
+    done = eval_sh(key, "--dry-run", *options, root=root)
     assert done.returncode == 0, done.stderr
     python, script, *words = shlex.split(done.stdout)
     assert python == "python"
