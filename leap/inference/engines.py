@@ -37,6 +37,7 @@ class EngineKind:
     heeds: tuple[str, ...]
     open: Callable[[dict[str, Any], ModelToOpen], Engine] | None = None
     examples_a_second: float | None = None  # on an H100, benchmarks/README.md
+    own_flags: str | None = None  # the option that holds flags of the engine's own, which decide its responses
 
 
 def _open_hf(given: dict[str, Any], model: ModelToOpen) -> Engine:
@@ -68,7 +69,7 @@ def _open_vllm(given: dict[str, Any], model: ModelToOpen) -> Engine:
 ENGINES: Mapping[str, EngineKind] = MappingProxyType(
     {
         "hf": EngineKind((*_LOCAL, "quantization", "trust_remote_code"), _open_hf, 11.9),
-        "vllm": EngineKind((*_LOCAL, "vllm_python", "vllm_args"), _open_vllm, 15.7),
+        "vllm": EngineKind((*_LOCAL, "vllm_python", "vllm_args"), _open_vllm, 15.7, own_flags="vllm_args"),
         "openai": EngineKind(("base_url", "model", "concurrency", "timeout", "retries", "input_price", "output_price")),
     }
 )
@@ -141,6 +142,12 @@ class EngineOptions:
     def prices(self) -> tuple[float | None, float | None]:
         """USD per million tokens of prompts and of answers."""
         return self.given.get("input_price"), self.given.get("output_price")
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Flags of the engine's own. Stored responses are used again under equal ones only."""
+        own = ENGINES[self.engine].own_flags
+        return tuple(self.given.get(own, ())) if own else ()
 
     def endpoint(self) -> Any:
         """The server's `Endpoint`. Raises LeapError where there is none."""

@@ -123,7 +123,7 @@ def _settings(
         engine=options.engine,
         dtype=dtype,
         quantization=arguments.quantization,
-        engine_arguments=tuple(arguments.vllm_args or ()),
+        engine_arguments=options.arguments,
         image_control=arguments.image_control,
         few_shot=FewShot(arguments.few_shot_num, arguments.few_shot_format, arguments.few_shot_seed),
         with_cot=arguments.with_cot,

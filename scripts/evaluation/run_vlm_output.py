@@ -102,7 +102,7 @@ def _settings(
         dtype=dtype,
         quantization=arguments.quantization,
         max_samples=arguments.max_samples,
-        engine_arguments=tuple(arguments.vllm_args or ()),
+        engine_arguments=options.arguments,
     )
 
 
