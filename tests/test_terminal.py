@@ -198,5 +198,5 @@ def test_results_of_models_with_hostile_names_are_shown_and_written(tmp_path: Pa
             cells = pd.read_csv(path, dtype=str, keep_default_na=False).to_numpy().flatten()
             assert not [cell for cell in cells if re.match(r"[=@]|[+-](?!\d)", cell)]
         else:
-            rows = [line for line in text.splitlines() if line.startswith("|")]
-            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+            for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+                assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1

@@ -88,7 +88,9 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
     notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike_note, own_prompt) if note)]
     notes += [f"{note}." for note in ids_as_text_notes(scores, counts)]
     tables = {score: of.readable(counts) for score, of in found.items()}
-    page = _markdown(tables | {"diagnosis": kind_table(kinds)}, total.between, baseline if compared else None, notes)
+    diagnosed = kind_table(kinds)  # results of an older LEAP have none
+    shown = tables | ({"diagnosis": diagnosed} if len(diagnosed.columns) else {})
+    page = _markdown(shown, total.between, baseline if compared else None, notes)
     write_atomic(results / "summary.md", page)
     return tables
 

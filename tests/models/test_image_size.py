@@ -202,7 +202,7 @@ def test_another_size_goes_to_another_result(root: Path, tmp_path: Path) -> None
     alone = evaluate(root, tmp_path)
     assert "image size: 256 to 1024 tokens (default)" in alone.stdout
     before = {path: path.read_bytes() for path in (tmp_path / "Spatial" / "Baseline").glob("*.json*")}
-    assert len(before) == 3
+    assert len(before) == 4
     batch = evaluate(root, tmp_path, *"--batch_mode --checkpoints_dir output/own".split())
     assert batch.returncode == 0, batch.stderr
     assert sizes(tmp_path) == {"Baseline": DEFAULT, "Baseline_4-9tokens": OWN, "own-checkpoint-1": OWN}

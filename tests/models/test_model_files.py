@@ -14,6 +14,8 @@ import pytest
 
 from leap.data import chat_template
 from leap.data.chat_encoding import ChatFormat
+from leap.data.formats import SampleReader
+from leap.data.formats.leap_samples import LeapSample
 from leap.errors import LeapError
 from leap.models.checkpoints import MARKER, read_marker
 from leap.models.loading import load_model, load_processor
@@ -180,7 +182,7 @@ def test_a_row_that_the_template_refuses_is_named_by_its_line(folder: Path) -> N
     rows = [[said], [{"role": "system", "content": "Be brief."}, said]]
     lines = [json.dumps({"messages": row, "target": {"steps": "1) Go."}}).encode() for row in rows]
     with pytest.raises(LeapError, match=r"line 2: .*no system message"):
-        check_lines(chat, list(enumerate(lines, start=1)))
+        check_lines(SampleReader(LeapSample), chat, list(enumerate(lines, start=1)))
 
 
 @pytest.mark.parametrize(
