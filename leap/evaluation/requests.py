@@ -13,7 +13,7 @@ from leap.records.benchmark import BenchmarkExample
 from leap.records.training import Message
 from leap.vlabench.prompts import FewShotExample, fenced_plan, request_parts
 
-_Images = tuple[Path | BlankImage, Path | BlankImage]  # the plain one and the numbered one
+Images = tuple[Path | BlankImage, Path | BlankImage]  # the plain one and the numbered one
 
 
 def build_requests(
@@ -24,7 +24,7 @@ def build_requests(
     `pool` is the whole dimension: few-shot examples and other scenes' images are taken from it, so that a request
     does not depend on what else is evaluated.
     """
-    shown = _images(pool, settings.image_control)
+    shown = shown_images(pool, settings.image_control)
     return [
         build_request(
             (example.dimension, *example.key),
@@ -40,7 +40,7 @@ def build_requests(
 def build_request(
     key: tuple[str, ...],
     instruction: str,
-    images: _Images | None,
+    images: Images | None,
     settings: EvaluationSettings,
     few_shot_examples: Sequence[FewShotExample] = (),
 ) -> Request:
@@ -59,7 +59,7 @@ def _place(source: Path | BlankImage) -> Path:
     return source.like if isinstance(source, BlankImage) else source
 
 
-def _images(pool: Sequence[BenchmarkExample], control: ImageControl) -> dict[tuple[str, str], _Images | None]:
+def shown_images(pool: Sequence[BenchmarkExample], control: ImageControl) -> dict[tuple[str, str], Images | None]:
     """By example: its own images, grey ones, those of another scene, or none."""
     if control == "absent":
         return {example.key: None for example in pool}

@@ -44,6 +44,17 @@ def _nothing_there(results: Path, models: Iterable[str] | None) -> str:
     return f"{results}: no results there yet; {begun or 'run scripts/evaluation/run_vlm_evaluation.py first'}"
 
 
+def chosen_models(results: Path, wanted: Sequence[str] | None) -> list[str]:
+    """The wanted models, or all that have results. Raises UsageError for one that has none."""
+    found = found_models(results)
+    if unknown := [model for model in wanted or () if model not in found]:
+        begun = unfinished_note(results, wanted)
+        raise UsageError(
+            f"no results of {', '.join(unknown)}; there are: {', '.join(found)}{f'; {begun}' if begun else ''}"
+        )
+    return list(wanted or found)
+
+
 def chosen_baseline(wanted: str | None, models: list[str]) -> str | None:
     """The baseline by its name; None, after saying so, where the default one is not among the models.
 

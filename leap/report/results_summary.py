@@ -68,7 +68,7 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
     blind, kinds = read_blind(results), read_kinds(results)
     compared = baseline in set(scores["model"])
     unlike = unlike_settings(results, baseline=baseline)
-    found = {score: _of_score(scores, blind, score, baseline if compared else None, unlike) for score in HEADLINES}
+    found = summarise_scores(scores, blind, baseline if compared else None, unlike)
     unlike_note, unfinished = unlike_settings_note(results, baseline=baseline), unfinished_results(results)
     total, own_prompt = found[TOTAL], prompt_note(results)
     content = {
@@ -96,7 +96,7 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
 
 
 @dataclass(frozen=True)
-class _OfScore:
+class ScoreSummary:
     """What is known of one score: `summarise`, `summarise_between_tasks`, `compare_all`, `blind_means`."""
 
     means: pd.DataFrame
@@ -115,16 +115,26 @@ class _OfScore:
         return pd.concat([table, blind])
 
 
+def summarise_scores(
+    scores: pd.DataFrame,
+    blind: pd.DataFrame,
+    baseline: str | None,
+    unlike: Mapping[tuple[str, str], Sequence[Difference]],
+) -> dict[str, ScoreSummary]:
+    """What is known of each of `HEADLINES`; comparisons are empty without a baseline. `unlike`: `unlike_settings`."""
+    return {score: _of_score(scores, blind, score, baseline, unlike) for score in HEADLINES}
+
+
 def _of_score(
     scores: pd.DataFrame,
     blind: pd.DataFrame,
     score: str,
     baseline: str | None,
     unlike: Mapping[tuple[str, str], Sequence[Difference]],
-) -> _OfScore:
+) -> ScoreSummary:
     known = scores.dropna(subset=[score])
     compared = baseline in set(known["model"])
-    return _OfScore(
+    return ScoreSummary(
         summarise(known, score),
         summarise_between_tasks(known, score),
         without_verdicts(compare_all(known, baseline, score), unlike) if baseline and compared else pd.DataFrame(),
@@ -133,7 +143,7 @@ def _of_score(
 
 
 def _all_means(
-    found: Mapping[str, _OfScore], counts: pd.DataFrame, blind: pd.DataFrame, kinds: pd.DataFrame
+    found: Mapping[str, ScoreSummary], counts: pd.DataFrame, blind: pd.DataFrame, kinds: pd.DataFrame
 ) -> pd.DataFrame:
     """A row for each (model, dimension or mean): the total with its interval and counts, `grounded` with its own, what
     never looks has of both, and the diagnoses."""

@@ -87,7 +87,7 @@ def diagnose(example: BenchmarkExample, prediction: Prediction | None, seen: fro
     if steps is None:
         reason = "truncated" if truncated else _problem(parsed)
         return found(kind="unreadable", reason=reason, truncated=truncated, repaired=parsed.repairs)
-    scene = scene_ids(example.folder)
+    scene = scene_objects(example.folder)
     return found(
         kind=kind_of_plan(plan_steps(example.skill_sequence) or [], steps, example.task in SEQ_INDEPENDENT_TASKS),
         unknown_ids=None if scene is None else any(value not in scene for step in steps for value in step.ids),
@@ -154,14 +154,15 @@ def seen_transitions(root: Path) -> frozenset[Transition]:
     return frozenset(found)
 
 
-def scene_ids(example: Path) -> frozenset[Any] | None:
-    """The numbers in an example's numbered image, where its `env_config.json` says them (the demo's does)."""
+def scene_objects(example: Path) -> dict[Any, str] | None:
+    """Number in an example's numbered image -> what it stands on, where its `env_config.json` says so (the demo's
+    does)."""
     path = example / "env_config" / "env_config.json"
     if not is_file(path):
         return None
     try:
         config = read_json(path)
-        return frozenset(placed["number"] for placed in config["scene"]["objects"])
+        return {placed["number"]: str(placed["kind"]).replace("_", " ") for placed in config["scene"]["objects"]}
     except (LeapError, LookupError, TypeError):  # the benchmark's own says other things, and nothing depends on it
         return None
 

@@ -34,14 +34,6 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen_models(wanted: list[str] | None, found: list[str], unfinished: str) -> list[str]:
-    unknown = [model for model in wanted or [] if model not in found]
-    if unknown:
-        begun = f"; {unfinished}" if unfinished else ""
-        raise UsageError(f"no results of {', '.join(unknown)}; there are: {', '.join(found)}{begun}")
-    return wanted or found
-
-
 def chosen_figures(wanted: list[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := [name for name in wanted or [] if name not in known]:
         raise UsageError(f"--figure {unknown[0]}: there is no such figure; choose from {', '.join(known)}")
@@ -56,7 +48,7 @@ def main() -> None:
     from leap.report.results import (
         BLIND,
         chosen_baseline,
-        found_models,
+        chosen_models,
         ids_as_text_notes,
         incomplete_note,
         prompt_note,
@@ -73,7 +65,7 @@ def main() -> None:
     results, run_dir = arguments.results_dir, arguments.run_dir
     output = arguments.output_dir or results / "figures"
     unfinished = unfinished_note(results, arguments.models)
-    models = chosen_models(arguments.models, found_models(results), unfinished)
+    models = chosen_models(results, arguments.models)
     baseline = chosen_baseline(arguments.baseline, models)
 
     from leap.report.curves import read_loss

@@ -19,7 +19,7 @@ from leap.vlabench.diagnosis import (
     Transition,
     diagnose,
     kind_of_plan,
-    scene_ids,
+    scene_objects,
     seen_transitions,
     transitions,
 )
@@ -258,10 +258,12 @@ def test_unknown_ids_where_the_scene_is_known(tmp_path: Path) -> None:
     assert of_text(fenced_plan(MOVE)).unknown_ids is None
     config = tmp_path / "env_config" / "env_config.json"
     config.parent.mkdir()
-    config.write_text(json.dumps({"scene": {"objects": [{"number": 3}, {"number": 7}]}}))
-    assert scene_ids(tmp_path) == {3, 7}
+    config.write_text(
+        json.dumps({"scene": {"objects": [{"number": 3, "kind": "red_apple"}, {"number": 7, "kind": "bowl"}]}})
+    )
+    assert scene_objects(tmp_path) == {3: "red apple", 7: "bowl"}
     assert of_text(fenced_plan(MOVE), folder=tmp_path).unknown_ids is False
     assert of_text(fenced_plan([step("pick", "4")]), folder=tmp_path).unknown_ids is True
     for other in ('{"task": {"components": []}}', "[]", "{"):
         config.write_text(other)
-        assert scene_ids(tmp_path) is None
+        assert scene_objects(tmp_path) is None

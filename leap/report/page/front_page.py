@@ -1,0 +1,176 @@
+"""What the first part of the page shows: leaderboard, scores by dimension, diagnoses, and what qualifies them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from leap.evaluation.manifest import read_manifest
+from leap.progress import duration
+from leap.report.results import (
+    BLIND,
+    ids_as_text_notes,
+    incomplete_note,
+    prompt_note,
+    read_blind,
+    read_counts,
+    read_kinds,
+    read_scores,
+    result_folders,
+    unlike_note,
+    unlike_settings,
+    unlike_settings_note,
+)
+from leap.report.results_summary import METHOD, SIGNIFICANT, summarise_scores
+from leap.report.unfinished import unfinished_note
+from leap.statistics.means import MEAN
+from leap.vlabench.diagnosis import KINDS
+from leap.vlabench.dimensions import NAMES
+
+MEASURED = ("official", "grounded")  # what the page calls the scores of HEADLINES
+
+
+class Cell(NamedTuple):
+    """A mean with its interval and its marks, as text; `order` is what a column is sorted by."""
+
+    value: str
+    interval: str
+    order: float | None
+
+
+class Segment(NamedTuple):
+    """A part of a model's bar of diagnoses, in percent of its examples."""
+
+    kind: str
+    place: int  # among KINDS
+    examples: int
+    start: float
+    width: float
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model in the leaderboard."""
+
+    name: str
+    means: Sequence[Cell]  # official, grounded
+    correct: str
+    unscored: str
+    tokens: str
+    cost: str
+    time: str
+    differences: str
+
+
+@dataclass(frozen=True)
+class FrontPage:
+    """All of the first part. `by_dimension`: score -> model -> a cell for each dimension and their mean."""
+
+    models: Sequence[str]
+    baseline: str | None
+    rows: Sequence[ModelRow]
+    blind: Mapping[str, Sequence[Cell]]  # floor, best blind: official, grounded
+    by_dimension: Mapping[str, Mapping[str, Sequence[Cell]]]
+    bars: Mapping[str, Sequence[Segment]]
+    notes: Sequence[str]
+    dimensions: Sequence[str] = (*NAMES, MEAN)
+    method: Sequence[str] = tuple(
+        f"{name}: {METHOD[key]}." for name, key in (*zip(BLIND, BLIND, strict=True), ("[low, high]", "interval"))
+    )
+    significant: str = f"{SIGNIFICANT} differs from the baseline: {METHOD['p']}; {METHOD['p_holm']}."
+
+
+def read_front_page(results: Path, models: Sequence[str], baseline: str | None) -> FrontPage:
+    """The same numbers as in summary.md, of these models."""
+    scores, counts = read_scores(results, models), read_counts(results, models)
+    blind, kinds = read_blind(results, models), read_kinds(results, models)
+    unlike = unlike_settings(results, models, baseline)
+    tables = {
+        name: found.readable(counts)
+        for name, found in zip(MEASURED, summarise_scores(scores, blind, baseline, unlike).values(), strict=True)
+    }
+    manifests = manifests_of(results, models)
+    differences: dict[str, dict[str, None]] = {}
+    for (model, _), its in unlike.items():
+        differences.setdefault(model, {}).update(dict.fromkeys(map(str, its)))
+    notes = (
+        incomplete_note(counts),
+        unfinished_note(results, models),
+        unlike_note(scores, baseline) if baseline else "",
+        unlike_settings_note(results, models, baseline),
+        prompt_note(results, models),
+        *ids_as_text_notes(scores, counts),
+    )
+    by_dimension = {
+        score: {row: [_cell(text) for text in table.loc[row]] for row in table.index} for score, table in tables.items()
+    }
+    return FrontPage(
+        models,
+        baseline,
+        [
+            ModelRow(
+                model,
+                [by_dimension[score][model][-1] for score in MEASURED],
+                _correct(kinds[kinds["model"] == model]),
+                _unscored(counts[counts["model"] == model]),
+                *_costs(manifests[model]),
+                "; ".join(differences.get(model, ())),
+            )
+            for model in models
+        ],
+        {name: [by_dimension[score][name][-1] for score in MEASURED] for name in BLIND},
+        by_dimension,
+        {model: found for model in models if (found := _bar(kinds[kinds["model"] == model]))},
+        [note for note in notes if note],
+    )
+
+
+def manifests_of(results: Path, models: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Every model's manifests, a dimension each."""
+    found: dict[str, list[dict[str, Any]]] = {model: [] for model in models}
+    for _, model, folder in result_folders(results, models):
+        found[model].append(read_manifest(folder))
+    return found
+
+
+def _cell(text: str) -> Cell:
+    """Of "45.0 [40.1, 49.9]†*": the marks go with the value."""
+    value, bracket, rest = str(text).partition(" [")
+    interval, _, marks = rest.partition("]")
+    number = value.rstrip("†*")
+    return Cell(value + marks, f"[{interval}]" if bracket else "", None if number == "-" else float(number))
+
+
+def _correct(kinds: pd.DataFrame) -> str:
+    counted = kinds[list(KINDS)].sum(min_count=1)
+    return "-" if counted.isna().all() else f"{100 * counted['correct'] / counted.sum():.1f} %"
+
+
+def _unscored(counts: pd.DataFrame) -> str:
+    unscored = (counts["examples"] - counts["scored"]).sum(skipna=False)
+    return "unknown" if pd.isna(unscored) else str(unscored)
+
+
+def _costs(manifests: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
+    """(tokens of prompts and responses, USD, time of inference); "-" where nothing says it."""
+    usage = [one["usage"] for one in manifests if "usage" in one]
+    tokens = sum(one.get("prompt_tokens", 0) + one.get("new_tokens", 0) for one in usage)
+    costs = [cost for one in usage if (cost := one.get("cost_usd")) is not None]
+    seconds = sum(session.get("seconds", 0) for one in manifests for session in one.get("inference", []))
+    return (
+        f"{tokens:,}" if tokens else "-",
+        f"${sum(costs):.2f}" if costs else "-",
+        duration(seconds) if seconds else "-",
+    )
+
+
+def _bar(kinds: pd.DataFrame) -> list[Segment]:
+    counted = kinds[list(KINDS)].sum()
+    total, start, found = int(counted.sum()), 0.0, []
+    for place, kind in enumerate(KINDS):
+        if count := int(counted[kind]):
+            found.append(Segment(kind, place, count, start, 100 * count / total))
+            start += 100 * count / total
+    return found
