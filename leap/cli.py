@@ -21,6 +21,7 @@ DONE, FAILED, WRONG_USAGE = 0, 1, 2
 MOST_IMAGE_TOKENS = 16_384  # of an image: Qwen3-VL's processors take no more
 LARGEST_COUNT = 2**31 - 1  # what arrays, libraries and servers take as a count
 MOST_WORKERS = 1024
+FIGURE_FORMATS = ("png", "svg", "pdf")
 _FLAG = re.compile(r"--[A-Za-z][\w-]*")
 _LONGEST = 1e8  # seconds, three years: what the system's clocks and sleeps take
 

@@ -16,7 +16,7 @@ from leap.ablation.effect_tables import BASE, Findings, Outcome
 from leap.ablation.runs import FULL, label
 from leap.report.charts import GROUPS
 from leap.report.figures import TOTAL_LABEL
-from leap.report.style import GREY, INK, PALETTE, clean, legend_above, new_figure
+from leap.report.style import GREY, INK, clean, legend_above, looks, new_figure
 from leap.statistics.intervals import BETWEEN_TASKS, WITHIN_TASKS
 from leap.statistics.means import MEAN
 
@@ -52,7 +52,7 @@ def hours_axis(findings: Findings) -> _Axis:
 def colours(findings: Findings) -> dict[str, str]:
     """Full fine-tuning black, the presets in the palette's order."""
     presets = [method for method in findings.methods if method != label(FULL)]
-    return dict(zip(presets, PALETTE * (1 + len(presets) // len(PALETTE)), strict=False)) | {label(FULL): INK}
+    return {method: look.colour for method, look in looks(presets, None).items()} | {label(FULL): INK}
 
 
 def score_by_cost(findings: Findings, dimensions: pd.DataFrame) -> Figure:

@@ -21,7 +21,7 @@ from leap.progress import rounded
 from leap.records.files import write_atomic
 from leap.records.table_cells import csv_text, markdown_text
 from leap.report.results_summary import METHOD
-from leap.report.style import save
+from leap.report.style import remove, save
 from leap.report.tables import markdown_table
 from leap.statistics.means import MEAN
 from leap.vlabench.dimensions import NAMES
@@ -50,12 +50,10 @@ def write_report(findings: Findings, planned: list[PlannedRun], folder: Path) ->
         write_atomic(folder / f"{name}.csv", csv_text(table))
         written.append(folder / f"{name}.csv")
     for name, figure in drawn.items():
-        path = folder / f"{name}.png"
         if figure is None:
-            path.unlink(missing_ok=True)
+            remove(folder / name)
         else:
-            save(figure, path)
-            written.append(path)
+            written += save(figure, folder / name)
     shown = [name for name, figure in drawn.items() if figure is not None]
     write_atomic(folder / PAGE, _page(findings, planned, readable(methods), dimensions, gains, shown))
     return written

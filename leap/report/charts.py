@@ -1,21 +1,27 @@
 """The two kinds of chart that every model x dimension table is drawn as: bars for a few models, a heat map for many."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.patheffects import withStroke
 
-from leap.report.style import FAINT, FLOOR, GREY, INK, Look, clean, lightened, plain
+from leap.report.style import FAINT, FLOOR, GREY, INK, Look, clean, is_dark, label, lightened
 from leap.statistics.means import MEAN
 from leap.vlabench.dimensions import NAMES
 
 GROUPS = (*NAMES, MEAN)
 _PLACES = [*range(len(NAMES)), len(NAMES) + 0.25]  # the mean stands a little apart
 _GROUP_WIDTH = 0.84
-_NUMBERED = 9  # percent of a bar that a part must have for its number to fit
+_LEVEL_UP_TO = 3  # bars in a group whose numbers fit below them side by side
+_NUMBERED = 15  # percent of a bar that a part must have for its number to fit
+
+
+Bounds = tuple[pd.DataFrame, pd.DataFrame]
+"""Lower and upper bounds, each models x `GROUPS`; NaN where they are not known."""
 
 
 def draw_bars(
@@ -23,40 +29,42 @@ def draw_bars(
     layers: Sequence[pd.DataFrame],
     looks: Mapping[str, Look],
     marks: pd.DataFrame,
-    inches: float,
-    intervals: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    bounds: Bounds,
+    labels: Sequence[str],
+    most: float,
 ) -> None:
-    """Upright bars in one group a dimension, the layers upon one another, with the sum on top and "*" where `marks` is.
-
-    A cell that is empty in any layer has no bar but "n/a". `inches` is the width of the axes, about. `intervals` are
-    the lower and upper bounds of the sum, drawn where they are known.
-    """
+    """Upright bars in one group a dimension, the layers upon one another, on an axis up to the score's maximum, with
+    the sum's interval. The sums stand under the bars, where no line runs through them, with "*" where `marks` is; a
+    cell that is empty in any layer has no bar but "n/a"."""
     width, total = _GROUP_WIDTH / len(looks), sum(layers)
-    room = inches / len(GROUPS) / len(looks)  # of one bar
-    upright = room < 0.35
-    blank = " " if upright else ""
-    texts: dict[str, Any] = {"ha": "center", "va": "bottom", "rotation": 90 if upright else 0}
-    texts |= {"fontsize": min(8, 60 * room), "zorder": 4}
-    texts["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3}  # a line may run behind it
+    upright = len(looks) > _LEVEL_UP_TO
+    texts: dict[str, Any] = {"ha": "center", "va": "top", "rotation": 90 if upright else 0, "fontsize": 7.5}
+    texts |= {"xytext": (0, -3), "textcoords": "offset points", "annotation_clip": False}
     for index, (model, look) in enumerate(looks.items()):
         for group, place in zip(GROUPS, _PLACES, strict=True):
             x, value = place + (index - (len(looks) - 1) / 2) * width, total.loc[model, group]
             star = "*" if marks.loc[model, group] else ""
             if pd.isna(value):
-                axes.text(x, 0, f"{blank}n/a{star}", color=GREY, **texts)
+                axes.annotate(f"n/a{star}", (x, 0), color=GREY, **texts)
                 continue
             _draw_stack(axes, x, width * 0.92, [layer.loc[model, group] for layer in layers], look)
-            if intervals is not None and pd.notna(high := intervals[1].loc[model, group]):
-                axes.plot([x, x], [intervals[0].loc[model, group], high], color=INK, linewidth=0.9, alpha=0.7)
-                value_at = max(value, high)
-            else:
-                value_at = value
-            axes.text(x, value_at, f"{blank}{value:.1f}{star}", color=INK, **texts)
+            low, high = (bound.loc[model, group] for bound in bounds)
+            draw_interval(axes, (x, x), (low, high), "_")
+            axes.annotate(f"{value:.1f}{star}", (x, 0), color=INK, **texts)
     axes.axvline((_PLACES[-2] + _PLACES[-1]) / 2, color=FAINT, linewidth=1)
-    axes.margins(y=0.18 if upright else 0.1)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, most)
     axes.set_xlim(_PLACES[0] - 0.55, _PLACES[-1] + 0.55)
     clean(axes, "y")
+    axes.set_xticks(_PLACES, labels)
+    axes.tick_params(axis="x", pad=28 if upright else 14)
+
+
+def draw_interval(axes: Axes, x: tuple[float, float], y: tuple[float, float], cap: str) -> None:
+    """A line between two bounds, with a white rim that parts it from a bar of any colour; none where one is NaN."""
+    if not any(map(math.isnan, (*x, *y))):
+        rim = [withStroke(linewidth=2.2, foreground="white")]
+        line: dict[str, Any] = {"color": INK, "linewidth": 0.9, "marker": cap, "markersize": 3.5, "zorder": 4}
+        axes.plot(x, y, path_effects=rim, clip_on=False, **line)
 
 
 def _draw_stack(axes: Axes, x: float, width: float, parts: Sequence[float], look: Look) -> None:
@@ -75,31 +83,47 @@ def draw_floor(axes: Axes, floors: pd.Series) -> None:
             axes.plot(ends, [floors[group]] * 2, color=FLOOR, linewidth=1.6, solid_capstyle="butt", zorder=3)
 
 
-def label_groups(axes: Axes, labels: Sequence[str]) -> None:
-    """Write a label under each group of bars."""
-    axes.set_xticks(_PLACES, labels)
+def draw_means(axes: Axes, means: pd.Series, bounds: tuple[pd.Series, pd.Series], floor: float, most: float) -> None:
+    """Beside a heat map: the mean of each of its rows as a dot with its interval, and the floor as a line."""
+    for row, model in enumerate(means.index):
+        draw_interval(axes, (bounds[0][model], bounds[1][model]), (row + 0.5, row + 0.5), "|")
+        axes.plot(means[model], row + 0.5, "o", color=INK, markersize=3.5, zorder=5)
+    if pd.notna(floor):
+        axes.axvline(floor, color=FLOOR, linewidth=1.2)
+    clean(axes, "x").set_xlim(0, most)
+    axes.set_xticks([0, most / 2, most])
+    axes.tick_params(labelleft=False, labelsize=8)
 
 
 def draw_differences(
-    axes: Axes, points: pd.DataFrame, texts: pd.DataFrame, looks: Mapping[str, Look], labels: Sequence[str]
+    axes: Axes,
+    points: pd.DataFrame,
+    bounds: Bounds,
+    texts: pd.DataFrame,
+    looks: Mapping[str, Look],
+    labels: Sequence[str],
 ) -> None:
-    """Bars to the right of zero and to the left, in one group a dimension from top to bottom, each with its text."""
+    """Bars to the right of zero and to the left, in one group a dimension from top to bottom, each with its interval
+    and its text behind it."""
     height = _GROUP_WIDTH / len(points)
     for index, model in enumerate(points.index):
         for group, place in zip(GROUPS, _PLACES, strict=True):
             y, value = place + (index - (len(points) - 1) / 2) * height, points.loc[model, group]
+            low, high = (bound.loc[model, group] for bound in bounds)
             if pd.notna(value):
                 look = looks[model]
                 axes.barh(y, value, height * 0.9, color=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0)
+                draw_interval(axes, (low, high), (y, y), "|")
             right = pd.isna(value) or value >= 0
+            ends = [end for end in (0.0, value, low, high) if pd.notna(end)]
             axes.annotate(
                 texts.loc[model, group],
-                (0 if pd.isna(value) else value, y),
+                (max(ends) if right else min(ends), y),
                 (4 if right else -4, 0),
                 textcoords="offset points",
                 ha="left" if right else "right",
                 va="center",
-                fontsize=8.5,
+                fontsize=7.5,
                 color=GREY if pd.isna(value) else INK,
             )
     axes.axvline(0, color=INK, linewidth=1)
@@ -108,12 +132,12 @@ def draw_differences(
     clean(axes, "x")
     axes.set_yticks(_PLACES, labels)
     axes.set_ylim(_PLACES[-1] + 0.55, _PLACES[0] - 0.55)
-    _leave_room_for_texts(axes, points)
+    _leave_room_for_texts(axes, pd.concat([points, *bounds]))
 
 
-def _leave_room_for_texts(axes: Axes, points: pd.DataFrame) -> None:
-    low, high = min(0.0, points.min().min()), max(0.0, points.max().max())
-    room = 0.2 * ((high - low) or 1.0)
+def _leave_room_for_texts(axes: Axes, drawn: pd.DataFrame) -> None:
+    low, high = min(0.0, drawn.min().min()), max(0.0, drawn.max().max())
+    room = 0.22 * ((high - low) or 1.0)
     axes.set_xlim(low - (room if low < 0 else 0.02 * room), high + room)
 
 
@@ -129,20 +153,15 @@ def draw_shares(axes: Axes, counts: pd.DataFrame, colours: Mapping[str, str]) ->
             share = 100 * float(row[kind]) / float(total)
             axes.barh(place, share, 0.8, left, color=colour, edgecolor="white", linewidth=0.4)
             if share >= _NUMBERED:
-                ink = "white" if _is_dark(*to_rgb(colour)) else INK
+                ink = "white" if is_dark(colour) else INK
                 axes.text(left + share / 2, place, f"{row[kind]}", ha="center", va="center", fontsize=7, color=ink)
             left += share
     axes.set_xlim(0, 100)
     axes.set_ylim(len(counts) - 0.5, -0.5)
-    axes.set_yticks(range(len(counts)), [plain(name) for name in counts.index])
-    axes.set_xticks([0, 50, 100], ["0", "50", "100 %"])
+    axes.set_yticks(range(len(counts)), [label(name) for name in counts.index])
+    axes.set_xticks([0, 50, 100], ["0", "50", "100"])
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=9, labelcolor=INK)
-
-
-def _is_dark(red: float, green: float, blue: float) -> bool:
-    """Whether white is read better upon a colour than black."""
-    return 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+    axes.tick_params(length=0, labelsize=8.5, labelcolor=INK)
 
 
 def draw_heat_map(
@@ -160,13 +179,15 @@ def draw_heat_map(
     )
     for row, model in enumerate(table.index):
         for column, group in enumerate(GROUPS):
-            red, green, blue, _ = cells.cmap(cells.norm(table.loc[model, group]))
-            dark = pd.notna(table.loc[model, group]) and _is_dark(red, green, blue)
+            value = table.loc[model, group]
+            dark = pd.notna(value) and is_dark(cells.cmap(cells.norm(value)))
             ink = "white" if dark else INK
-            axes.text(column + 0.5, row + 0.5, texts.loc[model, group], ha="center", va="center", fontsize=8, color=ink)
+            axes.text(
+                column + 0.5, row + 0.5, texts.loc[model, group], ha="center", va="center", fontsize=7.5, color=ink
+            )
     axes.axvline(len(NAMES), color="white", linewidth=4)
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
+    axes.tick_params(length=0, labelsize=8.5, labeltop=True, labelbottom=False)
     axes.set_xticks([column + 0.5 for column in range(len(GROUPS))], labels)
-    axes.set_yticks([row + 0.5 for row in range(len(table))], [plain(model) for model in table.index])
+    axes.set_yticks([row + 0.5 for row in range(len(table))], [label(model) for model in table.index])
     axes.set_ylim(len(table), 0)

@@ -1,8 +1,9 @@
 """Figures over training steps: the scores of a run's checkpoints, and its loss."""
 
-import re
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,11 +14,10 @@ from pydantic import BaseModel
 
 from leap.models.checkpoints import TRAINER_STATE, LogEntry, find_checkpoints, read_log
 from leap.records.files import is_file
-from leap.report.charts import GROUPS
-from leap.report.style import GREY, PALETTE, clean, legend_above, looks, new_figure, plain, uncontrolled
+from leap.report.style import FLOOR, GREY, PALETTE, Look, clean, label, legend_above, new_figure, uncontrolled
 
-_CHECKPOINT = re.compile(r"(?P<run>(?:.+-)?checkpoint-)(?P<step>\d+)(?P<kind>(?:_.*)?)")
 _SMOOTHED_FROM = 100  # logged losses
+_BASELINE: dict[str, Any] = {"color": GREY, "linewidth": 1.5, "linestyle": (0, (5, 3))}
 
 
 class Loss(BaseModel):
@@ -82,40 +82,46 @@ def _draw_losses(axes: Axes, loss: Loss) -> None:
     axes.margins(x=0.01)
 
 
-def find_series(models: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Run -> model -> step, for every run with three checkpoints or more; a run is named "checkpoint-N" or the like."""
-    series: dict[str, dict[str, int]] = {}
-    for model in models:
-        if match := _CHECKPOINT.fullmatch(model):
-            series.setdefault(f"{match['run']}N{match['kind']}", {})[model] = int(match["step"])
-    return {run: dict(sorted(steps.items(), key=lambda one: one[1])) for run, steps in series.items() if len(steps) > 2}
-
-
-def checkpoint_curves(
-    figure: Figure,
-    means: pd.DataFrame,
-    marks: pd.DataFrame,
+def draw_curves(
+    axes: Axes,
+    scores: pd.DataFrame,
+    marks: pd.Series,
     series: Mapping[str, Mapping[str, int]],
-    baseline: str | None,
+    looks: Mapping[str, Look],
+    levels: tuple[float, float],
 ) -> None:
-    """One panel a dimension, one line a run, and the baseline as a level."""
-    colours = {run: look.colour for run, look in looks(series, None).items()}
-    panels = figure.subplots(2, 4, sharex=True)
-    for axes, group in zip(panels.flat, GROUPS, strict=False):
-        if baseline is not None:
-            axes.axhline(means.loc[baseline, group], color=GREY, linewidth=1.5, linestyle=(0, (5, 3)))
-        for run, steps in series.items():
-            values, style = means.loc[list(steps), group], "--" if uncontrolled(run)[1] else "-"
-            axes.plot(steps.values(), values, style, color=colours[run], marker="o", markersize=3.5, linewidth=1.6)
-            for model, step in steps.items():
-                if marks.loc[model, group] and pd.notna(values[model]):
-                    axes.annotate("*", (step, values[model]), (0, 2), textcoords="offset points", ha="center")
-        clean(axes, "y").set_title(group, loc="left", fontsize=11)
-        axes.tick_params(labelbottom=True)
-        axes.set_xlabel("training step", fontsize=9)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("total score (official, max 80)", fontsize=9)
-    panels.flat[-1].set_axis_off()
-    lines = [Line2D([], [], color=colours[run], marker="o", markersize=3.5, label=plain(run)) for run in series]
-    level = [] if baseline is None else [Line2D([], [], color=GREY, linestyle=(0, (5, 3)), label=plain(baseline))]
-    legend_above(figure, [*lines, *level])
+    """One dimension's scores (a row a model; mean, low, high) over the steps of each run, with the baseline and the
+    floor as `levels`."""
+    for level, style in zip(levels, (_BASELINE, {"color": FLOOR, "linewidth": 1.2}), strict=True):
+        if not math.isnan(level):
+            axes.axhline(level, **style)
+    for run, steps in series.items():
+        found, style = scores.loc[list(steps)], _run_style(run, steps, looks)
+        axes.fill_between(list(steps.values()), found["low"], found["high"], color=style["color"], alpha=0.15, lw=0)
+        axes.plot(list(steps.values()), found["mean"], **style)
+        for model, step in steps.items():
+            if marks[model] and pd.notna(found.loc[model, "mean"]):
+                axes.annotate("*", (step, found.loc[model, "mean"]), (0, 2), textcoords="offset points", ha="center")
+    clean(axes, "y")
+    axes.tick_params(labelsize=8)
+    axes.locator_params(axis="x", nbins=4)
+
+
+def curve_lines(
+    series: Mapping[str, Mapping[str, int]], looks: Mapping[str, Look], baseline: str | None
+) -> list[Line2D]:
+    """The entries of `draw_curves` in a legend."""
+    lines = [Line2D([], [], label=label(run), **_run_style(run, steps, looks)) for run, steps in series.items()]
+    return lines if baseline is None else [*lines, Line2D([], [], label=label(baseline), **_BASELINE)]
+
+
+def _run_style(run: str, steps: Mapping[str, int], looks: Mapping[str, Look]) -> dict[str, Any]:
+    """A run has the colour of its last checkpoint; a control's line is broken."""
+    style = "--" if uncontrolled(run)[1] else "-"
+    return {
+        "color": looks[list(steps)[-1]].colour,
+        "linestyle": style,
+        "marker": "o",
+        "markersize": 3,
+        "linewidth": 1.5,
+    }

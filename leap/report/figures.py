@@ -3,18 +3,29 @@
 What has no score is a gap or "n/a", never 0. A result with unscored examples has an asterisk and a footnote.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from leap.report.charts import GROUPS, draw_bars, draw_differences, draw_floor, draw_heat_map, draw_shares, label_groups
-from leap.report.curves import Loss, checkpoint_curves, find_series, training_loss
+from leap.report.charts import (
+    GROUPS,
+    Bounds,
+    draw_bars,
+    draw_differences,
+    draw_floor,
+    draw_heat_map,
+    draw_means,
+    draw_shares,
+)
+from leap.report.curves import Loss, curve_lines, draw_curves, training_loss
 from leap.report.results import (
     BLIND,
     TOTAL,
@@ -24,16 +35,33 @@ from leap.report.results import (
     incomplete_results,
     unlike_note,
 )
-from leap.report.style import FLOOR, GREY, KIND_COLOURS, Look, legend_above, lightened, looks, new_figure, plain, save
+from leap.report.style import (
+    DRAWN,
+    FLOOR,
+    GREY,
+    KIND_COLOURS,
+    WIDTH,
+    Look,
+    find_series,
+    label,
+    legend_above,
+    lightened,
+    looks,
+    new_figure,
+    remove,
+    save,
+)
 from leap.report.tables import improvement
-from leap.statistics.means import MEAN, summarise
+from leap.statistics.comparison import TIE
+from leap.statistics.means import MEAN, paired_differences, summarise
 from leap.vlabench.dimensions import NAMES
 from leap.vlabench.grounding import GROUNDED
 
 FIGURES = ("total_scores", "diagnosis", "metrics", "stacked", "improvement", "checkpoints", "training_loss")
 TOTAL_LABEL = "total score (official, max 80)"
 _HEADLINES = {TOTAL_LABEL: TOTAL, "grounded (max 100)": GROUNDED}
-_MOST = {TOTAL: 80 * 1.13, GROUNDED: 100 * 1.13}  # with room for a number over a full bar
+_MOST = {TOTAL: 80, GROUNDED: 100}
+_INTERVALS = "Lines: 95 % bootstrap intervals, examples resampled within each task."
 _BARS_UP_TO = 8  # models; more are a heat map
 _KINDS_NOTE = (
     "Percent of the examples, with their number. Each has one kind, the first that holds of: no answer, a refusal, no "
@@ -46,12 +74,14 @@ _METRICS = {
     "Exact match": "exact_match_score",
 }
 _PARTS = {"0.4 x skill match": "skill_match_score", "0.4 x entity match": "entity_match_score"}
+_FLOOR_LINE = Line2D([], [], color=FLOOR, linewidth=1.6, label="floor: a planner that never looks")
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What the figures draw: `read_scores`, `read_counts`, `read_blind`, `read_kinds`, the model that the others are
-    compared with, if any, and a note beside them: `unlike_settings_note`, `unfinished_note`."""
+    compared with, if any, a note beside them (`unlike_settings_note`, `unfinished_note`), and the (model, dimension) of
+    `unlike_settings`: a difference between two that were not asked alike is no percentage of an improvement."""
 
     scores: pd.DataFrame
     counts: pd.DataFrame
@@ -59,16 +89,19 @@ class Evaluation:
     kinds: pd.DataFrame
     baseline: str | None
     note: str = ""
+    unlike: Collection[tuple[str, str]] = ()
 
     def means(self, score: str) -> pd.DataFrame:
         """Models x `GROUPS`."""
         return dimension_means(self.scores, score, self.counts["model"])
 
-    def intervals(self, score: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def intervals(self, score: str) -> Bounds:
         """Models x `GROUPS`: the lower and the upper bounds of the means, 95 %."""
-        found = summarise(self.scores.dropna(subset=[score]), score).set_index(["model", "dimension"])
-        low, high = (found[bound].unstack().reindex(index=list(self.looks)) for bound in ("low", "high"))
-        return low, high
+        return _bounds(summarise(self.scores.dropna(subset=[score]), score), self.looks)
+
+    def floors(self, score: str) -> pd.Series:
+        """`GROUPS`: what a planner that never looks has."""
+        return blind_means(self.blind, score).loc["floor"]
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -88,8 +121,8 @@ class Evaluation:
         """Whether another model has a dimension in common with the baseline."""
         if self.baseline is None:
             return False
-        points, _ = improvement(self.means("total_score"), self.baseline)
-        return bool(points.drop(self.baseline).notna().any(axis=None))
+        means = self.means(TOTAL)
+        return bool((means - means.loc[self.baseline]).drop(self.baseline).notna().any(axis=None))
 
     @property
     def footnote(self) -> str:
@@ -107,7 +140,13 @@ class Evaluation:
         ]
 
 
-def draw_figures(evaluation: Evaluation, loss: Loss | None, folder: Path, names: Sequence[str] = FIGURES) -> list[Path]:
+def draw_figures(
+    evaluation: Evaluation,
+    loss: Loss | None,
+    folder: Path,
+    names: Sequence[str] = FIGURES,
+    formats: Sequence[str] = DRAWN,
+) -> list[Path]:
     """Write every figure of these for which there is data, and remove an older one for which there is none now."""
     series = find_series(evaluation.looks)
     diagnosed = evaluation.kinds["correct"].notna().any()
@@ -122,38 +161,27 @@ def draw_figures(evaluation: Evaluation, loss: Loss | None, folder: Path, names:
     }
     written = []
     for name in names:
-        path, draw = folder / f"{name}.png", figures[name]
+        draw = figures[name]
         if draw is None:
-            path.unlink(missing_ok=True)
+            remove(folder / name)
         else:
-            save(draw(), path)
-            written.append(path)
+            written += save(draw(), folder / name, formats)
     return written
 
 
 def total_scores(evaluation: Evaluation) -> Figure:
     """The two headline scores of each model on each dimension, with intervals, and what never looking has of them."""
     title = "Total score and grounded score by dimension"
-    known = evaluation.scores.notna().any()  # results that are older than `grounded` lack it
-    scores = {label: score for label, score in _HEADLINES.items() if score == TOTAL or known[score]}
-    floors = {score: blind_means(evaluation.blind, score) for score in scores.values()}
+    scores = _known_headlines(evaluation)
     if evaluation.many:
-        return _heat_maps(
-            evaluation, title, {label: evaluation.means(score) for label, score in scores.items()}, floors
-        )
-    notes = evaluation.footnote, "Bars: mean with its 95 % interval (examples resampled within each task)."
-    figure = new_figure(12, 1.4 + 3.6 * len(scores), title, *notes)
+        return _heat_maps_with_means(evaluation, title, scores)
+    figure = new_figure(WIDTH, 1.6 + 3.1 * len(scores), title, evaluation.footnote, _INTERVALS)
     panels = figure.subplots(len(scores), 1, squeeze=False)[:, 0]
-    for axes, (label, score) in zip(panels, scores.items(), strict=True):
-        means, bounds = evaluation.means(score), evaluation.intervals(score)
-        draw_bars(axes, [means], evaluation.looks, evaluation.marks, 11.5, bounds)
-        draw_floor(axes, floors[score].loc["floor"])
-        axes.set_ylim(0, _MOST[score])
-        label_groups(axes, evaluation.group_labels())
-        axes.set_ylabel(label)
-    floor = Line2D([], [], color=FLOOR, linewidth=1.6, label="floor: a planner that never looks")
-    drawn = any(table.notna().any(axis=None) for table in floors.values())
-    legend_above(figure, [*_model_patches(evaluation), *([floor] if drawn else [])])
+    for axes, (name, score) in zip(panels, scores.items(), strict=True):
+        _draw_scores(axes, evaluation, [evaluation.means(score)], score, name, _MOST[score])
+        draw_floor(axes, evaluation.floors(score))
+    floor = any(evaluation.floors(score).notna().any() for score in scores.values())
+    legend_above(figure, [*_model_patches(evaluation), *([_FLOOR_LINE] if floor else [])])
     return figure
 
 
@@ -166,30 +194,27 @@ def diagnosis(evaluation: Evaluation) -> Figure:
         name: rows.groupby("model")[list(KIND_COLOURS)].sum().reindex(models, fill_value=0)
         for name, rows in groups.items()
     }
-    figure = new_figure(15, 1.9 + 0.27 * max(len(models), 2), "Why responses are right or wrong", _KINDS_NOTE)
+    figure = new_figure(WIDTH + 1.5, 2.2 + 0.25 * max(len(models), 2), "Why responses are right or wrong", _KINDS_NOTE)
     panels = figure.subplots(1, len(groups), sharey=True)
     for axes, (name, found) in zip(panels, counts.items(), strict=True):
         draw_shares(axes, found, KIND_COLOURS)
-        axes.set_title(f"{name} (n = {int(found.sum(axis=1).max())})", loc="left", fontsize=9)
+        axes.set_title(f"{name}\nn = {int(found.sum(axis=1).max())}", loc="left", fontsize=9)
+    panels[0].set_xlabel("% of the examples", loc="left", fontsize=8.5)
     there = sum(found.sum() for found in counts.values())
     legend_above(figure, [Patch(color=colour, label=kind) for kind, colour in KIND_COLOURS.items() if there[kind]])
     return figure
 
 
 def metrics(evaluation: Evaluation) -> Figure:
-    """The four official metrics beside one another."""
+    """The four official metrics, one below the other, on one scale."""
     title = "Official metrics by dimension (percent of the reference plan)"
-    tables = {name: evaluation.means(score) for name, score in _METRICS.items()}
     if evaluation.many:
+        tables = {name: (evaluation.means(score), 100.0) for name, score in _METRICS.items()}
         return _heat_maps(evaluation, title, tables)
-    figure = new_figure(14, 8, title, evaluation.footnote)
-    panels = figure.subplots(2, 2, sharex=True)
-    for axes, (name, means) in zip(panels.flat, tables.items(), strict=True):
-        draw_bars(axes, [means], evaluation.looks, evaluation.marks, 6.5)
-        label_groups(axes, evaluation.group_labels())
-        axes.set_title(name, loc="left", fontsize=11)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("mean score (max 100)")
+    figure = new_figure(WIDTH, 10.5, title, evaluation.footnote, _INTERVALS)
+    panels = figure.subplots(len(_METRICS), 1)
+    for axes, (name, score) in zip(panels, _METRICS.items(), strict=True):
+        _draw_scores(axes, evaluation, [evaluation.means(score)], score, f"{name} (max 100)", 100)
     legend_above(figure, _model_patches(evaluation))
     return figure
 
@@ -199,12 +224,9 @@ def stacked(evaluation: Evaluation) -> Figure:
     title = "Total score in its two official parts"
     parts = {name: 0.4 * evaluation.means(score) for name, score in _PARTS.items()}
     if evaluation.many:
-        return _heat_maps(evaluation, title, {f"{name} (max 40)": part for name, part in parts.items()})
-    figure = new_figure(12, 5.5, title, evaluation.footnote)
-    axes = figure.add_subplot()
-    draw_bars(axes, list(parts.values()), evaluation.looks, evaluation.marks, 11.5)
-    label_groups(axes, evaluation.group_labels())
-    axes.set_ylabel(TOTAL_LABEL)
+        return _heat_maps(evaluation, title, {f"{name} (max 40)": (part, 40.0) for name, part in parts.items()})
+    figure = new_figure(WIDTH, 5, title, evaluation.footnote, _INTERVALS)
+    _draw_scores(figure.add_subplot(), evaluation, list(parts.values()), TOTAL, TOTAL_LABEL, _MOST[TOTAL])
     dark, light = parts
     shades = [Patch(color=GREY, label=f"dark: {dark}"), Patch(color=lightened(GREY), label=f"light: {light}")]
     legend_above(figure, [*_model_patches(evaluation), *shades])
@@ -212,73 +234,138 @@ def stacked(evaluation: Evaluation) -> Figure:
 
 
 def improvement_figure(evaluation: Evaluation) -> Figure:
-    """How far every other model lies above the baseline, in points of the total score and in percent."""
+    """How far every other model lies above the baseline on the examples that both have, in points of the total score;
+    in percent too where the baseline is not 0 and both were asked alike."""
     assert evaluation.baseline is not None
-    points, percent = (
-        table.drop(evaluation.baseline) for table in improvement(evaluation.means("total_score"), evaluation.baseline)
+    rows = paired_differences(evaluation.scores, evaluation.baseline)
+    others = {model: look for model, look in evaluation.looks.items() if model != evaluation.baseline}
+    bounds, points = _bounds(rows, others), _wide(rows, "mean", others)
+    of_all, percent = (
+        table.loc[list(others)]
+        for table in improvement(evaluation.means(TOTAL), evaluation.baseline, evaluation.unlike)
     )
+    percent = percent.where((of_all - points).abs() < TIE)  # of other examples it would be of another difference
     marks = evaluation.marks | evaluation.marks.loc[evaluation.baseline]
+    numbers = [*bounds] if evaluation.many else [percent]
     texts = pd.DataFrame(
-        {g: [_signed(points.loc[m, g], percent.loc[m, g], marks.loc[m, g]) for m in points.index] for g in GROUPS},
-        points.index,
+        {
+            g: [_signed(points.loc[m, g], marks.loc[m, g], *(n.loc[m, g] for n in numbers)) for m in others]
+            for g in GROUPS
+        },
+        list(others),
     )
-    title = f"Total score against {plain(evaluation.baseline)}: difference in points (and in percent)"
-    footnotes = (evaluation.footnote, unlike_note(evaluation.scores, evaluation.baseline))
+    title = f"Total score against {label(evaluation.baseline)}: difference in points"
+    notes = (evaluation.footnote, unlike_note(evaluation.scores, evaluation.baseline))
     if evaluation.many:
-        figure = new_figure(12, 1.7 + 0.26 * len(points), title, *footnotes)
-        farthest = points.abs().max().max()
+        note = "In brackets the 95 % interval of the difference in pairs, examples resampled within each task."
+        figure = new_figure(WIDTH + 2.5, 2 + 0.24 * len(points), title, *notes, note)
+        farthest = points.abs().max().max() or 1.0
         labels = evaluation.group_labels()
         draw_heat_map(figure.add_subplot(), points, texts, "RdBu", (-farthest, farthest), labels)
         return figure
-    figure = new_figure(11, 2.5 + 0.22 * max(len(points), 2) * len(GROUPS), title, *footnotes)
+    in_percent = f" In brackets: percent of {label(evaluation.baseline)}." if percent.notna().any(axis=None) else ""
+    height = 2.4 + 0.17 * max(len(points), 2) * len(GROUPS)
+    figure = new_figure(
+        WIDTH, height, title, *notes, _INTERVALS.replace("intervals", "intervals of the paired difference") + in_percent
+    )
     axes = figure.add_subplot()
-    draw_differences(axes, points, texts, evaluation.looks, [*NAMES, MEAN])
-    axes.set_xlabel("difference in total score (official, max 80), points")
-    legend_above(figure, [evaluation.looks[model].patch(model) for model in points.index])
+    draw_differences(axes, points, bounds, texts, evaluation.looks, [*NAMES, "mean\nof six"])
+    axes.set_xlabel("difference in total score (official, max 80), points", fontsize=9)
+    legend_above(figure, [look.patch(model) for model, look in others.items()])
     return figure
 
 
 def checkpoints(evaluation: Evaluation, series: Mapping[str, Mapping[str, int]]) -> Figure:
-    """The total score over the steps of each run that has three checkpoints or more."""
-    title = "Total score over training"
-    figure = new_figure(14, 7, title, evaluation.footnote)
-    means = evaluation.means("total_score")
-    checkpoint_curves(figure, means, evaluation.marks, series, evaluation.baseline)
+    """The headline scores over the steps of each run that has three checkpoints or more, with their intervals."""
+    scores = _known_headlines(evaluation)
+    note = "Bands: 95 % bootstrap intervals, examples resampled within each task."
+    figure = new_figure(WIDTH + 4.5, 1.8 + 2.4 * len(scores), "Scores over training", evaluation.footnote, note)
+    panels = figure.subplots(len(scores), len(GROUPS), sharex=True, sharey="row", squeeze=False)
+    level = evaluation.baseline
+    for row, (name, score) in zip(panels, scores.items(), strict=True):
+        means, bounds, floors = evaluation.means(score), evaluation.intervals(score), evaluation.floors(score)
+        for axes, group in zip(row, GROUPS, strict=True):
+            levels = (means.loc[level, group] if level else math.nan, floors[group])
+            part = pd.DataFrame({"mean": means[group], "low": bounds[0][group], "high": bounds[1][group]})
+            draw_curves(axes, part, evaluation.marks[group], series, evaluation.looks, levels)
+        row[0].set_ylabel(name, fontsize=9)
+        row[0].set_ylim(0, _MOST[score])
+    for axes, title in zip(panels[0], [*NAMES, "mean of six"], strict=True):
+        axes.set_title(title, loc="left", fontsize=9.5)
+    for axes in panels[-1]:
+        axes.set_xlabel("training step", fontsize=9)
+    legend_above(figure, [*curve_lines(series, evaluation.looks, level), _FLOOR_LINE])
     return figure
 
 
-def _heat_maps(
-    evaluation: Evaluation,
-    title: str,
-    tables: Mapping[str, pd.DataFrame],
-    blind: Mapping[str, pd.DataFrame] | None = None,
-) -> Figure:
-    """A heat map for each table; `blind` are rows below them, by score."""
-    count, footnotes = len(tables), [evaluation.footnote, "Darker is higher, within each table."]
-    width = 11 if count == 1 else 2 + 3.4 * count
-    rows = len(evaluation.looks) + (len(BLIND) if blind else 0)
-    figure = new_figure(width, 2.2 + 0.26 * rows, title, *footnotes)
-    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
-    below = list((blind or {}).values()) or [None] * count
-    for axes, (name, models), extra in zip(panels, tables.items(), below, strict=True):
-        means = models if extra is None else pd.concat([models, extra])
-        texts = means.map("{:.1f}".format, na_action="ignore").astype(object).fillna("n/a")
-        texts.loc[models.index] += evaluation.marks.replace({True: "*", False: ""})
-        limits = (means.min().min(), means.max().max())
-        draw_heat_map(axes, means, texts, "Blues", limits, evaluation.group_labels(lines=count == 1))
-        axes.set_title(name, loc="left", fontsize=11, pad=10)
-        if count > 1:
-            axes.tick_params(axis="x", labelrotation=90)
+def _known_headlines(evaluation: Evaluation) -> dict[str, str]:
+    """Results that are older than `grounded` lack it."""
+    known = evaluation.scores.notna().any()
+    return {name: score for name, score in _HEADLINES.items() if score == TOTAL or known[score]}
+
+
+def _draw_scores(
+    axes: Axes, evaluation: Evaluation, layers: Sequence[pd.DataFrame], score: str, name: str, most: float
+) -> None:
+    labels = evaluation.group_labels()
+    draw_bars(axes, layers, evaluation.looks, evaluation.marks, evaluation.intervals(score), labels, most)
+    axes.set_ylabel(name, fontsize=9)
+
+
+def _heat_maps(evaluation: Evaluation, title: str, tables: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
+    """A heat map for each table, each with the maximum of its score."""
+    note = "White is 0, the darkest blue the score's maximum."
+    figure = new_figure(1.6 + 2.9 * len(tables), 2.4 + 0.22 * len(evaluation.looks), title, evaluation.footnote, note)
+    panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for axes, (name, (means, most)) in zip(panels, tables.items(), strict=True):
+        _draw_heat_map(axes, evaluation, name, means, most)
     return figure
+
+
+def _heat_maps_with_means(evaluation: Evaluation, title: str, scores: Mapping[str, str]) -> Figure:
+    """A heat map for each score with what never looking has below it; beside it the means with their intervals."""
+    rows = len(evaluation.looks) + len(BLIND)
+    notes = "White is 0, the darkest blue the score's maximum.", f"Dots: the mean of six. {_INTERVALS}"
+    figure = new_figure(1.6 + 4.6 * len(scores), 2.4 + 0.22 * rows, title, evaluation.footnote, *notes)
+    panels = figure.subplots(1, 2 * len(scores), sharey=True, width_ratios=[3, 1.5] * len(scores))
+    for place, (name, score) in enumerate(scores.items()):
+        means, blind = evaluation.means(score), blind_means(evaluation.blind, score)
+        table = pd.concat([means, blind])
+        _draw_heat_map(panels[2 * place], evaluation, name, table, _MOST[score])
+        low, high = (bound[MEAN].reindex(table.index) for bound in evaluation.intervals(score))
+        draw_means(panels[2 * place + 1], means[MEAN], (low, high), blind.loc["floor", MEAN], _MOST[score])
+    legend_above(figure, [_FLOOR_LINE])
+    return figure
+
+
+def _draw_heat_map(axes: Axes, evaluation: Evaluation, name: str, means: pd.DataFrame, most: float) -> None:
+    texts = means.map("{:.1f}".format, na_action="ignore").astype(object).fillna("n/a")
+    texts.loc[evaluation.marks.index] += evaluation.marks.replace({True: "*", False: ""})
+    draw_heat_map(axes, means, texts, "Blues", (0, most), evaluation.group_labels(lines=False))
+    axes.set_title(name, loc="left", fontsize=10, pad=8)
+    axes.tick_params(axis="x", labelrotation=90)
+
+
+def _bounds(rows: pd.DataFrame, models: Iterable[str]) -> Bounds:
+    return _wide(rows, "low", models), _wide(rows, "high", models)
+
+
+def _wide(rows: pd.DataFrame, column: str, models: Iterable[str]) -> pd.DataFrame:
+    """Models x `GROUPS`, of rows as `summarise` gives them."""
+    return rows.pivot(index="model", columns="dimension", values=column).reindex(index=list(models), columns=GROUPS)
 
 
 def _model_patches(evaluation: Evaluation) -> list[Patch]:
     return [look.patch(model) for model, look in evaluation.looks.items()]
 
 
-def _signed(points: float, percent: float, marked: bool) -> str:
+def _signed(points: float, marked: bool, *numbers: float) -> str:
+    """A difference, and in brackets its percentage or its two bounds, where they are known."""
     star = "*" if marked else ""
     if pd.isna(points):
         return f"n/a{star}"
-    # Adding 0 makes a rounded -0 positive.
-    return f"{round(points, 1) + 0:+.1f}{star}" + ("" if pd.isna(percent) else f" ({round(percent, 1) + 0:+.1f}%)")
+    shown = [f"{round(number, 1) + 0:+.1f}" for number in (points, *numbers)]  # adding 0 makes a rounded -0 positive
+    if any(map(pd.isna, numbers)):
+        return shown[0] + star
+    brackets = f" ({shown[1]}%)" if len(numbers) == 1 else f" [{', '.join(shown[1:])}]"
+    return shown[0] + star + brackets

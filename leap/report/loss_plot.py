@@ -9,7 +9,7 @@ from leap.models.checkpoints import LogEntry
 from leap.report.curves import Loss, training_loss
 from leap.report.style import save
 
-IMAGE = "training_loss.png"
+IMAGE = "training_loss"
 
 
 class LossPlot(TrainerCallback):
@@ -27,4 +27,4 @@ class LossPlot(TrainerCallback):
         log = [LogEntry.model_validate(entry) for entry in state.log_history]
         loss = Loss.of_log(log, Path(args.output_dir) / f"checkpoint-{state.global_step}")
         if loss.training or loss.validation:
-            save(training_loss(loss), Path(args.output_dir) / IMAGE)
+            save(training_loss(loss), Path(args.output_dir) / IMAGE, ["png"])

@@ -233,8 +233,11 @@ def unlike_settings(
 
 
 def unlike_settings_note(results: Path, models: Iterable[str] | None = None, baseline: str | None = None) -> str:
-    """Which models were asked or scored in another way than the baseline, or the first; "" if none."""
-    unlike = unlike_settings(results, models, baseline)
+    """Which models were asked or scored in another way than the baseline, or the first; "" if none. An image control is
+    no news: the name says it."""
+    found = unlike_settings(results, models, baseline).items()
+    named = {key: [one for one in differences if one.name != "image_control"] for key, differences in found}
+    unlike = {key: differences for key, differences in named.items() if differences}
     if not unlike:
         return ""
     places_of: dict[tuple[str, str], list[str]] = {}  # one for all dimensions that say the same

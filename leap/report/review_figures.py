@@ -20,14 +20,31 @@ from matplotlib.patches import Patch
 from leap.judge import review_summary
 from leap.judge.criteria import CRITERIA, DESCRIBED
 from leap.progress import rounded
+from leap.report.results import model_order
 from leap.report.review_page import review_tables
-from leap.report.style import FAINT, GREY, INK, PALETTE, Look, clean, legend_above, looks, new_figure, plain, save
+from leap.report.style import (
+    DRAWN,
+    FAINT,
+    GREY,
+    INK,
+    Look,
+    clean,
+    is_dark,
+    label,
+    legend_above,
+    looks,
+    new_figure,
+    plain,
+    remove,
+    save,
+)
 from leap.statistics.comparison import ALPHA
 
 FIGURES = ("final_scores", "criteria", "improvement", "agreement", "pairs")
 _SCALE = (0.8, 5.2)  # of scores from 1 to 5
 _LABELS = {criterion.name: criterion.label for criterion in DESCRIBED}
 _SAMPLES_DRAWN = 60
+_MANY, _CLOSE = 12, 0.5  # so many models stand closer, to fit on a page
 _MARKERS = dict(zip(CRITERIA, cycle(("o", "s", "D", "^", "v", "P")), strict=False))
 
 
@@ -53,7 +70,7 @@ class ReviewFigures:
 
     @cached_property
     def looks(self) -> dict[str, Look]:
-        return looks(self.models, self.baseline)
+        return looks(model_order(self.models), self.baseline)
 
     @cached_property
     def footnotes(self) -> tuple[str, ...]:
@@ -67,10 +84,10 @@ class ReviewFigures:
         """Models, with an asterisk where this judge's verdicts are incomplete."""
         counts = self.tables["counts"]
         unscored = counts[counts["judge"] == judge].set_index("model_name")["unscored"]
-        return [f"{plain(model)}{' *' if unscored.get(model, 0) else ''}" for model in self.models]
+        return [f"{label(model)}{' *' if unscored.get(model, 0) else ''}" for model in self.models]
 
 
-def draw_review(figures: ReviewFigures, folder: Path) -> list[Path]:
+def draw_review(figures: ReviewFigures, folder: Path, formats: Sequence[str] = DRAWN) -> list[Path]:
     """Write every figure for which there is data, and remove an older one for which there is none now."""
     drawn: dict[str, Figure | None] = {
         "final_scores": final_scores(figures),
@@ -81,12 +98,11 @@ def draw_review(figures: ReviewFigures, folder: Path) -> list[Path]:
     }
     written = []
     for name in FIGURES:
-        path, figure = folder / f"blind10_{name}.png", drawn[name]
+        path, figure = folder / f"blind10_{name}", drawn[name]
         if figure is None:
-            path.unlink(missing_ok=True)
+            remove(path)
         else:
-            save(figure, path)
-            written.append(path)
+            written += save(figure, path, formats)
     return written
 
 
@@ -109,21 +125,20 @@ def final_scores(figures: ReviewFigures) -> Figure:
 
 def criteria(figures: ReviewFigures) -> Figure:
     """The criteria of each model, one under the other."""
-    colours = dict(zip(CRITERIA, PALETTE, strict=False))
     offsets = np.linspace(-0.27, 0.27, len(CRITERIA))
 
     def panel(axes: Axes, judge: str) -> None:
         for offset, criterion in zip(offsets, CRITERIA, strict=True):
             means = _of(figures.tables["means"], judge, criterion)
             for place, model in enumerate(figures.models):
-                _draw_mean(axes, means.loc[model], place + offset, colours[criterion], _MARKERS[criterion], text=False)
+                colour, marker = figures.looks[model].colour, _MARKERS[criterion]
+                _draw_mean(axes, means.loc[model], place + offset, colour, marker, text=False)
         _score_axis(axes)
         axes.set_xlabel("mean score (1 to 5, higher is better)")
 
     figure = _panels(figures, "Blind review: criteria", panel, 0.75, figures.footnotes)
     handles = [
-        Line2D([], [], color=colours[name], marker=_MARKERS[name], linestyle="none", label=_LABELS[name])
-        for name in CRITERIA
+        Line2D([], [], color=INK, marker=_MARKERS[name], linestyle="none", label=_LABELS[name]) for name in CRITERIA
     ]
     legend_above(figure, handles)
     return figure
@@ -131,6 +146,7 @@ def criteria(figures: ReviewFigures) -> Figure:
 
 def improvement(figures: ReviewFigures) -> Figure:
     """How far each model's final score lies above the baseline's on the same samples."""
+    assert figures.baseline is not None
     table = figures.tables["comparisons"]
     others = [model for model in figures.models if model != figures.baseline]
     values = table[["low", "high", "difference"]]
@@ -153,7 +169,7 @@ def improvement(figures: ReviewFigures) -> Figure:
         axes.set_xlim(left - 0.05 * room, right + 0.95 * room)  # on the right stand the texts
         axes.set_xlabel("difference in final score, points of 1 to 5")
 
-    title = f"Blind review: improvement over {plain(figures.baseline)}"
+    title = f"Blind review: improvement over {label(figures.baseline or '')}"
     note = f"† differs at {ALPHA:g}: paired permutation test, Holm's correction over the models."
     return _panels(figures, title, panel, 0.4, (*figures.footnotes, note), others)
 
@@ -167,7 +183,6 @@ def agreement(figures: ReviewFigures) -> Figure:
     figure = new_figure(11, height, "Blind review: agreement (1 is perfect, 0 is chance)", note)
     axes = figure.add_subplot()
     places, labels, place = [], [], 0.0
-    statistics = list(dict.fromkeys(table["statistic"]))
     for between, statistic in groups:
         title = plain(f"{between}: {statistic}")
         beside = axes.get_yaxis_transform()
@@ -176,7 +191,7 @@ def agreement(figures: ReviewFigures) -> Figure:
         place += 1
         for row in table[(table["between"] == between) & (table["statistic"] == statistic)].to_dict("records"):
             point = pd.Series(row).rename({"value": "mean"})
-            _draw_mean(axes, point, place, PALETTE[statistics.index(statistic)])
+            _draw_mean(axes, point, place, INK)
             places.append(place)
             labels.append(_LABELS.get(row["criterion"], "final score"))
             place += 1
@@ -196,27 +211,29 @@ def pairs(figures: ReviewFigures) -> Figure:
     figure = new_figure(11, 2.2 + 0.42 * len(table) + 0.2 * len(notes), "Blind review: pairs in both orders", *notes)
     axes = figure.add_subplot()
     many = table["judge"].nunique() > 1
-    parts: Mapping[str, str] = {"wins": PALETTE[0], "ties": FAINT, "losses": PALETTE[1]}
     for place, row in enumerate(table.to_dict("records")):
         left = 0
-        for name, colour in parts.items():
-            axes.barh(place, row[name], 0.7, left, color=colour, edgecolor="white")
+        one, other = (figures.looks[row[name]] for name in ("model_a", "model_b"))
+        for name, look in {"wins": one, "ties": Look(FAINT, ""), "losses": other}.items():
+            axes.barh(place, row[name], 0.7, left, color=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0)
             if row[name]:
-                ink = INK if name != "wins" else "white"
-                axes.text(left + row[name] / 2, place, row[name], ha="center", va="center", fontsize=9, color=ink)
+                ink = "white" if is_dark(look.colour) else INK
+                box = {"facecolor": look.colour, "edgecolor": "none", "pad": 1.5}
+                middle = left + row[name] / 2
+                axes.text(middle, place, row[name], ha="center", va="center", fontsize=9, color=ink, bbox=box)
             left += row[name]
         axes.text(left, place, f"  {_p(row['p_sign'])}", va="center", fontsize=8.5, color=INK)
     names = [
-        f"{row['model_a']} against {row['model_b']}" + (f"\n{row['judge']}" if many else "")
+        f"{label(row['model_a'])} against {label(row['model_b'])}" + (f"\n{plain(row['judge'])}" if many else "")
         for row in table.to_dict("records")
     ]
     clean(axes, "x")
-    axes.set_yticks(range(len(table)), [plain(name) for name in names])
+    axes.set_yticks(range(len(table)), names)
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.set_xlim(0, table["pairs"].max() * 1.15)
     axes.set_xlabel("samples (p: exact sign test, ties left out)")
-    labels = {"wins": "first named won", "ties": "even, or the orders disagree", "losses": "second named won"}
-    legend_above(figure, [Patch(facecolor=colour, label=labels[name]) for name, colour in parts.items()])
+    even = Patch(facecolor=FAINT, label="even, or the orders disagree")
+    legend_above(figure, [*(look.patch(model) for model, look in figures.looks.items()), even])
     return figure
 
 
@@ -245,6 +262,7 @@ def _panels(
     shown = figures.models if models is None else list(models)
     columns = min(len(figures.judges), 3)
     rows = -(-len(figures.judges) // columns)
+    row_height *= _CLOSE if len(shown) > _MANY else 1
     height = 1.6 + rows * (0.9 + row_height * max(len(shown), 2))
     figure = new_figure(9 if columns == 1 else 1 + 5.5 * columns, height, title, *footnotes)
     grid = figure.subplots(rows, columns, sharey=False, squeeze=False).ravel()

@@ -1,22 +1,27 @@
-"""What all figures share: colours, hatches, axes, titles, footnotes, and how a figure becomes a file."""
+"""What all figures share: colours, hatches, labels, axes, titles, footnotes, and how a figure becomes files."""
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.typing import ColorType
 
-from leap.evaluation.settings import ImageControl
+from leap.cli import FIGURE_FORMATS
 from leap.records.files import write_atomic
 
-DPI = 200
+DRAWN = ("png", "svg")  # unless others are asked for
+DPI = 300
+WIDTH = 9.5  # inches: on the 7 of a page's width the smallest text is still over 5 points
 _TITLE_HEIGHT, _LEGEND_LINE = 0.38, 0.19  # inches
 GREY, FAINT, INK = "#7f7f7f", "#e3e3e3", "#222222"
 FLOOR = "#b00020"  # what never looking has
@@ -38,9 +43,14 @@ KIND_COLOURS = {
     "refused": "#8C8C8C",
     "not answered": "#C9C9C9",
 }
-_CONTROL_HATCHES = dict(
-    zip((f"_{control}" for control in get_args(ImageControl) if control != "none"), ("///", "...", "xxx"), strict=True)
-)
+# The end of a model's name when it was asked with other images -> its hatch, and what figures call it.
+CONTROLS = {
+    "_swapped": ("///", "other scenes' images"),
+    "_blank": ("...", "blank images"),
+    "_absent": ("xxx", "no images"),
+}
+_CHECKPOINT = re.compile(r"(?P<run>(?:.+-)?checkpoint-)(?P<step>\d+)(?P<kind>(?:_.*)?)")
+_PALEST = 0.45  # of a run's colour, in its first checkpoint
 
 
 @dataclass(frozen=True)
@@ -50,33 +60,65 @@ class Look:
     colour: str
     hatch: str
 
-    def patch(self, label: str) -> Patch:
+    def patch(self, model: str) -> Patch:
         """Its entry in a legend."""
-        return Patch(facecolor=self.colour, hatch=self.hatch, edgecolor="white", linewidth=0, label=plain(label))
+        return Patch(facecolor=self.colour, hatch=self.hatch, edgecolor="white", linewidth=0, label=label(model))
 
 
 def looks(models: Iterable[str], baseline: str | None) -> dict[str, Look]:
-    """The baseline grey, the others in the palette's order; an image control hatched in the colour of its model."""
-    colours: dict[str, str] = {} if baseline is None else {baseline: GREY}
+    """One look a model for all figures: the baseline grey, the others in the palette's order. The checkpoints of a run
+    (`find_series`) are shades of one colour, the last one its full colour; an image control is its model, hatched."""
+    own = {model: (model, "") if model == baseline else uncontrolled(model) for model in models}
+    series = find_series(dict.fromkeys(name for name, _ in own.values() if name != baseline))
+    shades = {
+        name: (run, _PALEST + (1 - _PALEST) * place / (len(steps) - 1))
+        for run, steps in series.items()
+        for place, name in enumerate(steps)
+    }
+    colours: dict[str, str] = {}
     found = {}
-    for model in models:
-        own, hatch = (model, "") if model == baseline else uncontrolled(model)
-        colour = colours.setdefault(own, PALETTE[(len(colours) - (baseline is not None)) % len(PALETTE)])
-        found[model] = Look(colour, hatch)
+    for model, (name, hatch) in own.items():
+        run, share = shades.get(name, (name, 1.0))
+        if name != baseline:
+            colours.setdefault(run, PALETTE[len(colours) % len(PALETTE)])
+        found[model] = Look(GREY if name == baseline else lightened(colours[run], share), hatch)
     return found
+
+
+def find_series(models: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Run -> model -> step, for every run with three checkpoints or more; a run is named "checkpoint-N" or the like."""
+    series: dict[str, dict[str, int]] = {}
+    for model in models:
+        if match := _CHECKPOINT.fullmatch(model):
+            series.setdefault(f"{match['run']}N{match['kind']}", {})[model] = int(match["step"])
+    return {run: dict(sorted(steps.items(), key=lambda one: one[1])) for run, steps in series.items() if len(steps) > 2}
 
 
 def uncontrolled(model: str) -> tuple[str, str]:
     """(the model whose image control this is, the control's hatch); (itself, "") for any other model."""
-    for suffix, hatch in _CONTROL_HATCHES.items():
+    for suffix, (hatch, _) in CONTROLS.items():
         if model.endswith(suffix):
             return model.removesuffix(suffix), hatch
     return model, ""
 
 
-def lightened(colour: str) -> tuple[float, ...]:
-    """The colour of a bar's second part."""
-    return tuple(0.45 * part + 0.55 for part in to_rgb(colour))
+def label(model: str) -> str:
+    """What figures call a model: a folder's name says nothing to who has not made it."""
+    for suffix, (_, images) in CONTROLS.items():
+        if model.endswith(suffix):
+            return plain(f"{model.removesuffix(suffix)}, {images}")
+    return plain(model)
+
+
+def lightened(colour: str, share: float = 0.45) -> str:
+    """This share of a colour, the rest white."""
+    return to_hex([share * part + 1 - share for part in to_rgb(colour)])
+
+
+def is_dark(colour: ColorType) -> bool:
+    """Whether white is read better upon a colour than black."""
+    red, green, blue = to_rgb(colour)
+    return 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
 
 
 def plain(text: object) -> str:
@@ -90,7 +132,7 @@ def new_figure(width: float, height: float, title: str, *footnotes: str) -> Figu
     heading = figure.suptitle(title, x=0.01, y=1 - 0.1 / height, ha="left", va="top", fontsize=13, fontweight="bold")
     heading.set_in_layout(False)
     _keep_free(figure, _TITLE_HEIGHT)
-    lines = [textwrap.fill(plain(footnote), int(width * 15)) for footnote in footnotes if footnote]
+    lines = [textwrap.fill(plain(footnote), int(width * 14.5)) for footnote in footnotes if footnote]
     if lines:
         figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=8, color=INK)
     return figure
@@ -114,7 +156,7 @@ def clean(axes: Axes, grid: Literal["x", "y", "both"]) -> Axes:
 def legend_above(figure: Figure, handles: Sequence[Any]) -> None:
     """A legend between the title and the axes, in as many columns as fit."""
     longest = max(len(handle.get_label()) for handle in handles)
-    columns = max(1, int(figure.get_figwidth() * 11 / (longest + 6)))
+    columns = max(1, int(figure.get_figwidth() * 13.5 / (longest + 7)))
     top = 1 - _TITLE_HEIGHT / figure.get_figheight()
     legend = figure.legend(
         handles=list(handles), loc="upper left", bbox_to_anchor=(0, top), ncols=columns, frameon=False, fontsize=9
@@ -123,8 +165,21 @@ def legend_above(figure: Figure, handles: Sequence[Any]) -> None:
     _keep_free(figure, _TITLE_HEIGHT + 0.15 + _LEGEND_LINE * math.ceil(len(handles) / columns))
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG; the same figure gives the same bytes."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-    write_atomic(path, image.getvalue())
+def save(figure: Figure, path: Path, formats: Sequence[str] = DRAWN) -> list[Path]:
+    """Write <path>.png, .svg or .pdf; the same figure gives the same bytes. None is left in another format: it would be
+    of other results."""
+    written = []
+    for name in formats:
+        image, date = io.BytesIO(), {"png": "Software", "svg": "Date", "pdf": "CreationDate"}[name]
+        with matplotlib.rc_context({"svg.hashsalt": path.name, "pdf.fonttype": 42}):  # 42: letters stay letters
+            figure.savefig(image, format=name, dpi=DPI, facecolor="white", metadata={date: None})
+        written.append(path.with_name(f"{path.name}.{name}"))
+        write_atomic(written[-1], image.getvalue())
+    remove(path, [name for name in FIGURE_FORMATS if name not in formats])
+    return written
+
+
+def remove(path: Path, formats: Sequence[str] = FIGURE_FORMATS) -> None:
+    """Remove an older figure for which there is no data now."""
+    for name in formats:
+        path.with_name(f"{path.name}.{name}").unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The results as tables: on the screen, as Markdown, as CSV."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -33,15 +34,17 @@ _FAILURES = ("examples", "format_error", "truncated", "inference_error", "missin
 _NOTE = "* incomplete: examples without a score (inference error or missing) are left out of the means, not zero"
 
 
-def total_table(scores: pd.DataFrame, counts: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+def total_table(
+    scores: pd.DataFrame, counts: pd.DataFrame, baseline: str | None, unlike: Collection[tuple[str, str]] = ()
+) -> pd.DataFrame:
     """The seed's table: model x dimension, the mean of the six, its improvement over the baseline in percent, and the
-    number of unscored examples. The improvement is empty where the baseline's mean is 0 or either mean is empty.
+    number of unscored examples. The improvement is empty where either mean is, as `improvement` says.
 
     Raises LeapError where `baseline` is not among the models.
     """
     table = dimension_means(scores, models=counts["model"])
     if baseline is not None:
-        table["improvement %"] = improvement(table, baseline)[1][MEAN].drop(baseline)
+        table["improvement %"] = improvement(table, baseline, unlike)[1][MEAN].drop(baseline)
     table["unscored"] = unscored_examples(counts)[MEAN]
     return table
 
@@ -59,8 +62,11 @@ def kind_table(kinds: pd.DataFrame) -> pd.DataFrame:
     return counts.rename(columns={flag: flag.replace("_", " ") for flag in FLAGS}).astype(object).fillna("-")
 
 
-def improvement(means: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(points, percent) by which each row lies above the baseline's; the percent of a baseline of 0 are empty.
+def improvement(
+    means: pd.DataFrame, baseline: str, unlike: Collection[tuple[str, str]] = ()
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(points, percent) by which each row lies above the baseline's. The percent of a baseline of 0 are empty, and of
+    what was not asked alike (`unlike_settings`), its mean included: they would be taken for what a training gained.
 
     Raises LeapError where `baseline` is not among the models.
     """
@@ -68,7 +74,10 @@ def improvement(means: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, pd.Da
         raise LeapError(f"baseline {baseline!r} is not among the models: {', '.join(means.index)}")
     reference = means.loc[baseline]
     points = means - reference
-    return points, points / reference.where(reference != 0) * 100
+    percent = points / reference.where(reference != 0) * 100
+    for model, dimension in unlike:
+        percent.loc[percent.index == model, [dimension, MEAN]] = float("nan")
+    return points, percent
 
 
 def metric_table(scores: pd.DataFrame, counts: pd.DataFrame, blind: pd.DataFrame) -> pd.DataFrame:

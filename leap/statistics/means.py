@@ -37,6 +37,12 @@ def summarise(
     return interval_rows(score_table(scores, score), seed, resamples)
 
 
+def paired_differences(scores: pd.DataFrame, baseline: str, score: str = "total_score", seed: int = 0) -> pd.DataFrame:
+    """`summarise` of each other model's differences from the baseline, on the examples that both have."""
+    table = score_table(scores, score)
+    return interval_rows(table.drop(columns=baseline).sub(table[baseline], axis=0), seed, RESAMPLES)
+
+
 def summarise_between_tasks(
     scores: pd.DataFrame, score: str = "total_score", seed: int = 0, resamples: int = RESAMPLES
 ) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import argparse
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import Parser, run
+from leap.cli import FIGURE_FORMATS, Parser, run
 from leap.errors import LeapError
 
 
@@ -21,6 +21,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--scores", type=find, help="a table of scores (default: the newest in --save_dir)")
     add("--save_dir", type=find, default=workspace.blind_10, help="where the tables lie")
     add("--baseline", help="the model that the others are compared with (default: Baseline)")
+    add("--format", nargs="+", choices=FIGURE_FORMATS, default=["png", "svg"], help="of the figures (default: png svg)")
     add("--output_dir", type=find, help="where figures go (default: figures/ in --save_dir)")
     return parser.parse_args()
 
@@ -43,7 +44,7 @@ def main() -> None:
 
     figures = ReviewFigures(scores, read_pairs(pairs) if pairs else None, baseline)
     output = arguments.output_dir or folder / "figures"
-    for drawn in draw_review(figures, output):
+    for drawn in draw_review(figures, output, arguments.format):
         print(drawn)
 
 

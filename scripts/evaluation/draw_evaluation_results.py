@@ -2,7 +2,7 @@
 
     python scripts/evaluation/draw_evaluation_results.py
     python scripts/evaluation/draw_evaluation_results.py --models Baseline checkpoint-200 checkpoint-5000
-    python scripts/evaluation/draw_evaluation_results.py --figure diagnosis
+    python scripts/evaluation/draw_evaluation_results.py --figure diagnosis --format pdf
     python scripts/evaluation/draw_evaluation_results.py --baseline checkpoint-200 --output_dir logs/figures
 
 No model is needed. What was not evaluated stays empty; it is never counted as 0.
@@ -12,7 +12,7 @@ import argparse
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import Parser, run
+from leap.cli import FIGURE_FORMATS, Parser, run
 from leap.errors import UsageError
 from leap.terminal import shown
 
@@ -24,6 +24,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--output_dir", type=find, help="where tables and figures go (default: figures/ in the results)")
     add("--baseline", type=shown, help="the model that the others are compared with (default: Baseline)")
     add("--figure", nargs="+", metavar="NAME", help="only these figures, such as diagnosis (default: all)")
+    add("--format", nargs="+", choices=FIGURE_FORMATS, default=["png", "svg"], help="of the figures (default: png svg)")
     add("--models", nargs="+", type=shown, metavar="MODEL", help="only these models (default: all that have results)")
     add(
         "--run_dir",
@@ -57,6 +58,7 @@ def main() -> None:
         read_kinds,
         read_scores,
         unlike_note,
+        unlike_settings,
         unlike_settings_note,
     )
     from leap.report.unfinished import unfinished_note
@@ -74,7 +76,11 @@ def main() -> None:
 
     scores, counts, blind = read_scores(results, models), read_counts(results, models), read_blind(results, models)
 
-    tables = {"scores": total_table(scores, counts, baseline), "grounded": grounded_table(scores, counts, blind)}
+    not_alike = unlike_settings(results, models, baseline)
+    tables = {
+        "scores": total_table(scores, counts, baseline, not_alike),
+        "grounded": grounded_table(scores, counts, blind),
+    }
     tables["metrics"] = metric_table(scores, counts, blind)
     print_table(tables["scores"], "Total score (official, at most 80)")
     for score, summary in write_summary(results, baseline or "").items():
@@ -96,8 +102,9 @@ def main() -> None:
     if loss is None:
         print(f"{run_dir}: no checkpoint with a log there, so no training loss is drawn (--run_dir names another run)")
     beside = "; ".join(filter(None, [asked, unfinished]))
-    evaluation = Evaluation(scores, counts, blind, read_kinds(results, models), baseline, beside)
-    for path in [*write_tables(tables, output, beside), *draw_figures(evaluation, loss, output, names)]:
+    evaluation = Evaluation(scores, counts, blind, read_kinds(results, models), baseline, beside, not_alike)
+    drawn = draw_figures(evaluation, loss, output, names, arguments.format)
+    for path in [*write_tables(tables, output, beside), *drawn]:
         print(path)
 
 

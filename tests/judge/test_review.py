@@ -507,10 +507,10 @@ def test_a_judge_that_always_prefers_the_first_decides_nothing(root: Path) -> No
 
 def test_figures_of_the_rubric_alone(root: Path) -> None:
     assert analyze(root, None, "--judge", "rubric", "--continue_on_error").returncode == 0
-    drawn = run_script(DRAW, "--output_dir", "figures", root=root)
+    drawn = run_script(DRAW, "--output_dir", "figures", "--format", "pdf", root=root)
     assert drawn.returncode == 0, drawn.stderr
     names = ("final_scores", "criteria", "improvement")
-    assert drawn.stdout.split() == [str(root / "figures" / f"blind10_{name}.png") for name in names]
+    assert drawn.stdout.split() == [str(root / "figures" / f"blind10_{name}.pdf") for name in names]
 
 
 @pytest.mark.slow
@@ -523,9 +523,9 @@ def test_figures_of_two_judges_and_the_rubric(root: Path) -> None:
     drawn = run_script(DRAW, "--baseline", "secretive-model", root=root)
     assert drawn.returncode == 0, drawn.stderr
     names = ("final_scores", "criteria", "improvement", "agreement", "pairs")
-    for path, name in zip(drawn.stdout.split(), names, strict=True):
-        assert path.endswith(f"blind10_{name}.png")
-        assert Path(path).stat().st_size > 10_000
+    written = [Path(path) for path in drawn.stdout.split()]
+    assert [path.name for path in written] == [f"blind10_{name}.{kind}" for name in names for kind in ("png", "svg")]
+    assert all(path.stat().st_size > 10_000 for path in written)
     unknown = run_script(DRAW, "--baseline", "nobody", root=root)
     assert unknown.returncode == 2
     assert "nobody" in unknown.stderr

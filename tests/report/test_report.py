@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -23,13 +24,14 @@ from rich.console import Console
 from leap.errors import LeapError
 from leap.evaluation.result_folder import DimensionResult
 from leap.evaluation.score import Counts
+from leap.evaluation.settings import ImageControl
 from leap.progress import rounded
 from leap.records.benchmark import Prediction
 from leap.report import figures
 from leap.report.changed_examples import read_changes
 from leap.report.charts import GROUPS
 from leap.report.comparison_page import print_comparison, readable, write_comparison
-from leap.report.curves import find_series, read_loss, training_loss
+from leap.report.curves import read_loss, training_loss
 from leap.report.figures import Evaluation, draw_figures
 from leap.report.live import print_results
 from leap.report.results import (
@@ -46,7 +48,7 @@ from leap.report.results import (
     unscored_examples,
 )
 from leap.report.results_summary import write_summary
-from leap.report.style import GREY, looks, save
+from leap.report.style import CONTROLS, GREY, find_series, label, lightened, looks, save
 from leap.report.tables import _cells, improvement, metric_table, print_table, total_table, write_tables
 from leap.report.unfinished import unfinished_note, unfinished_results
 from leap.statistics.comparison import compare
@@ -334,19 +336,99 @@ def test_all_figures_are_written_and_stale_ones_removed(tmp_path: Path, monkeypa
     write_results(tmp_path, {"Baseline": 10, "checkpoint-200": 20, "checkpoint-1000": 25, "checkpoint-400": 22})
     write_state(tmp_path / "run" / "checkpoint-30", [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0}])
     loss = read_loss(tmp_path / "run")
-    written = draw_figures(read(tmp_path), loss, tmp_path)
-    assert [path.stem for path in written] == list(figures.FIGURES)
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-    monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
+    written = draw_figures(read(tmp_path), loss, tmp_path, formats=["png", "svg"])
+    assert [path.name for path in written] == [f"{name}.{kind}" for name in figures.FIGURES for kind in ("png", "svg")]
+    assert all(path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml") for path in written)
+    monkeypatch.setattr(figures, "save", lambda figure, path, formats: [path.with_suffix(".svg")])
     without = draw_figures(read(tmp_path, baseline=None), None, tmp_path)
     assert [path.stem for path in without] == ["total_scores", "diagnosis", "metrics", "stacked", "checkpoints"]
-    assert sorted(tmp_path.glob("*.png")) == sorted(without)
+    assert sorted(tmp_path.glob("*.svg")) == sorted(without)
 
 
-def test_the_same_results_give_the_same_bytes(two: Path) -> None:
-    for name in ("a.png", "b.png"):
-        save(figures.total_scores(read(two)), two / name)
-    assert (two / "a.png").read_bytes() == (two / "b.png").read_bytes()
+def test_the_same_results_give_the_same_bytes_in_the_formats_asked_for(two: Path) -> None:
+    first, second = (
+        [path.read_bytes() for path in save(figures.total_scores(read(two)), two / "drawn", ["png", "svg", "pdf"])]
+        for _ in range(2)
+    )
+    assert first == second
+    assert first[2].startswith(b"%PDF")
+    save(figures.total_scores(read(two)), two / "drawn", ["pdf"])
+    assert [path.name for path in two.glob("drawn.*")] == ["drawn.pdf"]
+
+
+@pytest.mark.parametrize("draw", [figures.total_scores, figures.metrics, figures.stacked])
+def test_every_bar_has_an_interval_on_an_axis_up_to_the_maximum_and_its_number_below(
+    two: Path, draw: Callable[[Evaluation], Figure]
+) -> None:
+    evaluation = read(two)
+    for axes in draw(evaluation).axes:
+        most = 80 if "80" in axes.get_ylabel() else 100
+        assert axes.get_ylim() == (0, most)
+        intervals = [line for line in axes.get_lines() if line.get_marker() == "_"]
+        bars = {round(bar.get_x() + bar.get_width() / 2, 6) for bar in axes.patches if isinstance(bar, Rectangle)}
+        assert {round(points_of(line)[0][0], 6) for line in intervals} == bars
+        numbers = [text for text in axes.texts if re.fullmatch(r"[\d.]+", text.get_text())]
+        assert len(numbers) == 2 * len(GROUPS) == len(bars)
+        assert all(text.xy[1] == 0 and text.xyann[1] < 0 for text in numbers)  # type: ignore[attr-defined]
+    low, high = evaluation.intervals("total_score")
+    first = next(line for line in draw(evaluation).axes[0].get_lines() if line.get_marker() == "_")
+    if draw is not figures.metrics:
+        assert points_of(first)[0][1] == pytest.approx(low.loc["Baseline", "M&T"])
+        assert points_of(first)[1][1] == pytest.approx(high.loc["Baseline", "M&T"])
+
+
+def test_many_models_keep_the_interval_of_their_mean(tmp_path: Path) -> None:
+    write_results(tmp_path, {"Baseline": 10, **{f"checkpoint-{step}": 20 for step in range(1, 10)}})
+    figure = figures.total_scores(read(tmp_path))
+    cells, means = figure.axes
+    assert means.get_xlim() == (0, 80)
+    assert sum(line.get_marker() == "|" for line in means.get_lines()) == 10
+    assert cells.collections[0].get_clim() == (0, 80)
+
+
+def test_an_improvement_is_in_percent_only_where_the_baseline_allows_it(two: Path) -> None:
+    write_result(two, "other", "M&T", [12.0, 14.0])
+    unlike = [("other", "M&T")]
+    found = read(two)
+    evaluation = Evaluation(found.scores, found.counts, found.blind, found.kinds, "Baseline", unlike=unlike)
+    shown = texts(figures.improvement_figure(evaluation))
+    assert "+10.0 (+90.9%)" in shown
+    assert "+2.0" in shown
+    assert "+2.0 (+18.2%)" in texts(figures.improvement_figure(found))
+    percent = improvement(evaluation.means("total_score"), "Baseline", unlike)[1]
+    assert percent.loc["other"].isna().all()
+    assert percent.loc["checkpoint-200", "mean"] == pytest.approx(1000 / 13.5)
+    assert pd.isna(
+        total_table(found.scores, found.counts, "Baseline", [("checkpoint-200", "Complex")]).iloc[1]["improvement %"]
+    )
+
+
+def test_an_improvement_is_that_of_pairs_with_its_interval(tmp_path: Path) -> None:
+    write_results(tmp_path, {"Baseline": 10})
+    for index, dimension in enumerate(NAMES):
+        write_result(tmp_path, "more", dimension, [20.0 + index, 22.0 + index, 70.0])  # the third has no pair
+    figure = figures.improvement_figure(read(tmp_path))
+    assert [bar.get_width() for bar in bars_of(figure)] == pytest.approx([10] * len(GROUPS))
+    assert "+10.0" in texts(figure)  # the percentage would be of another difference
+    assert sum(line.get_marker() == "|" for line in figure.axes[0].get_lines()) == len(GROUPS)
+
+
+def test_checkpoints_of_a_run_are_shades_of_one_colour_in_every_figure(tmp_path: Path) -> None:
+    models = {"Baseline": 10.0, "checkpoint-200": 20.0, "checkpoint-400": 22.0, "checkpoint-1000": 25.0, "other": 9.0}
+    write_results(tmp_path, models)
+    evaluation = read(tmp_path)
+    full = evaluation.looks["checkpoint-1000"].colour
+    assert evaluation.looks["checkpoint-200"].colour == lightened(full)
+    assert len({look.colour for look in evaluation.looks.values()}) == 5
+    curves = figures.checkpoints(evaluation, find_series(models)).axes[0]
+    assert full in {line.get_color() for line in curves.get_lines()}
+
+
+def test_a_control_is_called_what_it_shows() -> None:
+    assert set(CONTROLS) == {f"_{control}" for control in get_args(ImageControl) if control != "none"}
+    assert label("checkpoint-5_swapped") == "checkpoint-5, other scenes' images"
+    assert label("Baseline_absent") == "Baseline, no images"
+    assert label("a$b") == r"a\$b"
 
 
 # Curves
