@@ -33,7 +33,13 @@ from leap.report.results import (
     dimension_means,
     incomplete_note,
     incomplete_results,
+    read_blind,
+    read_counts,
+    read_kinds,
+    read_scores,
     unlike_note,
+    unlike_settings,
+    unlike_settings_note,
 )
 from leap.report.style import (
     DRAWN,
@@ -52,6 +58,7 @@ from leap.report.style import (
     save,
 )
 from leap.report.tables import improvement
+from leap.report.unfinished import unfinished_note
 from leap.statistics.comparison import TIE
 from leap.statistics.means import MEAN, paired_differences, summarise
 from leap.vlabench.dimensions import NAMES
@@ -90,6 +97,20 @@ class Evaluation:
     baseline: str | None
     note: str = ""
     unlike: Collection[tuple[str, str]] = ()
+
+    @classmethod
+    def of_results(cls, results: Path, models: Sequence[str], baseline: str | None) -> "Evaluation":
+        """All of it, of these models in a folder of results."""
+        notes = unlike_settings_note(results, models, baseline), unfinished_note(results, models)
+        return cls(
+            read_scores(results, models),
+            read_counts(results, models),
+            read_blind(results, models),
+            read_kinds(results, models),
+            baseline,
+            "; ".join(filter(None, notes)),
+            unlike_settings(results, models, baseline),
+        )
 
     def means(self, score: str) -> pd.DataFrame:
         """Models x `GROUPS`."""

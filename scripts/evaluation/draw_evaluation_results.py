@@ -53,12 +53,7 @@ def main() -> None:
         ids_as_text_notes,
         incomplete_note,
         prompt_note,
-        read_blind,
-        read_counts,
-        read_kinds,
-        read_scores,
         unlike_note,
-        unlike_settings,
         unlike_settings_note,
     )
     from leap.report.unfinished import unfinished_note
@@ -66,7 +61,6 @@ def main() -> None:
     names = chosen_figures(arguments.figure, FIGURES)
     results, run_dir = arguments.results_dir, arguments.run_dir
     output = arguments.output_dir or results / "figures"
-    unfinished = unfinished_note(results, arguments.models)
     models = chosen_models(results, arguments.models)
     baseline = chosen_baseline(arguments.baseline, models)
 
@@ -74,11 +68,10 @@ def main() -> None:
     from leap.report.results_summary import SIGNIFICANT, write_summary
     from leap.report.tables import grounded_table, metric_table, print_table, total_table, write_tables
 
-    scores, counts, blind = read_scores(results, models), read_counts(results, models), read_blind(results, models)
-
-    not_alike = unlike_settings(results, models, baseline)
+    evaluation = Evaluation.of_results(results, models, baseline)
+    scores, counts, blind = evaluation.scores, evaluation.counts, evaluation.blind
     tables = {
-        "scores": total_table(scores, counts, baseline, not_alike),
+        "scores": total_table(scores, counts, baseline, evaluation.unlike),
         "grounded": grounded_table(scores, counts, blind),
     }
     tables["metrics"] = metric_table(scores, counts, blind)
@@ -87,12 +80,11 @@ def main() -> None:
         shown_rows = summary.loc[[*models, *(row for row in summary.index if row in BLIND)]]
         print_table(shown_rows, f"{score} [95 % interval]; {SIGNIFICANT} differs from the baseline (summary.md: how)")
     print_table(tables["metrics"], "Mean of the dimensions (at most 100; total at most 80)")
-    unlike, asked = unlike_note(scores, baseline) if baseline else "", unlike_settings_note(results, models, baseline)
     for note in (
         incomplete_note(counts),
-        unfinished,
-        unlike,
-        asked,
+        unfinished_note(results, arguments.models),
+        unlike_note(scores, baseline) if baseline else "",
+        unlike_settings_note(results, models, baseline),
         prompt_note(results, models),
         *ids_as_text_notes(scores, counts),
     ):
@@ -101,10 +93,8 @@ def main() -> None:
     loss = read_loss(run_dir)
     if loss is None:
         print(f"{run_dir}: no checkpoint with a log there, so no training loss is drawn (--run_dir names another run)")
-    beside = "; ".join(filter(None, [asked, unfinished]))
-    evaluation = Evaluation(scores, counts, blind, read_kinds(results, models), baseline, beside, not_alike)
     drawn = draw_figures(evaluation, loss, output, names, arguments.format)
-    for path in [*write_tables(tables, output, beside), *drawn]:
+    for path in [*write_tables(tables, output, evaluation.note), *drawn]:
         print(path)
 
 

@@ -10,7 +10,15 @@ from conftest import run_script
 from leap.errors import LeapError
 from leap.evaluation.score import read_scores as read_score_file
 from leap.report.figures import Evaluation, diagnosis, draw_figures, total_scores
-from leap.report.results import blind_means, ids_as_text_notes, read_blind, read_counts, read_kinds, read_scores
+from leap.report.results import (
+    blind_means,
+    found_models,
+    ids_as_text_notes,
+    read_blind,
+    read_counts,
+    read_kinds,
+    read_scores,
+)
 from leap.report.results_summary import write_summary
 from leap.report.style import FLOOR
 from leap.report.tables import grounded_table, kind_table, metric_table
@@ -41,8 +49,7 @@ def write_result(results: Path, model: str, dimension: str, grounded: list[float
 
 
 def read(results: Path) -> Evaluation:
-    read_all = (read_scores(results), read_counts(results), read_blind(results), read_kinds(results))
-    return Evaluation(*read_all, "Baseline")
+    return Evaluation.of_results(results, found_models(results), "Baseline")
 
 
 @pytest.fixture

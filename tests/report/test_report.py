@@ -83,7 +83,7 @@ def write_results(results: Path, models: dict[str, float], leave_out: tuple[str,
 
 
 def read(results: Path, baseline: str | None = "Baseline") -> Evaluation:
-    return Evaluation(read_scores(results), read_counts(results), read_blind(results), read_kinds(results), baseline)
+    return Evaluation.of_results(results, found_models(results), baseline)
 
 
 def bars_of(figure: Figure) -> list[Rectangle]:

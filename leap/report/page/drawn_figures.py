@@ -7,17 +7,9 @@ from leap.judge.review_files import SCORES, find_newest, find_pairs, read_pairs,
 from leap.records.litter import listed
 from leap.report.curves import read_loss
 from leap.report.figures import Evaluation, draw_figures
-from leap.report.results import (
-    read_blind,
-    read_counts,
-    read_kinds,
-    unlike_settings_note,
-)
-from leap.report.results import (
-    read_scores as read_evaluation,
-)
 from leap.report.review_figures import ReviewFigures, draw_review
-from leap.report.unfinished import unfinished_note
+
+_FORMATS = ["svg"]
 
 
 def draw_all(
@@ -33,17 +25,8 @@ def draw_all(
 
 
 def _of_evaluation(results: Path, models: Sequence[str], baseline: str | None, run: Path, folder: Path) -> list[Path]:
-    note = "; ".join(filter(None, [unlike_settings_note(results, models, baseline), unfinished_note(results, models)]))
-    evaluation = Evaluation(
-        read_evaluation(results, models),
-        read_counts(results, models),
-        read_blind(results, models),
-        read_kinds(results, models),
-        baseline,
-        note,
-    )
-    draw_figures(evaluation, read_loss(run), folder)
-    return _in_one_form(folder)
+    evaluation = Evaluation.of_results(results, models, baseline)
+    return draw_figures(evaluation, read_loss(run), folder, formats=_FORMATS)
 
 
 def _of_review(review: Path, baseline: str | None, folder: Path) -> list[Path]:
@@ -52,8 +35,7 @@ def _of_review(review: Path, baseline: str | None, folder: Path) -> list[Path]:
         return []
     scores, pairs = read_scores(path), find_pairs(path)
     judged = baseline if baseline in set(scores["model_name"]) else None
-    draw_review(ReviewFigures(scores, read_pairs(pairs) if pairs else None, judged), folder)
-    return _in_one_form(folder)
+    return draw_review(ReviewFigures(scores, read_pairs(pairs) if pairs else None, judged), folder, _FORMATS)
 
 
 def _in_one_form(folder: Path) -> list[Path]:
