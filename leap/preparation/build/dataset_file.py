@@ -10,9 +10,8 @@ from typing import Any
 from leap.errors import LeapError
 from leap.preparation.build.candidates import Candidate, LeftOut
 from leap.preparation.build.contact_sheet import Pair, write_contact_sheet
-from leap.preparation.build.copies import Copy, Exclusion, Images, copies_of, copies_within
+from leap.preparation.build.copies import Copy, Exclusion, Images, check_distance, copies_of, copies_within
 from leap.preparation.build.data_card import as_markdown, make_card
-from leap.preparation.build.near_duplicates import check_distance
 from leap.preparation.build.split import split_episodes
 from leap.preparation.check.image_facts import Facts, FactStore
 from leap.records.files import is_file, write_atomic
