@@ -21,7 +21,7 @@ from leap.data.image import resolve_image
 from leap.errors import LeapError
 from leap.preparation.agibot.archives import ArchiveError, GzipStream
 from leap.preparation.agibot.image_archive import _AllImages, unpack_images
-from leap.preparation.check.image_listing import find_images
+from leap.preparation.check.find_images import find_images
 
 __all__ = ["online"]  # a fixture that every test here uses
 

@@ -19,7 +19,7 @@ from PIL import Image
 from leap.data.image import resolve_image
 from leap.errors import LeapError
 from leap.preparation.check.image_facts import FactStore
-from leap.preparation.check.image_listing import Listing
+from leap.preparation.check.find_images import find_images
 from leap.records.locks import FolderLock
 
 SCRIPT = "scripts/utils/check_and_clean_images.py"
@@ -188,19 +188,19 @@ COMPONENTS = st.lists(st.sampled_from(["images", "a.png", "b.png", "sub", "..", 
 
 @settings(max_examples=120, deadline=None)
 @given(parts=COMPONENTS)
-def test_a_listing_finds_what_a_look_at_the_file_finds(tmp_path_factory: Any, parts: list[str]) -> None:
+def test_images_are_found_where_a_sample_finds_them(tmp_path_factory: Any, parts: list[str]) -> None:
     base = tmp_path_factory.getbasetemp() / "listing"
     if not base.exists():
         for name in ("images/a.png", "data/images/a.png", "data/images/b.png", "data/images/sub/b.png", "data/a.png"):
             draw(base / name)
     image, roots = "/".join(parts), [base, base / "data"]
-    found = Listing().find(image, [str(root) for root in roots])
+    found = find_images([image], roots)
     try:
         expected = resolve_image(image, roots)
     except (LeapError, OSError, ValueError):
-        assert found is None
+        assert found.missing
     else:
-        assert found is None or Path(found).resolve() == expected
+        assert Path(found.files[0]).resolve() == expected
 
 
 @pytest.mark.slow

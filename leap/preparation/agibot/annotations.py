@@ -22,7 +22,6 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, Field, ValidationE
 from leap.errors import LeapError
 from leap.preparation.build.candidates import Candidate, LeftOut, make_candidate, sample_path
 from leap.preparation.build.phrasing import plain_request, plain_sample
-from leap.preparation.check.image_listing import Listing
 from leap.records.json_files import first_problem, read_json, whole_characters
 from leap.records.litter import listed
 
@@ -146,7 +145,7 @@ def episode_samples(
     episodes: Sequence[Episode], images: Path, roots: Sequence[Path], seed: int, left_out: LeftOut
 ) -> Iterator[Candidate]:
     """A sample for each episode that has steps and an image; the others go to `left_out`."""
-    there = Listing().names(str(images))
+    there = {path.name for path in listed(images, "*.png")}
     for episode in episodes:
         file = f"{episode.key}.png"
         if not episode.label_info.action_config:

@@ -4,18 +4,18 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from leap.data.image import resolve_image
-from leap.errors import LeapError
 from leap.preparation.check.image_facts import FactStore
-from leap.preparation.check.image_listing import Listing
-from leap.preparation.check.orphans import KnownImages, Places, images_under, named_in
+from leap.preparation.check.find_images import find_images
+from leap.preparation.check.orphans import NamedImages, Places, folded, images_under, named_in
 from leap.progress import track
 from leap.records.json_files import first_problem, read_lines
+from leap.records.litter import listed
 from leap.records.training import TrainingSample
 
 _EPISODE = re.compile(r"(\d+)-(\d+)")  # <task>-<episode>, the name of a LOVE-Agibot image
@@ -77,15 +77,15 @@ def audit_images(files: Sequence[Path], roots: Sequence[Path], places: Places, s
     nothing can be missing or left over: then the images are decoded, and that is all.
     """
     audit = Audit(list(files))
-    named, listing = read_names(files, audit), Listing()
-    found = find_named(named, roots, listing, audit)
+    named = read_names(files, audit)
+    found = find_named(named, roots, audit)
     searched = places.searched(found if files else None)
-    images = [path for folder in searched for path in images_under(folder, listing)]
+    images = [path for folder in searched for path in images_under(folder)]
     if files:
-        known = KnownImages(listing)
-        known.add(named, roots)
+        known = NamedImages()
         for file in places.known_files(files, searched):
-            known.add(named_in(file), (*roots, places.workspace, places.data, file.parent))
+            known.add(named_in(file))
+        known.follow([*found, *images])
         audit.orphans = [path for path in images if not known.has(path)]
     if store:
         _note_corrupt(store, found, images, audit)
@@ -120,18 +120,25 @@ def read_names(files: Sequence[Path], audit: Audit) -> dict[str, Named]:
     return named
 
 
-def find_named(named: dict[str, Named], roots: Sequence[Path], listing: Listing, audit: Audit) -> dict[str, Named]:
+def find_named(named: dict[str, Named], roots: Sequence[Path], audit: Audit) -> dict[str, Named]:
     """The images that are there, by their files; the others are noted as missing."""
-    folders = [str(root) for root in roots]
-    found: dict[str, Named] = {}
-    for image, where in named.items():
-        path = listing.find(image, folders)
-        if path is None:
-            try:
-                path = str(resolve_image(image, roots))
-            except (LeapError, OSError, ValueError) as error:  # the latter: a name that no file can have
-                alike = listing.alike(image, folders)
-                audit.missing[image] = f"{where}: {error}" + (f"; {alike} is named almost so" if alike else "")
-                continue
-        found[path] = where
+
+    @cache
+    def names_in(folder: Path) -> dict[str, str]:
+        return {folded(path.name): path.name for path in listed(folder)}
+
+    def alike(image: str) -> str:
+        """A file of the same name but for case, or for how its accents are written (NFC, NFD)."""
+        for place in (root / image for root in roots):
+            if "\0" not in image and (name := names_in(place.parent).get(folded(place.name))):
+                return f"; {place.with_name(name)} is named almost so"
+        return ""
+
+    images = find_images(list(named), roots)
+    found = {}
+    for index, (image, where) in enumerate(named.items()):
+        if why := images.missing.get(index):
+            audit.missing[image] = f"{where}: {why}{alike(image)}"
+        else:
+            found[images.files[index]] = where
     return found

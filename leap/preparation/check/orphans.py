@@ -4,11 +4,11 @@ import json
 import mmap
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leap.preparation.check.image_listing import Listing, folded
 from leap.records.litter import listed, walk
 from leap.records.quarantine import RESTORE
 
@@ -78,35 +78,33 @@ class Places:
         return sorted({*files, *(path for path in found if path.is_file())})
 
 
-class KnownImages:
-    """The images that files of samples name."""
+class NamedImages:
+    """What files of samples call their images: the bare names, in whatever folder.
 
-    def __init__(self, listing: Listing) -> None:
-        self._listing = listing
-        self._files: set[str] = set()  # real paths
-        self._names: set[str] = set()  # folded names of images that are not found where they are looked for
+    A folder, a case or a Unicode form that differs is mended more easily than an image that was moved away.
+    """
 
-    def add(self, names: Iterable[str], roots: Iterable[Path]) -> None:
-        """Names as samples have them. Each may mean the file under any of the roots, or under an absolute path."""
-        places = list(dict.fromkeys(map(str, roots)))
-        for name in {name.replace("\\", "/") for name in names}:
-            base = name.rpartition("/")[2]
-            folders = self._listing.folders(name, places)
-            found = [f"{folder}/{base}" for folder in folders if base in self._listing.names(folder)]
-            for path in found:
-                self._files.update(self._listing.real_names(path))
-            if not found:
-                self._names.add(folded(base))
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def add(self, names: Iterable[str]) -> None:
+        """Names or paths as samples have them."""
+        self._names.update(folded(name.replace("\\", "/").rpartition("/")[2]) for name in names)
+
+    def follow(self, paths: Iterable[str]) -> None:
+        """What links with such names point to is named as well."""
+        self.add([os.path.realpath(path) for path in paths if self.has(path) and os.path.islink(path)])
 
     def has(self, path: str) -> bool:
-        """Whether an image is named: by its path, as the companion of one, or by the bare name of one that is lost.
-
-        The latter since a case, a Unicode form or a folder that differs is mended more easily than a moved image.
-        """
-        if not self._files.isdisjoint(self._listing.real_names(path)) or folded(os.path.basename(path)) in self._names:
-            return True
+        """Whether an image is named, or belongs to one that is."""
         stem, ending = os.path.splitext(path)
-        return bool(_EXAMPLE.search(path)) or (stem.endswith(_NUMBERED) and self.has(stem[: -len(_NUMBERED)] + ending))
+        companion = stem.endswith(_NUMBERED) and self.has(stem[: -len(_NUMBERED)] + ending)
+        return companion or folded(os.path.basename(path)) in self._names or bool(_EXAMPLE.search(path))
+
+
+def folded(name: str) -> str:
+    """The same for names that a Mac or Windows does not tell apart."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def named_in(file: Path) -> Iterator[str]:
@@ -126,9 +124,9 @@ def _unescaped(name: bytes) -> str:
         return name.decode("utf-8", "replace")
 
 
-def images_under(folder: Path, listing: Listing) -> Iterator[str]:
+def images_under(folder: Path) -> Iterator[str]:
     """The images in a folder and below it, but those in quarantine."""
-    for place, _ in walk(folder, RESTORE):
-        for name in sorted(listing.names(str(place))):
-            if os.path.splitext(name)[1].casefold() in IMAGE_NAMES:
+    for place, names in walk(folder, RESTORE):
+        for name in names:
+            if os.path.splitext(name)[1].casefold() in IMAGE_NAMES and os.path.isfile(f"{place}/{name}"):
                 yield f"{place}/{name}"

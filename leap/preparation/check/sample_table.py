@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from leap.data.image import ImageEncoder
 from leap.preparation.check.image_facts import Looked
-from leap.preparation.check.image_listing import FoundImages
+from leap.preparation.check.find_images import FoundImages
 
 MISSING, CORRUPT = "missing image", "corrupt image"
 
