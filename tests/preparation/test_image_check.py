@@ -18,8 +18,8 @@ from PIL import Image
 
 from leap.data.image import resolve_image
 from leap.errors import LeapError
-from leap.preparation.check.image_facts import FactStore
 from leap.preparation.check.find_images import find_images
+from leap.preparation.check.image_facts import FactStore
 from leap.records.locks import FolderLock
 
 SCRIPT = "scripts/utils/check_and_clean_images.py"

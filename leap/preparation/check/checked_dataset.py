@@ -30,8 +30,8 @@ from leap.data.image import ImageEncoder
 from leap.data.sample_files import SampleFile, SampleSource
 from leap.errors import LeapError
 from leap.hardware import usable_cores
-from leap.preparation.check.image_facts import FactStore, Looked
 from leap.preparation.check.find_images import FoundImages, find_images
+from leap.preparation.check.image_facts import FactStore, Looked
 from leap.preparation.check.sample_check import INVALID, check_samples
 from leap.preparation.check.sample_table import Measured, Problem, SampleTable
 from leap.progress import is_main_process, track

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from leap.preparation.check.image_facts import FactStore
 from leap.preparation.check.find_images import find_images
+from leap.preparation.check.image_facts import FactStore
 from leap.preparation.check.orphans import NamedImages, Places, folded, images_under, named_in
 from leap.progress import track
 from leap.records.json_files import first_problem, read_lines

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from leap.data.image import ImageEncoder
-from leap.preparation.check.image_facts import Looked
 from leap.preparation.check.find_images import FoundImages
+from leap.preparation.check.image_facts import Looked
 
 MISSING, CORRUPT = "missing image", "corrupt image"
 
