@@ -36,84 +36,26 @@ def track(items: Iterable[Item], what: str, total: int | None = None, for_all: b
     """Yield the items and show how far the work is: in the main process, or where one works `for_all`."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if not (for_all or is_main_process()):
-        return iter(items)
-    return _bar(items, what, total) if sys.stderr.isatty() else _lines(items, what, total)
+    return _shown(items, what, total) if for_all or is_main_process() else iter(items)
 
 
 def track_bytes(sizes: Iterable[int], what: str, total: int) -> Iterator[int]:
     """Yield numbers of bytes as they come, and show how many of all they are, how fast, and the time left."""
-    if not sys.stderr.isatty():
-        return _lines(sizes, what, total, int, _size)
-    return _byte_bar(sizes, what, total)
-
-
-def quiet_libraries() -> None:
-    """Keep transformers' own bars out of log files, where each becomes a long line."""
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-
-
-def _bar(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=new_console(stderr=True)) as progress:
-        yield from progress.track(items, total=total, description=what)
-
-
-def _byte_bar(sizes: Iterable[int], what: str, total: int) -> Iterator[int]:
-    with _byte_progress() as progress:
-        task = progress.add_task(what, total=total, note="")
-        for size in sizes:
-            progress.advance(task, size)
-            yield size
-
-
-def _byte_progress() -> Progress:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    note = TextColumn("{task.fields[note]}", markup=False)
-    return Progress(*columns, TimeRemainingColumn(), note, console=new_console(stderr=True))
-
-
-def _lines(
-    items: Iterable[Item],
-    what: str,
-    total: int | None,
-    weight: Callable[[Item], int] = lambda _: 1,
-    shown: Callable[[float], str] = lambda done: str(done) if isinstance(done, int) else f"{done:.1f}",
-) -> Iterator[Item]:
-    """`weight` is what an item counts for, `shown` a count or a rate in words."""
-    started = last_line = time.monotonic()
-    done = 0
-    for item in items:
-        yield item
-        done += weight(item)
-        now = time.monotonic()
-        if now - last_line >= _LINE_EVERY:
-            last_line = now
-            print(f"{what}: {_state(done, total, now - started, shown)}", file=sys.stderr, flush=True)
-    print(f"{what}: {shown(done)} done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
-
-
-def _state(done: int, total: int | None, seconds: float, shown: Callable[[float], str]) -> str:
-    rate = done / seconds
-    if total is None:
-        return f"{shown(done)}, {shown(rate)}/s"
-    left = duration((total - done) / rate) if rate > 0 else "unknown time"
-    return f"{shown(done)}/{shown(total)}, {shown(rate)}/s, {left} left"
-
-
-def _size(of_bytes: float) -> str:
-    return decimal(int(of_bytes))
+    return _shown(sizes, what, total, int, in_bytes=True)
 
 
 @contextmanager
 def show_bytes(what: str, total: int, state: Callable[[], tuple[int, str]]) -> Iterator[None]:
     """Show how far work is that goes on elsewhere meanwhile: `state` gives the bytes done, and a note beside them."""
     ended = threading.Event()
-    show = _watch_bar if sys.stderr.isatty() else _watch_lines
-    thread = threading.Thread(target=show, args=(what, total, state, ended), daemon=True)
+
+    def watch() -> None:
+        with _display(what, total, in_bytes=True) as show:
+            while not ended.wait(_LOOK_EVERY):
+                show(*state())
+            show(*state())
+
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
@@ -122,22 +64,67 @@ def show_bytes(what: str, total: int, state: Callable[[], tuple[int, str]]) -> I
         thread.join()
 
 
-def _watch_bar(what: str, total: int, state: Callable[[], tuple[int, str]], ended: threading.Event) -> None:
-    with _byte_progress() as progress:
-        task = progress.add_task(what, total=total, note="")
-        going = True
-        while going:
-            going = not ended.wait(_LOOK_EVERY)
-            done, note = state()
-            progress.update(task, completed=done, note=note)
+def _shown(
+    items: Iterable[Item],
+    what: str,
+    total: int | None,
+    weight: Callable[[Item], int] = lambda _: 1,
+    in_bytes: bool = False,
+) -> Iterator[Item]:
+    """`weight` is what an item counts for."""
+    started, done = time.monotonic(), 0
+    with _display(what, total, in_bytes) as show:
+        for item in items:
+            yield item
+            done += weight(item)
+            show(done)
+    if not sys.stderr.isatty():
+        spent = duration(time.monotonic() - started)
+        print(f"{what}: {_amount(done, in_bytes)} done in {spent}", file=sys.stderr, flush=True)
 
 
-def _watch_lines(what: str, total: int, state: Callable[[], tuple[int, str]], ended: threading.Event) -> None:
-    started = time.monotonic()
-    while not ended.wait(_LINE_EVERY):
-        done, note = state()
-        shown = _state(done, total, time.monotonic() - started, _size)
-        print(f"{what}: {shown}, {note}", file=sys.stderr, flush=True)
+@contextmanager
+def _display(what: str, total: int | None, in_bytes: bool) -> Iterator[Callable[..., None]]:
+    """What it gives is called with how much is done, and with a note beside it, as often as one likes."""
+    if sys.stderr.isatty():
+        amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(), TimeElapsedColumn())
+        texts = [TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}")]
+        columns = (texts[0], BarColumn(), *amount, TimeRemainingColumn(), texts[1])
+        with Progress(*columns, console=new_console(stderr=True)) as bar:
+            task = bar.add_task(what, total=total, note="")
+            yield lambda done, note="": bar.update(task, completed=done, note=note)
+        return
+    started = last_line = time.monotonic()
+
+    def show(done: int, note: str = "") -> None:
+        nonlocal last_line
+        if (now := time.monotonic()) - last_line >= _LINE_EVERY:
+            last_line = now
+            print(f"{what}: {_state(done, total, now - started, in_bytes)}{note and f', {note}'}", file=sys.stderr,
+                  flush=True)  # fmt: skip
+
+    yield show
+
+
+def _state(done: int, total: int | None, seconds: float, in_bytes: bool) -> str:
+    rate = done / seconds
+    if total is None:
+        return f"{_amount(done, in_bytes)}, {_amount(rate, in_bytes)}/s"
+    left = duration((total - done) / rate) if rate > 0 else "unknown time"
+    return f"{_amount(done, in_bytes)}/{_amount(total, in_bytes)}, {_amount(rate, in_bytes)}/s, {left} left"
+
+
+def _amount(number: float, in_bytes: bool) -> str:
+    """A count or a rate in words."""
+    return decimal(int(number)) if in_bytes else str(number) if isinstance(number, int) else f"{number:.1f}"
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' own bars out of log files, where each becomes a long line."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
 
 def rounded(value: float, decimals: int = 2) -> str:

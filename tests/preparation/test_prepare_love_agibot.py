@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -327,22 +326,16 @@ def test_killed_and_stopped_at_random_moments(tmp_path: Path) -> None:
 # --- what is shown meanwhile
 
 
-def test_progress_shows_bytes_episodes_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    class Twice(threading.Event):
-        """Ends what waits for it at the second time."""
-
-        def wait(self, timeout: float | None = None) -> bool:
-            self.set()
-            return super().wait(timeout) and message.pop()
-
-    def state() -> tuple[int, str]:
-        return 50_000_000, "3 episodes"
-
-    for show in (progress._watch_lines, progress._watch_bar):
-        message = [True, False]
-        show("first frames", 200_000_000, state, Twice())
-        shown = capsys.readouterr().err
-        assert "first frames" in shown
-        assert "50" in shown
-        assert "200" in shown
-        assert "3 episodes" in shown
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_shows_bytes_episodes_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(progress, "_LINE_EVERY", 0.0)
+    with progress.show_bytes("first frames", 200_000_000, lambda: (50_000_000, "3 episodes")):
+        pass
+    shown = capsys.readouterr().err
+    assert "first frames" in shown
+    assert "50" in shown
+    assert "200" in shown
+    assert "3 episodes" in shown
