@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 from urllib.parse import quote, quote_plus, unquote
 
 HIDDEN = "[hidden]"
@@ -136,10 +136,10 @@ class HidingStream:
     """A text stream that shows no secret; in all else it is the stream that it was made of."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self.stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(hide(text))
+        self.stream.write(hide(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -147,12 +147,7 @@ class HidingStream:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._stream)
-
-
-def hiding(stream: TextIO) -> TextIO:
-    """The stream behind `hide`; itself where it is so already."""
-    return stream if isinstance(stream, HidingStream) else cast(TextIO, HidingStream(stream))
+        return iter(self.stream)

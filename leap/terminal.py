@@ -6,10 +6,10 @@ a script prints goes through `guard`, and tables and bars through leap.console, 
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, TextIO, cast
+from collections.abc import Sequence
+from typing import TextIO, cast
 
-from leap.redaction import hiding
+from leap.redaction import HidingStream
 
 # C0 without tab and line feed, DEL and C1, what turns the direction of writing or ends a line, and lone surrogates,
 # which stand for the bytes of file names that are not UTF-8.
@@ -37,36 +37,30 @@ def shorten(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-class _Guarded:
+class _Guarded(HidingStream):
     """A stream that shows what is written to it."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+        super().__init__(stream)
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows \u4f60 and does not end the run
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
         # tqdm, which the libraries use, begins each renewal of its bar with a carriage return.
         start = text[:1] if text.startswith("\r") and self.stream.isatty() else ""
-        self.stream.write(start + shown(text.removeprefix(start)))
+        super().write(start + shown(text.removeprefix(start)))
         return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
 
 
 def guard() -> None:
     """From here on, whatever this process prints is shown, without secrets: its own lines, warnings, tracebacks."""
-    sys.stdout, sys.stderr = (cast(TextIO, _Guarded(hiding(unguarded(stream)))) for stream in (sys.stdout, sys.stderr))
+    plain = (stream.stream if isinstance(stream, HidingStream) else stream for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = (cast(TextIO, _Guarded(stream)) for stream in plain)
 
 
 def unguarded(stream: TextIO) -> TextIO:
-    """The stream itself, for what writes a terminal's commands of its own and shows the rest."""
-    return stream.stream if isinstance(stream, _Guarded) else stream
+    """The stream for what writes a terminal's commands of its own and shows the rest; without secrets all the same."""
+    return cast(TextIO, HidingStream(stream.stream)) if isinstance(stream, _Guarded) else stream
 
 
 def overwrite(line: str, end: str) -> None:

@@ -25,7 +25,7 @@ from leap.models.export import push_model
 from leap.provenance import command
 from leap.records.files import write_atomic
 from leap.records.json_files import write_json
-from leap.redaction import HIDDEN, hide, hide_all, hiding
+from leap.redaction import HIDDEN, HidingStream, hide, hide_all
 
 KEY, PASSWORD = "sk-Te/st+0123=456789", "hunter2&co"
 KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=6, max_size=60)
@@ -115,7 +115,7 @@ def test_where_secrets_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_everything_that_leaves_is_hidden(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    print("the key is", key, file=hiding(hiding(screen)))
+    print("the key is", key, file=HidingStream(screen))
     write_json(tmp_path / "a.json", {"key": key})
     write_atomic(tmp_path / "a.txt", f"{key}\n")
     assert hide_all({key: [key, 1]}) == {HIDDEN: [HIDDEN, 1]}
