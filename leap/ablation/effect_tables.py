@@ -15,9 +15,10 @@ import pandas as pd
 
 from leap.ablation.ablation_plan import PlannedRun
 from leap.ablation.runs import FULL, label
-from leap.ablation.stages import ModelIdentity, Places, base_name, evaluated_models, identity_of, is_of
+from leap.ablation.stages import Places, base_name, evaluated_models
+from leap.errors import LeapError
 from leap.evaluation.manifest import read_manifest
-from leap.models.checkpoints import MARKER, weight_files
+from leap.models.checkpoints import MARKER, adapter_base, is_same_model, small_files, weight_files, weights_hash
 from leap.report.curves import Loss, read_loss
 from leap.report.results import (
     dimension_means,
@@ -95,9 +96,7 @@ def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
     """Read what training and evaluation left; nothing is computed anew. Results of other models are left out."""
     root, base, results = planned[0].run.root, base_name(planned, places), places.results
     models = [
-        name
-        for name, folder in evaluated_models(planned, places).items()
-        if _are_of(results, name, identity_of(folder, root))
+        name for name, folder in evaluated_models(planned, places).items() if _are_of(results, name, folder, root)
     ]
     counts, scores = read_counts(results, models), read_scores(results, models) if models else pd.DataFrame()
     if scores.empty:
@@ -113,10 +112,15 @@ def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
     return Findings(outcomes, scores, means, base, _evaluated(base, counts), notes, alike)
 
 
-def _are_of(results: Path, name: str, model: ModelIdentity | None) -> bool:
-    """Whether there are results, all of them of this model."""
-    found = [read_manifest(results / dimension.name / name) for dimension in DIMENSIONS]
-    return any(found) and all(is_of(manifest, model) for manifest in found if manifest)
+def _are_of(results: Path, name: str, folder: Path, root: Path) -> bool:
+    """Whether there are results, all of them of this model, and not of another that once had its name."""
+    found = [made for dimension in DIMENSIONS if (made := read_manifest(results / dimension.name / name))]
+    try:
+        base = adapter_base(folder, root)
+        model = weights_hash(folder, base), small_files(folder, base)
+    except LeapError:  # the evaluation says what is wrong with it
+        return False
+    return bool(found) and all(is_same_model(made.get("model", {}), *model) for made in found)
 
 
 def _outcome(one: PlannedRun, step: int, model: str, counts: pd.DataFrame) -> Outcome:

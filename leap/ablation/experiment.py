@@ -36,8 +36,7 @@ class Experiment:
     def run(self) -> bool:
         """All stages. False where a run or an evaluation failed, which stops none of the others; the report says so."""
         trained = train(self.planned, self.machine)
-        script = self.scripts.evaluate
-        evaluated = evaluate(self.planned, self.places, self.data, script, self.options, self.machine)
+        evaluated = evaluate(self.planned, self.places, self.scripts.evaluate, self.options, self.machine)
         return self.report() and trained and evaluated
 
     def report(self) -> bool:
