@@ -8,7 +8,7 @@ from pydantic import BaseModel, NonNegativeInt
 
 from leap.hub.file_listing import HubFile, Snapshot
 from leap.records.files import is_file, naming
-from leap.records.json_files import read_object, write_json
+from leap.records.json_files import read_model, write_json
 
 _LISTING = Path(".cache", "leap", "listing.json")  # what a complete download is, only that can say
 _ORIGINS = Path(".cache", "huggingface", "download")  # as huggingface_hub lays it out
@@ -34,7 +34,7 @@ def read_listing(folder: Path) -> HubListing | None:
     """The listing of the last download into the folder; None where nothing was downloaded by LEAP."""
     place = folder / _LISTING
     remedy = "download again, or remove this file"
-    return HubListing.model_validate(read_object(place, HubListing, remedy)) if is_file(place) else None
+    return read_model(place, HubListing, remedy) if is_file(place) else None
 
 
 def note_origin(folder: Path, commit: str, file: HubFile) -> None:

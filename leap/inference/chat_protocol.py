@@ -10,8 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from leap.data.image import ImageSize
 from leap.inference.protocol import Decoding, Request
-from leap.records.benchmark import Finish
-from leap.records.tokens import TokenCount
+from leap.records.benchmark import Finish, TokenCount
 from leap.records.training import ImagePart, TextPart
 
 if TYPE_CHECKING:

@@ -4,9 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from leap.records.tokens import TokenCount
+_MOST = 10**12  # tokens of one request; beyond it, costs and sums are no numbers any more
+
+
+def _possible(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= _MOST else None
+
+
+TokenCount = Annotated[int | None, BeforeValidator(_possible)]
+"""None where nobody has counted. A count that no request can have (negative, beyond 10^12, no number) is none either:
+taken as it stands, it would lower what was spent."""
 
 # How a response ended: by itself, cut at max_new_tokens, as the model's refusal, or withheld by a content filter.
 Finish = Literal["stop", "length", "refused", "filtered"]

@@ -80,6 +80,11 @@ def read_object(path: Path, shape: type[BaseModel] | None = None, remedy: str = 
     return value
 
 
+def read_model(path: Path, shape: type[Record], remedy: str = RESTORE) -> Record:
+    """The record in a JSON file that is LEAP's own, with the same errors."""
+    return shape.model_validate(read_object(path, shape, remedy))
+
+
 def object_if_there(path: Path, shape: type[BaseModel] | None = None) -> dict[str, Any]:
     """The same, or an empty object where there is no such file."""
     return read_object(path, shape) if is_file(path) else {}

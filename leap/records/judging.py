@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from leap.records.benchmark import Finish
+from leap.records.benchmark import Finish, TokenCount
 from leap.records.json_files import whole_characters
-from leap.records.tokens import TokenCount
 
 
 def _named(value: Any) -> Any:

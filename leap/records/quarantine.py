@@ -7,17 +7,16 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from leap.errors import LeapError
 from leap.records.files import free_place, is_file, move_folder, replacing, sync_folder
-from leap.records.json_files import first_problem, read_json, write_json
+from leap.records.json_files import read_model, write_json
 from leap.records.locks import FolderLock
 
 RESTORE, _FILES = "restore.json", "files"
@@ -43,19 +42,10 @@ class _RestoreFile(BaseModel):
     moved: Annotated[list[_Moved], Field(min_length=1)]
 
 
-@contextmanager
-def alone_in(quarantine: Path) -> Iterator[None]:
-    """Hold this while files are chosen and moved to `quarantine`: two that choose the same ones would lose some midway.
-
-    Raises LeapError where another process does.
-    """
-    with FolderLock(quarantine):
-        yield
-
-
 def move_to_quarantine(reasons: Mapping[Path, str], folder: Path, quarantine: Path) -> Path:
     """Move files or folders of `folder`, each for its reason, into a new folder under `quarantine`; the restore file.
 
+    Hold FolderLock(quarantine) while they are chosen and moved: two that choose the same ones would lose some midway.
     A kill midway leaves a restore file that brings back what had been moved by then.
     """
     moved = [_Moved(path=os.path.relpath(path, folder), why=why) for path, why in reasons.items()]
@@ -76,7 +66,7 @@ def restore(file: Path) -> int:
     if not is_file(file):
         raise LeapError(f"{file}: there is no such restore file")
     with FolderLock(file.parent):
-        return _restore(file, _read(file))
+        return _restore(file, read_model(file, _RestoreFile, "it is no restore file of LEAP"))
 
 
 def _restore(file: Path, record: _RestoreFile) -> int:
@@ -96,13 +86,6 @@ def _restore(file: Path, record: _RestoreFile) -> int:
     file.unlink()
     _remove_empty(files)
     return len(waiting)
-
-
-def _read(file: Path) -> _RestoreFile:
-    try:
-        return _RestoreFile.model_validate(read_json(file))
-    except ValidationError as error:
-        raise LeapError(f"{file}: no restore file of LEAP ({first_problem(error)})") from error
 
 
 def _move_all(places: Mapping[Path, Path]) -> None:

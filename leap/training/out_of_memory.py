@@ -5,11 +5,11 @@ Without it, a run that resumes would come to the same step in the same batches a
 
 from pathlib import Path
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt
 
 from leap.errors import LeapError
 from leap.records.files import is_file
-from leap.records.json_files import first_problem, read_object, write_json
+from leap.records.json_files import read_model, write_json
 from leap.training.memory_plan import Checkpointing, MemoryPlan
 
 FILE = "memory_plan.json"
@@ -37,11 +37,7 @@ def remember(output: Path, step: int, plan: MemoryPlan) -> LeapError:
 
 def recall(output: Path) -> MemoryPlan | None:
     """The memory plan that ran out of memory in an earlier start of the run in this folder."""
-    path = output / FILE
-    if not is_file(path):
+    if not is_file(output / FILE):
         return None
-    try:
-        found = _OutOfMemory.model_validate(read_object(path))
-    except ValidationError as error:
-        raise LeapError(f"{path}: {first_problem(error)}; remove the file") from error
+    found = read_model(output / FILE, _OutOfMemory, "remove the file")
     return MemoryPlan(found.micro_batches, found.checkpointing)

@@ -1,16 +1,20 @@
 """What a recipe names is there, looked at before anything is loaded: a typing error shows at once."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from leap.data.sample_datasets import find_samples
 from leap.errors import LeapError
 from leap.models.checkpoints import weight_files
 from leap.records.files import check_folder
-from leap.training.deepspeed_file import check_deepspeed
+from leap.records.json_files import read_object
 from leap.training.recipe import Recipe
 
 # What a new clone lacks; harmless advice for a file of the user's own.
 _DOWNLOAD = "download LEAP's (python scripts/download/download_leap_data.py)"
+# The sections of a DeepSpeed configuration that accelerate looks into: for "auto", and to compare with the recipe.
+_SECTIONS = ("optimizer", "optimizer.params", "scheduler", "scheduler.params", "fp16", "bf16", "zero_optimization",
+             "zero_optimization.offload_optimizer", "zero_optimization.offload_param", "amp")  # fmt: skip
 
 
 def check_places(recipe: Recipe, root: Path) -> None:
@@ -25,3 +29,21 @@ def check_places(recipe: Recipe, root: Path) -> None:
         check_deepspeed(root / recipe.deepspeed)
     check_folder(root / recipe.output_dir)
     weight_files(root / recipe.model_name_or_path)
+
+
+def check_deepspeed(path: Path) -> None:
+    """Raises LeapError for a file that is no DeepSpeed configuration, and where DeepSpeed is not installed.
+
+    What reads it takes its form for granted.
+    """
+    if not path.is_file():
+        raise LeapError(f"deepspeed: {path}: there is no such file")
+    values = read_object(path)
+    for section in _SECTIONS:
+        found: object = values
+        for name in section.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        if found is not None and not isinstance(found, dict):
+            raise LeapError(f"{path}: {section}: an object is expected, found {type(found).__name__}")
+    if find_spec("deepspeed") is None:
+        raise LeapError("deepspeed: it is not installed here; pip install deepspeed, or leave it out of the recipe")

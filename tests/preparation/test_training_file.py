@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance
 from leap.data.image import resolve_image
 from leap.errors import UsageError
 from leap.preparation.agibot.annotations import read_annotations
-from leap.preparation.build.split import TEST_SHARE, split_episodes
+from leap.preparation.build.dataset_file import TEST_SHARE, split_episodes
 from leap.records.json_files import read_jsonl
 from leap.records.training import TrainingSample
 from leap.vlabench.parsing import parse_plan

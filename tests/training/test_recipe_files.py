@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from leap.errors import LeapError, UsageError
 from leap.records.yaml_text import LARGEST, load_yaml
-from leap.training.deepspeed_file import check_deepspeed
+from leap.training.places import check_deepspeed
 from leap.training.recipe import Layer, Recipe, compose, read_recipe
 from leap.training.schedule import check_schedule
 

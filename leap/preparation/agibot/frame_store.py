@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from leap.errors import LeapError
 from leap.preparation.agibot.png import as_png
 from leap.records.files import sync_folder, write_atomic
-from leap.records.json_files import read_object, write_json
+from leap.records.json_files import read_model, write_json
 
 STATE_FOLDER = ".first_frames"
 _VERIFIED = "verified.json"
@@ -184,10 +184,8 @@ class ImageStore:
             self._place_aside(episode, known.frame_sha256).unlink(missing_ok=True)
 
     def _read_record(self, path: Path) -> ArchiveRecord | None:
-        if not path.exists():
-            return None
         remedy = "remove the file, and its archive is read again"
-        return ArchiveRecord.model_validate(read_object(path, ArchiveRecord, remedy))
+        return read_model(path, ArchiveRecord, remedy) if path.exists() else None
 
 
 class FrameStore(ImageStore):

@@ -14,7 +14,8 @@ from leap.records.benchmark import OperationSequence
 from leap.records.files import read_text
 from leap.records.json_files import read_json, read_object
 from leap.records.litter import listed
-from leap.records.quarantine import alone_in, move_to_quarantine
+from leap.records.locks import FolderLock
+from leap.records.quarantine import move_to_quarantine
 from leap.terminal import first_few
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
 from leap.vlabench.examples import DOWNLOAD_AGAIN, dimension_folders, dimension_of, example_folders, example_number
@@ -117,7 +118,7 @@ def quarantine(root: Path, store: FactStore, partial: bool = False) -> tuple[Ver
     Raises LeapError where another process does the same: examples that it moves meanwhile would be called broken.
     """
     quarantine = root.with_name(f"{root.name}_quarantine")
-    with alone_in(quarantine) if root.is_dir() else nullcontext():  # else it is refused below
+    with FolderLock(quarantine) if root.is_dir() else nullcontext():  # else it is refused below
         found = verify_benchmark(root, store, partial)
         reasons = {found.folders[example]: why for example, why in found.broken().items()}
         return found, move_to_quarantine(reasons, root, quarantine) if reasons else None

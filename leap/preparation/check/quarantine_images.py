@@ -12,7 +12,8 @@ from leap.preparation.check.orphans import Places
 from leap.records.files import cache_in_use, write_atomic
 from leap.records.json_files import write_json
 from leap.records.litter import listed
-from leap.records.quarantine import alone_in, move_to_quarantine
+from leap.records.locks import FolderLock
+from leap.records.quarantine import move_to_quarantine
 
 MISSING_TASKS = "missing_task_ids.txt"
 _SHOWN = 3  # examples of each kind on the screen
@@ -43,7 +44,7 @@ def clean_images(work: Cleaning) -> bool:
     """
     with ExitStack() as held:
         if work.move:
-            held.enter_context(alone_in(work.quarantine))
+            held.enter_context(FolderLock(work.quarantine))
         cache = held.enter_context(cache_in_use(work.cache, work.write))
         files = list(dict.fromkeys(work.files)) or listed(work.places.data, "*.jsonl")
         store = FactStore(cache) if work.decode else None
