@@ -24,17 +24,12 @@ reads images of 256x256 pixels.
 
 **Provenance.** Trained by LEAP's authors from random weights (seed {seed}) on scenes that LEAP renders itself
 (`leap/tabletop`); no weights, text or image of anybody else went in. Its questions (`leap/tabletop/perception.py`) are
-about what stands on a table: the object at a number, the number of an object, places, colours, categories. There is
-no plan, no instruction of the demo's benchmark and no scene of it among them; the tokenizer alone has seen the texts of
-plans, in the wording of training. License: MIT, as LEAP's.
+about what stands on a table: the object at a number, the number of an object, places, colours, categories, and what
+is known of such things (which block is denser, which card beats which). There is no plan, no instruction of the demo's
+benchmark and no scene of it among them; the tokenizer alone has seen the texts of plans, in the wording of training.
+License: MIT, as LEAP's.
 
-**Training.** {scenes:,} scenes, {samples:,} samples ({steps:,} steps of {samples_per_step}), each under numbers of its
-own, on {device}. {note}
-The command that makes such a model again:
-
-```bash
-{command}
-```
+**Training.** {training}
 
 **What it sees.** {validation} scenes that it was not trained on, one question of each sort, both images. A response
 counts where every token of it is the most likely one (what greedy decoding writes).
@@ -46,6 +41,14 @@ counts where every token of it is the most likely one (what greedy decoding writ
 **Limits.** It knows {kinds} kinds of things, numbers from 1 to 8, four camera views and nothing else of the world. It
 is for showing and testing fine-tuning, evaluation and controls, not for robots.
 """
+
+_RUN = """\
+{scenes:,} scenes, {samples:,} samples ({steps:,} steps of {samples_per_step}), each under numbers of its own, on
+{device}. AdamW, {learning_rate} with a cosine{stopped}; rendering took {render} s, training {train} s.
+
+```bash
+{command}
+```"""
 
 
 def write_results(folder: Path, accuracy: dict[str, Any], scenes: int) -> None:
@@ -64,18 +67,33 @@ def card(facts: dict[str, Any], accuracy: dict[str, Any], scenes: int) -> str:
         + " | ".join(f"{100 * of[sort]['right']:.1f} %" for of in accuracy.values())
         for sort, asked in own.items()
     ]
-    steps, planned, seconds = facts["steps"], facts["planned_steps"], facts["seconds"]
-    stopped = "" if steps == planned else f", ended after {steps:,} of {planned:,} steps"
-    note = (
-        f"AdamW, {facts['learning_rate']} with a cosine{stopped}; "
-        f"rendering took {seconds['render']} s, training {seconds['train']} s."
-    )
     return _CARD.format(
-        **{name: facts[name] for name in ("seed", "scenes", "steps", "samples_per_step", "device", "command")},
+        seed=_first(facts)["seed"],
         parameters=facts["parameters"] / 1e6,
-        samples=facts["steps"] * facts["samples_per_step"],
-        note=note,
+        training=_training(facts),
         validation=scenes,
         kinds=len(KINDS),
         rows="\n".join(f"{row} |" for row in rows),
+    )
+
+
+def _first(facts: dict[str, Any]) -> dict[str, Any]:
+    return _first(facts["started_from"]) if "started_from" in facts else facts
+
+
+def _training(facts: dict[str, Any]) -> str:
+    """What was trained with which command; first what that went on from."""
+    before = (
+        f"{_training(facts['started_from'])}\n\nFrom there, with other questions since:\n"
+        if "started_from" in facts
+        else ""
+    )
+    steps, planned, seconds = facts["steps"], facts["planned_steps"], facts["seconds"]
+    stopped = "" if steps == planned else f", ended after {steps:,} of {planned:,} steps"
+    return before + _RUN.format(
+        **{name: facts[name] for name in ("scenes", "samples_per_step", "device", "learning_rate", "command")},
+        samples=steps * facts["samples_per_step"],
+        steps=steps,
+        stopped=stopped,
+        **seconds,
     )

@@ -91,6 +91,7 @@ def _right(sight: Sight, exam: Exam, shown: Sequence[Shown], collate: Collator) 
     for start in range(0, len(said), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         batch = collate(shown[part], said[part])
+        del batch["spots"]
         labels = np.diff(np.searchsorted(batch["label_index"], batch["ends"])).tolist()
         values = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
         with sight.asked_for_right(), mixed:

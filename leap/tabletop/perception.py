@@ -1,4 +1,4 @@
-"""Questions about what stands on a table: names, numbers, places, colours and categories, and never a plan.
+"""Questions about what stands on a table: names, numbers, places, colours, categories, facts, and never a plan.
 
     scene = perception_scene(random.Random(7))
     question = ask("furthest", scene, random.Random(7))   # "Which fruit is furthest left?", "3"
@@ -11,6 +11,7 @@ scene gives no ground for (no two fruits, no clear order) has no question there.
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from leap.errors import LeapError
 from leap.preparation.build.phrasing import expand
 from leap.tabletop.catalogue import KINDS, kinds_of
+from leap.tabletop.rankings import RANKINGS
 from leap.tabletop.scene import PlacedObject, Scene, make_scene
 from leap.tabletop.tasks.episode import MAX_OBJECTS, MIN_OBJECTS
 from leap.tabletop.tasks.relations import MARGIN, clearly_left, clearly_nearer
@@ -97,17 +99,22 @@ def _list(scene: Scene, rng: random.Random) -> _Asked:
 def _numbers(scene: Scene, rng: random.Random) -> _Asked:
     """Several objects by name, in random order: a lookup for each."""
     wanted = rng.sample(scene.objects, rng.randint(2, len(scene.objects)))
-    form = rng.choice(("words", "objects", "numbers", "places"))
+    form = rng.choice(("words", "words", "objects", "numbers", "fenced", "places"))
     wanted = wanted[: len(_PLACES)] if form == "places" else wanted
     text = "[Give the numbers of|Which numbers do these have:|Look up the numbers of] {names}."
     names = ", ".join(_the(each, rng) for each in wanted)
     if form == "words":
-        return expand(text, rng, names=names), ", ".join(f"{_noun(each)} {each.number}" for each in wanted)
+        return expand(text, rng, names=names), _named(wanted)
     if form == "objects":
         answer: Any = [{"object": _noun(each), "number": each.number} for each in wanted]
         return expand(f"{text} Answer in JSON.", rng, names=names), json.dumps(answer)
     if form == "numbers":
         return expand(f"{text} Answer with a list.", rng, names=names), json.dumps([each.number for each in wanted])
+    if form == "fenced":
+        answer = json.dumps([each.number for each in wanted])
+        return expand(f"{text} Names, then a list in a fence.", rng, names=names), (
+            f"{_named(wanted)}\n```json\n{answer}\n```"
+        )
     given = list(zip(_PLACES, wanted, strict=False))
     asked = ", ".join(f"{place} {_the(each, rng)}" for place, each in rng.sample(given, len(given)))
     return f"Give the numbers in JSON: {asked}.", json.dumps({place: each.number for place, each in given})
@@ -154,27 +161,27 @@ def _coloured(scene: Scene, rng: random.Random) -> _Asked:
     if not found:
         return None
     category, placed = rng.choice(found)
-    return f"Which {category} is {colour_of(placed.kind)}?", str(placed.number)
+    return _which(f"Which {category} is {colour_of(placed.kind)}?", placed, rng)
 
 
 def _order(scene: Scene, rng: random.Random) -> _Asked:
     """All of a category in a row that is clear from one to the next."""
     found: list[tuple[str, str, list[PlacedObject]]] = []
     for category, rivals in _groups(scene):
-        for way, before, key in (
-            ("left to right", clearly_left, lambda each: -each.y),
-            ("near to far", clearly_nearer, lambda each: each.x),
+        for way, back, before, key in (
+            ("left to right", "right to left", clearly_left, lambda each: -each.y),
+            ("near to far", "far to near", clearly_nearer, lambda each: each.x),
         ):
             row = sorted(rivals, key=key)
             if all(before(row[i], row[j]) for i in range(len(row)) for j in range(i + 1, len(row))):
-                found.append((category, way, row))
+                found += [(category, way, row), (category, back, row[::-1])]
     if not found:
         return None
     category, way, row = rng.choice(found)
     if rng.random() < 0.5:
-        return expand(f"[List|Give] every {category} from {way}.", rng), _numbered(row)
+        return _row(expand(f"[List|Give] every {category} from {way}.", rng), row, rng)
     place = rng.randrange(len(row))
-    return f"Counted from {way}, which {category} is in place {place + 1} of {len(row)}?", str(row[place].number)
+    return _which(f"Counted from {way}, which {category} is in place {place + 1} of {len(row)}?", row[place], rng)
 
 
 def _furthest(scene: Scene, rng: random.Random) -> _Asked:
@@ -188,7 +195,7 @@ def _furthest(scene: Scene, rng: random.Random) -> _Asked:
     if not found:
         return None
     category, words, placed = rng.choice(found)
-    return f"Which {category} is {words}?", str(placed.number)
+    return _which(f"Which {category} is {words}?", placed, rng)
 
 
 def _beside(scene: Scene, rng: random.Random) -> _Asked:
@@ -204,7 +211,7 @@ def _beside(scene: Scene, rng: random.Random) -> _Asked:
     if not found:
         return None
     category, words, reference, placed = rng.choice(found)
-    return f"Which {category} is {words} {_the(reference, rng)}?", str(placed.number)
+    return _which(f"Which {category} is {words} {_the(reference, rng)}?", placed, rng)
 
 
 def _closest(scene: Scene, rng: random.Random) -> _Asked:
@@ -217,7 +224,52 @@ def _closest(scene: Scene, rng: random.Random) -> _Asked:
     if not found:
         return None
     category, reference, placed = rng.choice(found)
-    return f"Which {category} is closest to {_the(reference, rng)}?", str(placed.number)
+    return _which(f"Which {category} is closest to {_the(reference, rng)}?", placed, rng)
+
+
+def _facts(scene: Scene, rng: random.Random) -> _Asked:
+    known = [each for each in scene.objects if KINDS[each.kind].properties]
+    if not known:
+        return None
+    placed = rng.choice(known)
+    name = rng.choice((f"number {placed.number}", _the(placed, rng)))
+    return f"What is known of {name}?", ", ".join(map(_words, sorted(KINDS[placed.kind].properties)))
+
+
+def _fact(scene: Scene, rng: random.Random) -> _Asked:
+    """The only object of a category that a fact is known of."""
+    found = []
+    for category, rivals in _groups(scene):
+        known = Counter(fact for each in rivals for fact in KINDS[each.kind].properties)
+        found += [(category, fact, e) for e in rivals for fact in sorted(KINDS[e.kind].properties) if known[fact] == 1]
+    if not found:
+        return None
+    category, fact, placed = rng.choice(found)
+    return _which(f"Which {category} has this to it: {_words(fact)}?", placed, rng)
+
+
+def _ranked(scene: Scene, rng: random.Random) -> _Asked:
+    """Objects of a category in an order of the world: by density, by rank in poker. All of them, or those named."""
+    found = []
+    for ranking in RANKINGS:
+        there = [each for each in scene.of_category(ranking.category) if ranking.holds_for(each.kind)]
+        if len(there) < 2:
+            continue
+        asked = there if rng.random() < 0.5 else rng.sample(there, rng.randint(2, len(there)))
+        high = rng.random() < 0.5
+        row = sorted(asked, key=lambda each: ranking.value(each.kind), reverse=high)
+        kinds = [each.kind for each in row]
+        whole = len(asked) == len(scene.of_category(ranking.category))
+        of = f"the {ranking.category}s" if whole else ", ".join(_the(each, rng) for each in asked)
+        end = ranking.high if high else ranking.low
+        if ranking.clear(kinds[0], kinds[1]):
+            found.append((f"Of {of}, which {end}?", row[:1]))
+        if all(ranking.clear(kinds[i], kinds[i + 1]) for i in range(len(kinds) - 1)):
+            found.append((f"Order {of}: the one that {end} first.", row))
+    if not found:
+        return None
+    text, row = rng.choice(found)
+    return _which(text, row[0], rng) if len(row) == 1 else _row(text, row, rng)
 
 
 SORTS: dict[str, Callable[[Scene, random.Random], _Asked]] = {
@@ -233,6 +285,9 @@ SORTS: dict[str, Callable[[Scene, random.Random], _Asked]] = {
     "furthest": _furthest,
     "beside": _beside,
     "closest": _closest,
+    "facts": _facts,
+    "fact": _fact,
+    "ranked": _ranked,
 }
 
 
@@ -250,6 +305,23 @@ def _groups(scene: Scene) -> list[tuple[str, tuple[PlacedObject, ...]]]:
 
 def _numbered(placed: Sequence[PlacedObject]) -> str:
     return ", ".join(f"{each.number} {_noun(each)}" for each in placed)
+
+
+def _named(placed: Sequence[PlacedObject]) -> str:
+    return ", ".join(f"{_noun(each)} {each.number}" for each in placed)
+
+
+def _which(text: str, placed: PlacedObject, rng: random.Random) -> tuple[str, str]:
+    """Asked for the number alone, or for the name before it."""
+    return rng.choice(((text, str(placed.number)), (f"{text} Name it first.", _named([placed]))))
+
+
+def _row(text: str, row: Sequence[PlacedObject], rng: random.Random) -> tuple[str, str]:
+    return rng.choice(((text, _numbered(row)), (f"{text} Names first.", _named(row))))
+
+
+def _words(fact: str) -> str:
+    return fact.replace("_", " ")
 
 
 def _noun(placed: PlacedObject) -> str:

@@ -23,8 +23,9 @@ from leap.tabletop.tiny_model import IMAGE, TURN_END, TURN_START, VISION_END, VI
 
 IMAGE_TOKENS = CELLS * CELLS
 # How often each sort is asked: long responses teach most a token of image, short ones are what a plan will need.
-WEIGHTS = {"list": 5.0, "numbers": 6.0, "number": 3.0, "object": 1.0, "category": 0.5, "members": 1.5, "colour": 0.5,
-           "coloured": 1.0, "order": 2.0, "furthest": 2.0, "beside": 2.0, "closest": 2.0}  # fmt: skip
+WEIGHTS = {"list": 4.0, "numbers": 6.0, "number": 2.0, "object": 1.0, "category": 0.5, "members": 1.0, "colour": 0.5,
+           "coloured": 1.0, "order": 4.0, "furthest": 3.0, "beside": 3.0, "closest": 4.0, "facts": 1.0, "fact": 3.0,
+           "ranked": 6.0}  # fmt: skip
 # What stands before the images, nothing as a rule: a request of the benchmark has long instructions there.
 _LEADS = (
     *("",) * 6,
@@ -53,10 +54,12 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Shown:
-    """A sample's scene in the bank, and the number of each slot; a grey image in place of both with GREY_IMAGE."""
+    """A sample's scene in the bank, the number of each slot and where it stands (x, y in metres); a grey image in place
+    of all with GREY_IMAGE."""
 
     scene: int
     numbers: tuple[int, ...]
+    spots: tuple[tuple[float, float], ...] = ()
 
 
 class Writer:
@@ -122,7 +125,7 @@ class Collator:
         )
 
     def __call__(self, shown: Sequence[Shown], conversations: Sequence[Conversation]) -> dict[str, Any]:
-        samples, scenes, numbers = [], [], []
+        samples, scenes, numbers, spots = [], [], [], []
         for sight, each, (ids, labels) in zip(shown, conversations, self._writer.encode(conversations), strict=True):
             images = 1 if each.before is None else 2
             grid = torch.tensor([[1, self._side, self._side]] * images)
@@ -130,6 +133,7 @@ class Collator:
             plain = [(0,) * MAX_OBJECTS] * (images - 1)
             numbers += [*plain, (*sight.numbers, *[0] * (MAX_OBJECTS - len(sight.numbers)))]
             scenes += [sight.scene] * images
+            spots += [(*sight.spots, *[(0.0, 0.0)] * (MAX_OBJECTS - len(sight.spots)))] * images
         batch = self._collate(samples)
         del batch["pixels"]
         return {
@@ -137,6 +141,7 @@ class Collator:
             "pixels_index": (batch["input_ids"] == self._writer.image_token_id).nonzero().squeeze(1),
             "scenes": torch.tensor(scenes),
             "numbers": torch.tensor(numbers, dtype=torch.uint8),
+            "spots": torch.tensor(spots),
         }
 
 
@@ -198,7 +203,8 @@ def _draw_sample(bank: SceneBank, rng: random.Random) -> tuple[Shown, Conversati
         before = rng.choice(_LEADS) + rng.choice(_PLAIN)
     else:
         between = rng.choice(_LEADS) + between
-    return Shown(index, numbers_of(scene)), Conversation(before, between, tuple(questions))
+    spots = tuple((placed.x, placed.y) for placed in scene.objects)
+    return Shown(index, numbers_of(scene), spots), Conversation(before, between, tuple(questions))
 
 
 def ask_always(scene: Scene, rng: random.Random) -> Question:

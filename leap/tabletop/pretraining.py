@@ -24,7 +24,7 @@ from leap.models.image_size import record_size
 from leap.models.loading import load_model, load_processor
 from leap.progress import is_main_process, quiet_libraries
 from leap.records.files import share_weights
-from leap.records.json_files import write_json
+from leap.records.json_files import read_object, write_json
 from leap.tabletop.base_card import FACTS, write_results
 from leap.tabletop.base_exam import examine
 from leap.tabletop.numbering import NumberedImages
@@ -167,6 +167,8 @@ def _train(how: Pretraining, bank: SceneBank, started: float, repository: Path) 
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "log": [entry for entry in state.log_history if "loss" in entry],
     }
+    if how.start and (how.start / FACTS).is_file():
+        facts["started_from"] = read_object(how.start / FACTS)
     write_json(how.output / FACTS, facts)
 
 

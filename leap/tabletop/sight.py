@@ -20,16 +20,20 @@ from leap.tabletop.tiny_model import MERGE, PATCH
 from leap.training.loop import cross_entropy
 
 HEAD_FILE = "scene_head.safetensors"
-_SCENE_WEIGHT, _POSITIVE_WEIGHT, _PAIR_WEIGHT = 5.0, 4.0, 1.0
+_SCENE_WEIGHT, _POSITIVE_WEIGHT, _PAIR_WEIGHT, _SPOT_WEIGHT = 5.0, 4.0, 1.0, 2.0
+_REACH = 0.3  # metres: about how far from the table's middle things stand
 _KINDS = len(KIND_NAMES)
 
 
 class SceneHead(nn.Linear):
-    """Merged vision tokens [..., width] to logits of the kinds and numbers that a cell shows, and of the kind that each
-    number in it names. It has no part in a saved model: `state_dict` leaves it out, and a callback keeps it."""
+    """Merged vision tokens [..., width] to what each cell shows.
+
+    Logits of the kinds and numbers in it, of the kind that each number names, and where on the table that stands. It
+    has no part in a saved model: `state_dict` leaves it out, and a callback keeps it.
+    """
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, _KINDS + MAX_OBJECTS + MAX_OBJECTS * _KINDS)
+        super().__init__(width, _KINDS + MAX_OBJECTS + MAX_OBJECTS * _KINDS + MAX_OBJECTS * 2)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Nothing."""
@@ -37,14 +41,14 @@ class SceneHead(nn.Linear):
     def _load_from_state_dict(self, *_: Any) -> None:
         """Nothing."""
 
-    def loss(self, features: Tensor, images: NumberedImages, scenes: Tensor, numbers: Tensor) -> Tensor:
+    def loss(self, features: Tensor, images: NumberedImages, scenes: Tensor, numbers: Tensor, spots: Tensor) -> Tensor:
         """The mean loss of features [n * cells, width] of n images.
 
-        Binary ones for the kinds and numbers that a cell shows, and one for the kind of each number: in a cell with two
-        objects nothing else says which number is whose.
+        Binary ones for the kinds and numbers that a cell shows, and two for each number: its kind (in a cell with two
+        objects nothing else says which number is whose), and `spots` [n, slots, 2], its place in metres.
         """
         logits = self(features).view(len(scenes), CELLS * CELLS, -1).float()
-        shows, says, pairs = logits.split([_KINDS, MAX_OBJECTS, MAX_OBJECTS * _KINDS], dim=2)
+        shows, says, pairs, places = logits.split([_KINDS, MAX_OBJECTS, MAX_OBJECTS * _KINDS, MAX_OBJECTS * 2], dim=2)
         kinds = images.kinds[scenes].long()  # [n, slots]
         target_shows, target_says = shown_kinds(images, scenes), torch.zeros_like(says)
         image, slot, column, row = images.discs(scenes, numbers)
@@ -58,7 +62,10 @@ class SceneHead(nn.Linear):
         present = binary(shows, target_shows, pos_weight=positive) + binary(says, target_says, pos_weight=positive)
         named = pairs.unflatten(2, (MAX_OBJECTS, _KINDS))[image, cell, number]
         pair_loss = functional.cross_entropy(named, kinds[image, slot], reduction="sum") / max(len(image), 1)
-        return _SCENE_WEIGHT * present + _PAIR_WEIGHT * pair_loss
+        at = places.unflatten(2, (MAX_OBJECTS, 2))[image, cell, number]
+        gaps = functional.smooth_l1_loss(at, spots[image, slot] / _REACH, beta=0.1, reduction="sum")
+        spot_loss = gaps / max(len(image), 1)
+        return _SCENE_WEIGHT * present + _PAIR_WEIGHT * pair_loss + _SPOT_WEIGHT * spot_loss
 
 
 def shown_kinds(images: NumberedImages, scenes: Tensor) -> Tensor:
@@ -108,11 +115,11 @@ class Sight:
         model.model.visual.merger.register_forward_hook(self._keep)
         sight = self
 
-        def forward(self: Any, *, scenes: Tensor, numbers: Tensor, **micro_batch: Any) -> Tensor:
+        def forward(self: Any, *, scenes: Tensor, numbers: Tensor, spots: Tensor, **micro_batch: Any) -> Tensor:
             loss = sight.packed(scenes, numbers, micro_batch)
             labels = len(micro_batch["targets"])
             assert sight._features is not None
-            shown = self.scene_head.loss(sight._features, sight.images, scenes, numbers)
+            shown = self.scene_head.loss(sight._features, sight.images, scenes, numbers, spots)
             sight.sums += torch.stack([loss.detach() / labels, shown.detach()])
             sight.steps += 1
             return loss + labels * shown

@@ -94,17 +94,19 @@ def test_the_head_s_loss_falls_with_the_truth_as_its_target(bank: SceneBank):
     images, scenes = NumberedImages(bank, torch.device("cpu")), torch.arange(SCENES)
     numbers = (images.kinds != 255) * torch.arange(1, 9, dtype=torch.uint8)
     torch.manual_seed(0)
+    spots = torch.rand(SCENES, 8, 2) - 0.5
     head, features = SceneHead(32), torch.randn(SCENES * IMAGE_TOKENS, 32)
     assert head.state_dict() == {}, "no part of a saved model"
     optimizer = torch.optim.Adam(head.parameters(), 0.05)
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
-        loss = head.loss(features, images, scenes, numbers)
+        loss = head.loss(features, images, scenes, numbers, spots)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+    assert head.loss(features, images, scenes, numbers, spots + 1) > losses[-1] + 1, "where things stand counts"
 
 
 def test_conversations_are_encoded_as_fine_tuning_encodes_them(processor):

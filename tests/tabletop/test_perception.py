@@ -47,7 +47,9 @@ def test_numbers_are_those_of_the_named_objects_in_every_form():
         elif text.endswith("JSON."):
             assert json.loads(answer) == [{"object": name, "number": numbers[name]} for name in named_]
         else:
-            assert answer == ", ".join(f"{name} {numbers[name]}" for name in named_)
+            names = ", ".join(f"{name} {numbers[name]}" for name in named_)
+            fenced = f"\n```json\n{[numbers[name] for name in named_]}\n```" if text.endswith("fence.") else ""
+            assert answer == names + fenced
 
 
 @pytest.mark.parametrize(
@@ -63,10 +65,28 @@ def test_numbers_are_those_of_the_named_objects_in_every_form():
         ("members", "Which numbers are of the category fruit?", "1 lemon, 3 apple"),
         ("order", "List every fruit from left to right.", "3 apple, 1 lemon"),
         ("order", "Counted from near to far, which fruit is in place 2 of 2?", "1"),
+        ("order", "List every fruit from right to left. Names first.", "lemon 1, apple 3"),
+        ("facts", "What is known of number 1?", "citrus, sour, yellow"),
+        ("fact", "Which fruit has this to it: citrus?", "1"),
+        ("fact", "Which fruit has this to it: in legends? Name it first.", "apple 3"),
     ],
 )
 def test_places_colours_and_categories(sort: str, text: str, answer: str):
     assert answers(sort)[text] == answer
+
+
+def test_orders_of_the_world():
+    kinds = ("gold_block", "wood_block", "foam_block", "rubber_block", "ice_block")
+    blocks = scene_of(*(PlacedObject(kind, place + 1, 0.1, 0, 0.0) for place, kind in enumerate(kinds)))
+    asked = answers("ranked", blocks, 600)
+    assert asked["Of the blocks, which is densest?"] == "1"
+    assert asked["Of the blocks, which is least dense? Name it first."] == "block of foam 3"
+    assert not [text for text in asked if "mirrors" in text and "ice" in text], "it lets light through"
+    cards = scene_of(PlacedObject("two_of_spades", 4, 0, 0, 0.0), PlacedObject("ace_of_spades", 7, 0, 0.1, 0.0))
+    assert (
+        answers("ranked", cards)["Order the cards: the one that beats the rest first."]
+        == "7 ace of spades, 4 two of spades"
+    )
 
 
 def test_what_is_not_clear_is_not_asked():
