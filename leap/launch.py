@@ -25,7 +25,12 @@ def main() -> int | None:
         raise UsageError(f"NUM_GPUS: {error}") from error
     if gpus == 1:
         os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-    return _torchrun(["--standalone", "--nproc_per_node", str(gpus), *sys.argv[1:]])
+    return _torchrun(torchrun_words(gpus, sys.argv[1:]))
+
+
+def torchrun_words(gpus: int, command: list[str]) -> list[str]:
+    """torchrun's arguments; without "--" it would take a script's `--start` for a short form of flags of its own."""
+    return ["--standalone", "--nproc_per_node", str(gpus), "--", *command]
 
 
 def _torchrun(words: list[str]) -> int | None:
