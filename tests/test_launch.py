@@ -8,5 +8,7 @@ from leap.launch import torchrun_words
 def test_a_script_s_flags_are_its_own():
     flags = ["--start", "model", "--log", "file", "--master", "x"]
     parsed = parse_args(torchrun_words(2, ["script.py", *flags]))
-    assert parsed.training_script == "script.py" and parsed.training_script_args == flags
-    assert parsed.standalone and parsed.nproc_per_node == "2"
+    assert parsed.training_script == "script.py"
+    assert parsed.training_script_args == flags
+    assert parsed.standalone
+    assert parsed.nproc_per_node == "2"
