@@ -22,6 +22,7 @@ MOST_IMAGE_TOKENS = 16_384  # of an image: Qwen3-VL's processors take no more
 LARGEST_COUNT = 2**31 - 1  # what arrays, libraries and servers take as a count
 MOST_WORKERS = 1024
 FIGURE_FORMATS = ("png", "svg", "pdf")
+MOST_REPEATS = 1000  # sampled responses to one example
 _FLAG = re.compile(r"--[A-Za-z][\w-]*")
 _LONGEST = 1e8  # seconds, three years: what the system's clocks and sleeps take
 
@@ -169,6 +170,11 @@ def some_seconds(text: str) -> float:
 def temperature(text: str) -> float:
     """For argparse: 0 is greedy; so near to it that logits overflow when they are divided by it is refused."""
     return _real(text, "0 (greedy) or a number from 0.001 to 100", lambda value: value == 0 or 1e-3 <= value <= 100)
+
+
+def repeats(text: str) -> int:
+    """For argparse: how often each example is asked."""
+    return _whole(text, 1, MOST_REPEATS)
 
 
 def share(text: str) -> float:

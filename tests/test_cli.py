@@ -71,6 +71,7 @@ def test_hyphens_and_underscores_mean_the_same_and_values_stay_as_they_are() -> 
 
 NUMBERS = (
     *(cli.whole, cli.count, cli.count_or_all, cli.seed, cli.image_tokens, cli.some_workers, cli.any_workers),
+    cli.repeats,
     *(cli.seconds, cli.some_seconds, cli.temperature, cli.share, cli.usd, cli.gigabytes, cli.counts),
 )
 OTHERS = {

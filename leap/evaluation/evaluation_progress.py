@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from leap.errors import LeapError
-from leap.evaluation.manifest import MANIFEST, read_manifest
+from leap.evaluation.manifest import MANIFEST, asked_for, read_manifest
 from leap.evaluation.result_folder import PREDICTIONS
 from leap.records.benchmark import Prediction
 from leap.records.files import LOCK, is_file
@@ -64,8 +64,8 @@ class _Folder:
     offset: int = 0
     lines: int = 0
     inode: int = 0
-    answered: dict[tuple[str, str], str] = field(default_factory=dict)  # "plan", or why the answer is none
-    failed: set[tuple[str, str]] = field(default_factory=set)
+    answered: dict[tuple[str, str, int], str] = field(default_factory=dict)  # "plan", or why the answer is none
+    failed: set[tuple[str, str, int]] = field(default_factory=set)
     seen: deque[tuple[float, int]] = field(default_factory=deque)  # (clock, lines): how the file grew
 
     def read_on(self) -> None:
@@ -95,7 +95,7 @@ class _Folder:
             place = f"{self.path / PREDICTIONS}:{self.lines}"
             self._forget(0)  # somebody may mend it: read all of it the next time
             raise LeapError(f"{place}: {first_problem(error)}; mend or remove this line") from error
-        key = record.task, record.example
+        key = record.task, record.example, record.repeat
         self.answered.pop(key, None)
         self.failed.discard(key)
         if record.error is not None:
@@ -149,7 +149,7 @@ class Monitor:
         status: Status = "unreadable" if problem else _status(manifest, holder)
         recent = folder.recent_rate(self._clock())
         kinds = Counter(folder.answered.values())
-        done, total = len(folder.answered), manifest.get("data", {}).get("examples")
+        done, total = len(folder.answered), asked_for(manifest)
         rate = None if problem else _mean_rate(folder.path, manifest, status, done)
         if status == "running" and recent is not None:
             rate = recent

@@ -1,5 +1,6 @@
 """manifest.json: what a result was made with. Many read it, so its shape is checked where it is read."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,6 +56,7 @@ class _Manifest(_Part):
     dimension: str = ""
     model: _Model = _Model()
     settings: dict[str, Any] = {}
+    repeats: Count = 1
     scorer: dict[str, Any] = {}
     data: _Data = _Data()
     counts: dict[str, Count] = {}
@@ -66,6 +68,12 @@ class _Manifest(_Part):
     end: Time = ""
     status: str = ""
     command: str = ""
+
+
+def asked_for(manifest: Mapping[str, Any]) -> int | None:
+    """How many responses an evaluation is over: its examples, as often as each is asked. None where it does not say."""
+    examples = manifest.get("data", {}).get("examples")
+    return None if examples is None else examples * manifest.get("repeats", 1)
 
 
 # Keys of manifests that a LEAP before 0.2 wrote, and what they are called now.

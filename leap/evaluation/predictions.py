@@ -12,9 +12,19 @@ from leap.records.json_files import jsonl_line, read_store, split_store
 Key = tuple[str, str]  # task, example number
 
 
+def read_repeats(path: Path) -> list[dict[Key, Prediction]]:
+    """The last prediction of each example in the file, for each repeat of the evaluation; none where there is no file
+    yet. There is one repeat at least."""
+    found: list[dict[Key, Prediction]] = [{}]
+    for record in read_store(path, Prediction):
+        found += [{} for _ in range(len(found), record.repeat + 1)]
+        found[record.repeat][record.task, record.example] = record
+    return found
+
+
 def read_predictions(path: Path) -> dict[Key, Prediction]:
-    """The last prediction of each example in the file; none where there is no file yet."""
-    return {(record.task, record.example): record for record in read_store(path, Prediction)}
+    """Those of the first repeat, which is all of an evaluation that asked once."""
+    return read_repeats(path)[0]
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -33,9 +43,20 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 
 def as_prediction(response: Response, request: str) -> Prediction:
     """An answer as a line of the file; `request` is the sha256 of what the model was shown."""
-    _, task, example = response.key
+    (task, example), repeat = example_and_repeat(response.key)
     fields = {name: getattr(response, name) for name in ("text", "finish", "prompt_tokens", "new_tokens", "error")}
-    return Prediction(task=task, example=example, request=request, **fields)
+    return Prediction(task=task, example=example, repeat=repeat, request=request, **fields)
+
+
+def repeat_key(key: tuple[str, ...], repeat: int) -> tuple[str, ...]:
+    """The key of an example's request when it is asked again; the first time has the plain one."""
+    return (*key, str(repeat)) if repeat else key
+
+
+def example_and_repeat(key: tuple[str, ...]) -> tuple[Key, int]:
+    """Which example, and which repeat of it, a request or response with this key is about."""
+    _, task, example, *repeat = key
+    return (task, example), int(repeat[0]) if repeat else 0
 
 
 def usage_and_cost(

@@ -1,7 +1,7 @@
 """Scores from stored answers, without a model: LEAP's own results, and the output.json files of its first version."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ from typing import Any
 from leap import provenance
 from leap.errors import LeapError
 from leap.evaluation.diagnoses import write_diagnoses
-from leap.evaluation.manifest import MANIFEST, read_manifest
-from leap.evaluation.predictions import read_predictions
+from leap.evaluation.manifest import MANIFEST, asked_for, read_manifest
+from leap.evaluation.predictions import Key, read_repeats
+from leap.evaluation.repeats import score_repeats
 from leap.evaluation.result_folder import PREDICTIONS, SCORES
-from leap.evaluation.score import Counts, Scores, read_scores, score_predictions
+from leap.evaluation.score import Counts, Scores, read_scores
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.records.files import is_file
 from leap.records.json_files import read_object, write_json
@@ -65,8 +66,8 @@ def rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode = "official") -
 def _rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode) -> Rescored:
     dimension = _dimension_of(folder)
     pool = find_examples(data, dimension)
-    examples, predictions = _stored(folder, data, pool)
-    scores, counts = score_predictions(examples, predictions, scorer, mode)
+    examples, repeats = _stored(folder, data, pool)
+    scores, counts, first = score_repeats(examples, repeats, scorer, mode)
     counts = _with_unanswered(counts, folder)
     before: Scores = read_scores(folder / SCORES) if is_file(folder / SCORES) else {}
     changed = _changes(before, scores)
@@ -74,14 +75,14 @@ def _rescore(folder: Path, data: Path, scorer: Scorer, mode: Mode) -> Rescored:
         if changed:
             shutil.copyfile(folder / SCORES, folder / "final_score.old.json")
         write_json(folder / SCORES, scores)
-        diagnosis = write_diagnoses(folder, examples, predictions, scores, data)
+        diagnosis = write_diagnoses(folder, examples, repeats[0], first, data)
         _update_manifest(folder, dimension, scorer, counts, {"blind": blind_scores(pool), "diagnosis": diagnosis})
     else:
         write_json(folder / LENIENT_SCORES, scores)
     return Rescored(folder, dimension, counts, _mean_total(scores), _mean_total(before), changed)
 
 
-def read_old_output(path: Path) -> dict[tuple[str, str], Prediction]:
+def read_old_output(path: Path) -> dict[Key, Prediction]:
     """The answers in an output.json. Its "inference_error" is no answer, though its own scores counted it as a zero."""
     content = read_object(path)
     if odd := [task for task, responses in content.items() if not isinstance(responses, dict)]:
@@ -108,20 +109,21 @@ def _old_prediction(path: Path, task: str, number: str, response: Any) -> Predic
 
 def _stored(
     folder: Path, data: Path, whole: list[BenchmarkExample]
-) -> tuple[list[BenchmarkExample], Mapping[tuple[str, str], Prediction]]:
-    """The examples, of all on disk, that the folder's run was over, and its answers."""
+) -> tuple[list[BenchmarkExample], Sequence[Mapping[Key, Prediction]]]:
+    """The examples, of all on disk, that the folder's run was over, and its answers, repeat by repeat."""
     if is_file(folder / PREDICTIONS):
-        predictions = read_predictions(folder / PREDICTIONS)
-        examples = [example for example in whole if example.key in predictions]
-        if len(examples) < len(predictions):
-            task, number = min(predictions.keys() - {example.key for example in whole})
+        repeats = read_repeats(folder / PREDICTIONS)
+        answered = set().union(*repeats)
+        examples = [example for example in whole if example.key in answered]
+        if len(examples) < len(answered):
+            task, number = min(answered - {example.key for example in whole})
             raise LeapError(
                 f"{folder}: it has an answer to {task}/{number}, an example that {data} does not have; "
                 "give the right --data_path"
             )
         _refuse_other_data(folder, data, examples, whole)
-        return examples, predictions
-    return whole, read_old_output(folder / OLD_OUTPUT)
+        return examples, repeats
+    return whole, [read_old_output(folder / OLD_OUTPUT)]
 
 
 def _refuse_other_data(folder: Path, data: Path, *candidates: list[BenchmarkExample]) -> None:
@@ -141,7 +143,7 @@ def _refuse_other_data(folder: Path, data: Path, *candidates: list[BenchmarkExam
 
 def _with_unanswered(counts: Counts, folder: Path) -> Counts:
     """Examples that a run was asked for and an interruption left without a line are missing, not absent."""
-    asked = read_manifest(folder).get("data", {}).get("examples", 0)
+    asked = asked_for(read_manifest(folder)) or 0
     unanswered = max(0, asked - counts.examples)
     return replace(counts, examples=counts.examples + unanswered, missing=counts.missing + unanswered)
 

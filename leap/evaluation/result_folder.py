@@ -6,7 +6,7 @@ process is killed at, the same command goes on from there, and ends with the fil
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,9 +15,18 @@ from leap import provenance
 from leap.errors import LeapError
 from leap.evaluation.diagnoses import write_diagnoses
 from leap.evaluation.manifest import MANIFEST, read_manifest
-from leap.evaluation.predictions import Key, as_prediction, read_predictions, usage_and_cost, write_predictions
+from leap.evaluation.predictions import (
+    Key,
+    as_prediction,
+    example_and_repeat,
+    read_repeats,
+    repeat_key,
+    usage_and_cost,
+    write_predictions,
+)
+from leap.evaluation.repeats import score_repeats
 from leap.evaluation.requests import build_requests
-from leap.evaluation.score import Counts, score_predictions
+from leap.evaluation.score import Counts
 from leap.evaluation.setting_differences import unlike_members
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Engine, Request, Response, request_hash
@@ -87,14 +96,20 @@ class ResultFolder:
     def begin(self) -> None:
         """Find what is left to ask. Raises LeapError where the stored answers were made otherwise; changes nothing."""
         self._pool = find_examples(self._settings.data, self.dimension)
-        self._predictions = read_predictions(self.path / PREDICTIONS)
+        self._repeats = read_repeats(self.path / PREDICTIONS)  # a run of fewer must not shrink a result
+        self._repeats += [{} for _ in range(len(self._repeats), self._settings.repeats)]
         self._fixed = {"model": self._model.to_dict(), "settings": self._settings.to_dict()}
         self._refuse_other_settings()
         self._examples = self._asked()
         requests = build_requests(self._examples, self._pool, self._settings)
-        self._hashes: dict[Key, str] = {_key(request): request_hash(request) for request in requests}
+        self._hashes: dict[Key, str] = {_example(request): request_hash(request) for request in requests}
         self._refuse_other_data()
-        self.waiting = [request for request in requests if not self._answered(_key(request))]
+        self.waiting = [
+            replace(request, key=repeat_key(request.key, repeat))
+            for repeat, found in enumerate(self._repeats)
+            for request in requests
+            if (stored := found.get(_example(request))) is None or stored.error is not None
+        ]
         before = read_manifest(self.path)
         self._manifest = self._new_manifest() | {"inference": list(before.get("inference") or [])}
         # The counts are those of the score file that is there, until `finish` replaces both.
@@ -102,8 +117,9 @@ class ResultFolder:
         self._manifest |= {
             name: before[name] for name in ("start", "counts", "blind", "diagnosis", _UNKNOWN_FILES) if name in before
         }
-        if self._predictions and "files" in self._fixed["model"] and "files" not in before.get("model", {}):
-            self.of_unknown_files = self._manifest[_UNKNOWN_FILES] = len(self._predictions)
+        answered = sum(map(len, self._repeats))
+        if answered and "files" in self._fixed["model"] and "files" not in before.get("model", {}):
+            self.of_unknown_files = self._manifest[_UNKNOWN_FILES] = answered
 
     def open(self) -> None:
         """Make ready for answers, before the first: their settings must be known, and the folder not look complete."""
@@ -133,9 +149,9 @@ class ResultFolder:
             self._write_note()
         note["answers"] += 1
         note["seconds"] = round(note["seconds"] + seconds, 6)
-        _, task, number = response.key
-        self._predictions[task, number] = as_prediction(response, self._hashes[task, number])
-        self._file.append(self._predictions[task, number])
+        example, repeat = example_and_repeat(response.key)
+        self._repeats[repeat][example] = as_prediction(response, self._hashes[example])
+        self._file.append(self._repeats[repeat][example])
 
     def _write_note(self) -> None:
         write_json(self.path / MANIFEST, self._manifest)
@@ -143,15 +159,16 @@ class ResultFolder:
 
     def finish(self) -> DimensionResult:
         """Predictions in the benchmark's order, scores and the final manifest; untouched where nothing has changed."""
-        found = {key: self._predictions[key] for key in self._hashes if key in self._predictions}
-        scores, counts = score_predictions(self._examples, found, self._settings.scorer)
-        write_predictions(self.path / PREDICTIONS, found.values())
+        found = [{key: one[key] for key in self._hashes if key in one} for one in self._repeats]
+        scores, counts, first = score_repeats(self._examples, found, self._settings.scorer)
+        everything = [prediction for one in found for prediction in one.values()]
+        write_predictions(self.path / PREDICTIONS, everything)
         write_json(self.path / SCORES, scores, if_changed=True)
         self._manifest |= {
             "counts": counts.to_dict(),
             "blind": blind_scores(self._pool),
-            "diagnosis": write_diagnoses(self.path, self._examples, found, scores, self._settings.data),
-            "usage": usage_and_cost(found.values(), *self._settings.prices),
+            "diagnosis": write_diagnoses(self.path, self._examples, found[0], first, self._settings.data),
+            "usage": usage_and_cost(everything, *self._settings.prices),
             "end": provenance.now() if self.waiting or not self._ended else self._ended,
             "status": "complete" if counts.complete else "incomplete",
         }
@@ -161,11 +178,8 @@ class ResultFolder:
     def _asked(self) -> list[BenchmarkExample]:
         """The part that is asked for, and whatever was answered before: a smaller run must not shrink a result."""
         part = find_examples(self._settings.data, self.dimension, self._settings.max_tasks, self._settings.num_episodes)
-        keys = {example.key for example in part} | self._predictions.keys()
+        keys = {example.key for example in part}.union(*self._repeats)
         return [example for example in self._pool if example.key in keys]
-
-    def _answered(self, key: Key) -> bool:
-        return key in self._predictions and self._predictions[key].error is None
 
     def _new_manifest(self) -> dict[str, Any]:
         return {
@@ -174,6 +188,7 @@ class ResultFolder:
             "model_path": str(self._model.folder) if self._model.folder else None,
             "base_model_path": str(self._model.base) if self._model.base else None,
             "recipe": _recipe_of(self._model.folder),
+            **({"repeats": len(self._repeats)} if len(self._repeats) > 1 else {}),
             "image_size_source": self._settings.image_size_source,
             "scorer": self._settings.scorer.to_dict(),
             "data": {
@@ -213,7 +228,8 @@ class ResultFolder:
         """Stored answers must be to these very requests: the data may have changed since."""
         others = [
             f"{task}/{number}"
-            for (task, number), prediction in self._predictions.items()
+            for one in self._repeats
+            for (task, number), prediction in one.items()
             if self._hashes.get((task, number)) != prediction.request
         ]
         if others:
@@ -224,9 +240,8 @@ class ResultFolder:
             )
 
 
-def _key(request: Request) -> Key:
-    _, task, number = request.key
-    return task, number
+def _example(request: Request) -> Key:
+    return example_and_repeat(request.key)[0]
 
 
 def _different(now: dict[str, dict[str, Any]], found: dict[str, Any]) -> list[str]:

@@ -19,13 +19,14 @@ _SETTINGS: Mapping[str, tuple[tuple[str, ...], bool]] = {
     "image_tokens": (("settings", "image_tokens"), True),
     "image_control": (("settings", "image_control"), False),
     "decoding": (("settings", "decoding"), True),
+    "repeats": (("repeats",), False),  # of more of them a mean is more certain, and no other
     "chat template": (("chat template",), False),
     "scorer": (("scorer", "name"), False),  # ours gives upstream's scores to the last bit
     "scoring rules": (("scorer", "vlabench"), True),
     "data": (("data",), True),
 }
 _ALWAYS = ("scoring rules", "data")  # scores of one model do not compare across these either
-_DEFAULTS = {"image_control": "none", "with_cot": False}  # where an older manifest says nothing
+_DEFAULTS = {"image_control": "none", "with_cot": False, "repeats": 1}  # where a manifest says nothing
 
 
 @dataclass(frozen=True)

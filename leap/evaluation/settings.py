@@ -32,6 +32,7 @@ class EvaluationSettings:
     decoding: Decoding
     max_tasks: int | None = None
     num_episodes: int | None = None
+    repeats: int = 1  # sampled responses to each example
     engine: str = "hf"
     dtype: str | None = "float32"  # None: a server decides it
     quantization: str | None = None
@@ -45,7 +46,8 @@ class EvaluationSettings:
     image_size_source: str = "given"  # who chose `images`
 
     def to_dict(self) -> dict[str, Any]:
-        """What must be equal for stored answers to be used again (a larger part of the data may be added)."""
+        """What must be equal for stored answers to be used again (a larger part of the data, and repeats, may be
+        added)."""
         return {
             "prompt": {
                 "source": self.instructions.source,
@@ -83,7 +85,7 @@ class EvaluatedModel:
 
 
 def variant_name(name: str, settings: EvaluationSettings) -> str:
-    """A model asked in another way is a model of its own in the results: NAME_1shot_CoT_zh_swapped."""
+    """A model asked in another way is a model of its own in the results: NAME_1shot_CoT_zh_swapped_T0.7."""
     parts = {
         f"{settings.few_shot.number}shot": settings.few_shot.number > 0,
         "upstream-shots": settings.few_shot.number > 0 and settings.few_shot.format == "upstream",
@@ -91,5 +93,6 @@ def variant_name(name: str, settings: EvaluationSettings) -> str:
         settings.instructions.language: settings.instructions.language != "en",
         settings.image_control: settings.image_control != "none",
         str(settings.quantization): settings.quantization is not None,
+        f"T{settings.decoding.temperature:g}": settings.decoding.temperature > 0,
     }
     return "_".join([name, *(part for part, used in parts.items() if used)])

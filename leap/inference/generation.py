@@ -8,7 +8,15 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from transformers import CompileConfig, GenerationConfig, StaticCache
+from transformers import (
+    CompileConfig,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StaticCache,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from leap.inference.compiled_parts import compile_parts
 from leap.inference.prepare import Prepared, Preparer
@@ -112,13 +120,36 @@ class Generation:
     def _generate(self, batch: Sequence[Prepared], decoding: Decoding, **options: Any) -> list[list[int]]:
         inputs = self._preparer.batch(batch, self._pad, self._device, self._model.dtype)
         if decoding.temperature > 0:
-            options |= {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-        else:
-            options["do_sample"] = False
+            options["logits_processor"] = _sampling(decoding, [request.key for request in batch], self._device)
         if decoding.min_new_tokens:
             options["min_new_tokens"] = decoding.min_new_tokens
-        output = self._model.generate(**inputs, max_new_tokens=decoding.max_new_tokens, **options)
+        output = self._model.generate(**inputs, max_new_tokens=decoding.max_new_tokens, do_sample=False, **options)
         return output[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def _sampling(decoding: Decoding, keys: Sequence[tuple[str, ...]], device: str) -> LogitsProcessorList:
+    """What makes of the likeliest token a sampled one."""
+    steps: list[LogitsProcessor] = [TemperatureLogitsWarper(decoding.temperature)]
+    if decoding.top_p < 1:
+        steps.append(TopPLogitsWarper(decoding.top_p))
+    return LogitsProcessorList([*steps, _Gumbel([decoding.of_request(key).seed for key in keys], device)])
+
+
+class _Gumbel(LogitsProcessor):
+    """Adds noise under which the largest logit is a draw from their softmax (Gumbel 1954; Maddison et al. 2014).
+
+    The library's own sampling draws for a whole batch at once. Here every row has a generator, so that a response does
+    not depend on what it was batched with, and a run that goes on ends with the responses of an unbroken one.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: str) -> None:
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        drawn = torch.empty_like(scores, dtype=torch.float32)
+        for row, generator in zip(drawn, self._generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores.float() - drawn.log()
 
 
 def _c_compiler() -> str | None:

@@ -80,9 +80,8 @@ class HfEngine:
     def responses(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
         """Answers as their batches finish, the longest first, so that what does not fit in memory shows at once.
 
-        The seed makes sampled answers repeatable for the same requests.
+        A sampled answer depends on the seed and on its request's key, not on what else is asked.
         """
-        torch.manual_seed(decoding.seed)
         longest_first = sorted(requests, key=lambda request: (-_text_length(request), request.key))
         batch: list[Prepared] = []
         with clear_worker_errors("--workers"):

@@ -313,7 +313,7 @@ class _Run:
             self._throttle.pause(self._endpoint.interval)
             try:
                 with anyio.fail_after(self._endpoint.timeout):  # the client's own is for each piece of a body
-                    body = await self._send(client, messages)
+                    body = await self._send(client, key, messages)
             except (openai.APITimeoutError, TimeoutError, openai.APIConnectionError) as error:
                 why = self._endpoint.hidden(cause(error))
                 if reached := type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout"):
@@ -330,13 +330,13 @@ class _Run:
         self._throttle.speed_up()
         return self._checked(key, body)
 
-    async def _send(self, client: "AsyncOpenAI", messages: list[dict[str, Any]]) -> bytes:
+    async def _send(self, client: "AsyncOpenAI", key: tuple[str, ...], messages: list[dict[str, Any]]) -> bytes:
         """The body of an accepted request, whichever of our fields had to be left out for it."""
         import openai
 
         fields = self._server.fields
         while True:
-            sent = fields.of(self._decoding, self._schema)
+            sent = fields.of(self._decoding.of_request(key), self._schema)
             try:
                 response = await client.chat.completions.with_raw_response.create(
                     model=self._endpoint.model,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,12 +24,20 @@ class Decoding:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def of_request(self, key: tuple[str, ...]) -> "Decoding":
+        """With a seed of the request's own where responses are sampled: one seed for all of them would draw the same
+        random numbers for each, so that examples would be lucky together."""
+        if self.temperature == 0:
+            return self
+        digest = hashlib.sha256(repr((self.seed, *key)).encode()).digest()
+        return replace(self, seed=int.from_bytes(digest[:4]) >> 1)  # servers take 31 bits
+
 
 @dataclass(frozen=True)
 class Request:
     """One conversation to answer. `images` fill its image places in reading order."""
 
-    key: tuple[str, ...]  # the dimension, task and example number, say
+    key: tuple[str, ...]  # the dimension, task and example number, say; a sampled response depends on it
     messages: tuple[Message, ...]
     images: tuple[Path | BlankImage, ...]
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from leap.cli import MOST_REPEATS
+
 _MOST = 10**12  # tokens of one request; beyond it, costs and sums are no numbers any more
 
 
@@ -70,6 +72,7 @@ class Prediction(BaseModel):
 
     task: str
     example: str
+    repeat: Annotated[int, Field(ge=0, lt=MOST_REPEATS, exclude_if=lambda repeat: repeat == 0)] = 0
     request: str | None = None  # sha256 of what the model was shown; None in answers of other programs
     text: str | None = None
     finish: Finish | None = None

@@ -6,12 +6,14 @@ import pandas as pd
 
 from leap.records.json_files import write_json
 from leap.report.changed_examples import kind_changes, right_only
-from leap.report.results_summary import METHOD, records
-from leap.report.tables import print_table, write_tables
+from leap.report.results_summary import METHOD, REPEATS, records
+from leap.report.tables import REPEATS_TITLE, print_table, write_tables
+
+_NONE = pd.DataFrame()
 
 
-def print_comparison(table: pd.DataFrame, score: str, note: str = "") -> None:
-    """The table of `leap.statistics.comparison.compare`, one sentence on what it shows, and the note."""
+def print_comparison(table: pd.DataFrame, score: str, note: str = "", repeated: pd.DataFrame = _NONE) -> None:
+    """The table of `leap.statistics.comparison.compare`, a sentence on what it shows, the note, and `repeat_table`."""
     model, baseline = table.iloc[0][["model", "baseline"]]
     print_table(readable(table), f"{model} against {baseline}: {score}")
     significant = table["significant"].astype("boolean")
@@ -24,6 +26,8 @@ def print_comparison(table: pd.DataFrame, score: str, note: str = "") -> None:
         print(f"{int(table['unpaired'].sum())} results of one model have no partner in the other and are left out")
     if note:
         print(note)
+    if len(repeated):
+        print_table(repeated, REPEATS_TITLE)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -48,7 +52,12 @@ def print_changes(changes: pd.DataFrame, listed: int = 10) -> None:
 
 
 def write_comparison(
-    table: pd.DataFrame, changes: pd.DataFrame, folder: Path, score: str, note: str = ""
+    table: pd.DataFrame,
+    changes: pd.DataFrame,
+    folder: Path,
+    score: str,
+    note: str = "",
+    repeated: pd.DataFrame = _NONE,
 ) -> list[Path]:
     """<A>_vs_<B>.json with the method, the note and every changed example, .csv and .md; <A>_vs_<B>_kinds.csv and .md:
     how many examples of which kind became which."""
@@ -57,6 +66,8 @@ def write_comparison(
     content = {"score": score, "method": METHOD, "note": note or None, "rows": records(table)}
     content["right_only_model"] = records(right_only(changes))
     content["right_only_baseline"] = records(right_only(changes, "baseline", "model"))
+    if len(repeated):
+        content |= {"method": METHOD | {"repeats": REPEATS}, "repeats": records(repeated.reset_index())}
     write_json(path, content)
     tables = {name: readable(table)}
     if len(changes):

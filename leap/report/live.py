@@ -10,7 +10,15 @@ from leap.evaluation.rescore import Rescored
 from leap.evaluation.result_folder import DimensionResult
 from leap.report.results import NO_PLAN, ids_as_text_notes, read_blind, read_counts, read_scores
 from leap.report.results_summary import write_summary
-from leap.report.tables import GROUNDED_TITLE, grounded_table, metric_table, print_table, total_table
+from leap.report.tables import (
+    GROUNDED_TITLE,
+    REPEATS_TITLE,
+    grounded_table,
+    metric_table,
+    print_table,
+    repeat_table,
+    total_table,
+)
 from leap.report.unfinished import unfinished_note
 from leap.terminal import shown
 from leap.vlabench.sources import Scorer
@@ -24,6 +32,8 @@ def print_results(finished: Sequence[DimensionResult], results: Path) -> bool:
     print_table(total_table(scores, counts, None), "Total score (official, at most 80)", console)
     print_table(grounded_table(scores, counts, blind), GROUNDED_TITLE, console)
     print_table(metric_table(scores, counts, blind), "Mean of the dimensions (at most 100; total at most 80)", console)
+    if len(repeated := repeat_table(scores)):
+        print_table(repeated, REPEATS_TITLE, console)
     unscored = {f"{r.dimension}/{r.folder.name}": r.counts for r in finished if not r.counts.complete}
     for name, count in unscored.items():
         console.print(

@@ -10,6 +10,7 @@ import pandas as pd
 from leap.errors import LeapError, UsageError
 from leap.evaluation.manifest import MANIFEST, read_manifest
 from leap.evaluation.model_names import BASELINE
+from leap.evaluation.repeats import PASS, SPREADS
 from leap.evaluation.result_folder import SCORES
 from leap.evaluation.score import read_scores as read_score_file
 from leap.evaluation.setting_differences import Difference, setting_differences
@@ -70,7 +71,8 @@ def chosen_baseline(wanted: str | None, models: list[str]) -> str | None:
 
 def read_scores(results: Path, models: Iterable[str] | None = None) -> pd.DataFrame:
     """Columns dimension, model, task, example and every score; one row for each scored example. A score is NaN where
-    the files are older than it is, and `grounded` where the reference names no object.
+    the files are older than it is, and `grounded` where the reference names no object. Where any of the models were
+    asked repeatedly, spreads and pass@k are further columns (`repeat_scores`).
 
     Empty where no example of these models could be scored. Raises LeapError where they have no results at all.
     """
@@ -83,8 +85,15 @@ def read_scores(results: Path, models: Iterable[str] | None = None) -> pd.DataFr
         for task, examples in read_score_file(folder / SCORES).items()
         for example, scores in examples.items()
     ]
-    columns = dict.fromkeys(SCORE_KEYS, "float64")
+    further = repeat_scores(dict.fromkeys(name for row in rows for name in row))
+    columns = dict.fromkeys([*SCORE_KEYS, *further], "float64")
     return pd.DataFrame(rows, columns=["dimension", "model", "task", "example", *columns]).astype(columns)
+
+
+def repeat_scores(names: Iterable[str]) -> list[str]:
+    """Those of the names that only examples that were asked repeatedly have: the spreads, then pass@k by k."""
+    passes = [name for name in names if re.fullmatch(rf"{PASS}[0-9]{{1,4}}", name)]
+    return [*(name for name in SPREADS.values() if name in names), *sorted(passes, key=_natural)]
 
 
 def read_counts(results: Path, models: Iterable[str] | None = None) -> pd.DataFrame:

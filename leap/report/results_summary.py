@@ -20,6 +20,7 @@ from leap.report.results import (
     NO_PLAN,
     TOTAL,
     blind_means,
+    dimension_means,
     ids_as_text_notes,
     model_order,
     prompt_note,
@@ -27,11 +28,12 @@ from leap.report.results import (
     read_counts,
     read_kinds,
     read_scores,
+    repeat_scores,
     unlike_settings,
     unlike_settings_note,
     without_verdicts,
 )
-from leap.report.tables import kind_table
+from leap.report.tables import kind_table, repeat_table
 from leap.report.unfinished import unfinished_results
 from leap.statistics.comparison import compare_all
 from leap.statistics.means import MEAN, summarise, summarise_between_tasks
@@ -58,6 +60,12 @@ METHOD = {
     "significant": f"{_BELOW}; empty where the two were asked or scored in other ways",
 }
 
+REPEATS = (
+    "scores of a model that was asked repeatedly are means of each example's responses; _std is their standard "
+    "deviation within an example, pass@k the chance in percent that one of k responses is correct (Chen et al. 2021), "
+    "both as means of the dimensions that were run; its counts are of responses, its diagnosis is of the first"
+)
+
 
 def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.DataFrame]:
     """Write summary.{json,csv,md} for all models in `results`; returns the tables of summary.md by their scores.
@@ -82,14 +90,17 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
         "diagnosis": records(kinds),
         "unfinished": unfinished,
     }
+    if repeated := repeat_scores(scores.columns):
+        content["method"] = METHOD | {"repeats": REPEATS}
+        content["repeats"] = {name: records(summarise(scores.dropna(subset=[name]), name)) for name in repeated}
     write_atomic(results / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    write_atomic(results / "summary.csv", csv_text(_all_means(found, counts, blind, kinds)))
+    write_atomic(results / "summary.csv", csv_text(_all_means(found, scores, counts, blind, kinds)))
     begun = f"not finished, and not or only partly shown: {'; '.join(unfinished)}" if unfinished else ""
     notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike_note, own_prompt) if note)]
     notes += [f"{note}." for note in ids_as_text_notes(scores, counts)]
     tables = {score: of.readable(counts) for score, of in found.items()}
-    diagnosed = kind_table(kinds)  # results of an older LEAP have none
-    shown = tables | ({"diagnosis": diagnosed} if len(diagnosed.columns) else {})
+    further = {"diagnosis": kind_table(kinds), "repeats": _with_gaps(repeat_table(scores))}
+    shown = tables | {name: table for name, table in further.items() if len(table.columns)}  # of what there is
     page = _markdown(shown, total.between, baseline if compared else None, notes)
     write_atomic(results / "summary.md", page)
     return tables
@@ -111,8 +122,7 @@ class ScoreSummary:
     def readable(self, counts: pd.DataFrame) -> pd.DataFrame:
         """Models, and what never looks, in rows, `NAMES` and their mean in columns: "45.0 [40.1, 49.9]" with marks."""
         table = _readable(_with_counts(self.means, counts), self.comparisons)
-        blind = self.blind.map("{:.1f}".format, na_action="ignore").astype(object).fillna("-")
-        return pd.concat([table, blind])
+        return pd.concat([table, _with_gaps(self.blind)])
 
 
 def summarise_scores(
@@ -143,10 +153,14 @@ def _of_score(
 
 
 def _all_means(
-    found: Mapping[str, ScoreSummary], counts: pd.DataFrame, blind: pd.DataFrame, kinds: pd.DataFrame
+    found: Mapping[str, ScoreSummary],
+    scores: pd.DataFrame,
+    counts: pd.DataFrame,
+    blind: pd.DataFrame,
+    kinds: pd.DataFrame,
 ) -> pd.DataFrame:
     """A row for each (model, dimension or mean): the total with its interval and counts, `grounded` with its own, what
-    never looks has of both, and the diagnoses."""
+    never looks has of both, the diagnoses, and what only repeats have."""
     keys = ["model", "dimension"]
     own = {"mean": GROUNDED, **{name: f"{GROUNDED}_{name}" for name in ("low", "high", "n")}}
     numbers = blind.drop(columns="data").set_index(keys)
@@ -154,7 +168,11 @@ def _all_means(
     never = pd.concat([numbers.reset_index(), whole.reset_index().assign(dimension=MEAN)])
     table = _with_counts(found[TOTAL].means, counts).merge(found[GROUNDED].means.rename(columns=own), "left", keys)
     diagnosed = kinds.rename(columns={flag: f"diagnosed_{flag}" for flag in FLAGS})  # some are counted otherwise too
-    return table.merge(never, "left", keys).merge(diagnosed, "left", keys)
+    table = table.merge(never, "left", keys).merge(diagnosed, "left", keys)
+    for name in repeat_scores(scores.columns):
+        means = dimension_means(scores, name).stack().rename(name).rename_axis(keys)
+        table = table.merge(means.reset_index(), "left", keys)
+    return table
 
 
 def _with_counts(means: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
@@ -200,6 +218,7 @@ def _markdown(
         lines.append(markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows))
     notes = [f"{markdown_text(score)}: {meaning}." for score, meaning in HEADLINES.items()]
     notes += [f"{name}: {METHOD[name]}." for name in (*BLIND, "diagnosis")]
+    notes += [f"repeats: {markdown_text(REPEATS)}."] * ("repeats" in tables)
     notes.append(f"[low, high]: {METHOD['interval']}.")
     if baseline:
         notes.append(
@@ -216,6 +235,11 @@ def _markdown(
             f"[{row['low']:.1f}, {row['high']:.1f}], whole tasks resampled."
         )
     return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
+
+
+def _with_gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """Numbers as they are shown, "-" for those that are not known."""
+    return table.map("{:.1f}".format, na_action="ignore").astype(object).fillna("-")
 
 
 def _kinds_of_no_plan(counts: pd.DataFrame) -> Iterator[str]:

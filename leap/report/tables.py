@@ -15,7 +15,15 @@ from leap.errors import LeapError
 from leap.progress import rounded
 from leap.records.files import write_atomic
 from leap.records.table_cells import csv_text, markdown_lines, markdown_text
-from leap.report.results import NO_PLAN, WRITTEN, blind_means, dimension_means, model_order, unscored_examples
+from leap.report.results import (
+    NO_PLAN,
+    WRITTEN,
+    blind_means,
+    dimension_means,
+    model_order,
+    repeat_scores,
+    unscored_examples,
+)
 from leap.statistics.means import MEAN
 from leap.vlabench.diagnosis import FLAGS, KINDS
 from leap.vlabench.dimensions import NAMES
@@ -30,6 +38,7 @@ _METRICS = {
     "exact": "exact_match_score",
 }
 GROUNDED_TITLE = "Grounded: steps that name the right object (at most 100), beside what never looking has"
+REPEATS_TITLE = "Repeats: std of the responses to an example, and pass@k of correct in percent"
 _FAILURES = ("examples", "format_error", "truncated", "inference_error", "missing")
 _NOTE = "* incomplete: examples without a score (inference error or missing) are left out of the means, not zero"
 
@@ -53,6 +62,14 @@ def grounded_table(scores: pd.DataFrame, counts: pd.DataFrame, blind: pd.DataFra
     """Model x dimension and mean of `grounded`, and below the models what never looking has: floor and best blind."""
     table = dimension_means(scores, GROUNDED, counts["model"])
     return pd.concat([table, blind_means(blind, GROUNDED)]).rename_axis("model")
+
+
+def repeat_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Of the models that were asked repeatedly: the spread of the headline scores within an example (std), and pass@k,
+    as means of the dimensions that were run. Without rows and columns where there are no such models."""
+    names = repeat_scores(scores.columns)
+    table = pd.DataFrame({name: dimension_means(scores, name)[list(NAMES)].mean(axis=1) for name in names})
+    return table.dropna(how="all").rename_axis("model")
 
 
 def kind_table(kinds: pd.DataFrame) -> pd.DataFrame:

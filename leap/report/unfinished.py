@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from leap.evaluation.evaluation_progress import lock_holder
-from leap.evaluation.manifest import read_manifest
-from leap.evaluation.predictions import read_predictions
+from leap.evaluation.manifest import asked_for, read_manifest
+from leap.evaluation.predictions import read_repeats
 from leap.evaluation.rescore import OLD_OUTPUT
 from leap.evaluation.result_folder import PREDICTIONS, SCORES
 from leap.records.files import LOCK
@@ -36,10 +36,11 @@ def _state(folder: Path) -> str | None:
     scored = (folder / SCORES).is_file()
     manifest = read_manifest(folder)
     if manifest.get("status") == "running":
-        answered = sum(prediction.error is None for prediction in read_predictions(folder / PREDICTIONS).values())
+        found = [one for repeat in read_repeats(folder / PREDICTIONS) for one in repeat.values()]
+        answered, asked = sum(one.error is None for one in found), asked_for(manifest)
         state = "running" if lock_holder(folder / LOCK) else "stopped"
         earlier = ", scores are from before" if scored else ""
-        return f"{state} at {answered} of {manifest.get('data', {}).get('examples', '?')}{earlier}"
+        return f"{state} at {answered} of {'?' if asked is None else asked}{earlier}"
     if not scored and any((folder / name).is_file() for name in (PREDICTIONS, OLD_OUTPUT)):
         return "answers without scores (scripts/evaluation/score_predictions.py makes them)"
     return None

@@ -57,7 +57,7 @@ def compare(scores: pd.DataFrame, model: str, baseline: str, score: str = "total
     `significant` (p_holm below 0.025: dimensions and means share 5 %) should be called better or worse.
     Raises LeapError for a model without scores, and as `score_table` does.
     """
-    table = score_table(scores, score)
+    table = score_table(scores, score).dropna(axis="columns", how="all")  # of repeated models only, say
     return _compare(table, [_known(table, model)], _known(table, baseline), seed)
 
 
@@ -185,7 +185,7 @@ def _corrected(tests: pd.DataFrame) -> pd.DataFrame:
 
 def _known(table: pd.DataFrame, model: str) -> str:
     if model not in table.columns:
-        raise LeapError(f"{model}: no scores of this model; there are {', '.join(table.columns) or 'none at all'}")
+        raise LeapError(f"{model}: no such scores of this model; there are {', '.join(table.columns) or 'none at all'}")
     return model
 
 

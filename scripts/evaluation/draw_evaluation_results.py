@@ -66,7 +66,15 @@ def main() -> None:
 
     from leap.report.curves import read_loss
     from leap.report.results_summary import SIGNIFICANT, write_summary
-    from leap.report.tables import grounded_table, metric_table, print_table, total_table, write_tables
+    from leap.report.tables import (
+        REPEATS_TITLE,
+        grounded_table,
+        metric_table,
+        print_table,
+        repeat_table,
+        total_table,
+        write_tables,
+    )
 
     evaluation = Evaluation.of_results(results, models, baseline)
     scores, counts, blind = evaluation.scores, evaluation.counts, evaluation.blind
@@ -80,6 +88,9 @@ def main() -> None:
         shown_rows = summary.loc[[*models, *(row for row in summary.index if row in BLIND)]]
         print_table(shown_rows, f"{score} [95 % interval]; {SIGNIFICANT} differs from the baseline (summary.md: how)")
     print_table(tables["metrics"], "Mean of the dimensions (at most 100; total at most 80)")
+    if len(repeated := repeat_table(scores)):
+        tables["repeats"] = repeated
+        print_table(repeated, REPEATS_TITLE)
     for note in (
         incomplete_note(counts),
         unfinished_note(results, arguments.models),

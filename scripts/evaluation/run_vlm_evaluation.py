@@ -7,6 +7,7 @@
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/lora_standard/checkpoint-200
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --image_control blank
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --engine vllm
+    python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --repeats 8 --temperature 0.7
     python scripts/evaluation/run_vlm_evaluation.py --engine openai --base_url http://localhost:8000/v1
 
 Answers are kept as they come: the same command continues an interrupted evaluation and repeats failed examples.
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, Parser, count, count_or_all, refuse_reversed, run, seed, whole
+from leap.cli import FAILED, Parser, count, count_or_all, refuse_reversed, repeats, run, seed, temperature, whole
 from leap.errors import UsageError
 from leap.inference.engines import EngineOptions, add_engine_arguments
 from leap.models.image_size import ChosenSize, add_size_arguments, choose_size
@@ -49,6 +50,8 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--language", choices=("en", "zh"), default="en", help="of the prompt")
     add("--scorer", choices=SOURCES, default="auto", help="auto: the VLABench submodule's if checked out, else LEAP's")
     add("--prompt", choices=SOURCES, default="auto", help="the same for the instructions that open every request")
+    add("--temperature", type=temperature, default=0.0, help="0 is greedy; results of others are named NAME_T0.7, say")
+    add("--repeats", type=repeats, default=1, help="sampled responses to each example: mean, spread and pass@k")
     add("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="longer answers are cut and counted")
     add_size_arguments(parser, workspace.image_size)
     add_engine_arguments(parser, workspace.resolve)
@@ -68,6 +71,8 @@ def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
         raise UsageError("--skip_baseline and --max_checkpoints go with --batch_mode")
     if not arguments.few_shot_num and (arguments.few_shot_seed or arguments.few_shot_format != "fenced"):
         raise UsageError("--few_shot_seed and --few_shot_format do nothing without --few_shot_num")
+    if arguments.repeats > 1 and not arguments.temperature:
+        raise UsageError(f"--repeats {arguments.repeats}: greedy responses are all alike; give a --temperature too")
     if arguments.checkpoint and (arguments.lora_adapter_path or arguments.engine == "openai"):
         raise UsageError(
             "--checkpoint is a model of its own: give no --lora_adapter_path and no --engine openai with it"
@@ -117,7 +122,8 @@ def _settings(
         instructions=instructions,
         images=size.tokens,
         image_size_source=size.source,
-        decoding=Decoding(arguments.max_new_tokens),
+        decoding=Decoding(arguments.max_new_tokens, temperature=arguments.temperature),
+        repeats=arguments.repeats,
         max_tasks=arguments.max_tasks,
         num_episodes=arguments.num_episodes,
         engine=options.engine,

@@ -124,8 +124,8 @@ def final_files(root: Path) -> dict[str, bytes]:
     return files
 
 
-def line_count(root: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in root.glob("eva_results/*/m/predictions.jsonl"))
+def line_count(root: Path, name: str = "m") -> int:
+    return sum(path.read_bytes().count(b"\n") for path in root.glob(f"eva_results/*/{name}/predictions.jsonl"))
 
 
 def whole_lines(root: Path) -> dict[tuple[str, ...], bytes]:
@@ -187,6 +187,21 @@ def test_thirty_kills(empty: Path, whole: Whole) -> None:
     assert before.items() <= whole_lines(empty).items()
     assert len(whole_lines(empty)) == 6 * EXAMPLES
     assert final_files(empty) == whole.files
+
+
+def test_killed_while_asking_again(empty: Path) -> None:
+    """Sampled responses, in batches of other make-up after each kill: what is drawn is the same."""
+    options = "--repeats 2 --temperature 1".split()
+    for lines in (3, 90):
+        with start(empty, *options) as process:
+            wait_until(process, lambda lines=lines: line_count(empty, "m_T1") >= lines)  # type: ignore[misc]
+            assert kill(process)
+    finish(empty, *options)
+    broken = final_files(empty)
+    assert line_count(empty, "m_T1") == 2 * 6 * EXAMPLES
+    shutil.rmtree(empty / "eva_results")
+    finish(empty, *options)
+    assert final_files(empty) == broken
 
 
 def test_killed_while_fresh_archives(empty: Path, whole: Whole) -> None:

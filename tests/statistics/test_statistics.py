@@ -402,7 +402,7 @@ def test_tables_that_cannot_be_used() -> None:
         summarise(pd.concat([scores, scores.iloc[:1]]))
     with pytest.raises(LeapError, match="unknown dimension"):
         summarise(scores.replace({"dimension": {"Spatial": "Time"}}))
-    with pytest.raises(LeapError, match="m7: no scores of this model; there are Baseline, m1"):
+    with pytest.raises(LeapError, match="m7: no such scores of this model; there are Baseline, m1"):
         compare(scores, "m7", "Baseline")
     with pytest.raises(LeapError, match="m7"):
         compare_all(scores, "m7")
