@@ -66,10 +66,9 @@ function linkTo(state) {
 // `replace`: no new step for the back button, as while typing.
 function go(changes, replace = false) {
   const link = linkTo({ ...readState(), view: "examples", ...changes });
-  if (replace) {
-    history.replaceState(null, "", link);
-    show();
-  } else if (link !== location.hash) location.hash = link;
+  if (link === location.hash) return;
+  history[replace ? "replaceState" : "pushState"](null, "", link);
+  show();
 }
 
 // Finding examples.
@@ -410,7 +409,7 @@ function pressed(event) {
   if (event.key === "?") by("keys").showModal();
   else if (event.key === "/") {
     if (state.view !== "examples") go({});
-    requestAnimationFrame(() => by("q").focus());
+    by("q").focus();
   } else if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
   else if (event.key === "s" && state.b) go({ a: state.b, b: index.models[chosenModels(state)[0]].name });
   else if (dimension) go({ dim: state.dim === dimension ? "" : dimension, task: "" });
