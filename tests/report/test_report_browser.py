@@ -1,4 +1,4 @@
-"""The report in a real browser, opened from disk: headless Chromium through Playwright; skipped where one is missing."""
+"""The report in a real browser, opened from disk: headless Chromium, skipped where it or Playwright is missing."""
 
 import shutil
 from collections.abc import Iterator

@@ -11,6 +11,7 @@ The same results make the same bytes. The folder is replaced at once, when all o
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from leap.errors import LeapError
 from leap.judge.criteria import DESCRIBED
 from leap.progress import track
-from leap.records.files import check_folder, unfinished
+from leap.records.files import check_folder, read_bytes, unfinished
 from leap.records.litter import is_bare
 from leap.report.page.example_records import LONGEST_SHOWN, example_record
 from leap.report.page.front_page import manifests_of, read_front_page
@@ -213,9 +214,17 @@ def _copy_figures(figures: Mapping[str, Sequence[Path]], folder: Path) -> dict[s
         folder.mkdir(exist_ok=True)
         for number, file in enumerate(files):
             name = f"{place}-{number}{file.suffix}"
-            shutil.copyfile(file, folder / name)
+            content = read_bytes(file)
+            (folder / name).write_bytes(_slim(content) if file.suffix == ".svg" else content)
             copied.setdefault(title, []).append((shown(file.stem.replace("_", " ")), f"{FIGURES}/{name}"))
     return copied
+
+
+def _slim(svg: bytes) -> bytes:
+    """A figure without what is not seen of it: comments, indentation, digits behind a hundredth of a point. (Numbers
+    below 1 keep theirs: the letters are scaled by them.)"""
+    bare = re.sub(rb"<!--.*?-->", b"", svg, flags=re.DOTALL)
+    return re.sub(rb"([1-9]\d*\.\d\d)\d+", rb"\1", re.sub(rb"\s+", b" ", re.sub(rb">\s+<", b"><", bare)))
 
 
 def _environment() -> Environment:

@@ -83,7 +83,7 @@ def _response(
             "words": [shown(sentence) for sentence in words],
             "flags": [flag.replace("_", " ") for flag in FLAGS if getattr(diagnosis, flag)],
         }
-    return found
+    return {name: value for name, value in found.items() if value is not None and (value != [] or name == "plan")}
 
 
 def _step(step: Step) -> list[str | None]:
@@ -106,9 +106,9 @@ def _shown_images(result: StoredResult, key: Key, images: Mapping[Path, str | No
     return [images[file] for file in files] if files else "blank"
 
 
-def _few_shot(result: StoredResult, key: Key, images: Mapping[Path, str | None]) -> list[dict[str, Any]] | None:
+def _few_shot(result: StoredResult, key: Key, images: Mapping[Path, str | None]) -> list[dict[str, Any]] | str:
     if result.few_shot is None:
-        return None
+        return "unknown"
     return [
         {
             "images": [images[one.image], images[one.numbered]],

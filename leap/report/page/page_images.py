@@ -15,7 +15,7 @@ from leap.records.files import read_bytes, unfinished
 from leap.workers import map_in_order
 
 FOLDER = "images"
-_QUALITY = 75  # at which the numbers on a scene of 240 pixels a view are still read without effort
+_QUALITY = 50  # at which the numbers on a scene of 240 pixels a view are still read without effort
 _FEW = 40  # images that are encoded sooner than processes start
 
 
@@ -47,7 +47,7 @@ class _Encode:
                 _link(before, path)
                 return name
             content = io.BytesIO()
-            load_image(file).save(content, "WEBP", quality=_QUALITY, method=4)
+            load_image(file).save(content, "WEBP", quality=_QUALITY, method=6)
         except LeapError:
             return None
         temporary = unfinished(path)  # two processes may write one image

@@ -302,7 +302,7 @@ const stepText = (record, step) => {
 function steps(record, found) {
   const more = found.steps > found.plan.length ? h("p", { class: "small" }, `${found.steps - found.plan.length} more steps are not shown.`) : null;
   if (!record.reference) return [h("ol", {}, found.plan.map((step) => h("li", {}, stepText(record, step)))), more];
-  const rows = found.rows.map(([expected, said, mark]) => h("tr", { class: mark },
+  const rows = (found.rows ?? []).map(([expected, said, mark]) => h("tr", { class: mark },
     h("td", {}, expected === null ? "" : `${expected + 1}. ${stepText(record, record.reference[expected])}`),
     h("td", {}, said === null ? "" : `${said + 1}. ${stepText(record, found.plan[said])}`),
     h("td", { class: "mark" }, h("span", { "aria-hidden": "true" }, MARKS[mark]), ` ${mark}`)));
@@ -348,7 +348,7 @@ function rawResponse(found) {
 }
 
 function fewShot(given) {
-  if (given === null) return h("p", { class: "note" }, "It was shown few-shot examples, which are not known here: the benchmark is another one now.");
+  if (given === "unknown") return h("p", { class: "note" }, "It was shown few-shot examples, which are not known here: the benchmark is another one now.");
   if (!given?.length) return null;
   return h("details", {}, h("summary", {}, `Few-shot examples (${given.length})`), given.map((one, place) => h("section", {},
     images(one.images, `Few-shot example ${place + 1}`), h("blockquote", {}, one.instruction), h("pre", {}, one.text))));
