@@ -247,6 +247,21 @@ def test_without_the_benchmark_there_are_responses_alone(results: Path, workspac
     assert records[0]["responses"][2]["few_shot"] == "unknown"
 
 
+def test_further_responses_stand_behind_the_first(results: Path, workspace: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "eva_results" / "Spatial" / "Baseline"
+    shutil.copytree(results / "Spatial" / "Baseline", folder)
+    first = (folder / "predictions.jsonl").read_text().splitlines()
+    again = [json.dumps({**json.loads(line), "repeat": 1, "text": "later"}) for line in first]
+    (folder / "predictions.jsonl").write_text("\n".join([*first, *again]))
+    rescore(folder, data_of(workspace), LEAP_SCORER)
+    built = build(sources(tmp_path / "eva_results", workspace, "Baseline"), tmp_path / "report")
+    (_, _, records) = calls(built.page.parent / "data" / "examples-0.js")
+    (response,) = records[0]["responses"]
+    assert response["repeats"] == [{"text": "later", "length": 5}]
+    assert response["further_scores"]["pass@2"] == 0
+    assert response["plan"] == [["pick", "99", None]]
+
+
 def test_a_control_is_of_the_model_with_its_weights() -> None:
     def manifest(control: str, weights: str) -> dict[str, Any]:
         return {"settings": {"image_control": control}, "model": {"weights": weights}}

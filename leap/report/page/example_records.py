@@ -70,6 +70,8 @@ def _response(
         "steps": None if plan is None else len(plan),
         "rows": [list(row) for row in rows],
         "scores": [_rounded(scores.get(name)) for name in SCORE_KEYS],
+        "repeats": [cut(one[key].text or one[key].error or "") for one in result.repeats if key in one],
+        "further_scores": {name: _rounded(value) for name, value in scores.items() if name not in SCORE_KEYS},
         "images": _shown_images(result, key, images),
         "few_shot": _few_shot(result, key, images),
     }
@@ -83,7 +85,9 @@ def _response(
             "words": [shown(sentence) for sentence in words],
             "flags": [flag.replace("_", " ") for flag in FLAGS if getattr(diagnosis, flag)],
         }
-    return {name: value for name, value in found.items() if value is not None and (value != [] or name == "plan")}
+    return {
+        name: value for name, value in found.items() if value is not None and (value not in ([], {}) or name == "plan")
+    }
 
 
 def _step(step: Step) -> list[str | None]:

@@ -18,12 +18,13 @@ from leap.report.results import (
     read_counts,
     read_kinds,
     read_scores,
+    repeat_scores,
     result_folders,
     unlike_note,
     unlike_settings,
     unlike_settings_note,
 )
-from leap.report.results_summary import METHOD, SIGNIFICANT, summarise_scores
+from leap.report.results_summary import METHOD, REPEATS, SIGNIFICANT, summarise_scores
 from leap.report.unfinished import unfinished_note
 from leap.statistics.means import MEAN
 from leap.vlabench.diagnosis import KINDS
@@ -102,6 +103,7 @@ def read_front_page(results: Path, models: Sequence[str], baseline: str | None) 
         unlike_settings_note(results, models, baseline),
         prompt_note(results, models),
         *ids_as_text_notes(scores, counts),
+        REPEATS if repeat_scores(scores.columns) else "",
     )
     by_dimension = {
         score: {row: [_cell(text) for text in table.loc[row]] for row in table.index} for score, table in tables.items()

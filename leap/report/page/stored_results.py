@@ -4,7 +4,7 @@ Results without some of it (an older LEAP's, a part of the benchmark, a benchmar
 taken as far as they go; what is missing is said.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from leap.errors import LeapError
 from leap.evaluation.diagnoses import DIAGNOSES, read_diagnoses
 from leap.evaluation.manifest import MANIFEST, read_manifest
-from leap.evaluation.predictions import Key, read_predictions
+from leap.evaluation.predictions import Key, read_repeats
 from leap.evaluation.requests import Images, draw_few_shot_examples, shown_images
 from leap.evaluation.rescore import OLD_OUTPUT, read_old_output
 from leap.evaluation.result_folder import PREDICTIONS, SCORES
@@ -35,10 +35,12 @@ from leap.vlabench.prompts import FewShotExample
 @dataclass(frozen=True)
 class StoredResult:
     """One model's result of one dimension. `shown` are the images of each example where they are not its own, or not
-    all there: None for one that was asked without. `few_shot` are None where they cannot be known any more."""
+    all there: None for one that was asked without. `few_shot` are None where they cannot be known any more. `repeats`
+    are the further responses of a model that was asked repeatedly."""
 
     scores: Scores
     predictions: Mapping[Key, Prediction]
+    repeats: Sequence[Mapping[Key, Prediction]]
     diagnoses: Mapping[Key, Diagnosis]
     shown: Mapping[Key, Images | None]
     few_shot: Mapping[Key, tuple[FewShotExample, ...]] | None
@@ -101,7 +103,7 @@ def _pool(data: Path, dimension: str, notes: list[str]) -> list[BenchmarkExample
 
 def _read_result(folder: Path, pool: list[BenchmarkExample], fingerprint: str, notes: list[str]) -> StoredResult:
     older = not is_file(folder / PREDICTIONS) and is_file(folder / OLD_OUTPUT)
-    predictions = read_old_output(folder / OLD_OUTPUT) if older else read_predictions(folder / PREDICTIONS)
+    predictions, *repeats = [read_old_output(folder / OLD_OUTPUT)] if older else read_repeats(folder / PREDICTIONS)
     lacking = {
         f"{PREDICTIONS}, so no responses are shown": not predictions,
         f"{DIAGNOSES}; scripts/evaluation/score_predictions.py makes it": not is_file(folder / DIAGNOSES),
@@ -121,6 +123,7 @@ def _read_result(folder: Path, pool: list[BenchmarkExample], fingerprint: str, n
     return StoredResult(
         read_score_file(folder / SCORES),
         predictions,
+        repeats,
         read_diagnoses(folder),
         shown_images(pool, control) if known else {},
         drawn,

@@ -273,6 +273,7 @@ function response(record, model, side) {
     found.scores && scoreTable(found),
     found.verdicts && verdicts(found.verdicts),
     rawResponse(found),
+    repeats(found),
     fewShot(found.few_shot));
 }
 
@@ -312,7 +313,8 @@ function steps(record, found) {
 }
 
 function scoreTable(found) {
-  const rows = index.scores.map((name, place) => [name, found.scores[place]]).filter(([, value]) => value != null);
+  const named = index.scores.map((name, place) => [name, found.scores[place]]);
+  const rows = [...named, ...Object.entries(found.further_scores ?? {})].filter(([, value]) => value != null);
   if (!rows.length) return h("p", { class: "small" }, "No score: it is left out of the means.");
   const main = rows.filter(([name]) => ["total_score", "grounded"].includes(name)).map(([name, value]) => `${name} ${number(value)}`);
   return h("details", {}, h("summary", {}, main.join(", ")), h("table", {}, h("tbody", {}, rows.map(([name, value]) =>
@@ -345,6 +347,12 @@ function rawResponse(found) {
     h("summary", {}, `Raw response (characters: ${found.length.toLocaleString("en")})`),
     cut && h("p", { class: "note" }, `Cut: the first ${index.longest.toLocaleString("en")} characters are shown; predictions.jsonl has all.`),
     h("pre", { tabindex: "0", "aria-label": "Raw response" }, found.text));
+}
+
+function repeats(found) {
+  if (!found.repeats) return null;
+  return h("details", {}, h("summary", {}, `Asked ${found.repeats.length + 1} times: scores are means, all else is of the first`),
+    found.repeats.map((one, place) => [h("h5", {}, `Response ${place + 2}`), h("pre", {}, one.text)]));
 }
 
 function fewShot(given) {
