@@ -85,14 +85,14 @@ class EvaluatedModel:
 
 
 def variant_name(name: str, settings: EvaluationSettings) -> str:
-    """A model asked in another way is a model of its own in the results: NAME_1shot_CoT_zh_swapped_T0.7."""
+    """A model asked in another way is a model of its own in the results: NAME_1shot_CoT_zh_T0.7_swapped."""
     parts = {
         f"{settings.few_shot.number}shot": settings.few_shot.number > 0,
         "upstream-shots": settings.few_shot.number > 0 and settings.few_shot.format == "upstream",
         "CoT": settings.with_cot,
         settings.instructions.language: settings.instructions.language != "en",
+        f"T{settings.decoding.temperature:g}": settings.decoding.temperature > 0,
         settings.image_control: settings.image_control != "none",
         str(settings.quantization): settings.quantization is not None,
-        f"T{settings.decoding.temperature:g}": settings.decoding.temperature > 0,
     }
     return "_".join([name, *(part for part, used in parts.items() if used)])

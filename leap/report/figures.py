@@ -41,6 +41,7 @@ from leap.report.results import (
     unlike_settings,
     unlike_settings_note,
 )
+from leap.report.selection import find_series
 from leap.report.style import (
     DRAWN,
     FLOOR,
@@ -48,7 +49,6 @@ from leap.report.style import (
     KIND_COLOURS,
     WIDTH,
     Look,
-    find_series,
     label,
     legend_above,
     lightened,

@@ -33,6 +33,7 @@ from leap.report.results import (
     unlike_settings_note,
     without_verdicts,
 )
+from leap.report.selection import selection_notes
 from leap.report.tables import kind_table, repeat_table
 from leap.report.unfinished import unfinished_results
 from leap.statistics.comparison import compare_all
@@ -97,7 +98,7 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
     write_atomic(results / "summary.csv", csv_text(_all_means(found, scores, counts, blind, kinds)))
     begun = f"not finished, and not or only partly shown: {'; '.join(unfinished)}" if unfinished else ""
     notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike_note, own_prompt) if note)]
-    notes += [f"{note}." for note in ids_as_text_notes(scores, counts)]
+    notes += [f"{note}." for note in (*ids_as_text_notes(scores, counts), *selection_notes(scores))]
     tables = {score: of.readable(counts) for score, of in found.items()}
     further = {"diagnosis": kind_table(kinds), "repeats": _with_gaps(repeat_table(scores))}
     shown = tables | {name: table for name, table in further.items() if len(table.columns)}  # of what there is

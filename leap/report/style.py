@@ -2,7 +2,6 @@
 
 import io
 import math
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from matplotlib.typing import ColorType
 
 from leap.cli import FIGURE_FORMATS
 from leap.records.files import write_atomic
+from leap.report.selection import find_series
 
 DRAWN = ("png", "svg")  # unless others are asked for
 DPI = 300
@@ -49,7 +49,6 @@ CONTROLS = {
     "_blank": ("...", "blank images"),
     "_absent": ("xxx", "no images"),
 }
-_CHECKPOINT = re.compile(r"(?P<run>(?:.+-)?checkpoint-)(?P<step>\d+)(?P<kind>(?:_.*)?)")
 _PALEST = 0.45  # of a run's colour, in its first checkpoint
 
 
@@ -83,15 +82,6 @@ def looks(models: Iterable[str], baseline: str | None) -> dict[str, Look]:
             colours.setdefault(run, PALETTE[len(colours) % len(PALETTE)])
         found[model] = Look(GREY if name == baseline else lightened(colours[run], share), hatch)
     return found
-
-
-def find_series(models: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Run -> model -> step, for every run with three checkpoints or more; a run is named "checkpoint-N" or the like."""
-    series: dict[str, dict[str, int]] = {}
-    for model in models:
-        if match := _CHECKPOINT.fullmatch(model):
-            series.setdefault(f"{match['run']}N{match['kind']}", {})[model] = int(match["step"])
-    return {run: dict(sorted(steps.items(), key=lambda one: one[1])) for run, steps in series.items() if len(steps) > 2}
 
 
 def uncontrolled(model: str) -> tuple[str, str]:

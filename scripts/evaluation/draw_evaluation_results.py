@@ -4,6 +4,7 @@
     python scripts/evaluation/draw_evaluation_results.py --models Baseline checkpoint-200 checkpoint-5000
     python scripts/evaluation/draw_evaluation_results.py --figure diagnosis --format pdf
     python scripts/evaluation/draw_evaluation_results.py --baseline checkpoint-200 --output_dir logs/figures
+    python scripts/evaluation/draw_evaluation_results.py --select_on grounded
 
 No model is needed. What was not evaluated stays empty; it is never counted as 0.
 """
@@ -12,7 +13,7 @@ import argparse
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FIGURE_FORMATS, Parser, run
+from leap.cli import FIGURE_FORMATS, Parser, run, seed
 from leap.errors import UsageError
 from leap.terminal import shown
 
@@ -32,6 +33,12 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
         default=workspace.output,
         help="the training run whose newest checkpoint's loss is drawn",
     )
+    add(
+        "--select_on",
+        metavar="SCORE",
+        help="choose each run's best checkpoint by it on half of the examples, and score",
+    )
+    add("--select_seed", type=seed, default=0, help="draws that half, of each task alike")
     return parser.parse_args()
 
 
@@ -54,6 +61,7 @@ def main() -> None:
         incomplete_note,
         prompt_note,
         unlike_note,
+        unlike_settings,
         unlike_settings_note,
     )
     from leap.report.unfinished import unfinished_note
@@ -66,6 +74,7 @@ def main() -> None:
 
     from leap.report.curves import read_loss
     from leap.report.results_summary import SIGNIFICANT, write_summary
+    from leap.report.selection import select_checkpoints, selection_notes
     from leap.report.tables import (
         REPEATS_TITLE,
         grounded_table,
@@ -91,6 +100,10 @@ def main() -> None:
     if len(repeated := repeat_table(scores)):
         tables["repeats"] = repeated
         print_table(repeated, REPEATS_TITLE)
+    if arguments.select_on:
+        on, unlike = arguments.select_on, unlike_settings(results, models, baseline)
+        tables["selection"] = select_checkpoints(scores, on, baseline, unlike, arguments.select_seed)
+        print_table(tables["selection"], f"Chosen by {on} on one half of the examples, scored on the other")
     for note in (
         incomplete_note(counts),
         unfinished_note(results, arguments.models),
@@ -98,6 +111,7 @@ def main() -> None:
         unlike_settings_note(results, models, baseline),
         prompt_note(results, models),
         *ids_as_text_notes(scores, counts),
+        *([] if arguments.select_on else selection_notes(scores)),
     ):
         if note:
             print(note)

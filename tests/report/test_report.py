@@ -48,7 +48,8 @@ from leap.report.results import (
     unscored_examples,
 )
 from leap.report.results_summary import write_summary
-from leap.report.style import CONTROLS, GREY, find_series, label, lightened, looks, save
+from leap.report.selection import find_series
+from leap.report.style import CONTROLS, GREY, label, lightened, looks, save
 from leap.report.tables import _cells, improvement, metric_table, print_table, total_table, write_tables
 from leap.report.unfinished import unfinished_note, unfinished_results
 from leap.statistics.comparison import compare
