@@ -40,8 +40,8 @@ def selection_notes(scores: pd.DataFrame, score: str = TOTAL) -> list[str]:
     means = dimension_means(scores, score)[MEAN].dropna()
     return [
         f"{found.idxmax()} is the best of {len(found)} ({run}, {score} {found.max():.1f}), chosen on the examples that "
-        f"it is scored on, so that it looks better than it is; draw_evaluation_results.py --select_on {score} chooses on "
-        "one half of them and scores on the other"
+        "it is scored on, so that it looks better than it is; draw_evaluation_results.py "
+        f"--select_on {score} chooses on one half of them and scores on the other"
         for run, steps in _sweeps(means.index).items()
         for found in [means.loc[list(steps)]]
     ]
