@@ -17,6 +17,8 @@ from configs.config import WorkspaceConfig
 from leap.cli import Parser, run
 from leap.terminal import shown
 
+_NOTES = 10  # printed; the page has all
+
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     parser = Parser(__doc__)
@@ -49,8 +51,10 @@ def main() -> None:
         figures = draw_all(results, models, baseline, review, arguments.run_dir, Path(drawn))
         sources = Sources(results, arguments.data_dir, review, workspace.root, models, baseline, figures)
         built = build(sources, arguments.output_dir or results / "report")
-    for note in built.notes:
+    for note in built.notes[:_NOTES]:
         print(note)
+    if len(built.notes) > _NOTES:
+        print(f"and {len(built.notes) - _NOTES} more that was not found: see the page")
     print(f"{built.page}: {len(models)} models, {built.examples} examples, {decimal(built.size)}")
 
 

@@ -12,12 +12,23 @@ from conftest import run_script
 
 from leap.errors import LeapError
 from leap.evaluation.rescore import rescore
+from leap.judge.review_files import (
+    OUTPUT_COLUMNS,
+    OUTPUTS,
+    PAIR_COLUMNS,
+    PAIRS,
+    SCORE_COLUMNS,
+    SCORES,
+    manifest_of,
+    write_table,
+)
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.records.json_files import jsonl_line
 from leap.report.page import build_page
 from leap.report.page.build_page import Sources, build
 from leap.report.page.example_records import LONGEST_SHOWN
 from leap.report.page.explanations import explain
+from leap.report.page.review_samples import MEASURES
 from leap.report.page.step_alignment import LONGEST, Row, align
 from leap.report.page.stored_results import controls
 from leap.vlabench.diagnosis import KINDS, Diagnosis, kind_of_plan
@@ -240,11 +251,44 @@ def test_what_is_missing_is_said_and_the_rest_shown(results: Path, workspace: Pa
 def test_without_the_benchmark_there_are_responses_alone(results: Path, workspace: Path, tmp_path: Path) -> None:
     found = sources(results, workspace)
     built = build(Sources(**{**vars(found), "data": tmp_path / "none"}), tmp_path / "report")
-    assert "no images, instructions or references" in built.notes[0]
+    (note,) = built.notes
+    assert note.startswith("no images, instructions or references are shown")
     (_, _, records) = calls(built.page.parent / "data" / "examples-0.js")
     assert records[0]["reference"] is None
     assert records[0]["responses"][0]["plan"] == [["pick", "99", None]]
     assert records[0]["responses"][2]["few_shot"] == "unknown"
+
+
+def test_the_samples_of_a_blind_review_stand_behind_the_dimensions(
+    results: Path, workspace: Path, tmp_path: Path
+) -> None:
+    review = tmp_path / "blind_10"
+    image = next(data_of(workspace).rglob("input.png")).relative_to(workspace)
+    output = {"sample_idx": 0, "image_paths": str(image), "prompt_text": "Do it.", "reference_steps": "1) All."}
+    outputs = [
+        {**output, "model_name": "Baseline", "model_output": "1) Nothing."},
+        {**output, "model_name": "other", "error": "out of memory"},
+    ]
+    write_table(review, OUTPUTS, outputs, OUTPUT_COLUMNS)
+    verdict = {"judge": "j", "sample_idx": 0, "repeat": 1, "model_name": "Baseline", "rationale": HOSTILE}
+    scores = write_table(review, SCORES, [{**verdict, **dict.fromkeys(MEASURES, 2)}], SCORE_COLUMNS)
+    pair = {"model_a": "Baseline", "model_b": "other", "sample_idx": 0, "judge": "j", "repeat": 1, "outcome": "tie"}
+    pairs = write_table(review, PAIRS, [{**pair, "rationale_ab": "Both fail."}], PAIR_COLUMNS)
+    manifest_of(scores).write_text(json.dumps({"tables": [pairs.name]}))
+    found = sources(results, workspace, "Baseline")
+    built = build(Sources(**{**vars(found), "review": review}), tmp_path / "report")
+    (_, index) = calls(built.page.parent / "data" / "index.js")
+    assert index["dimensions"][-1] == index["review"] == "Blind review"
+    assert [model["name"] for model in index["models"]] == ["Baseline", "other"]
+    (_, _, records) = calls(built.page.parent / "data" / "examples-0.js")
+    record = records[-1]
+    assert (built.page.parent / "images" / record["images"][0]).is_file()
+    assert record["reference_text"] == "1) All."
+    (judged,) = record["responses"][0]["verdicts"]
+    assert judged["scores"] == [2.0] * len(MEASURES)
+    assert judged["rationale"]["text"].startswith("<script>alert(1)</script>\\u001b")
+    assert record["responses"][1]["error"] == "out of memory"
+    assert record["pairs"][0]["rationale_ab"] == "Both fail."
 
 
 def test_further_responses_stand_behind_the_first(results: Path, workspace: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def _write(sources: Sources, folder: Path, earlier: Path) -> tuple[int, list[str
     index = _Index(models)
     for name in NAMES:
         stored = read_dimension(sources.results, name, sources.data, models)
-        index.notes += stored.notes
+        index.notes += [note for note in stored.notes if note not in index.notes]
         images = write_images(stored.images(), folder / IMAGES, earlier / IMAGES, f"images of {name}")
         index.miss(images)
         index.add(name, _example_rows(stored, models, images))

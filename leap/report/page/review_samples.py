@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from leap.data.image import resolve_image
+from leap.errors import LeapError
 from leap.judge.criteria import CRITERIA
 from leap.judge.review_files import OUTPUTS, SCORES, find_newest, find_pairs, read_outputs, read_pairs, read_scores
 from leap.records.judging import Output
@@ -34,7 +36,14 @@ class Review:
         return list(dict.fromkeys(shown(model) for _, model in self.outputs))
 
     def images(self) -> list[Path]:
-        return list(dict.fromkeys(self.root / path for output in self.outputs.values() for path in output.images))
+        return list(dict.fromkeys(self.file(path) for output in self.outputs.values() for path in output.images))
+
+    def file(self, image: str) -> Path:
+        """Where an image of the outputs lies, or, where it is not found, where it should."""
+        try:
+            return resolve_image(image, (self.root, self.root / "data"))
+        except LeapError:
+            return self.root / image
 
     def instruction(self, sample: int) -> str:
         """What the models were asked, in one text."""
@@ -61,7 +70,7 @@ def sample_record(
     return {
         "reference": None,
         "reference_text": shown(first.reference_steps),
-        "images": [images[review.root / path] for path in first.images],
+        "images": [images[review.file(path)] for path in first.images],
         "names": {},
         "pairs": _pairs(review, sample),
         "responses": [_response(review, sample, found[model]) if model in found else None for model in models],

@@ -97,7 +97,7 @@ def _pool(data: Path, dimension: str, notes: list[str]) -> list[BenchmarkExample
     try:
         return find_examples(data, find_dimension(dimension))
     except LeapError as error:
-        notes.append(f"{dimension}: no images, instructions or references ({error})")
+        notes.append(f"no images, instructions or references are shown: {error}")
         return []
 
 
