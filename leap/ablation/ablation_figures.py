@@ -17,10 +17,9 @@ from leap.ablation.runs import FULL, label
 from leap.report.charts import GROUPS
 from leap.report.figures import TOTAL_LABEL
 from leap.report.style import GREY, INK, clean, legend_above, looks, new_figure
-from leap.statistics.intervals import BETWEEN_TASKS, WITHIN_TASKS
 from leap.statistics.means import MEAN
 
-_THIN = "Thin bars: 95 % bootstrap interval of the mean over seeds, {} resampled. "
+_THIN = "Thin bars: 95 % bootstrap interval of the mean over seeds, examples resampled within each task. "
 _SEEDS = (
     "Thick bars: 95 % interval over seeds (Student's t); small dots: single seeds.",
     "One seed each: there is no interval over seeds, so another seed may change a score by more than the bars show.",
@@ -57,10 +56,10 @@ def colours(findings: Findings) -> dict[str, str]:
 
 def score_by_cost(findings: Findings, dimensions: pd.DataFrame) -> Figure:
     """The mean of six dimensions against trainable parameters, hours and checkpoint size, one panel each."""
-    figure = new_figure(13, 5.2, "Score against cost", *_footnotes(findings, BETWEEN_TASKS))
+    figure = new_figure(13, 5.2, "Score against cost", *_footnotes(findings))
     panels = figure.subplots(1, 3, sharey=True)
     for axes, axis in zip(panels, (WEIGHTS, hours_axis(findings), SIZE), strict=True):
-        _draw_scores(axes, axis, findings, dimensions, MEAN, ("task_low", "task_high"))
+        _draw_scores(axes, axis, findings, dimensions, MEAN)
         axes.set_xlabel(axis.title, fontsize=9)
     panels[0].set_ylabel(f"{TOTAL_LABEL}, mean of six", fontsize=9)
     legend_above(figure, _legend(findings))
@@ -69,12 +68,10 @@ def score_by_cost(findings: Findings, dimensions: pd.DataFrame) -> Figure:
 
 def score_by_dimension(findings: Findings, dimensions: pd.DataFrame) -> Figure:
     """Each dimension against trainable parameters."""
-    figure = new_figure(
-        14, 7.5, "Score against trainable parameters, by dimension", *_footnotes(findings, WITHIN_TASKS)
-    )
+    figure = new_figure(14, 7.5, "Score against trainable parameters, by dimension", *_footnotes(findings))
     panels = figure.subplots(2, 4, sharex=True)
     for axes, name in zip(panels.flat, GROUPS, strict=False):
-        _draw_scores(axes, WEIGHTS, findings, dimensions, name, ("low", "high"))
+        _draw_scores(axes, WEIGHTS, findings, dimensions, name)
         axes.set_title("mean of six" if name == MEAN else name, loc="left", fontsize=11)
         axes.tick_params(labelbottom=True)
         axes.set_xlabel(WEIGHTS.title, fontsize=9)
@@ -85,16 +82,13 @@ def score_by_dimension(findings: Findings, dimensions: pd.DataFrame) -> Figure:
     return figure
 
 
-def _footnotes(findings: Findings, resampled: str) -> tuple[str, ...]:
+def _footnotes(findings: Findings) -> tuple[str, ...]:
     several = any(len(findings.scored(method)) > 1 for method in findings.methods)
     missing = "Missing or incomplete: " + "; ".join(findings.missing) if findings.missing else ""
-    return (_THIN.format(resampled) + _SEEDS[0 if several else 1], missing)
+    return (_THIN + _SEEDS[0 if several else 1], missing)
 
 
-def _draw_scores(
-    axes: Axes, axis: _Axis, findings: Findings, dimensions: pd.DataFrame, name: str, thin: tuple[str, str]
-) -> None:
-    """`thin` are the columns of the interval that is drawn as a thin bar."""
+def _draw_scores(axes: Axes, axis: _Axis, findings: Findings, dimensions: pd.DataFrame, name: str) -> None:
     rows = dimensions[dimensions["dimension"] == name].set_index("method")
     if not math.isnan(rows.loc[BASE, "mean"]):
         axes.axhline(rows.loc[BASE, "mean"], color=GREY, linewidth=1.5, linestyle=(0, (5, 3)))
@@ -111,7 +105,7 @@ def _draw_scores(
             _bar(axes, place, row["seed_low"], row["seed_high"], colour, 4)
             seeds = [findings.mean(model, name) for model in known]
             axes.plot(list(known.values()), seeds, ".", color=colour, markersize=4, alpha=0.8)
-        _bar(axes, place, row[thin[0]], row[thin[1]], colour, 1.4)
+        _bar(axes, place, row["low"], row["high"], colour, 1.4)
         axes.plot([place], [row["mean"]], "o", color=colour, markersize=8, markeredgecolor="white", zorder=3)
     clean(axes, "y")
     low, high = axes.get_ylim()

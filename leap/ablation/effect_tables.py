@@ -29,7 +29,7 @@ from leap.report.results import (
     unlike_settings_note,
 )
 from leap.statistics.comparison import compare, run_verdicts
-from leap.statistics.intervals import seed_interval
+from leap.statistics.intervals import student_interval
 from leap.statistics.means import MEAN, summarise, summarise_between_tasks
 from leap.training.training_report import read_report
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
@@ -212,7 +212,7 @@ def dimension_table(findings: Findings) -> pd.DataFrame:
             row: dict[str, Any] = {"method": method, "dimension": name, "seeds": len(seeds)}
             one = found.loc[(method, name)] if (method, name) in found.index else {}
             row |= {key: one[key] if len(one) else math.nan for key in ("mean", "low", "high")}
-            row["seed_low"], row["seed_high"] = seed_interval([findings.mean(run.model, name) for run in seeds])
+            row["seed_low"], row["seed_high"] = student_interval([findings.mean(run.model, name) for run in seeds])
             tasks = between.loc[method] if name == MEAN and method in between.index else {}
             row |= {f"task_{key}": tasks[key] if len(tasks) else math.nan for key in ("mean", "low", "high")}
             row["seed_mean"] = fmean([findings.mean(run.model, name) for run in seeds]) if seeds else math.nan

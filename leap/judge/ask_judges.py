@@ -33,7 +33,7 @@ class ReviewSettings:
     """How a review is done; equal for all judges."""
 
     image_roots: tuple[Path, ...]
-    repeats: int = 3
+    repeats: int = len(CRITERIA)  # each criterion stands in each place once
     pairwise: bool = False
     seed: int = 0
     retries: int = 2  # of an unusable verdict

@@ -97,6 +97,7 @@ DESCRIBED = (
     ),
 )
 CRITERIA = tuple(criterion.name for criterion in DESCRIBED)
+SCALE = (1.0, 5.0)
 FORMULA = f"final_score = ({' + '.join(CRITERIA)}) / {len(CRITERIA)}, computed by LEAP"
 
 _SCORE = re.compile(r"([1-5１-５])(?:\.0+)?")
@@ -137,7 +138,8 @@ ScoreRow = create_model("ScoreRow", __base__=_ScoreRow, **dict.fromkeys(CRITERIA
 
 
 def in_order(repeat: int) -> Sequence[Criterion]:
-    """The criteria as the `repeat`-th request (from 0) shows them: each comes first, second, third and last in turn."""
+    """The criteria as the `repeat`-th request (from 0) shows them: in as many repeats as there are criteria each stands
+    in each place once."""
     start = repeat % len(DESCRIBED)
     return (*DESCRIBED[start:], *DESCRIBED[:start])
 

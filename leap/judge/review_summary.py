@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from leap.judge.criteria import CRITERIA
+from leap.judge.criteria import CRITERIA, SCALE
 from leap.judge.judges import RUBRIC
 from leap.statistics.agreement import (
     Estimate,
@@ -24,7 +24,7 @@ from leap.statistics.agreement import (
     weighted_kappa,
 )
 from leap.statistics.comparison import effect_size, holm, paired_permutation, without_rounding
-from leap.statistics.intervals import mean_interval
+from leap.statistics.intervals import student_interval
 from leap.statistics.sign_test import power_sentence, sign_test
 
 MEASURES = (*CRITERIA, "final_score")
@@ -37,8 +37,8 @@ def sample_scores(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.groupby(["judge", *_ITEM], sort=False)[list(MEASURES)].mean().reset_index()
 
 
-def means(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Columns judge, model_name, measure, mean, low, high (95 %, samples resampled) and n, the scored samples."""
+def means(scores: pd.DataFrame) -> pd.DataFrame:
+    """Columns judge, model_name, measure, mean, low, high (95 %, `student_interval`) and n, the scored samples."""
     samples = sample_scores(scores)
     rows = []
     for (judge, model), part in samples.groupby(["judge", "model_name"], sort=False):
@@ -46,8 +46,8 @@ def means(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             values = part[measure].dropna().to_numpy()
             row = {"judge": judge, "model_name": model, "measure": measure, "n": len(values)}
             if len(values):
-                interval = mean_interval([values], seed=seed)
-                row |= {"mean": interval.mean, "low": interval.low, "high": interval.high}
+                low, high = student_interval(values, SCALE)
+                row |= {"mean": values.mean(), "low": low, "high": high}
             rows.append(row)
     return pd.DataFrame(rows, columns=["judge", "model_name", "measure", "mean", "low", "high", "n"])
 
@@ -91,13 +91,13 @@ def _compared(table: pd.DataFrame, model: str, baseline: str, seed: int) -> dict
     row = {"model_name": model, "baseline": baseline, "pairs": len(pairs), "p": np.nan}
     if not len(pairs):
         return row
-    interval = mean_interval([differences], seed=seed)
+    low, high = student_interval(differences, (SCALE[0] - SCALE[1], SCALE[1] - SCALE[0]))
     moved = without_rounding(differences)
     wins, losses = int((moved > 0).sum()), int((moved < 0).sum())
     return row | {
-        "difference": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
+        "difference": differences.mean(),
+        "low": low,
+        "high": high,
         "p": paired_permutation(pairs[model], pairs[baseline], seed=seed),
         "wins": wins,
         "losses": losses,

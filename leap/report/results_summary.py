@@ -53,6 +53,8 @@ METHOD = {
     "scored as the answer to the other",
     "best blind": "the best constant plan of each task, chosen on its other examples",
     "diagnosis": "examples of each kind, over all dimensions, then those with each flag; one by one: diagnosis.jsonl",
+    "mean": "a dimension's is over its examples, whatever their task; the last column's is over the six dimensions, "
+    "each alike, however many tasks and examples it has",
     "interval": "95 % percentile bootstrap of the mean, examples resampled within each task, 10,000 times",
     "between_tasks": "the same with whole tasks resampled within each dimension, of the mean in which every task of a "
     "dimension weighs alike: over all dimensions together only",
@@ -98,7 +100,8 @@ def write_summary(results: Path, baseline: str = "Baseline") -> dict[str, pd.Dat
     write_atomic(results / "summary.csv", csv_text(_all_means(found, scores, counts, blind, kinds)))
     begun = f"not finished, and not or only partly shown: {'; '.join(unfinished)}" if unfinished else ""
     notes = [*_kinds_of_no_plan(counts), *(f"{note}." for note in (begun, unlike_note, own_prompt) if note)]
-    notes += [f"{note}." for note in (*ids_as_text_notes(scores, counts), *selection_notes(scores))]
+    remarks = *ids_as_text_notes(scores, counts), *selection_notes(scores), *_unequal_tasks(scores)
+    notes += [f"{note}." for note in remarks]
     tables = {score: of.readable(counts) for score, of in found.items()}
     further = {"diagnosis": kind_table(kinds), "repeats": _with_gaps(repeat_table(scores))}
     shown = tables | {name: table for name, table in further.items() if len(table.columns)}  # of what there is
@@ -218,7 +221,7 @@ def _markdown(
         rows = [[str(model), *map(str, cells)] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
         lines.append(markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows))
     notes = [f"{markdown_text(score)}: {meaning}." for score, meaning in HEADLINES.items()]
-    notes += [f"{name}: {METHOD[name]}." for name in (*BLIND, "diagnosis")]
+    notes += [f"{name}: {METHOD[name]}." for name in ("mean", *BLIND, "diagnosis")]
     notes += [f"repeats: {markdown_text(REPEATS)}."] * ("repeats" in tables)
     notes.append(f"[low, high]: {METHOD['interval']}.")
     if baseline:
@@ -241,6 +244,13 @@ def _markdown(
 def _with_gaps(table: pd.DataFrame) -> pd.DataFrame:
     """Numbers as they are shown, "-" for those that are not known."""
     return table.map("{:.1f}".format, na_action="ignore").astype(object).fillna("-")
+
+
+def _unequal_tasks(scores: pd.DataFrame) -> list[str]:
+    """How many tasks the dimensions have, where that differs: their mean is not that of all tasks."""
+    tasks = scores.groupby("dimension")["task"].nunique().reindex(list(NAMES)).dropna()
+    listed = ", ".join(f"{name} {number:.0f}" for name, number in tasks.items())
+    return [f"tasks: {listed}; the mean of six is of dimensions, not of tasks"] if tasks.nunique() > 1 else []
 
 
 def _kinds_of_no_plan(counts: pd.DataFrame) -> Iterator[str]:

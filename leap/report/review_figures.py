@@ -76,9 +76,7 @@ class ReviewFigures:
     def footnotes(self) -> tuple[str, ...]:
         unscored = int(self.tables["counts"]["unscored"].sum())
         left_out = f"* {unscored} verdicts are missing or unusable; they are left out." if unscored else ""
-        return left_out, "Bars: 95 % bootstrap intervals of the mean over samples. " + review_summary.power_note(
-            self.scores
-        )
+        return left_out, "Bars: 95 % intervals over samples (Student's t). " + review_summary.power_note(self.scores)
 
     def labels(self, judge: str) -> list[str]:
         """Models, with an asterisk where this judge's verdicts are incomplete."""

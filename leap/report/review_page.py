@@ -20,7 +20,7 @@ from leap.statistics.comparison import ALPHA
 
 METHOD = {
     "scores": f"1 to 5, higher is better; {FORMULA}",
-    "interval": "95 % percentile bootstrap of the mean, samples (of averaged repeats) resampled 10,000 times",
+    "interval": "95 % by Student's t over samples (of averaged repeats), within the scale; none where all are alike",
     "p": "two-sided paired permutation test on the samples that both models have",
     "p_holm": "p with Holm's correction over a judge's models",
     "p_sign": "two-sided exact sign test of wins against losses, samples without a difference left out",

@@ -31,7 +31,6 @@ all). A single example in all has no interval: its bounds are NaN.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -107,16 +106,18 @@ def between_task_interval(
     return Interval(found.low, found.mean, found.high, found.n, resamples, BETWEEN_TASKS)
 
 
-def seed_interval(scores: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of independently trained runs, as if their scores were normally distributed: so few
-    call for Student's t rather than resampling. NaN for one run, which says nothing of how another seed would do."""
-    n = len(scores)
-    if n < 2:
+def student_interval(values: ArrayLike, scale: tuple[float, float] = (-math.inf, math.inf)) -> tuple[float, float]:
+    """The 95 % interval of the mean of a few independent values by Student's t, within the scale that they can have:
+    the seeds of a method, the samples of a review. Resampling so few covers less than it says, ten scores of a judge
+    90 % (benchmarks/review_intervals.py). NaN for one value, and where all are alike, which says nothing of others."""
+    found = np.asarray(values, dtype=np.float64)
+    if len(found) < 2 or not np.ptp(found) > 1e-9:
         return math.nan, math.nan
     from scipy.stats import sem, t  # which takes a second
 
-    half = float(t.ppf(0.975, n - 1) * sem(scores))
-    return fmean(scores) - half, fmean(scores) + half
+    half = float(t.ppf((1 + LEVEL) / 2, len(found) - 1) * sem(found))
+    mean = float(found.mean())
+    return max(mean - half, scale[0]), min(mean + half, scale[1])
 
 
 def resampled_means(strata: Sequence[Array], resamples: int, rng: np.random.Generator) -> Array:

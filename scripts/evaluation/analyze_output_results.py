@@ -43,7 +43,11 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--api_base", help="the server's address, up to /v1")
     add("--model", help="the same as --judge MODEL (default without any: the server's only one)")
     add("--baseline", help="the model that the others are compared with (default: Baseline)")
-    add("--repeats", type=count, default=3, help="verdicts of a judge on each plan")
+    add(
+        "--repeats",
+        type=count,
+        help="verdicts of a judge on each plan (default: one for each criterion, in turned order)",
+    )
     add("--pairwise", action="store_true", help="compare each two plans for a sample as well, in both orders")
     add("--max_samples", type=count_or_all, help="only the first N samples")
     add("--only_models", type=names, default=[], help="a,b: only these models' plans")
@@ -131,11 +135,12 @@ def _judge_options(arguments: argparse.Namespace):
 
 def _settings(workspace: WorkspaceConfig, arguments: argparse.Namespace):
     from leap.judge.ask_judges import ReviewSettings
+    from leap.judge.criteria import CRITERIA
 
     root = arguments.workspace_root
     return ReviewSettings(
         image_roots=(root, root / "data"),
-        repeats=arguments.repeats,
+        repeats=arguments.repeats or len(CRITERIA),
         pairwise=arguments.pairwise,
         seed=arguments.seed,
         retries=arguments.verdict_retries,

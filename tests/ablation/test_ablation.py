@@ -50,7 +50,7 @@ from leap.report import style
 from leap.report.curves import Loss
 from leap.report.results import dimension_means
 from leap.statistics.comparison import holm
-from leap.statistics.intervals import seed_interval
+from leap.statistics.intervals import student_interval
 from leap.training import fine_tune as runs
 from leap.training.dry_run import costs
 from leap.training.overrides import add_recipe_flags, recipe_overrides
@@ -349,19 +349,6 @@ def test_planned_weights_are_those_that_learn(workspace: Path, model: Path, valu
 # --- findings
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.floats(0, 80), min_size=2, max_size=12))
-def test_the_interval_over_seeds_is_students(scores: list[float]) -> None:
-    low, high = seed_interval(scores)
-    half = stats.t.ppf(0.975, len(scores) - 1) * stats.sem(scores)
-    mean = sum(scores) / len(scores)
-    assert (low, high) == pytest.approx((mean - half, mean + half), abs=1e-9)
-
-
-def test_one_seed_has_no_interval() -> None:
-    assert all(map(math.isnan, seed_interval([40.0])))
-
-
 POINTS = {"Baseline": 0, "lora_light-checkpoint-2": 10, "lora_light_seed43-checkpoint-2": 20,
           "full_finetuning-checkpoint-2": 40, "full_finetuning_seed43-checkpoint-2": 41}  # fmt: skip
 
@@ -421,7 +408,7 @@ def test_a_methods_score_is_the_mean_of_its_seeds(findings: Findings) -> None:
     means = dimension_table(findings).set_index(["method", "dimension"])
     assert means.loc[("LoRA light", "mean"), "mean"] == pytest.approx(15 + 1.5 + 1)
     assert means.loc[("LoRA light", "Spatial"), "seeds"] == 2
-    low, high = seed_interval([12.5, 22.5])
+    low, high = student_interval([12.5, 22.5])
     assert means.loc[("LoRA light", "mean"), ["seed_low", "seed_high"]].tolist() == pytest.approx([low, high])
     assert means.loc[("LoRA light", "mean"), "low"] < 17.5 < means.loc[("LoRA light", "mean"), "high"]
     assert not math.isnan(means.loc[("LoRA light", "mean"), "task_low"])

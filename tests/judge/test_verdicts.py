@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leap.judge.ask_judges import ReviewSettings
 from leap.judge.criteria import CRITERIA, Verdict, final_score, in_order
 from leap.judge.prompts import fenced, harmless, marker_code, pair_request, plan_request, verdict_schema
 from leap.judge.rubric import match_steps, rubric_scores, steps_of
@@ -118,8 +119,10 @@ def test_a_request_names_no_model_and_every_anchor() -> None:
         assert criterion.described() in request.messages[0].parts()[0].text  # type: ignore[union-attr]
 
 
-def test_every_criterion_comes_first_once_in_four_repeats() -> None:
-    assert {in_order(repeat)[0].name for repeat in range(4)} == set(CRITERIA)
+def test_every_criterion_stands_in_each_place_once_in_the_repeats_of_a_judge() -> None:
+    for place in range(len(CRITERIA)):
+        shown = [in_order(repeat)[place].name for repeat in range(ReviewSettings(()).repeats)]
+        assert sorted(shown) == sorted(CRITERIA)
     assert list(verdict_schema(1)["properties"])[:2] == ["rationale", in_order(1)[0].name]
 
 

@@ -49,6 +49,18 @@ def test_the_summary_says_what_is_sure_and_what_is_missing(results: Path) -> Non
         assert "0.0" not in {cell.split()[0] for cell in row}  # nothing missing is shown as a zero
 
 
+def test_it_says_whose_mean_the_last_column_is(results: Path) -> None:
+    write_summary(results)
+    page = (results / "summary.md").read_text()
+    assert "over the six dimensions, each alike, however many tasks" in page
+    assert "tasks: " not in page  # all have two
+    path = results / "Complex" / "Baseline" / "final_score.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "task_c": {"0": dict.fromkeys(SCORE_KEYS, 20.0)}}))
+    write_summary(results)
+    page = (results / "summary.md").read_text()
+    assert "tasks: M&T 2, CommonSense 2, Semantic 2, Spatial 2, PhysicsLaw 2, Complex 3; the mean of six is" in page
+
+
 def test_the_files_hold_the_same_numbers(results: Path) -> None:
     write_summary(results)
     content = json.loads((results / "summary.json").read_text())
