@@ -44,11 +44,13 @@ def main() -> None:
     found = simulate(arguments.reviews)
     for name, value in found.items():
         print(f"{name}: {value}")
-    parts = {"benchmark": "review_intervals", "ours": found["final score, middling, 10 samples"]["student"]}
+    ten = {name.removesuffix(", 10 samples"): one for name, one in found.items() if name.endswith(", 10 samples")}
+    parts = {f"{name}, {how}": one[how] for name, one in ten.items() for how in ("student", "bootstrap")}
+    named = {"benchmark": "review_intervals", "ours": parts["final score, middling, student"]}
     settings = {"reviews": arguments.reviews, "bootstrapped": arguments.reviews // BOOTSTRAPPED, "repeats": REPEATS}
     write_json(
         arguments.output / "review_intervals.json",
-        {**parts, "unit": "% of intervals that hold the mean", **where, "settings": settings, "parts": found},
+        {**named, "unit": "% of intervals hold the mean", **where, "settings": settings, "parts": parts, "all": found},
     )
 
 
