@@ -109,7 +109,7 @@ def between_task_interval(
 def student_interval(values: ArrayLike, scale: tuple[float, float] = (-math.inf, math.inf)) -> tuple[float, float]:
     """The 95 % interval of the mean of a few independent values by Student's t, within the scale that they can have:
     the seeds of a method, the samples of a review. Resampling so few covers less than it says, ten samples of a review
-    88 to 93 % (benchmarks/review_intervals.py). NaN for one value, and where all are alike: that says nothing of others.
+    88 to 93 % (benchmarks/review_intervals.py). NaN for one value, and where all are alike, which says nothing.
     """
     found = np.asarray(values, dtype=np.float64)
     if len(found) < 2 or not np.ptp(found) > 1e-9:
