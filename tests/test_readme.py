@@ -69,7 +69,7 @@ def test_a_pages_command_is_accepted(line: str, parse_only: None) -> None:
         assert program in ("git", "cd", "conda", "pip", "tensorboard"), f"nobody checks {program}"
 
 
-OTHERS_FLAGS = {"--repo-type", "--local-dir", "--max-num-seqs"}  # of hf download and of vLLM
+OTHERS_FLAGS = {"--repo-type", "--local-dir", "--max-num-seqs", "--log-dir"}  # of hf download, vLLM and inspect
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -30,6 +30,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--data_dir", type=find, default=workspace.vlm_evaluation, help="the benchmark: images and references")
     add("--review_dir", type=find, help="the tables of a blind review (default: blind_10/ in the results)")
     add("--run_dir", type=find, default=workspace.output, help="the training run whose loss is drawn")
+    add("--inspect_log", action="store_true", help="write inspect_ai's logs too, into inspect_log/ in the results")
     return parser.parse_args()
 
 
@@ -41,8 +42,11 @@ def main() -> None:
 
     from leap.report.page.build_page import Sources, build
     from leap.report.page.drawn_figures import draw_all
+    from leap.report.page.inspect_log import require_inspect, write_inspect_logs
     from leap.report.results import chosen_baseline, chosen_models
 
+    if arguments.inspect_log:
+        require_inspect()
     results = arguments.results_dir
     models = chosen_models(results, arguments.models)
     baseline = chosen_baseline(arguments.baseline, models)
@@ -55,6 +59,10 @@ def main() -> None:
         print(note)
     if len(built.notes) > _NOTES:
         print(f"and {len(built.notes) - _NOTES} more that was not found: see the page")
+    if arguments.inspect_log:
+        folder = results / "inspect_log"
+        logs = write_inspect_logs(results, arguments.data_dir, models, built.page.parent, folder)
+        print(f"{len(logs)} logs: inspect view --log-dir {folder}")
     print(f"{built.page}: {len(models)} models, {built.examples} examples, {decimal(built.size)}")
 
 

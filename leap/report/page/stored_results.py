@@ -42,6 +42,7 @@ class StoredResult:
     predictions: Mapping[Key, Prediction]
     repeats: Sequence[Mapping[Key, Prediction]]
     diagnoses: Mapping[Key, Diagnosis]
+    control: str  # "none", or what other images the model was shown
     shown: Mapping[Key, Images | None]
     few_shot: Mapping[Key, tuple[FewShotExample, ...]] | None
 
@@ -125,6 +126,7 @@ def _read_result(folder: Path, pool: list[BenchmarkExample], fingerprint: str, n
         predictions,
         repeats,
         read_diagnoses(folder),
+        control,
         shown_images(pool, control) if known else {},
         drawn,
     )
