@@ -59,7 +59,9 @@ def test_while_libraries_are_loaded(module: str, line: str, workspace: Path) -> 
     assert sorted(workspace.rglob("*")) == before
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "run-tests.sh", "scripts/utils/make_vllm_environment.sh"])
+@pytest.mark.parametrize(
+    "script", ["quickstart.sh", "reproduce.sh", "run-tests.sh", "scripts/utils/make_vllm_environment.sh"]
+)
 def test_a_shell_script_ends_and_begins_nothing_else(script: str, tmp_path: Path) -> None:
     """In the place of Python, a program that has to be interrupted too."""
     for name in ("python", "python3"):
