@@ -161,6 +161,14 @@ def test_nothing_from_elsewhere_is_loaded_or_run(browser: Any, report: Path) -> 
     assert refused == [["img-src", "script-src-elem"], False]
 
 
+def test_the_skip_link_leaves_the_view(page: Any) -> None:
+    page.click("#to-examples")
+    page.focus(".skip")
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#main")).to_be_focused()
+    assert page.is_visible("#examples")
+
+
 def test_the_keyboard_is_enough(page: Any) -> None:
     page.keyboard.press("/")
     page.wait_for_selector("#examples:not([hidden])")

@@ -24,6 +24,7 @@ from leap.judge.review_files import (
 )
 from leap.records.benchmark import BenchmarkExample, Prediction
 from leap.records.json_files import jsonl_line
+from leap.records.locks import FolderLock
 from leap.report.page import build_page
 from leap.report.page.build_page import Sources, build
 from leap.report.page.example_records import LONGEST_SHOWN
@@ -144,6 +145,7 @@ def test_long_plans_are_aligned_as_far_as_the_page_shows_them() -> None:
         ([PICK], [Step("pick", 5, None)], "Step 1: picked the apple (5) for the lemon (3)."),
         ([PICK, PLACE], [PICK, Step("place", None, 9)], "Step 2: placed it at 9 for the apple (5)."),
         ([PICK, LIFT], [PICK], "Missing: lift."),
+        ([PICK], [Step("pick", "x" * 1_000_000, None)], f"Step 1: picked {'x' * 100}… for the lemon (3)."),
         ([PICK], [PICK, PLACE], "Step 2 is not in the reference: place the apple (5)."),
         (
             [PICK, PLACE],
@@ -332,6 +334,20 @@ def test_a_failure_leaves_the_report_of_before(
         build(sources(results, workspace), output)
     assert contents(output) == contents(report)
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_what_a_killed_build_left_is_cleared_and_a_living_one_is_not_disturbed(
+    results: Path, workspace: Path, tmp_path: Path
+) -> None:
+    left = tmp_path / ".report.new" / "images"
+    left.mkdir(parents=True)
+    (left / "half.webp").write_bytes(b"RI")
+    with FolderLock(left.parent), pytest.raises(LeapError, match="another process writes here"):
+        build(sources(results, workspace), tmp_path / "report")
+    assert (left / "half.webp").is_file()
+    page = build(sources(results, workspace), tmp_path / "report").page
+    assert list(tmp_path.iterdir()) == [page.parent]
+    assert not (page.parent / "images" / "half.webp").exists()
 
 
 def test_a_folder_of_something_else_is_not_replaced(results: Path, workspace: Path, tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from leap.errors import LeapError
 from leap.judge.criteria import DESCRIBED
 from leap.progress import track
-from leap.records.files import check_folder, read_bytes, unfinished
+from leap.records.files import LOCK, check_folder, read_bytes
 from leap.records.litter import is_bare
+from leap.records.locks import FolderLock
 from leap.report.page.example_records import LONGEST_SHOWN, example_record
 from leap.report.page.front_page import manifests_of, read_front_page
 from leap.report.page.page_images import FOLDER as IMAGES
@@ -42,7 +43,7 @@ PAGE, FIGURES = "index.html", "figures"
 REVIEW = "Blind review"  # the samples of one stand beside the dimensions
 _TEMPLATES = "templates"
 _TOGETHER = 20  # examples that a file holds: with ten models some 100 kB
-_OURS = "report.js"  # what a folder must have to be replaced
+_CALL = b"leapReport("  # what a data file begins with: a folder without one is not replaced
 
 
 @dataclass(frozen=True)
@@ -71,30 +72,37 @@ class Built:
 def build(sources: Sources, output: Path) -> Built:
     """Write the report. Raises LeapError for broken results, and where `output` holds something else than a report."""
     _refuse_other_folder(output)
-    staging = unfinished(output)
-    try:
-        staging.mkdir(parents=True)
-        examples, notes = _write(sources, staging, output)
-        size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
-        _replace(output, staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    staging, before = (output.with_name(f".{output.name}.{state}") for state in ("new", "old"))
+    with FolderLock(staging):  # a second one at the same time would write among these files
+        try:
+            _clear(staging)  # of what a killed one left
+            examples, notes = _write(sources, staging, output)
+        except BaseException:
+            _clear(staging)
+            raise
+    size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
+    # A browser finds the report of before or the new one, but for the instant between two renames.
+    shutil.rmtree(before, ignore_errors=True)
+    if output.exists():
+        output.rename(before)
+    staging.rename(output)
+    shutil.rmtree(before, ignore_errors=True)
     return Built(output / PAGE, examples, size, notes)
 
 
 def _refuse_other_folder(output: Path) -> None:
     check_folder(output)
-    if output.is_dir() and not (output / _OURS).is_file() and not is_bare(output):
+    ours = output / "data" / "index.js"
+    if output.is_dir() and not is_bare(output) and not (ours.is_file() and ours.read_bytes().startswith(_CALL)):
         raise LeapError(f"{output}: it holds other files than a report's; give an empty folder with --output_dir")
 
 
-def _replace(output: Path, staging: Path) -> None:
-    """A browser finds the old report or the new one, but for the instant between two renames."""
-    before = unfinished(output)
-    if output.exists():
-        output.rename(before)
-    staging.rename(output)
-    shutil.rmtree(before, ignore_errors=True)
+def _clear(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
 
 
 def _write(sources: Sources, folder: Path, earlier: Path) -> tuple[int, list[str]]:
@@ -116,7 +124,9 @@ def _write(sources: Sources, folder: Path, earlier: Path) -> tuple[int, list[str
     for number, records in enumerate(track(index.pages(), "examples")):
         _write_script(folder / "data" / f"examples-{number}.js", "examples", number, records)
     manifests = {model: found[0] for model, found in manifests_of(sources.results, sources.models).items()}
-    _write_script(folder / "data" / "index.js", "index", index.content(controls(manifests), manifests))
+    _write_script(
+        folder / "data" / "index.js", "index", index.content(controls(manifests), manifests, sources.baseline)
+    )
     figures = _copy_figures(sources.figures, folder / FIGURES)
     front = read_front_page(sources.results, sources.models, sources.baseline)
     template = _environment().get_template(PAGE)
@@ -157,7 +167,9 @@ class _Index:
     def pages(self) -> list[list[dict[str, Any]]]:
         return [self.records[start : start + _TOGETHER] for start in range(0, len(self.records), _TOGETHER)]
 
-    def content(self, of: Mapping[str, str], manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def content(
+        self, of: Mapping[str, str], manifests: Mapping[str, Mapping[str, Any]], baseline: str | None
+    ) -> dict[str, Any]:
         """What the list and its filters need of all examples: small, since all of it is read at the start."""
         responses = [[record["responses"][place] for record in self.records] for place in range(len(self.models))]
         scored = [[(one or {}).get("scores") for one in of_model] for of_model in responses]
@@ -170,6 +182,7 @@ class _Index:
                 }
                 for model in self.models
             ],
+            "baseline": baseline,
             "kinds": KINDS,
             "scores": SCORE_KEYS,
             "criteria": [*(criterion.label for criterion in DESCRIBED), "final score"],
@@ -204,7 +217,7 @@ def _review_rows(
 def _write_script(path: Path, *arguments: Any) -> None:
     """A call of the page's own function with JSON; in ASCII, so that no character can mean anything to a script."""
     words = ",".join(json.dumps(one, ensure_ascii=True, allow_nan=False, separators=(",", ":")) for one in arguments)
-    path.write_text(f"leapReport({words});\n", "ascii")
+    path.write_bytes(_CALL + words.encode("ascii") + b");\n")
 
 
 def _copy_figures(figures: Mapping[str, Sequence[Path]], folder: Path) -> dict[str, list[tuple[str, str]]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from leap.data.image import BlankImage
 from leap.evaluation.predictions import Key
-from leap.report.page.explanations import explain
+from leap.report.page.explanations import LONGEST_NAME, explain
 from leap.report.page.step_alignment import LONGEST, align
 from leap.report.page.stored_results import StoredDimension, StoredResult
 from leap.terminal import shorten, shown
@@ -19,7 +19,6 @@ from leap.vlabench.grounding import SCORE_KEYS, Step, plan_steps
 from leap.vlabench.parsing import parse_plan
 
 LONGEST_SHOWN = 20_000  # characters of a response; predictions.jsonl has all of it
-_LONGEST_NAME = 100  # of a skill, or of what stands in an id's place
 _DECIMALS = 2  # of scores
 
 
@@ -64,7 +63,7 @@ def _response(
     scores = result.scores.get(key[0], {}).get(key[1], {})
     found: dict[str, Any] = {
         **({} if text is None else cut(text)),
-        "format_error": None if text is None or official.error is None else shown(official.error[:_LONGEST_NAME]),
+        "format_error": None if text is None or official.error is None else shown(official.error[:LONGEST_NAME]),
         "repairs": [repair.replace("_", " ") for repair in lenient.repairs],
         "plan": None if plan is None else [_step(step) for step in plan[:LONGEST]],
         "steps": None if plan is None else len(plan),
@@ -92,7 +91,7 @@ def _response(
 
 def _step(step: Step) -> list[str | None]:
     """A skill and its ids as text: JSON has no NaN, which a model may write."""
-    return [None if value is None else shown(shorten(str(value), _LONGEST_NAME)) for value in step]
+    return [None if value is None else shown(shorten(str(value), LONGEST_NAME)) for value in step]
 
 
 def _rounded(score: float | None) -> float | None:

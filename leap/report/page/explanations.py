@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leap.report.page.step_alignment import Row
+from leap.terminal import shorten
 from leap.vlabench.diagnosis import Diagnosis
 from leap.vlabench.grounding import ObjectId, Step
 
+LONGEST_NAME = 100  # characters of a skill, or of what stands in an id's place
 _MOST = 4  # differences in words; the table of steps has all of them
 _NO_PLAN = {
     "missing": "There is no response to this example.",
@@ -59,12 +61,13 @@ def _sentence(row: Row, reference: Sequence[Step], plan: Sequence[Step], names: 
         return f"Step {row.said + 1} is not in the reference: {_step(said, names)}."
     if expected.skill != said.skill:
         return f"Step {row.said + 1}: {_step(said, names)}, where the reference has {_step(expected, names)}."
-    done = _DONE.get(said.skill, f"did {said.skill} with")
+    done = _DONE.get(said.skill, f"did {shorten(said.skill, LONGEST_NAME)} with")
     return f"Step {row.said + 1}: {done} {_objects(said, names)} for {_objects(expected, names)}."
 
 
 def _step(step: Step, names: Mapping[Any, str]) -> str:
-    return f"{step.skill} {_objects(step, names)}" if step.ids else step.skill
+    skill = shorten(step.skill, LONGEST_NAME)
+    return f"{skill} {_objects(step, names)}" if step.ids else skill
 
 
 def _objects(step: Step, names: Mapping[Any, str]) -> str:
@@ -72,4 +75,4 @@ def _objects(step: Step, names: Mapping[Any, str]) -> str:
 
 
 def _object(value: ObjectId, names: Mapping[Any, str]) -> str:
-    return f"the {names[value]} ({value})" if value in names else str(value)
+    return f"the {names[value]} ({value})" if value in names else shorten(str(value), LONGEST_NAME)

@@ -77,7 +77,7 @@ const placeOf = (name) => index.models.findIndex((model) => model.name === name)
 
 function chosenModels(state) {
   let a = placeOf(state.a);
-  if (a < 0) a = Math.max(index.models.findIndex((model) => model.control === "none" && model.name !== "Baseline"), 0);
+  if (a < 0) a = Math.max(index.models.findIndex((model) => model.control === "none" && model.name !== index.baseline), 0);
   return [a, placeOf(state.b)];
 }
 
@@ -151,7 +151,7 @@ function showList(state) {
   const page = Math.max(0, Math.floor(at / PER_PAGE));
   showPage(state, page);
   const of = found.length === index.examples.length ? "" : ` of ${index.examples.length}`;
-  by("count").textContent = `${found.length}${of} examples`;
+  by("count").textContent = `${found.length}${of} examples${at < 0 ? "" : `, number ${at + 1}: ${state.e}`}`;
   if (!found.length) by("list").append(h("li", { class: "none" }, "No example is like this. ",
     h("a", { href: linkTo({ ...DEFAULTS, view: "examples", a: state.a, b: state.b }) }, "Show all")));
   return [a, b];
@@ -463,6 +463,10 @@ function start() {
   by("filters").addEventListener("submit", (event) => event.preventDefault());
   by("clear").addEventListener("click", () => go({ dim: "", task: "", kind: "", only: "", q: "" }));
   by("theme").addEventListener("click", () => theme(true));
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // what stands behind the # is the page's state
+    by("main").focus();
+  });
   by("help").addEventListener("click", () => by("keys").showModal());
   document.addEventListener("keydown", pressed);
   addEventListener("hashchange", show);
