@@ -52,10 +52,11 @@ def _there(file: HubFile, folder: Path) -> bool:
 def _hours(examples: int, measured: dict[str, Any]) -> str:
     """At the measured rate, by the peak of this GPU's arithmetic to that GPU's."""
     device, hours = measured["device"], _MODELS * examples / measured["ours"] / 3600
-    known = f"{hours:.1f} on one {device} ({measured['ours']:.1f} examples a second, measured)"
+    rate = f"{measured['ours']:.1f} examples a second, measured with {measured['settings']['new_tokens']} new tokens"
+    known = f"{hours:.1f} on one {device} ({rate})"
     asked, gpus = f"hours: {_MODELS} x {examples} examples", gpu_states()
     if not gpus:
-        return f"{asked}, {known}; no GPU is visible here, and a CPU takes days"
+        return f"{asked}, {known}; no GPU is visible here"
     peak, measured_peak = peak_flops(gpus[0].name), peak_flops(device)
     if not peak or not measured_peak:
         return f"{asked}, {known}; how fast {gpus[0].name} is, is not known"

@@ -81,7 +81,6 @@ _METRICS = {
     "Exact match": "exact_match_score",
 }
 _PARTS = {"0.4 x skill match": "skill_match_score", "0.4 x entity match": "entity_match_score"}
-_FLOOR_LINE = Line2D([], [], color=FLOOR, linewidth=1.6, label="floor: a planner that never looks")
 
 
 @dataclass(frozen=True)
@@ -201,8 +200,7 @@ def total_scores(evaluation: Evaluation) -> Figure:
     for axes, (name, score) in zip(panels, scores.items(), strict=True):
         _draw_scores(axes, evaluation, [evaluation.means(score)], score, name, _MOST[score])
         draw_floor(axes, evaluation.floors(score))
-    floor = any(evaluation.floors(score).notna().any() for score in scores.values())
-    legend_above(figure, [*_model_patches(evaluation), *([_FLOOR_LINE] if floor else [])])
+    legend_above(figure, [*_model_patches(evaluation), *_floor_line(evaluation)])
     return figure
 
 
@@ -215,7 +213,9 @@ def diagnosis(evaluation: Evaluation) -> Figure:
         name: rows.groupby("model")[list(KIND_COLOURS)].sum().reindex(models, fill_value=0)
         for name, rows in groups.items()
     }
-    figure = new_figure(WIDTH + 1.5, 2.2 + 0.25 * max(len(models), 2), "Why responses are right or wrong", _KINDS_NOTE)
+    figure = new_figure(
+        _names_width(evaluation) + 9, 2.2 + 0.25 * max(len(models), 2), "Why responses are right or wrong", _KINDS_NOTE
+    )
     panels = figure.subplots(1, len(groups), sharey=True)
     for axes, (name, found) in zip(panels, counts.items(), strict=True):
         draw_shares(axes, found, KIND_COLOURS)
@@ -279,7 +279,7 @@ def improvement_figure(evaluation: Evaluation) -> Figure:
     notes = (evaluation.footnote, unlike_note(evaluation.scores, evaluation.baseline))
     if evaluation.many:
         note = "In brackets the 95 % interval of the difference in pairs, examples resampled within each task."
-        figure = new_figure(WIDTH + 2.5, 2 + 0.24 * len(points), title, *notes, note)
+        figure = new_figure(_names_width(evaluation) + 10.5, 2 + 0.24 * len(points), title, *notes, note)
         farthest = points.abs().max().max() or 1.0
         labels = evaluation.group_labels()
         draw_heat_map(figure.add_subplot(), points, texts, "RdBu", (-farthest, farthest), labels)
@@ -315,7 +315,7 @@ def checkpoints(evaluation: Evaluation, series: Mapping[str, Mapping[str, int]])
         axes.set_title(title, loc="left", fontsize=9.5)
     for axes in panels[-1]:
         axes.set_xlabel("training step", fontsize=9)
-    legend_above(figure, [*curve_lines(series, evaluation.looks, level), _FLOOR_LINE])
+    legend_above(figure, [*curve_lines(series, evaluation.looks, level), *_floor_line(evaluation)])
     return figure
 
 
@@ -336,7 +336,8 @@ def _draw_scores(
 def _heat_maps(evaluation: Evaluation, title: str, tables: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
     """A heat map for each table, each with the maximum of its score."""
     note = "White is 0, the darkest blue the score's maximum."
-    figure = new_figure(1.6 + 2.9 * len(tables), 2.4 + 0.22 * len(evaluation.looks), title, evaluation.footnote, note)
+    width, height = _names_width(evaluation) + 2.9 * len(tables), 2.4 + 0.22 * len(evaluation.looks)
+    figure = new_figure(width, height, title, evaluation.footnote, note)
     panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     for axes, (name, (means, most)) in zip(panels, tables.items(), strict=True):
         _draw_heat_map(axes, evaluation, name, means, most)
@@ -347,7 +348,8 @@ def _heat_maps_with_means(evaluation: Evaluation, title: str, scores: Mapping[st
     """A heat map for each score with what never looking has below it; beside it the means with their intervals."""
     rows = len(evaluation.looks) + len(BLIND)
     notes = "White is 0, the darkest blue the score's maximum.", f"Dots: the mean of six. {_INTERVALS}"
-    figure = new_figure(1.6 + 4.6 * len(scores), 2.4 + 0.22 * rows, title, evaluation.footnote, *notes)
+    width, height = _names_width(evaluation) + 4.6 * len(scores), 2.4 + 0.22 * rows
+    figure = new_figure(width, height, title, evaluation.footnote, *notes)
     panels = figure.subplots(1, 2 * len(scores), sharey=True, width_ratios=[3, 1.5] * len(scores))
     for place, (name, score) in enumerate(scores.items()):
         means, blind = evaluation.means(score), blind_means(evaluation.blind, score)
@@ -355,8 +357,21 @@ def _heat_maps_with_means(evaluation: Evaluation, title: str, scores: Mapping[st
         _draw_heat_map(panels[2 * place], evaluation, name, table, _MOST[score])
         low, high = (bound[MEAN].reindex(table.index) for bound in evaluation.intervals(score))
         draw_means(panels[2 * place + 1], means[MEAN], (low, high), blind.loc["floor", MEAN], _MOST[score])
-    legend_above(figure, [_FLOOR_LINE])
+    if entries := _floor_line(evaluation):
+        legend_above(figure, entries)
     return figure
+
+
+def _floor_line(evaluation: Evaluation) -> list[Line2D]:
+    """The floor's entry in a legend, where it is known."""
+    known = any(evaluation.floors(score).notna().any() for score in _MOST)
+    line = Line2D([], [], color=FLOOR, linewidth=1.6, label="floor: a planner that never looks")
+    return [line] if known else []
+
+
+def _names_width(evaluation: Evaluation) -> float:
+    """Inches that the models' names take on the left of a figure."""
+    return 0.3 + 0.068 * max(len(label(model)) for model in evaluation.looks)
 
 
 def _draw_heat_map(axes: Axes, evaluation: Evaluation, name: str, means: pd.DataFrame, most: float) -> None:

@@ -167,7 +167,7 @@ def improvement(figures: ReviewFigures) -> Figure:
         axes.set_xlim(left - 0.05 * room, right + 0.95 * room)  # on the right stand the texts
         axes.set_xlabel("difference in final score, points of 1 to 5")
 
-    title = f"Blind review: improvement over {label(figures.baseline or '')}"
+    title = f"Blind review: improvement over {label(figures.baseline)}"
     note = f"† differs at {ALPHA:g}: paired permutation test, Holm's correction over the models."
     return _panels(figures, title, panel, 0.4, (*figures.footnotes, note), others)
 
