@@ -18,6 +18,8 @@ from servers.hub_store import Stored
 from test_summary import write_results
 from tiny_models import save_tiny_model
 
+from leap.hardware import GpuState
+from leap.hub import reproduction_needs
 from leap.records.json_files import read_object
 from leap.report.reproduction import FILE, PUBLISHED, _without_places, beside_published, parts, write_reproduction
 from leap.report.results import read_scores
@@ -126,6 +128,16 @@ def test_disk_and_hours_are_said_first(hub: HubServer, tmp_path: Path, monkeypat
         full = run_script("scripts/evaluation/reproduce.py", "--check", root=root)
     assert full.returncode == 1
     assert "are to be downloaded, and 0 bytes of the disk are free" in full.stderr
+
+
+def test_hours_go_by_the_peak_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {"device": "NVIDIA H100 80GB HBM3", "ours": 10.0, "settings": {"new_tokens": 128}}
+    said = {}
+    for name in ("NVIDIA L4", "Unheard-of"):
+        monkeypatch.setattr(reproduction_needs, "gpu_states", lambda name=name: [GpuState("0", name, 0, 1, 0)])
+        said[name] = reproduction_needs._hours(4500, measured)
+    assert said["NVIDIA L4"].startswith("hours: 2 x 4500 examples, about 2.0 on NVIDIA L4; 0.2 on one NVIDIA H100")
+    assert said["Unheard-of"].endswith("how fast Unheard-of is, is not known")
 
 
 @pytest.mark.slow
