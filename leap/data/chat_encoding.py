@@ -38,8 +38,8 @@ class Lengths:
     learned: int = 0  # of the prompt: earlier turns that are learned, with their ends
 
 
-class _Aside(NamedTuple):
-    """A text that is kept from the template, and tokenized as plain text."""
+class _PlainText(NamedTuple):
+    """A text that the template does not see, and that is tokenized as plain text."""
 
     text: str
     learned: bool  # a whole turn, which is learned with what ends it
@@ -62,11 +62,11 @@ class ChatFormat:
         return self._prompt(messages, image_tokens).input_ids
 
     def _prompt(self, messages: Sequence[Message], image_tokens: Sequence[int]) -> Encoded:
-        ids, labels = self._text_ids(messages)
-        refuse_lost_images(ids.count(self.image_token_id), len(image_tokens))
+        (encoded,) = self._encode_prompts([messages])
+        refuse_lost_images(encoded.input_ids.count(self.image_token_id), len(image_tokens))
         counts = iter(image_tokens)
         prompt = Encoded([], [])
-        for token, label in zip(ids, labels, strict=True):
+        for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
             repeats = next(counts) if token == self.image_token_id else 1
             prompt.input_ids.extend([token] * repeats)
             prompt.labels.extend([label] * repeats)
@@ -82,30 +82,18 @@ class ChatFormat:
         return Encoded(prompt.input_ids + target, prompt.labels + target)
 
     def lengths(self, samples: Sequence[tuple[Sequence[Message], str]]) -> list[Lengths]:
-        """What `encode` would make of these conversations and answers: counted in one go, which is faster."""
-        if not samples:
-            return []
-        pieces = [self._pieces(messages) for messages, _ in samples]
-        template = iter(self._template_ids([text for templates, _ in pieces for text in templates]))
-        plain = iter(map(len, self._plain_ids([text for _, aside in pieces for text, _ in aside])))
+        """What `encode` would make of these conversations and answers: tokenized in one go, which is faster."""
+        prompts = self._encode_prompts([messages for messages, _ in samples])
         answers = self._plain_ids([answer for _, answer in samples])
-        lengths = []
-        for (templates, aside), answer in zip(pieces, answers, strict=True):
-            ids, texts = [next(template) for _ in templates], [next(plain) for _ in aside]
-            turns = [
-                text + self._turn_end(after)
-                for text, (_, learned), after in zip(texts, aside, ids[1:], strict=True)
-                if learned
-            ]
-            lengths.append(
-                Lengths(
-                    prompt=sum(map(len, ids)) + sum(texts),
-                    images=sum(piece.count(self.image_token_id) for piece in ids),
-                    answer=len(answer) + len(self.end_of_turn),
-                    learned=sum(turns),
-                )
+        return [
+            Lengths(
+                prompt=len(prompt.input_ids),
+                images=prompt.input_ids.count(self.image_token_id),
+                answer=len(answer) + len(self.end_of_turn),
+                learned=len(prompt.labels) - prompt.labels.count(IGNORED),
             )
-        return lengths
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
 
     def identity(self) -> str:
         """A hash of everything that decides which ids a conversation becomes."""
@@ -115,44 +103,51 @@ class ChatFormat:
         parts = [*kind, str(self._processor.chat_template), self.image_token_id, self.end_of_turn, vocabulary]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def _text_ids(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-        """Ids with one image token an image, and labels."""
-        templates, aside = self._pieces(messages)
-        pieces, texts = self._template_ids(templates), self._plain_ids([text for text, _ in aside])
-        ids, labels = list(pieces[0]), [IGNORED] * len(pieces[0])
-        for text, (_, learned), piece in zip(texts, aside, pieces[1:], strict=True):
-            end = self._turn_end(piece) if learned else 0
-            ids += text + piece
-            labels += (text if learned else [IGNORED] * len(text)) + piece[:end] + [IGNORED] * (len(piece) - end)
-        return ids, labels
+    def _encode_prompts(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:
+        """Ids with one image token an image, and labels, which only earlier turns that are learned have."""
+        rendered = [self._render(messages) for messages in conversations]
+        template = iter(self._template_ids([segment for segments, _ in rendered for segment in segments]))
+        plain = iter(self._plain_ids([text for _, texts in rendered for text, _ in texts]))
+        prompts = []
+        for segments, texts in rendered:
+            ids = [*next(template)]
+            labels = [IGNORED] * len(ids)
+            for (_, learned), _ in zip(texts, segments[1:], strict=True):
+                text, segment = next(plain), next(template)
+                end = self._turn_end(segment) if learned else 0
+                ids += text + segment
+                labels += (text if learned else [IGNORED] * len(text)) + segment[:end]
+                labels += [IGNORED] * (len(segment) - end)
+            prompts.append(Encoded(ids, labels))
+        return prompts
 
-    def _turn_end(self, piece: list[int]) -> int:
+    def _turn_end(self, segment: list[int]) -> int:
         """How many ids end a learned turn in what the template writes behind it."""
-        if piece[: len(self.end_of_turn)] != self.end_of_turn:
+        if segment[: len(self.end_of_turn)] != self.end_of_turn:
             raise refusal(self._processor, "ends an earlier turn otherwise than the last; give --train_on last")
         return len(self.end_of_turn)
 
-    def _pieces(self, messages: Sequence[Message]) -> tuple[list[str], list[_Aside]]:
-        """The rendered conversation, cut where a text is kept from it, and these texts: n + 1 and n of them."""
-        aside: list[_Aside] = []
+    def _render(self, messages: Sequence[Message]) -> tuple[list[str], list[_PlainText]]:
+        """The rendered conversation, split where a plain text belongs, and these texts: n + 1 and n of them."""
+        texts: list[_PlainText] = []
         mark = _unused_character(messages)
 
-        def keep(text: str, learned: bool) -> str:
-            aside.append(_Aside(text, learned))
+        def plain(text: str, learned: bool) -> str:
+            texts.append(_PlainText(text, learned))
             return mark
 
-        def shown(message: Message) -> list[dict[str, str]]:
+        def content(message: Message) -> list[dict[str, str]]:
             if message.learn:
-                return [{"type": "text", "text": keep(message.text(), learned=True)}]
+                return [{"type": "text", "text": plain(message.text(), learned=True)}]
             return [
                 {"type": "image"}
                 if isinstance(part, ImagePart)
-                else {"type": "text", "text": self._special_text.sub(lambda found: keep(found[0], False), part.text)}
+                else {"type": "text", "text": self._special_text.sub(lambda found: plain(found[0], False), part.text)}
                 for part in message.parts()
             ]
 
-        conversation = [{"role": message.role, "content": shown(message)} for message in messages]
-        return render(self._processor, conversation, add_generation_prompt=True).split(mark), aside
+        conversation = [{"role": message.role, "content": content(message)} for message in messages]
+        return render(self._processor, conversation, add_generation_prompt=True).split(mark), texts
 
     def _template_ids(self, texts: list[str]) -> list[list[int]]:
         return self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
