@@ -133,7 +133,7 @@ def _epoch_order(samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
 class MicroBatches(Dataset):
     """A rank's micro-batches of a whole run, in order, each made when it is asked for (in the data loader's workers).
 
-    `collate` makes a batch of samples; where they are not `counted`, they have no labels.
+    `collate` makes a batch of samples; with `ignore_labels`, one that no loss is computed on.
     """
 
     def __init__(self, plan: BatchPlan, samples: Any, collate: Callable[..., dict[str, Any]], rank: int = 0) -> None:
@@ -150,13 +150,13 @@ class MicroBatches(Dataset):
         """The batch, with "sample_indices" (into `samples`) and "step_label_tokens", those of the whole step."""
         step, index = divmod(number, self.plan.micro_batches)
         samples = self.plan.micro_batch(step, index, self._rank)
-        filler = [] if samples else [int(self.plan.samples(step)[0])]  # every rank has as many micro-batches
-        batch = self.batch(samples or filler, counted=bool(samples))
+        dummy = [] if samples else [int(self.plan.samples(step)[0])]  # every rank has as many micro-batches
+        batch = self.batch(samples or dummy, ignore_labels=not samples)
         return {**batch, "sample_indices": samples, "step_label_tokens": self.plan.label_tokens(step)}
 
-    def batch(self, samples: Sequence[int], counted: bool = True) -> dict[str, Any]:
+    def batch(self, samples: Sequence[int], ignore_labels: bool = False) -> dict[str, Any]:
         """These samples as one batch for the model; see `collate`."""
-        return self._collate([self.samples[sample] for sample in samples], counted=counted)
+        return self._collate([self.samples[sample] for sample in samples], ignore_labels=ignore_labels)
 
     def halves(self, samples: Sequence[int]) -> list[list[int]]:
         """Samples of a batch in two of about equal cost; a single sample stays whole."""

@@ -13,25 +13,28 @@ from leap.data.image import ImageEncoder
 class Collator:
     """Pads samples on the right to the longest of the batch, and scales their images' bytes.
 
-    With `blank`, a batch without images gets a sample more, which has one and no labels: ranks that train together
-    must all use the same weights, or one would wait for ever for the others' gradients.
+    With `dummy_image`, a batch without images gets a sample more, which has one and no labels: ranks that train
+    together must all use the same weights, or one would wait for ever for the others' gradients.
     """
 
-    def __init__(self, pad_token_id: int, image_token_id: int, encoder: ImageEncoder, blank: bool = False) -> None:
-        self._pad, self._image, self._encoder, self._blank = pad_token_id, image_token_id, encoder, blank
+    def __init__(
+        self, pad_token_id: int, image_token_id: int, encoder: ImageEncoder, dummy_image: bool = False
+    ) -> None:
+        self._pad, self._image, self._encoder = pad_token_id, image_token_id, encoder
+        self._dummy_image = dummy_image
 
-    def __call__(self, samples: Sequence[Sample], counted: bool = True) -> dict[str, Any]:
+    def __call__(self, samples: Sequence[Sample], ignore_labels: bool = False) -> dict[str, Any]:
         """input_ids, labels, attention_mask, mm_token_type_ids [batch, tokens]; pixel_values, image_grid_thw.
 
-        Samples that are not `counted` have no labels: they fill a batch that would be empty.
+        `ignore_labels`: all are IGNORED, for a dummy batch in place of an empty one.
         """
         samples = list(samples)
-        if self._blank and all(sample.pixel_values is None for sample in samples):
-            samples.append(Sample([self._image], [IGNORED], *self._encoder.blank()))
+        if self._dummy_image and all(sample.pixel_values is None for sample in samples):
+            samples.append(Sample([self._image], [IGNORED], *self._encoder.dummy()))
         batch = pad_ids([sample.input_ids for sample in samples], self._pad, self._image, left=False)
         width = batch["input_ids"].shape[1]
         labels = torch.tensor([s.labels + [IGNORED] * (width - len(s.labels)) for s in samples])
-        batch["labels"] = labels if counted else torch.full_like(labels, IGNORED)
+        batch["labels"] = torch.full_like(labels, IGNORED) if ignore_labels else labels
         with_images = [sample for sample in samples if sample.pixel_values is not None]
         if with_images:
             patches = torch.cat([sample.pixel_values for sample in with_images])

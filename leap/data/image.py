@@ -201,7 +201,7 @@ class ImageEncoder:
         patches = encoded["pixel_values"].unflatten(1, (-1, frames, pixels))
         return patches[:, :, 0].contiguous(), encoded["image_grid_thw"]
 
-    def blank(self) -> tuple[Any, Any]:
+    def dummy(self) -> tuple[Any, Any]:
         """(patches, image_grid_thw) of a black image of a single token."""
         import torch
 

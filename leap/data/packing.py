@@ -27,7 +27,7 @@ class PackedLayout:
     longest_sample: int
     largest_image: int
     equal_images: int  # the patches of every image of the run; 0 where they differ
-    blank: bool  # whether a micro-batch without images is given a blank one, see `PackedCollator._images`
+    dummy_image: bool  # whether a micro-batch without images is given a black one, see `PackedCollator._images`
 
     @classmethod
     def of(cls, config: Any, samples: Any, world_size: int) -> "PackedLayout":
@@ -45,7 +45,7 @@ class PackedLayout:
             # only.
             largest_image=int(samples.largest_image.max()),
             equal_images=int(sizes.pop()) if len(sizes) == 1 and (samples.images <= 1).all() else 0,
-            blank=world_size > 1 and bool(samples.images.any()),
+            dummy_image=world_size > 1 and bool(samples.images.any()),
         )
 
 
@@ -55,18 +55,20 @@ class PackedCollator:
     def __init__(self, layout: PackedLayout) -> None:
         self._layout = layout
 
-    def __call__(self, samples: Sequence[Sample], counted: bool = True) -> dict[str, Any]:
+    def __call__(self, samples: Sequence[Sample], ignore_labels: bool = False) -> dict[str, Any]:
         """input_ids [tokens], position_ids [3, tokens], label_index and targets [labels], ends [samples + 1], and the
-        images' patches (uint8), interpolation, positions and ends. Labels of a sample that is not `counted` are left
-        out: it fills a micro-batch that would be empty.
+        images' patches (uint8), interpolation, positions and ends. `ignore_labels`: there are none, for a dummy
+        micro-batch in place of an empty one.
         """
         lengths = [len(sample.input_ids) for sample in samples]
         ids = torch.tensor([token for sample in samples for token in sample.input_ids])
         labels = torch.tensor([label for sample in samples for label in sample.labels])
         grids = [sample.image_grid_thw for sample in samples]
         positions = [self._positions(s.input_ids, g) for s, g in zip(samples, grids, strict=True)]
+        if ignore_labels:
+            labels.fill_(IGNORED)
         # Position t predicts token t + 1; a sample's first token is never a label, so none is asked of its neighbour.
-        label_index = (labels[1:] != IGNORED).nonzero().squeeze(1) if counted else torch.zeros(0, dtype=torch.long)
+        label_index = (labels[1:] != IGNORED).nonzero().squeeze(1)
         return {
             "input_ids": ids,
             "position_ids": torch.cat(positions, dim=1),
@@ -97,12 +99,12 @@ class PackedCollator:
         from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
         layout, shown = self._layout, [sample for sample in samples if sample.pixel_values is not None]
-        if not shown and not layout.blank:
+        if not shown and not layout.dummy_image:
             return {"pixels": None}
         if shown:
             pixels = torch.cat([sample.pixel_values for sample in shown])
             grid = torch.cat([sample.image_grid_thw for sample in shown])
-        else:  # all ranks must use the same weights: the vision tower sees a blank token that goes nowhere
+        else:  # all ranks must use the same weights: the vision tower sees a black image that goes nowhere
             pixels = torch.zeros(layout.merge**2, *layout.patch_shape, dtype=torch.uint8)
             grid = torch.tensor([[1, layout.merge, layout.merge]])
         index, weight = get_vision_interpolation_indices_and_weights(

@@ -31,10 +31,12 @@ class ModelToOpen:
 
 @dataclass(frozen=True)
 class EngineKind:
-    """What an engine is to the scripts. Any option but those that it `heeds` it refuses: a flag that does nothing would
-    mislead. Without `open` it asks for the one model of a server (`EngineOptions.endpoint`)."""
+    """What an engine is to the scripts. It refuses all options but its own: a flag that does nothing would mislead.
 
-    heeds: tuple[str, ...]
+    Without `open` it asks for the one model of a server (`EngineOptions.endpoint`).
+    """
+
+    options: tuple[str, ...]
     open: Callable[[dict[str, Any], ModelToOpen], Engine] | None = None
     examples_a_second: float | None = None  # on an H100, benchmarks/README.md
     own_flags: str | None = None  # the option that holds flags of the engine's own, which decide its responses
@@ -124,10 +126,10 @@ class EngineOptions:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "EngineOptions":
-        """Raises UsageError for an option that the chosen engine does not heed."""
-        names = dict.fromkeys(name for kind in ENGINES.values() for name in kind.heeds)
+        """Raises UsageError for an option that the chosen engine does not have."""
+        names = dict.fromkeys(name for kind in ENGINES.values() for name in kind.options)
         given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-        if ignored := [name for name in given if name not in ENGINES[arguments.engine].heeds]:
+        if ignored := [name for name in given if name not in ENGINES[arguments.engine].options]:
             raise UsageError(f"--{ignored[0]} does nothing with --engine {arguments.engine}")
         if arguments.engine == "vllm" and given.get("workers") == 0:
             raise UsageError("--workers 0: a vLLM server needs at least 1")

@@ -133,7 +133,7 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 
 def is_resumable(folder: Path) -> bool:
-    """Whether training can go on from a checkpoint: it is whole, and was not slimmed to its bare weights."""
+    """Whether training can go on from a checkpoint: it is whole, and was not stripped to its weights."""
     return is_file(folder / MARKER) and read_marker(folder).get("resumable", True)
 
 

@@ -120,7 +120,7 @@ class Collator:
                 longest_sample=_LONGEST,
                 largest_image=patches,
                 equal_images=patches,
-                blank=False,
+                dummy_image=False,
             )
         )
 

@@ -80,7 +80,7 @@ def _padded(run: "Run", model: Any, accelerator: Any, earlier: MemoryPlan | None
 
     def collate(indices: "CheckedSamples") -> Collator:
         together = accelerator.num_processes > 1 and bool(indices.images.any())
-        return Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder, blank=together)
+        return Collator(run.processor.tokenizer.pad_token_id, run.chat.image_token_id, run.encoder, together)
 
     plan = _plan(run, accelerator.num_processes)
     wanted = run.recipe.gradient_checkpointing

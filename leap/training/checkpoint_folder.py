@@ -1,4 +1,4 @@
-"""A run's checkpoint folders: whole or not there; old ones slimmed, then removed, once newer ones are whole."""
+"""A run's checkpoint folders: whole or not there; once newer ones are whole, old ones are stripped, then removed."""
 
 import os
 import shutil
@@ -104,14 +104,14 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def slim_older(run: Path) -> None:
-    """Slim all whole checkpoints but the newest RESUMABLE_KEPT, those that a kill left half-slimmed included."""
+def strip_older(run: Path) -> None:
+    """Strip all whole checkpoints but the newest RESUMABLE_KEPT, those that a kill left half-stripped included."""
     whole = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
     for old in whole[:-RESUMABLE_KEPT]:
-        _slim(old)
+        _strip(old)
 
 
-def _slim(folder: Path) -> None:
+def _strip(folder: Path) -> None:
     """Only what evaluation and export need stays, a whole model's float32 weights as bf16 (an adapter's are small).
 
     In place, each file replaced whole, and the marker first: a kill at any point leaves a checkpoint that loads and
@@ -139,9 +139,9 @@ def _to_bf16(file: Path) -> None:
 
     with safe_open(file, "pt") as stored:
         metadata, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    slim = {name: value.bfloat16() if value.dtype == torch.float32 else value for name, value in tensors.items()}
+    stripped = {name: value.bfloat16() if value.dtype == torch.float32 else value for name, value in tensors.items()}
     temporary = file.with_name(f".{file.name}.partial")
-    save_file(slim, temporary, metadata)
+    save_file(stripped, temporary, metadata)
     shutil.copymode(file, temporary)
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
@@ -172,11 +172,11 @@ def _as_bf16(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def resume_point(run: Path) -> Path | None:
-    """The newest whole checkpoint; None where there is none. Raises LeapError where it was slimmed."""
+    """The newest whole checkpoint; None where there is none. Raises LeapError where it was stripped."""
     whole = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
     if whole and not is_resumable(whole[-1]):
         raise LeapError(
-            f"{whole[-1]}: training cannot go on from it: it was slimmed to its weights (only the newest "
+            f"{whole[-1]}: training cannot go on from it: it was stripped to its weights (only the newest "
             f"{RESUMABLE_KEPT} of a run keep the optimiser's state). Start a run of its own from these weights "
             f"(--model_name_or_path {whole[-1]} --output_dir output/NAME)"
         )

@@ -24,7 +24,7 @@ from leap.training.checkpointing import (
     checkpoint_bytes,
     gather_state,
     live_state,
-    remove_and_slim,
+    prune_checkpoints,
     save_progress,
     save_rng_state,
     save_weights,
@@ -115,7 +115,7 @@ class CheckpointWriter:
                 with explaining_disk_errors(place, needed):
                     save_weights(training, folder, weights, optimizer)
                     finish_checkpoint(place, marker)
-                    remove_and_slim(self._run, state, self._keep)
+                    prune_checkpoints(self._run, state, self._keep)
                 self._copy.pin()  # for the next one
 
             self._start(write)

@@ -28,8 +28,8 @@ from leap.models.lora import has_adapters, load_adapters, name_base
 from leap.records.json_files import object_if_there
 from leap.training.checkpoint_folder import (
     remove_oldest,
-    slim_older,
     step_of,
+    strip_older,
 )
 from leap.training.optimizer_state import (
     gather_optimizer_state,
@@ -227,12 +227,12 @@ def save_progress(training: Training, folder: Path, state: TrainerState, loss: f
     state.save_to_json(str(folder / TRAINER_STATE))
 
 
-def remove_and_slim(run: Path, state: TrainerState, keep: int | None) -> None:
+def prune_checkpoints(run: Path, state: TrainerState, keep: int | None) -> None:
     """What is done to older checkpoints when the newest is whole."""
     steps = [step_of(folder) for folder in find_checkpoints(run)]
     best = best_step(state.log_history, steps)
     remove_oldest(run, keep, None if best is None else str(run / f"checkpoint-{best}"))
-    slim_older(run)
+    strip_older(run)
 
 
 def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

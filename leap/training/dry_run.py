@@ -108,7 +108,7 @@ def _costs(run: "Run") -> list[str]:
         f"memory      {memory.gigabytes(found.held)} a GPU for weights, gradients and {run.recipe.optim}"
         f"{f', divided among {found.shares}' if found.shares > 1 else ''}; micro-batches fill the rest",
         f"disk        {memory.gigabytes(size.of_run(found.kept))} for {found.kept} checkpoints: the newest two of "
-        f"{memory.gigabytes(size.whole)}, older ones without optimiser {memory.gigabytes(size.slim)}",
+        f"{memory.gigabytes(size.whole)}, older ones without optimiser {memory.gigabytes(size.stripped)}",
     ]
     available = available_memory()
     beside = _written_beside(run.recipe) and memory.has_room_for_copy(size.whole, available)

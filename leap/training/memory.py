@@ -9,7 +9,7 @@ from leap.models.checkpoints import weight_files
 from leap.training.optimizers import OPTIMIZERS
 
 _CAST = 2  # autocast's bfloat16 copy of a float32 weight, kept until its backward pass
-_SLIM = 2  # a weight in a checkpoint that is kept without its optimiser's state, in bfloat16
+_STRIPPED = 2  # a weight in a checkpoint that is kept without its optimiser's state, in bfloat16
 _COPY_SHARE = 0.6  # of the host's free memory; the rest is for workers, and for files that wait for the disk
 ASSUMED_DISK = 0.7e9  # bytes a second that a disk takes
 ASSUMED_UTILISATION = 0.35  # of the GPU's peak, where none was measured
@@ -32,8 +32,13 @@ class States:
 def states(trained: int, frozen: int, optim: str, bf16: bool, frozen_bytes: float = 4) -> States:
     """For so many trained and frozen weights; `frozen_bytes` is what a frozen one takes (0.5 and a bit in 4 bit)."""
     of = OPTIMIZERS[optim]
-    casts = _CAST * ((trained if of.weight == 4 else 0) + (frozen if frozen_bytes == 4 else 0)) if bf16 else 0
-    return States(int(of.weight * trained + frozen_bytes * frozen), of.gradient * trained, of.moments * trained, casts)
+    casts = _CAST * ((trained if of.weight_bytes == 4 else 0) + (frozen if frozen_bytes == 4 else 0)) if bf16 else 0
+    return States(
+        int(of.weight_bytes * trained + frozen_bytes * frozen),
+        of.gradient_bytes * trained,
+        of.moments_bytes * trained,
+        casts,
+    )
 
 
 @dataclass(frozen=True)
@@ -41,18 +46,18 @@ class CheckpointSize:
     """Bytes on disk: of a checkpoint that training can go on from, and of one that is only to be used."""
 
     whole: int
-    slim: int
+    stripped: int
 
     def of_run(self, checkpoints: int, whole: int = 2) -> int:
         """So many checkpoints, the newest `whole` of which keep their state."""
-        return min(checkpoints, whole) * self.whole + max(0, checkpoints - whole) * self.slim
+        return min(checkpoints, whole) * self.whole + max(0, checkpoints - whole) * self.stripped
 
 
 def checkpoint_size(trained: int, frozen: int, optim: str, adapter: bool) -> CheckpointSize:
     """Of a model with all its weights, or (`adapter`) of the trained ones alone."""
     saved = trained if adapter else trained + frozen
-    whole = OPTIMIZERS[optim].weight * saved + OPTIMIZERS[optim].moments * trained
-    return CheckpointSize(whole, slim=_SLIM * saved)
+    whole = OPTIMIZERS[optim].weight_bytes * saved + OPTIMIZERS[optim].moments_bytes * trained
+    return CheckpointSize(whole, stripped=_STRIPPED * saved)
 
 
 def count_weights(model: Path) -> int:
@@ -83,10 +88,10 @@ def gigabytes(size: float) -> str:
 def saving_seconds(size: CheckpointSize, checkpoints: int, between: float, beside: bool) -> float:
     """How long checkpoints keep training waiting, on a disk of ASSUMED_DISK.
 
-    Each is written whole, and an older one slimmed. `beside`: while training goes on, so that it waits for the last one
-    and for what of another takes longer than the `between` seconds of steps until the next.
+    Each is written whole, and an older one stripped. `beside`: while training goes on, so that it waits for the last
+    one and for what of another takes longer than the `between` seconds of steps until the next.
     """
-    writing = (size.whole + size.slim) / ASSUMED_DISK
+    writing = (size.whole + size.stripped) / ASSUMED_DISK
     return writing + (checkpoints - 1) * (max(0.0, writing - between) if beside else writing)
 
 

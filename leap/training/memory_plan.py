@@ -309,5 +309,7 @@ def _forward_and_back(model: Any, micro_batch: dict[str, Any], state_bytes: floa
 
 def optimizer_bytes(model: Any, optim: str) -> float:
     """What the optimiser keeps of the trainable parameters, in this rank."""
-    held = sum(OPTIMIZERS[optim].moments * weight.numel() for weight in model.parameters() if weight.requires_grad)
+    held = sum(
+        OPTIMIZERS[optim].moments_bytes * weight.numel() for weight in model.parameters() if weight.requires_grad
+    )
     return held / torch.distributed.get_world_size() if is_sharded(model) else held

@@ -19,11 +19,11 @@ _UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_nor
 
 @dataclass(frozen=True)
 class OptimizerKind:
-    """Bytes a weight: of itself, its gradient, its two moments; `make` takes parameter groups and the recipe."""
+    """Bytes of each weight, its gradient and its two moments; `make` takes parameter groups and the recipe."""
 
-    weight: int
-    gradient: int
-    moments: int
+    weight_bytes: int
+    gradient_bytes: int
+    moments_bytes: int
     make: "Callable[[list[dict[str, Any]], Recipe], Optimizer]"
 
 
@@ -55,7 +55,7 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = MappingProxyType(
 
 def weights_dtype(optim: str) -> str:
     """Of the weights that an optimiser trains; float32 for "auto", as long as nothing is chosen."""
-    return "bfloat16" if optim in OPTIMIZERS and OPTIMIZERS[optim].weight == 2 else "float32"
+    return "bfloat16" if optim in OPTIMIZERS and OPTIMIZERS[optim].weight_bytes == 2 else "float32"
 
 
 def make_optimizer(recipe: "Recipe", model: Any) -> "Optimizer":

@@ -260,32 +260,32 @@ def test_a_micro_batch_without_images_still_uses_every_weight(
     collate = PackedCollator(layout(trained, samples, world_size=2))
     found = gradients(trained, trained(**collate([samples[2]])))
     assert all(not gradient.any() for name, gradient in found.items() if ".visual." in name)
-    filler = trained(**collate(samples, counted=False))
-    assert filler.item() == 0
-    assert all(not gradient.any() for gradient in gradients(trained, filler).values())
+    dummy = trained(**collate(samples, ignore_labels=True))
+    assert dummy.item() == 0
+    assert all(not gradient.any() for gradient in gradients(trained, dummy).values())
 
 
 def test_a_padded_batch_without_images_can_use_every_weight(
     model: Path, tools: tuple[Any, ChatFormat, ImageEncoder], samples: list[Sample]
 ) -> None:
-    """A sample more, of a blank image without labels, changes nothing else."""
+    """A sample more, of a dummy image without labels, changes nothing else."""
     processor, chat, encoder = tools
     trained = rough_model(model)
     found = []
-    for blank in (False, True):
-        batch = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder, blank)([samples[2]])
+    for dummy in (False, True):
+        batch = Collator(processor.tokenizer.pad_token_id, chat.image_token_id, encoder, dummy)([samples[2]])
         loss = summed_loss(trained, batch)
         loss.backward()
         found.append((loss.item(), {name: weight.grad for name, weight in trained.named_parameters()}))
         trained.zero_grad()
-    (loss, without), (same, with_blank) = found
+    (loss, without), (same, with_dummy) = found
     assert same == pytest.approx(loss, rel=1e-5)
     for name, gradient in without.items():
         if gradient is None:
             assert ".visual." in name
-            assert not with_blank[name].any()
+            assert not with_dummy[name].any()
         else:
-            torch.testing.assert_close(with_blank[name], gradient, atol=1e-5 * gradient.abs().max().item(), rtol=0)
+            torch.testing.assert_close(with_dummy[name], gradient, atol=1e-5 * gradient.abs().max().item(), rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from leap.training.checkpoint_folder import (
     finish_checkpoint,
     partial_folder,
     remove_oldest,
-    slim_older,
     start_checkpoint,
+    strip_older,
     training_in,
 )
 from leap.training.optimizer_state import gather_optimizer_state, restore_optimizer_state
@@ -83,18 +83,18 @@ def scalars(logs: Path, run: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars("train/loss")]
 
 
-def test_older_checkpoints_are_slimmed_to_bf16_weights(whole: Path) -> None:
+def test_older_checkpoints_are_stripped_to_bf16_weights(whole: Path) -> None:
     assert checkpoints(whole) == ["checkpoint-4", "checkpoint-6", "checkpoint-7"]  # of 2, 4, 6, 7 the newest three
     assert [is_resumable(folder) for folder in find_checkpoints(whole)] == [False, True, True]
-    slim, full = whole / "checkpoint-4", whole / "checkpoint-6"
-    assert {path.name for path in full.iterdir()} - {path.name for path in slim.iterdir()} == {
+    stripped, full = whole / "checkpoint-4", whole / "checkpoint-6"
+    assert {path.name for path in full.iterdir()} - {path.name for path in stripped.iterdir()} == {
         "optimizer.pt", "scheduler.pt", "rng_state.pth", "loss_since_log.json",
     }  # fmt: skip
-    assert {value.dtype for value in load_file(slim / "model.safetensors").values()} == {torch.bfloat16}
-    assert read_object(slim / "config.json")["dtype"] == "bfloat16"
-    assert read_object(slim / MARKER)["weights"] == "bfloat16"
-    assert load_model(slim, "float32").dtype == torch.float32
-    assert load_model(slim, "bfloat16").dtype == torch.bfloat16
+    assert {value.dtype for value in load_file(stripped / "model.safetensors").values()} == {torch.bfloat16}
+    assert read_object(stripped / "config.json")["dtype"] == "bfloat16"
+    assert read_object(stripped / MARKER)["weights"] == "bfloat16"
+    assert load_model(stripped, "float32").dtype == torch.float32
+    assert load_model(stripped, "bfloat16").dtype == torch.bfloat16
 
 
 def made(run: Path, step: int, **marker: Any) -> Path:
@@ -115,25 +115,25 @@ def test_files_have_the_mode_that_the_umask_gives_any_file(tmp_path: Path, mask:
     try:
         for step in (1, 2, 3):
             made(tmp_path, step)
-        slim_older(tmp_path)
+        strip_older(tmp_path)
     finally:
         os.umask(before)
     modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
     assert modes == {0o666 & ~mask}
 
 
-def test_a_kill_while_slimming_loses_nothing(tmp_path: Path) -> None:
-    """Any prefix of what slimming does leaves a checkpoint that loads, and the next call completes it."""
+def test_a_kill_while_stripping_loses_nothing(tmp_path: Path) -> None:
+    """Any prefix of what stripping does leaves a checkpoint that loads, and the next call completes it."""
     for step in (1, 2, 3):
         made(tmp_path, step)
     weights = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
     marker = tmp_path / "checkpoint-1" / MARKER
     write_json(marker, {**read_object(marker), "resumable": False})  # where a kill has stopped it
     (tmp_path / "checkpoint-1" / ".model.safetensors.partial").write_bytes(b"half")
-    slim_older(tmp_path)
-    slim = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
-    assert torch.equal(slim["a"], weights["a"].bfloat16())
-    assert torch.equal(slim["b"], weights["b"])
+    strip_older(tmp_path)
+    stripped = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
+    assert torch.equal(stripped["a"], weights["a"].bfloat16())
+    assert torch.equal(stripped["b"], weights["b"])
     assert read_object(tmp_path / "checkpoint-1" / "config.json")["text_config"]["dtype"] == "bfloat16"
     assert not list(tmp_path.glob("checkpoint-1/.*"))
     assert all((tmp_path / f"checkpoint-{step}" / "optimizer.pt").is_file() for step in (2, 3))
@@ -166,7 +166,7 @@ def test_of_a_checkpoint_that_was_moved_away_only_the_link_is_removed(tmp_path: 
         assert not partial_folder(first).is_symlink()
 
 
-def test_a_slimmed_checkpoint_is_no_point_to_resume_from(tmp_path: Path) -> None:
+def test_a_stripped_checkpoint_is_no_point_to_resume_from(tmp_path: Path) -> None:
     identity = {"base_model": "m", "data": "d", "recipe": {}}
     made(tmp_path, 1, **identity, resumable=False)
     with pytest.raises(LeapError, match=r"checkpoint-1: training cannot go on from it.*--model_name_or_path"):

@@ -69,7 +69,7 @@ def test_frozen_weights_and_adapters_take_less(model: Path) -> None:
 
 def test_the_newest_checkpoints_keep_their_state() -> None:
     size = memory.checkpoint_size(10, 0, "adamw_torch", adapter=False)
-    assert (size.whole, size.slim) == (120, 20)
+    assert (size.whole, size.stripped) == (120, 20)
     assert [size.of_run(count) for count in (1, 2, 5)] == [120, 240, 300]
 
 

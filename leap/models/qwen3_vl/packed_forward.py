@@ -71,7 +71,7 @@ def _forward(
 
 
 def _put(hidden: Tensor, index: Tensor, features: Tensor, how: Any) -> Tensor:
-    """`features` at the places `index`; a blank image's have none, and add nothing."""
+    """`features` at the places `index`; a dummy image's have none, and add nothing."""
     features = features.to(hidden.dtype)
     if index.shape[0] == 0:
         return hidden + 0 * features.sum()
