@@ -11,6 +11,7 @@ from leap.preparation.agibot.annotations import episode_samples, read_annotation
 from leap.preparation.build.benchmark_samples import SOURCE as VLABENCH
 from leap.preparation.build.benchmark_samples import evaluation_images, example_samples
 from leap.preparation.build.candidates import Candidate, LeftOut
+from leap.preparation.build.data_card import copies_found
 from leap.preparation.build.dataset_file import CARD, BuildSettings, build_training_file
 from leap.preparation.check.image_facts import FactStore
 from leap.vlabench.sources import Source, choose_instructions
@@ -90,12 +91,7 @@ def _vlabench(place: Path, sources: Sources, settings: BuildSettings, descriptio
 def _log(card: dict[str, Any], output: Path) -> None:
     for name in card["files"]:
         print(f"wrote {output / name}")
-    copies = {
-        "samples with the image of another sample": card["duplicates"],
-        "test samples with the image of a training sample": card["test_rows_with_a_training_image"],
-        "samples with an image of the evaluation": card["overlap_with_the_evaluation"],
-    }
-    for what, found in copies.items():
+    for what, found in copies_found(card).items():
         print(f"{what}: {found['same']:,} the same, {found['near']:,} near" if found else f"{what}: not compared")
     for reason, number in card["left_out"].items():
         print(f"left out, {reason}: {number:,}")

@@ -10,21 +10,13 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from leap.data.image import load_image
 from leap.preparation.build.candidates import Candidate
+from leap.preparation.build.copies import Copy
 from leap.records.files import write_atomic
 from leap.records.training import TrainingSample
 
 _COLUMNS, _WIDTH, _HEIGHT, _CAPTION, _GAP, _TITLE = 6, 220, 165, 34, 10, 34  # pixels
 _SAMPLES, _PAIRS = 18, 9  # shown at most
 _INK, _GREY = "#222222", "#e3e3e3"
-
-
-class Pair(NamedTuple):
-    """A sample's image, and the file of the one that it was taken for."""
-
-    sample: Candidate
-    other: str
-    bits: int
-    same: bool
 
 
 class _Cell(NamedTuple):
@@ -34,14 +26,14 @@ class _Cell(NamedTuple):
 
 
 def write_contact_sheet(
-    path: Path, samples: Sequence[Candidate], copies: Sequence[Pair], overlaps: Sequence[Pair], seed: int
+    path: Path, samples: Sequence[Candidate], copies: Sequence[Copy], overlaps: Sequence[Copy], seed: int
 ) -> None:
-    """Write a PNG with samples drawn by the seed, and the first of the pairs side by side."""
+    """Write a PNG with samples drawn by the seed, and the most doubtful copies beside what they were taken for."""
     chosen = random.Random(seed).sample(range(len(samples)), min(_SAMPLES, len(samples)))
     sections = [
         (f"{len(chosen)} of {len(samples):,} samples", [_sample_cell(samples[place]) for place in sorted(chosen)]),
-        (f"Copies within the samples ({len(copies):,}), the least alike first, in pairs", _pair_cells(copies)),
-        (f"Rows with an image of the evaluation ({len(overlaps):,}), in pairs", _pair_cells(overlaps)),
+        (f"Copies within the samples ({len(copies):,}), the least alike first, in pairs", _pair_cells(samples, copies)),
+        (f"Rows with an image of the evaluation ({len(overlaps):,}), in pairs", _pair_cells(samples, overlaps)),
     ]
     sections = [(title, cells) for title, cells in sections if cells]
     lines = [-(-len(cells) // _COLUMNS) for _, cells in sections]
@@ -66,13 +58,14 @@ def _sample_cell(sample: Candidate) -> _Cell:
     )
 
 
-def _pair_cells(pairs: Sequence[Pair]) -> list[_Cell]:
+def _pair_cells(samples: Sequence[Candidate], copies: Sequence[Copy]) -> list[_Cell]:
     cells = []
-    for number, pair in enumerate(pairs[:_PAIRS], start=1):
-        alike = "the very same pixels" if pair.same else f"{pair.bits} bits apart"
+    doubtful = sorted(copies, key=lambda copy: (copy.same, -copy.bits, copy.sample))
+    for number, copy in enumerate(doubtful[:_PAIRS], start=1):
+        alike, sample = "the very same pixels" if copy.same else f"{copy.bits} bits apart", samples[copy.sample]
         cells += [
-            _Cell(pair.sample.image, f"{number}a  {pair.sample.name}", alike),
-            _Cell(pair.other, f"{number}b  {'/'.join(Path(pair.other).parts[-4:])}", alike),
+            _Cell(sample.image, f"{number}a  {sample.name}", alike),
+            _Cell(copy.other, f"{number}b  {'/'.join(Path(copy.other).parts[-4:])}", alike),
         ]
     return cells
 

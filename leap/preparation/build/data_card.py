@@ -98,32 +98,36 @@ def as_markdown(card: dict[str, Any]) -> str:
         _sides("Samples", "source", card["rows"]),
         _sides("Tasks", "task", card["tasks"]),
         _table("Skills", ("skill", "steps"), list(card["skills"].items())),
-        _table("Lengths", ("of", "smallest", "median", "mean", "largest"), [(k, *v.values()) for k, v in _items(card)]),
+        _table(
+            "Lengths",
+            ("of", "smallest", "median", "mean", "largest"),
+            [(of, *spread.values()) for of, spread in card["lengths"].items()],
+        ),
         _table("Image sizes", ("pixels", "samples"), list(card["image_sizes"].items())),
         f"\n## Copies of images\n\nThe first image of each sample is compared: the very same pixels, or perceptual "
         f"hashes of 64 bits that differ in no more than {near}. A hash sees the whole image, so scenes before one "
         "background may pass for near although their objects differ: look at data_card.png before excluding them.\n",
-        _table("", ("", "same", "near"), _copy_samples(card)),
+        _table(
+            "",
+            ("", "same", "near"),
+            [
+                (what, found["same"], found["near"]) if found else (what, "not compared: they are not there", "")
+                for what, found in copies_found(card).items()
+            ],
+        ),
+        f"\nImages of the evaluation: {card['evaluation_images'] or 0:,}.\n",
         _table("Left out", ("why", "episodes"), list(card["left_out"].items()) or [("nothing", 0)]),
     ]
     return "".join(parts)
 
 
-def _items(card: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
-    return list(card["lengths"].items())
-
-
-def _copy_samples(card: dict[str, Any]) -> list[tuple[Any, ...]]:
-    found = [
-        ("samples with the image of another sample", card["duplicates"]),
-        ("test samples with the image of a training sample", card["test_rows_with_a_training_image"]),
-    ]
-    samples = [(what, copies["same"], copies["near"]) for what, copies in found]
-    overlap = card["overlap_with_the_evaluation"]
-    if overlap is None:
-        return [*samples, ("samples with an image of the evaluation", "not compared: it is not there", "")]
-    what = f"samples with an image of the evaluation ({card['evaluation_images']:,} images)"
-    return [*samples, (what, overlap["same"], overlap["near"])]
+def copies_found(card: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """What was compared, and what was found; None where the evaluation's images are not there."""
+    return {
+        "samples with the image of another sample": card["duplicates"],
+        "test samples with the image of a training sample": card["test_rows_with_a_training_image"],
+        "samples with an image of the evaluation": card["overlap_with_the_evaluation"],
+    }
 
 
 def _sides(title: str, what: str, sides: dict[str, dict[str, int]]) -> str:

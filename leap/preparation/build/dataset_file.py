@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from leap.errors import LeapError, UsageError
 from leap.preparation.build.candidates import Candidate, LeftOut
-from leap.preparation.build.contact_sheet import Pair, write_contact_sheet
+from leap.preparation.build.contact_sheet import write_contact_sheet
 from leap.preparation.build.copies import Copy, Exclusion, Images, check_distance, copies_of, copies_within
 from leap.preparation.build.data_card import as_markdown, make_card
 from leap.preparation.check.image_facts import Facts, FactStore
@@ -84,7 +84,8 @@ def build_training_file(
     _refuse_others(settings, files)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     card = make_card(built, left_out, facts, digests, settings, None if shown is None else len(shown.files), origin)
-    write_contact_sheet(settings.output / f"{CARD}.png", *_shown(built), settings.seed)
+    sheet = settings.output / f"{CARD}.png"
+    write_contact_sheet(sheet, built.samples, built.within, built.overlap or [], settings.seed)
     for name, content in files.items():
         write_atomic(settings.output / name, content)
     write_atomic(settings.output / f"{CARD}.md", as_markdown(card))
@@ -203,12 +204,3 @@ def _refuse_others(settings: BuildSettings, files: dict[str, bytes]) -> None:
             f"{card}: it describes {', '.join(others)}, which would be left without a data card; give --output_dir, or "
             "--overwrite"
         )
-
-
-def _shown(built: Built) -> tuple[list[Candidate], list[Pair], list[Pair]]:
-    """For the contact sheet: all samples, then pairs of copies and of overlaps, the least alike first."""
-    pairs = []
-    for copies in (built.within, built.overlap or []):
-        doubtful = sorted(copies, key=lambda copy: (copy.same, -copy.bits, copy.sample))
-        pairs.append([Pair(built.samples[copy.sample], copy.other, copy.bits, copy.same) for copy in doubtful])
-    return built.samples, pairs[0], pairs[1]
