@@ -1,6 +1,5 @@
 """The plan of an ablation, printed before anything is trained: what is compared on what, and memory, disk and hours."""
 
-import math
 import shutil
 import sys
 import time
@@ -13,6 +12,7 @@ from leap.errors import UsageError
 from leap.hardware import gpu_states
 from leap.inference.engines import ENGINES
 from leap.models.checkpoints import checkpoint_step
+from leap.progress import duration
 from leap.records.files import cache_in_use
 from leap.training import memory
 from leap.training.dry_run import Costs, costs
@@ -105,7 +105,7 @@ def describe(planned: Sequence[PlannedRun], data: Path, engine: str, slots: int)
 def _table(planned: Sequence[PlannedRun], speed: tuple[float, str] | None) -> list[str]:
     rows = [("run", "trainable", "share", "memory", "disk", "time left", "state")]
     for one in planned:
-        hours = _hours(one, speed)
+        left = _seconds(one, speed)
         rows.append(
             (
                 one.ablation.name,
@@ -113,7 +113,7 @@ def _table(planned: Sequence[PlannedRun], speed: tuple[float, str] | None) -> li
                 f"{one.share:.2%}",
                 memory.gigabytes(one.costs.held),
                 memory.gigabytes(one.costs.size.of_run(one.costs.kept)),
-                "unknown" if hours is None else _duration(hours),
+                "unknown" if left is None else duration(left),
                 _state(one),
             )
         )
@@ -135,29 +135,25 @@ def _state(one: PlannedRun) -> str:
     return f"continues {one.run.resume.name}" if one.run.resume else "to train"
 
 
-def _hours(one: PlannedRun, speed: tuple[float, str] | None) -> float | None:
+def _seconds(one: PlannedRun, speed: tuple[float, str] | None) -> float | None:
     if one.run.finished:
         return 0.0
     if speed is None or not one.costs.flops:
         return None
-    return one.costs.flops * (1 - one.done / one.run.steps) / speed[0] / 3600
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(hours * 60)} min"
+    return one.costs.flops * (1 - one.done / one.run.steps) / speed[0]
 
 
 def _totals(planned: Sequence[PlannedRun], speed: tuple[float, str] | None, slots: int) -> list[str]:
     """Of all runs together, and whether the disk holds them."""
-    hours = [_hours(one, speed) for one in planned]
-    known = [found for found in hours if found is not None]
+    left = [_seconds(one, speed) for one in planned]
+    known = [seconds for seconds in left if seconds is not None]
     at_once = min(slots, len(planned))
     lines = []
-    if not sum(known) and len(known) == len(hours):
+    if not sum(known) and len(known) == len(left):
         lines.append("time        nothing is left to train")
-    elif speed and len(known) == len(hours):
+    elif speed and len(known) == len(left):
         lines.append(
-            f"time        about {_duration(sum(known) / at_once)} of training, {at_once} at a time: {speed[1]}; "
+            f"time        about {duration(sum(known) / at_once)} of training, {at_once} at a time: {speed[1]}; "
             "starts and saves come on top"
         )
     else:
@@ -173,15 +169,12 @@ def _totals(planned: Sequence[PlannedRun], speed: tuple[float, str] | None, slot
 def _evaluation(planned: Sequence[PlannedRun], data: Path, engine: str) -> list[str]:
     models = 1 + sum(len(one.steps) for one in planned)
     examples = sum(len(find_examples(data, dimension)) for dimension in DIMENSIONS)
-    gpus, rate = gpu_states(), ENGINES[engine].examples_a_second if engine in ENGINES else None
-    duration = ""
-    if gpus and rate and (hours := memory.hours(models * examples / rate, gpus[0].name)):
-        per_h100 = memory.hours(1, "H100")
-        assert per_h100
-        duration = (
-            f", about {_duration(hours / per_h100 / 3600)} on one GPU (as measured with a 2B model on an H100, scaled)"
-        )
-    return [f"evaluation  {models} models (the base too) x {examples} examples of six dimensions{duration}"]
+    gpus, on_h100 = gpu_states(), ENGINES[engine].examples_a_second if engine in ENGINES else None
+    text = ""
+    if gpus and on_h100 and (rate := memory.assumed_rate(gpus[0].name)):
+        seconds = models * examples / on_h100 * (memory.assumed_rate("H100") or rate) / rate
+        text = f", about {duration(seconds)} on one GPU (as measured with a 2B model on an H100, scaled)"
+    return [f"evaluation  {models} models (the base too) x {examples} examples of six dimensions{text}"]
 
 
 def flops_a_second() -> tuple[float, str] | None:
@@ -193,10 +186,10 @@ def flops_a_second() -> tuple[float, str] | None:
             f"{memory.ASSUMED_UTILISATION:.0%} (assumed) of the {rate / 1e9:.0f} GFLOP/s that a product of matrices "
             "has on this CPU just now"
         )
-    per_flop = memory.hours(1, gpus[0].name)
-    if per_flop is None:
+    assumed = memory.assumed_rate(gpus[0].name)
+    if assumed is None:
         return None
-    return 1 / (per_flop * 3600), f"at {memory.ASSUMED_UTILISATION:.0%} (assumed) of the peak of {gpus[0].name}"
+    return assumed, f"at {memory.ASSUMED_UTILISATION:.0%} (assumed) of the peak of {gpus[0].name}"
 
 
 def _cpu_rate(size: int = 768, seconds: float = 0.3) -> float:

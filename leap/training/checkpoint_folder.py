@@ -13,6 +13,7 @@ from leap.records.files import DISK_FULL, naming, share_weights, sync_folder, sy
 from leap.records.json_files import read_object, write_json
 from leap.records.litter import listed
 from leap.records.locks import FolderLock
+from leap.training.memory import gigabytes
 
 RESUMABLE_KEPT = 2  # the newest checkpoints that keep their optimiser state
 _SMALL_FILES = 32 << 20  # bytes: processor, settings, logs
@@ -78,13 +79,9 @@ def _no_room(place: Path, cause: str, needed: int) -> str:
     kept = f"{whole[-1]} is whole" if whole else "there is no whole checkpoint yet"
     needed, free = needed + _SMALL_FILES, shutil.disk_usage(place.parent).free
     return (
-        f"{place.parent}: {cause}: {place.name} needs {_size(needed)} and {_size(free)} is free; {kept}. "
+        f"{place.parent}: {cause}: {place.name} needs {gigabytes(needed)} and {gigabytes(free)} is free; {kept}. "
         "Make room, or keep fewer checkpoints (--save_total_limit); then the same command goes on"
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def remove_oldest(run: Path, keep: int | None, best: str | None = None) -> None:

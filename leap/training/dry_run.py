@@ -122,7 +122,8 @@ def _costs(run: "Run") -> list[str]:
         else "saving      stops training (DeepSpeed's and quantised models are written as they are)"
     )
     gpus = gpu_states()
-    if gpus and flops and (hours := memory.hours(flops, gpus[0].name)):
+    if gpus and flops and (rate := memory.assumed_rate(gpus[0].name)):
+        hours = flops / rate / 3600
         share = f"{memory.ASSUMED_UTILISATION:.0%} of the peak of {gpus[0].name}"
         saving = memory.saving_seconds(size, found.written, hours * 3600 / found.written, beside) / 3600
         lines.append(

@@ -48,9 +48,9 @@ class CheckpointSize:
     whole: int
     stripped: int
 
-    def of_run(self, checkpoints: int, whole: int = 2) -> int:
-        """So many checkpoints, the newest `whole` of which keep their state."""
-        return min(checkpoints, whole) * self.whole + max(0, checkpoints - whole) * self.stripped
+    def of_run(self, checkpoints: int) -> int:
+        """So many checkpoints, the newest two of which keep their state."""
+        return min(checkpoints, 2) * self.whole + max(0, checkpoints - 2) * self.stripped
 
 
 def checkpoint_size(trained: int, frozen: int, optim: str, adapter: bool) -> CheckpointSize:
@@ -74,10 +74,10 @@ def count_weights(model: Path) -> int:
     return total
 
 
-def hours(flops: float, device_name: str, gpus: int = 1, utilisation: float = ASSUMED_UTILISATION) -> float | None:
-    """Of training with so many operations in all; None for a device whose peak is not known."""
+def assumed_rate(device_name: str) -> float | None:
+    """Operations a second that training is taken to reach on a GPU; None for one whose peak is not known."""
     peak = peak_flops(device_name)
-    return flops / (peak * utilisation * gpus) / 3600 if peak else None
+    return peak * ASSUMED_UTILISATION if peak else None
 
 
 def gigabytes(size: float) -> str:

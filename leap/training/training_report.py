@@ -90,7 +90,7 @@ class _Environment(BaseModel):
     model_config = ConfigDict(strict=True)
 
     device: str | None = None
-    world_size: int = 1
+    processes: int = 1
 
 
 class _Report(BaseModel):

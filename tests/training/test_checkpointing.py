@@ -292,7 +292,7 @@ def test_a_disk_that_fills_while_writing(small_disk: Path, writer: str) -> None:
     place = small_disk / "checkpoint-2"
     start_checkpoint(place, 0)
     with (
-        pytest.raises(LeapError, match=rf"checkpoint-2 needs 193.6 MB and .* is free; {before.name} is whole"),
+        pytest.raises(LeapError, match=rf"checkpoint-2 needs 0.2 GB and .* is free; {before.name} is whole"),
         explaining_disk_errors(place, 160_000_000),
     ):
         WRITERS[writer](partial_folder(place))

@@ -80,9 +80,8 @@ def test_the_full_recipe_fits_24_gb_in_bfloat16_only() -> None:
 
 
 def test_hours_go_by_the_gpus_peak() -> None:
-    assert memory.hours(989e12 * 3600, "NVIDIA H100 80GB HBM3", utilisation=0.5) == pytest.approx(2)
-    assert memory.hours(989e12 * 3600, "NVIDIA H100 80GB HBM3", gpus=2, utilisation=0.5) == pytest.approx(1)
-    assert memory.hours(1e18, "some CPU") is None
+    assert memory.assumed_rate("NVIDIA H100 80GB HBM3") == pytest.approx(989e12 * memory.ASSUMED_UTILISATION)
+    assert memory.assumed_rate("some CPU") is None
 
 
 def test_dry_run_shows_memory_and_disk(workspace: Path) -> None:
