@@ -115,95 +115,53 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-def _whole(text: str, least: int, largest: int = LARGEST_COUNT) -> int:
+def _whole(least: int, largest: int = LARGEST_COUNT) -> Callable[[str], int]:
     """Digits of ASCII alone: what else Python takes for a number, a typing error put there."""
-    if not re.fullmatch(r"\+?[0-9]{1,18}", text) or not least <= int(text) <= largest:
-        raise argparse.ArgumentTypeError(f"{shorten(text)!r}: a whole number from {least} to {largest:,} is needed")
-    return int(text)
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\+?[0-9]{1,18}", text) or not least <= int(text) <= largest:
+            raise argparse.ArgumentTypeError(f"{shorten(text)!r}: a whole number from {least} to {largest:,} is needed")
+        return int(text)
+
+    return read
 
 
-def _real(text: str, what: str, allowed: Callable[[float], bool]) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and allowed(value)):
-        raise argparse.ArgumentTypeError(f"{shorten(text)!r}: {what} is needed")
-    return value
+def _real(what: str, allowed: Callable[[float], bool]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and allowed(value)):
+            raise argparse.ArgumentTypeError(f"{shorten(text)!r}: {what} is needed")
+        return value
+
+    return read
 
 
-def whole(text: str) -> int:
-    """For argparse: a whole number, 0 included."""
-    return _whole(text, 0)
-
-
-def count(text: str) -> int:
-    """For argparse: a whole number of at least 1."""
-    return _whole(text, 1)
+# Types of flags, for argparse.
+whole, count = _whole(0), _whole(1)
+seed = _whole(0, 2**32 - 1)  # as NumPy's generators take it
+image_tokens = _whole(1, MOST_IMAGE_TOKENS)  # of 32x32 pixels each; the most are those of 4096x4096 pixels
+some_workers = _whole(1, MOST_WORKERS)  # processes, or requests at a time
+any_workers = _whole(0, MOST_WORKERS)  # processes beside this one; with 0 it does all itself
+repeats = _whole(1, MOST_REPEATS)  # how often each example is asked
+seconds = _real(f"a number of seconds from 0 to {_LONGEST:,.0f}", lambda value: 0 <= value <= _LONGEST)
+some_seconds = _real(f"a number of seconds from 0.001 to {_LONGEST:,.0f}", lambda value: 1e-3 <= value <= _LONGEST)
+# So near to 0 that logits overflow when they are divided by it is refused.
+temperature = _real("0 (greedy) or a number from 0.001 to 100", lambda value: value == 0 or 1e-3 <= value <= 100)
+share = _real("a number above 0 and up to 1", lambda value: 0 < value <= 1)
+usd = _real("an amount in USD from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)
+gigabytes = _real("a number of gigabytes above 0, up to 1,000,000", lambda value: 0 < value <= 1e6)
 
 
 def count_or_all(text: str) -> int | None:
-    """For argparse: at least 1, or None for all."""
+    """At least 1, or None for all."""
     return None if text in ("None", "all") else count(text)
 
 
-def seed(text: str) -> int:
-    """For argparse: a seed as NumPy's generators take it."""
-    return _whole(text, 0, 2**32 - 1)
-
-
-def image_tokens(text: str) -> int:
-    """For argparse: tokens of an image, 32x32 pixels each; the most are those of 4096x4096 pixels."""
-    return _whole(text, 1, MOST_IMAGE_TOKENS)
-
-
-def seconds(text: str) -> float:
-    """For argparse: seconds, 0 included."""
-    return _real(text, f"a number of seconds from 0 to {_LONGEST:,.0f}", lambda value: 0 <= value <= _LONGEST)
-
-
-def some_seconds(text: str) -> float:
-    """For argparse: seconds, at least a thousandth of one."""
-    return _real(text, f"a number of seconds from 0.001 to {_LONGEST:,.0f}", lambda value: 1e-3 <= value <= _LONGEST)
-
-
-def temperature(text: str) -> float:
-    """For argparse: 0 is greedy; so near to it that logits overflow when they are divided by it is refused."""
-    return _real(text, "0 (greedy) or a number from 0.001 to 100", lambda value: value == 0 or 1e-3 <= value <= 100)
-
-
-def repeats(text: str) -> int:
-    """For argparse: how often each example is asked."""
-    return _whole(text, 1, MOST_REPEATS)
-
-
-def share(text: str) -> float:
-    """For argparse: a share of a whole, above 0 and up to 1."""
-    return _real(text, "a number above 0 and up to 1", lambda value: 0 < value <= 1)
-
-
-def usd(text: str) -> float:
-    """For argparse: an amount in USD, 0 included."""
-    return _real(text, "an amount in USD from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)
-
-
-def gigabytes(text: str) -> float:
-    """For argparse: gigabytes, above 0."""
-    return _real(text, "a number of gigabytes above 0, up to 1,000,000", lambda value: 0 < value <= 1e6)
-
-
-def some_workers(text: str) -> int:
-    """For argparse: processes, or requests at a time, at least one."""
-    return _whole(text, 1, MOST_WORKERS)
-
-
-def any_workers(text: str) -> int:
-    """For argparse: processes beside this one; with 0 it does all itself."""
-    return _whole(text, 0, MOST_WORKERS)
-
-
 def names(text: str) -> list[str]:
-    """For argparse: one name or several, a,b."""
+    """One name or several, a,b."""
     found = [name for part in text.split(",") if (name := part.strip())]
     if not found:
         raise argparse.ArgumentTypeError(f"{shorten(text)!r}: it names nothing; give one or several, a,b")
@@ -211,17 +169,17 @@ def names(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """For argparse: one word or several, a,b or "a b"."""
+    """One word or several, a,b or "a b"."""
     return names(",".join(text.split()))
 
 
 def counts(text: str) -> list[int]:
-    """For argparse: one whole number or several, 1,2 or "1 2"."""
+    """One whole number or several, 1,2 or "1 2"."""
     return [count(word) for word in words(text)]
 
 
 def device(text: str) -> str:
-    """For argparse: a device as PyTorch names it. Whether it is there is seen when PyTorch is loaded."""
+    """A device as PyTorch names it. Whether it is there is seen when PyTorch is loaded."""
     if not re.fullmatch(r"(auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?)", text):
         raise argparse.ArgumentTypeError(f"{shorten(text)!r} is no device; use cpu, cuda or cuda:N")
     return text
