@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leap.data.formats import RawSample
-from leap.data.sample_files import SampleFile, SampleSource
+from leap.data.sample_files import SampleFile
 from leap.errors import LeapError
 
 _ROWS = 256  # that are read at a time: a row may hold images
@@ -87,6 +87,9 @@ class SampleDataset:
         except (DatasetsError, FileNotFoundError, ValueError) as error:
             reason = " ".join(str(error.__cause__ or error).split())
             raise LeapError(f"{self.path}: `datasets` cannot read it ({reason}); name one of its files") from error
+
+
+SampleSource = SampleFile | SampleDataset
 
 
 def _digest(value: Any) -> str:

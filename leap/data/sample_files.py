@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from leap.data.formats import RawSample
 from leap.errors import LeapError
@@ -19,23 +19,9 @@ _ROWS = 256  # of a table that are read at a time: a row may hold images
 _BETWEEN = re.compile(r"[\s,]*")  # elements of an array
 
 
-class SampleSource(Protocol):
-    """What holds training samples. It is read from its start at each call, so that it need not fit into memory."""
-
-    @property
-    def path(self) -> Path: ...  # or what it was given as, for messages
-    @property
-    def folder(self) -> Path | None: ...  # where relative paths of images may start, too
-    @property
-    def is_lines(self) -> bool: ...
-    def samples(self) -> Iterator[tuple[int, RawSample]]: ...
-    def count(self) -> int: ...
-    def fingerprint(self) -> str: ...
-
-
 @dataclass(frozen=True)
 class SampleFile:
-    """A file of samples."""
+    """A file of samples. It is read from its start at each call, so that it need not fit into memory."""
 
     path: Path
 

@@ -152,28 +152,18 @@ def _fetch(fetch: Fetch, missing: Sequence[HubFile], folder: Path) -> None:
 
 def add_retry_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that every download has."""
-    standard = RetryPolicy()
-    parser.add_argument(
-        "--max_workers", type=some_workers, default=standard.max_workers, help="files at once (default: 2)"
-    )
-    parser.add_argument(
+    add, standard = parser.add_argument, RetryPolicy()
+    add("--max_workers", type=some_workers, default=standard.max_workers, help="files at once")
+    add(
         "--initial_sleep",
         type=seconds,
         default=standard.initial_sleep,
         metavar="SECONDS",
-        help="the first wait, at most, when the hub says 429 without Retry-After; it doubles (default: 60)",
+        help="the first wait, at most, when the hub says 429 without Retry-After; it doubles",
     )
-    parser.add_argument(
-        "--max_sleep",
-        type=seconds,
-        default=standard.max_sleep,
-        metavar="SECONDS",
-        help="the longest (default: 600)",
-    )
-    parser.add_argument(
-        "--max_tries", type=count, default=standard.max_tries, help="in a row without a new byte (default: 8)"
-    )
-    parser.add_argument("--dry_run", action="store_true", help="only say what would be fetched")
+    add("--max_sleep", type=seconds, default=standard.max_sleep, metavar="SECONDS", help="the longest")
+    add("--max_tries", type=count, default=standard.max_tries, help="in a row without a new byte")
+    add("--dry_run", action="store_true", help="only say what would be fetched")
 
 
 def retry_policy_of(arguments: argparse.Namespace) -> RetryPolicy:

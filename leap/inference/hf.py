@@ -70,7 +70,7 @@ class HfEngine:
             "dtype": self._dtype,
             "device": provenance.device_name(self._device),
             "batch_size": self._cap,
-            **self._preparer.describe(),
+            "image_size": self._preparer.image_size,
         }
 
     def close(self) -> None:

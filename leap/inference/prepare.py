@@ -2,9 +2,10 @@
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,32 +43,33 @@ class Unprepared:
     reason: str
 
 
-class Preparer(Protocol):
+class Preparer(ABC):
     """Prepares one request on the CPU, and puts a batch of them on the device."""
 
-    def prepare(self, request: Request) -> Prepared: ...
+    image_size: str  # how images are sized, for the manifest
 
+    def prepare(self, request: Request) -> Prepared:
+        return self.read(request.key, request.messages, [load_image(source) for source in request.images])
+
+    @abstractmethod
+    def read(self, key: tuple[str, ...], messages: Sequence[Message], images: Sequence[Image.Image]) -> Prepared:
+        """The conversation with these images in its image places."""
+
+    @abstractmethod
     def batch(self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """The model's arguments for these requests, padded on the left."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """How images are sized, for the manifest."""
-        ...
 
 
-class PatchPreparer:
+class PatchPreparer(Preparer):
     """For Qwen's VLMs: images at the evaluation's size, as bytes until they are on the device."""
+
+    image_size = "the evaluation's"
 
     def __init__(self, processor: Any, images: ImageSize) -> None:
         self._chat = ChatFormat(processor)
         self._encoder = ImageEncoder(processor, images)
 
-    def prepare(self, request: Request) -> Prepared:
-        return self.read(request.key, request.messages, [load_image(source) for source in request.images])
-
     def read(self, key: tuple[str, ...], messages: Sequence[Message], images: Sequence[Image.Image]) -> Prepared:
-        """The conversation with these images in its image places."""
         if not images:
             return Prepared(key, self._chat.prompt_ids(messages, []))
         patches, grid = self._encoder.encode_bytes(images)
@@ -83,25 +85,20 @@ class PatchPreparer:
             inputs["image_grid_thw"] = torch.from_numpy(np.concatenate([found["grid"] for found in arrays]))
         return {name: tensor.to(device) for name, tensor in inputs.items()}
 
-    def describe(self) -> dict[str, Any]:
-        return {"image_size": "the evaluation's"}
 
-
-class ProcessorPreparer:
+class ProcessorPreparer(Preparer):
     """For any other VLM: whatever its own processor makes of a conversation, images at that processor's size.
 
     `options` are the processor's own.
     """
 
+    image_size = "the processor's own"
+
     def __init__(self, processor: Any, options: dict[str, Any] | None = None) -> None:
         self._processor, self._options = processor, options or {}
         self._special = [token for token in processor.tokenizer.all_special_tokens if token]
 
-    def prepare(self, request: Request) -> Prepared:
-        return self.read(request.key, request.messages, [load_image(source) for source in request.images])
-
     def read(self, key: tuple[str, ...], messages: Sequence[Message], images: Sequence[Image.Image]) -> Prepared:
-        """The conversation with these images in its image places."""
         waiting = iter(images)
         conversation = [
             {"role": message.role, "content": [self._part(part, waiting) for part in message.parts()]}
@@ -140,9 +137,6 @@ class ProcessorPreparer:
             joined = _joined(rows, left=rows[0].shape == (1, len(prepared[0].ids)))
             inputs[name] = joined.to(dtype) if joined.is_floating_point() else joined
         return {name: tensor.to(device) for name, tensor in inputs.items()}
-
-    def describe(self) -> dict[str, Any]:
-        return {"image_size": "the processor's own"}
 
 
 def find_preparer(processor: Any, images: ImageSize) -> Preparer:

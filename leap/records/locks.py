@@ -12,16 +12,15 @@ import re
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO
 
 from leap.errors import LeapError
 from leap.records.files import LOCK, TEMPORARY
-
-if TYPE_CHECKING:
-    from filelock import SoftFileLock
 
 _TIMEOUT = 0.5  # seconds: one who only looks whether a lock is held holds it for an instant
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -40,12 +39,8 @@ def _let_go_after_fork() -> None:
 os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
-class Held(Protocol):
-    """A lock that this process holds."""
-
-    def release(self) -> None:
-        """Let go, and remove the lock file where it is ours still: its folder may have been moved away with it."""
-        ...
+# Lets go of a lock, and removes its file where that is ours still: its folder may have been moved away with it.
+Release = Callable[[], None]
 
 
 class FolderLock:
@@ -61,16 +56,16 @@ class FolderLock:
 
     def __enter__(self) -> "FolderLock":
         deadline = time.monotonic() + self._timeout
-        while (held := self._take()) is None:
+        while (release := self._take()) is None:
             if time.monotonic() > deadline:
                 raise LeapError(self._message())
             time.sleep(_TIMEOUT / 10)
-        self._held = held
+        self._release = release
         for leftover in self._folder.glob(f".*{TEMPORARY}"):
             leftover.unlink()
         return self
 
-    def _take(self) -> Held | None:
+    def _take(self) -> Release | None:
         """None, too, where the last holder removed the file or the folder meanwhile."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -91,26 +86,14 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._held.release()
+        self._release()
         with suppress(OSError):  # not empty
             self._folder.rmdir()
 
 
-def take(path: Path) -> Held | None:
+def take(path: Path) -> Release | None:
     """Take a lock file in a folder that is there; None while another process holds it."""
     return _take_flock(path) if has_flock(path.parent) else _take_marker(path)
-
-
-class _Flock:
-    def __init__(self, path: Path, file: IO[str]) -> None:
-        self._path, self._file = path, file
-        _open.add(file)
-
-    def release(self) -> None:
-        if _is_in_place(self._path, self._file):
-            self._path.unlink()
-        _open.discard(self._file)
-        self._file.close()
 
 
 def _refuse_pipe(path: Path) -> None:
@@ -119,7 +102,7 @@ def _refuse_pipe(path: Path) -> None:
         raise LeapError(f"{path}: something else lies where a lock file is expected; move it away")
 
 
-def _take_flock(path: Path) -> Held | None:
+def _take_flock(path: Path) -> Release | None:
     _refuse_pipe(path)
     file = path.open("a+", errors="replace")
     file.seek(0)
@@ -128,7 +111,8 @@ def _take_flock(path: Path) -> Held | None:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
-            return _Flock(path, file)
+            _open.add(file)
+            return partial(_release_flock, path, file)
     except OSError as error:
         error.filename = error.filename or str(path)
         file.close()
@@ -137,15 +121,14 @@ def _take_flock(path: Path) -> Held | None:
     return None
 
 
-class _Marker:
-    def __init__(self, lock: "SoftFileLock") -> None:
-        self._lock = lock
+def _release_flock(path: Path, file: IO[str]) -> None:
+    if _is_in_place(path, file):
+        path.unlink()
+    _open.discard(file)
+    file.close()
 
-    def release(self) -> None:
-        self._lock.release()
 
-
-def _take_marker(path: Path) -> Held | None:
+def _take_marker(path: Path) -> Release | None:
     from filelock import SoftFileLock, Timeout
 
     if path.is_file():
@@ -158,7 +141,7 @@ def _take_marker(path: Path) -> Held | None:
         lock.acquire(timeout=0)
     except Timeout:
         return None
-    return _Marker(lock)
+    return lock.release
 
 
 def _remove_dead(path: Path, text: str) -> None:

@@ -27,7 +27,8 @@ from leap.data.formats.leap_samples import LeapSample
 from leap.data.formats.sample_format import FormatName, LearnedTurns, SampleFormat
 from leap.data.formats.stored_images import ImageFolder
 from leap.data.image import ImageEncoder
-from leap.data.sample_files import SampleFile, SampleSource
+from leap.data.sample_datasets import SampleSource
+from leap.data.sample_files import SampleFile
 from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.preparation.check.find_images import FoundImages, find_images

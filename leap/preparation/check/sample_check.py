@@ -16,7 +16,7 @@ import pyarrow as pa
 from leap.data.arrow_files import writing_arrow
 from leap.data.chat_encoding import ChatFormat, Lengths, refuse_lost_images
 from leap.data.formats import RawSample, SampleError, SampleReader
-from leap.data.sample_files import SampleSource
+from leap.data.sample_datasets import SampleSource
 from leap.errors import LeapError
 from leap.records.training import TrainingSample
 from leap.workers import map_in_order
