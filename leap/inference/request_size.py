@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from heapq import nlargest
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,18 @@ def largest_request(requests: Sequence[Request], processor: Any, encoder: ImageE
     Only the longest by their bytes, a third of a token each, are counted exactly: thousands of texts would take as long
     as a server's start, and differ by a sentence.
     """
-    known = _ImageTokens(encoder)
-    of_images = {id(request): sum(map(known.of, request.images)) for request in requests}
+
+    @cache  # the few-shot examples show each image in many requests
+    def tokens_of(source: Path | BlankImage) -> int:
+        path = source.like if isinstance(source, BlankImage) else source
+        try:
+            with path.open("rb") as file, open_image(file) as image:
+                width, height = image.size  # on its side or upright, it is as many tokens
+            return encoder.tokens(height, width)
+        except (OSError, LeapError):
+            return 1  # its own request will fail, and say why
+
+    of_images = {id(request): sum(map(tokens_of, request.images)) for request in requests}
     longest = nlargest(_COUNTED, requests, key=lambda request: of_images[id(request)] + _bytes(request) / 3)
     lengths = ChatFormat(processor).lengths([(request.messages, "") for request in longest])
     tokens = [
@@ -46,24 +57,3 @@ def _bytes(request: Request) -> int:
         for part in message.parts()
         if part.type == "text"
     )
-
-
-class _ImageTokens:
-    """Tokens of images; the few-shot examples show each image in many requests."""
-
-    def __init__(self, encoder: ImageEncoder) -> None:
-        self._encoder, self._known = encoder, dict[Path, int]()
-
-    def of(self, source: Path | BlankImage) -> int:
-        path = source.like if isinstance(source, BlankImage) else source
-        if path not in self._known:
-            self._known[path] = self._read(path)
-        return self._known[path]
-
-    def _read(self, path: Path) -> int:
-        try:
-            with path.open("rb") as file, open_image(file) as image:
-                width, height = image.size  # on its side or upright, it is as many tokens
-            return self._encoder.tokens(height, width)
-        except (OSError, LeapError):
-            return 1  # its own request will fail, and say why

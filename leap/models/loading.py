@@ -124,18 +124,13 @@ def refusing(folder: Path, what: str) -> Iterator[None]:
     except LeapError as error:
         raise error if str(folder) in str(error) else LeapError(f"{folder}: {error}") from error
     except Exception as error:
-        _refuse_untrusted(folder, error)
+        if "trust_remote_code" in str(error):  # the library's refusal to run a model's own code
+            raise LeapError(
+                f"{folder}: this model runs code of its own, which lies with it; read that code, and if you trust it, "
+                "add --trust_remote_code"
+            ) from error
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise LeapError(f"{folder}: {what} ({kind}{first_line(error)})") from error
-
-
-def _refuse_untrusted(folder: Path, error: Exception) -> None:
-    """The library's refusal to run a model's own code, reported with the flag that allows it."""
-    if "trust_remote_code" in str(error):
-        raise LeapError(
-            f"{folder}: this model runs code of its own, which lies with it; read that code, and if you trust it, "
-            "add --trust_remote_code"
-        ) from error
 
 
 def _quantized(quantization: Quantization, dtype: str, device: str) -> dict[str, Any]:

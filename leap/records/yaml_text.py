@@ -6,7 +6,7 @@ anything but a single value (a few lines of those unfold to gigabytes) are refus
 """
 
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -44,7 +44,7 @@ def load_yaml(text: str, place: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Only what the texts of values mean by themselves: no tags, so no constructors for them."""
+    """Only what the texts of values mean by themselves; `_check` has refused tags."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         found: dict[Hashable, Any] = {}
@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
         return found
 
 
-_Loader.yaml_implicit_resolvers, _Loader.yaml_constructors = {}, {}  # none of PyYAML's
+_Loader.yaml_implicit_resolvers = {}  # none of PyYAML's
 for _kind, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", list("yYnNtTfFoO")),
@@ -66,17 +66,6 @@ for _kind, _pattern, _first in (
     ("float", _REAL, list("-+.0123456789")),
 ):
     _Loader.add_implicit_resolver(f"{_CORE}{_kind}", re.compile(f"^(?:{_pattern})$"), _first)
-_MADE: dict[str, Callable[[_Loader, Any], Any]] = {
-    "null": _Loader.construct_yaml_null,
-    "bool": _Loader.construct_yaml_bool,
-    "int": lambda _, node: int(node.value),
-    "float": lambda _, node: float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan")),
-    "str": _Loader.construct_yaml_str,
-    "seq": lambda loader, node: [loader.construct_object(part, deep=True) for part in node.value],
-    "map": lambda loader, node: loader.construct_mapping(node),
-}
-for _kind, _make in _MADE.items():
-    _Loader.add_constructor(f"{_CORE}{_kind}", _make)
 
 
 def _check(text: str) -> None:

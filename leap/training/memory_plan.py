@@ -224,7 +224,7 @@ def _micro_batches_of(plan: BatchPlan, tokens_per_micro_batch: int | None) -> in
 def _free_bytes(model: Any, device: torch.device, state_bytes: float) -> float:
     """For activations: what weights, gradients, the optimiser and the weights' copies in bf16 leave."""
     unused, _ = torch.cuda.mem_get_info(device)
-    free = min(unused, _limit(device) - torch.cuda.memory_reserved(device))
+    free = min(unused, device_limit(device) - torch.cuda.memory_reserved(device))
     peers = _PEERS if torch.distributed.is_initialized() else 0
     if is_sharded(model):
         return free * _UNTRIED - _divided_bytes(model, keeps_gradients(model, device)) - state_bytes - peers
@@ -249,10 +249,10 @@ def keeps_gradients(model: Any, device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     needed = 4 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return _everywhere(needed <= _GRADIENTS * _limit(device), device)
+    return _everywhere(needed <= _GRADIENTS * device_limit(device), device)
 
 
-def _limit(device: torch.device) -> float:
+def device_limit(device: torch.device) -> float:
     """Bytes that this rank may use; older releases cannot say their share, newer ones ask for an index."""
     index = torch.cuda.current_device() if device.index is None else device.index
     fraction = getattr(torch.cuda, "get_per_process_memory_fraction", None)

@@ -38,6 +38,6 @@ def _gpu_bytes() -> float | None:
 
     if not torch.cuda.is_available():
         return None
-    device = torch.cuda.current_device()
-    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", None)
-    return torch.cuda.get_device_properties(device).total_memory * (fraction(device) if fraction else 1.0)
+    from leap.training.memory_plan import device_limit
+
+    return device_limit(torch.device("cuda"))

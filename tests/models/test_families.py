@@ -204,7 +204,7 @@ def test_a_size_that_memory_does_not_hold_makes_no_other_family(tmp_path: Path, 
     processor = load_processor(save_tiny_model("qwen2_vl", tmp_path / "model", TEXTS))
     preparer = find_preparer(processor, ImageSize(10**9, 10**9))
     assert isinstance(preparer, PatchPreparer)
-    assert preparer.describe() == {"image_size": "the evaluation's"}
+    assert preparer.image_size == "the evaluation's"
     (found,) = prepare_ahead(preparer, [next(request for request in requests if request.images)], 0)
     assert isinstance(found, Unprepared)
     assert found.reason.startswith("out of memory while its images were prepared (")

@@ -1,7 +1,7 @@
 """How many samples of a validation file are training samples too."""
 
 from collections.abc import Collection, Iterator
-from functools import cache
+from functools import cache, partial
 
 from leap.data.image import resolve_image
 from leap.errors import LeapError
@@ -40,16 +40,8 @@ def _digests(samples: CheckedSamples) -> list[bytes]:
 def _samples(samples: CheckedSamples, among: Collection[bytes]) -> Iterator[_Sample]:
     """Those whose words are `among` these: images are looked up for no other."""
     for one in samples.files:
-        yield from _samples_of(one, among)
-
-
-def _samples_of(samples: CheckedFile, among: Collection[bytes]) -> Iterator[_Sample]:
-
-    @cache
-    def file(image: str) -> str:
-        return str(resolve_image(image, samples.image_roots).resolve())
-
-    images = samples.table.data.column("images").take(samples.places).to_pylist()
-    for said, names in zip(_digests(samples), images, strict=True):
-        if said in among:
-            yield said, tuple(map(file, names))
+        find = cache(partial(resolve_image, roots=one.image_roots))
+        images = one.table.data.column("images").take(one.places).to_pylist()
+        for said, names in zip(_digests(one), images, strict=True):
+            if said in among:
+                yield said, tuple(str(find(name)) for name in names)
