@@ -164,7 +164,7 @@ def test_many_differences_are_counted() -> None:
     diagnosis = Diagnosis(task="t", example="0", kind="wrong skill")
     found = explain(diagnosis, [PICK] * 7, [LIFT] * 7, align([PICK] * 7, [LIFT] * 7), None)
     assert found[0] == "Step 1: lift, where the reference has pick 3."
-    assert found[-1] == "And 3 more differences."
+    assert found[-1] == "And 3 more."
 
 
 # What is written

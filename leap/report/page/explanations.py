@@ -46,7 +46,7 @@ def explain(
         ]
     found = ["Its end runs in a loop."] if diagnosis.kind == "loop" else []
     found += [_sentence(row, reference, plan, names or {}) for row in wrong[:_MOST]]
-    return [*found, f"And {len(wrong) - _MOST} more differences."] if len(wrong) > _MOST else found
+    return [*found, f"And {len(wrong) - _MOST} more."] if len(wrong) > _MOST else found
 
 
 def _sentence(row: Row, reference: Sequence[Step], plan: Sequence[Step], names: Mapping[Any, str]) -> str:
