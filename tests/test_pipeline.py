@@ -23,6 +23,7 @@ SMALL = "--baseline_model models/leap-demo --image_tokens_min 4 --image_tokens_m
 FINETUNE = "scripts/training/run-finetuning.py"
 EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
 DRAW = "scripts/evaluation/draw_evaluation_results.py"
+REPORT = "scripts/evaluation/build_report.py"
 
 
 def kill_after_checkpoint(root: Path, output: str) -> Path:
@@ -134,6 +135,12 @@ def test_evaluation_and_drawing(workspace: Path, runs: tuple[Path, Path]) -> Non
     for name in ("Baseline", "checkpoint-6", "checkpoint-6_blank", "checkpoint-6_swapped", "checkpoint-6_absent"):
         assert name in drawn.stdout
     assert (workspace / "eva_results" / "figures" / "total_scores.png").stat().st_size > 10_000
+
+    built = run_script(REPORT, root=workspace)
+    assert built.returncode == 0, built.stderr
+    index = (workspace / "eva_results" / "report" / "data" / "index.js").read_text()
+    for control in ("blank", "swapped", "absent"):
+        assert f'"name":"checkpoint-6_{control}","control":"{control}","of":"checkpoint-6"' in index
 
 
 def test_other_settings_do_not_mix_with_stored_answers(workspace: Path, runs: tuple[Path, Path]) -> None:

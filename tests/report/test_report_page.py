@@ -239,10 +239,13 @@ def test_what_is_missing_is_said_and_the_rest_shown(results: Path, workspace: Pa
     data = tmp_path / "data"
     shutil.copytree(data_of(workspace) / "Spatial", data / "Spatial")
     sorted(data.rglob("input.png"))[0].write_bytes(b"no image")
+    reference = sorted(data.rglob("operation_sequence.json"))[1]
+    reference.write_text(reference.read_text().replace("pick", "press"))
     found = sources(part, workspace)
     built = build(Sources(**{**vars(found), "data": data}), tmp_path / "report")
+    other = "the benchmark had ot"
     assert [note.partition(": ")[2][:20] for note in built.notes] == [
-        "no predictions.jsonl", "no diagnosis.jsonl; ", "the image is missing",
+        "no predictions.jsonl", other, "no diagnosis.jsonl; ", other, other, "the image is missing",
     ]  # fmt: skip
     (_, _, records) = calls(built.page.parent / "data" / "examples-0.js")
     assert records[0]["images"][0] is None

@@ -106,7 +106,8 @@ def read_front_page(results: Path, models: Sequence[str], baseline: str | None) 
         REPEATS if repeat_scores(scores.columns) else "",
     )
     by_dimension = {
-        score: {row: [_cell(text) for text in table.loc[row]] for row in table.index} for score, table in tables.items()
+        score: {row: [*map(_cell, cells)] for row, cells in zip(table.index, table.to_numpy(), strict=True)}
+        for score, table in tables.items()
     }
     return FrontPage(
         models,

@@ -105,16 +105,19 @@ def _pool(data: Path, dimension: str, notes: list[str]) -> list[BenchmarkExample
 def _read_result(folder: Path, pool: list[BenchmarkExample], fingerprint: str, notes: list[str]) -> StoredResult:
     older = not is_file(folder / PREDICTIONS) and is_file(folder / OLD_OUTPUT)
     predictions, *repeats = [read_old_output(folder / OLD_OUTPUT)] if older else read_repeats(folder / PREDICTIONS)
-    lacking = {
-        f"{PREDICTIONS}, so no responses are shown": not predictions,
-        f"{DIAGNOSES}; scripts/evaluation/score_predictions.py makes it": not is_file(folder / DIAGNOSES),
-    }
-    notes += [f"{folder.parent.name}/{folder.name}: no {what}" for what, lacks in lacking.items() if lacks]
     manifest = read_manifest(folder)
-    settings = manifest.get("settings", {})
-    asked = [example for example in pool if example.key in predictions]
+    settings, evaluated = manifest.get("settings", {}), manifest.get("blind", {}).get("fingerprint")
     # Other scenes and few-shot examples are drawn from the whole dimension: from another one they are others.
-    same = manifest.get("blind", {}).get("fingerprint") == fingerprint
+    same = evaluated == fingerprint
+    found = {
+        f"no {PREDICTIONS}, so no responses are shown": not predictions,
+        f"no {DIAGNOSES}; scripts/evaluation/score_predictions.py makes it": not is_file(folder / DIAGNOSES),
+        "the benchmark had other examples then, so references and images may not be its own": (
+            bool(pool and evaluated) and not same
+        ),
+    }
+    notes += [f"{folder.parent.name}/{folder.name}: {what}" for what, holds in found.items() if holds]
+    asked = [example for example in pool if example.key in predictions]
     control = settings.get("image_control", "none")
     known = pool and control != "none" and (same or control != "swapped")
     drawn: dict[Key, tuple[FewShotExample, ...]] | None = {}
