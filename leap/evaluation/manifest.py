@@ -50,6 +50,12 @@ class _Session(_Part):
     seconds: Annotated[float, Field(ge=0, le=10**9)] = 0.0
 
 
+class _Usage(_Part):
+    prompt_tokens: Annotated[int, Field(ge=0, le=10**15)] = 0
+    new_tokens: Annotated[int, Field(ge=0, le=10**15)] = 0
+    cost_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
 class _Manifest(_Part):
     """As far as it is read. Results of an older LEAP lack some of it."""
 
@@ -63,6 +69,7 @@ class _Manifest(_Part):
     blind: _Blind = _Blind()
     diagnosis: dict[str, dict[str, Count]] = {}
     inference: list[_Session] = []
+    usage: _Usage = _Usage()
     answers_of_unknown_files: Count = 0
     start: Time = ""
     end: Time = ""

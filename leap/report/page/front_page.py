@@ -1,6 +1,6 @@
 """What the first part of the page shows: leaderboard, scores by dimension, diagnoses, and what qualifies them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,11 +34,11 @@ MEASURED = ("official", "grounded")  # what the page calls the scores of HEADLIN
 
 
 class Cell(NamedTuple):
-    """A mean with its interval and its marks, as text; `order` is what a column is sorted by."""
+    """A number as text, a mean with its marks and interval; `order` is what a column is sorted by."""
 
     value: str
-    interval: str
-    order: float | None
+    interval: str = ""
+    order: float | None = None
 
 
 class Segment(NamedTuple):
@@ -56,12 +56,7 @@ class ModelRow:
     """A model in the leaderboard."""
 
     name: str
-    means: Sequence[Cell]  # official, grounded
-    correct: str
-    unscored: str
-    tokens: str
-    cost: str
-    time: str
+    cells: Sequence[Cell]  # official, grounded; share correct, examples without a score, tokens, cost, time
     differences: str
 
 
@@ -115,10 +110,12 @@ def read_front_page(results: Path, models: Sequence[str], baseline: str | None) 
         [
             ModelRow(
                 model,
-                [by_dimension[score][model][-1] for score in MEASURED],
-                _correct(kinds[kinds["model"] == model]),
-                _unscored(counts[counts["model"] == model]),
-                *_costs(manifests[model]),
+                [
+                    *(by_dimension[score][model][-1] for score in MEASURED),
+                    _correct(kinds[kinds["model"] == model]),
+                    _unscored(counts[counts["model"] == model]),
+                    *_costs(manifests[model]),
+                ],
                 "; ".join(differences.get(model, ())),
             )
             for model in models
@@ -146,27 +143,31 @@ def _cell(text: str) -> Cell:
     return Cell(value + marks, f"[{interval}]" if bracket else "", None if number == "-" else float(number))
 
 
-def _correct(kinds: pd.DataFrame) -> str:
+def _correct(kinds: pd.DataFrame) -> Cell:
     counted = kinds[list(KINDS)].sum(min_count=1)
-    return "-" if counted.isna().all() else f"{100 * counted['correct'] / counted.sum():.1f} %"
+    return _number(None if counted.isna().all() else 100 * counted["correct"] / counted.sum(), "{:.1f} %".format)
 
 
-def _unscored(counts: pd.DataFrame) -> str:
+def _unscored(counts: pd.DataFrame) -> Cell:
     unscored = (counts["examples"] - counts["scored"]).sum(skipna=False)
-    return "unknown" if pd.isna(unscored) else str(unscored)
+    return Cell("unknown") if pd.isna(unscored) else Cell(str(unscored), order=float(unscored))
 
 
-def _costs(manifests: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
-    """(tokens of prompts and responses, USD, time of inference); "-" where nothing says it."""
+def _costs(manifests: Sequence[Mapping[str, Any]]) -> tuple[Cell, Cell, Cell]:
+    """Tokens of prompts and responses, USD, time of inference; "-" where nothing says it."""
     usage = [one["usage"] for one in manifests if "usage" in one]
     tokens = sum(one.get("prompt_tokens", 0) + one.get("new_tokens", 0) for one in usage)
     costs = [cost for one in usage if (cost := one.get("cost_usd")) is not None]
     seconds = sum(session.get("seconds", 0) for one in manifests for session in one.get("inference", []))
     return (
-        f"{tokens:,}" if tokens else "-",
-        f"${sum(costs):.2f}" if costs else "-",
-        duration(seconds) if seconds else "-",
+        _number(tokens or None, "{:,}".format),
+        _number(sum(costs) if costs else None, "${:.2f}".format),
+        _number(seconds or None, duration),
     )
+
+
+def _number(value: float | None, written: Callable[[float], str]) -> Cell:
+    return Cell("-") if value is None else Cell(written(value), order=float(value))
 
 
 def _bar(kinds: pd.DataFrame) -> list[Segment]:

@@ -259,7 +259,7 @@ function changes(record, a, b) {
 }
 
 function response(record, model, side) {
-  const { name, control, of } = index.models[model];
+  const { name, control } = index.models[model];
   const found = record.responses[model];
   const title = h("h4", {}, side && h("span", { class: "side" }, side), name);
   if (!found) return h("section", { class: "response" }, title, h("p", { class: "small" }, "It has nothing of this example."));
@@ -296,7 +296,7 @@ function shownImages(found, control) {
 }
 
 const stepText = (record, step) => {
-  const ids = step.slice(1).filter((id) => id != null).map((id) => (id in record.names ? `${id} ${record.names[id]}` : id));
+  const ids = step.slice(1).filter((id) => id != null).map((id) => (Object.hasOwn(record.names, id) ? `${id} ${record.names[id]}` : id));
   return [step[0], ...ids].join(" ");
 };
 
@@ -402,6 +402,7 @@ function reveal(line) {
 }
 
 function move(steps) {
+  if (readState().view !== "examples") go({});
   const state = readState();
   const at = found.indexOf(index.places.get(state.e));
   const next = found[at < 0 ? 0 : Math.min(Math.max(at + steps, 0), found.length - 1)];
@@ -431,14 +432,13 @@ function sortBy(table, column, button) {
   const down = header.getAttribute("aria-sort") !== "descending";
   for (const other of table.tHead.querySelectorAll("th")) other.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", down ? "descending" : "ascending");
-  const value = (row) => {
-    const cell = row.cells[column];
-    return "order" in cell.dataset ? Number(cell.dataset.order) : parseFloat(cell.textContent.replace(/[$,]/g, ""));
-  };
   const compare = (one, other) => {
-    const [x, y] = [value(one), value(other)];
-    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y) || one.cells[column].textContent.localeCompare(other.cells[column].textContent, "en", { numeric: true });
-    return down ? y - x : x - y;
+    const [x, y] = [one, other].map((row) => row.cells[column]);
+    const numbers = [x, y].map((cell) => Number(cell.dataset.order)); // NaN: a text, or a number that is not known
+    const unknown = numbers.map(Number.isNaN);
+    if (unknown[0] !== unknown[1]) return unknown[0] - unknown[1];
+    const upwards = unknown[0] ? x.textContent.localeCompare(y.textContent, "en", { numeric: true }) : numbers[0] - numbers[1];
+    return down ? -upwards : upwards;
   };
   body.append(...[...body.rows].sort(compare));
 }
