@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
 from leap.ablation.effect_tables import BASE, Findings, Outcome
 from leap.ablation.runs import FULL, label
@@ -129,18 +129,9 @@ def _scale(axes: Axes, axis: _Axis, places: Sequence[float]) -> None:
         decades = math.log10(max(places) / min(places) * 2.56)
         axes.xaxis.set_major_locator(LogLocator(subs=(1,) if decades > 2.5 else (1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
-        unit = "B" if axis is SIZE else ""
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value) + unit))
+        axes.xaxis.set_major_formatter(EngFormatter("B" if axis is SIZE else ""))
     else:
         axes.set_xlim(0, max(places) * 1.12)
-
-
-def _short(value: float) -> str:
-    """A number with k, M or G; a log axis' ticks have one digit."""
-    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:g} {letter}"
-    return f"{value:g} "
 
 
 def _legend(findings: Findings) -> list[Line2D]:

@@ -92,7 +92,7 @@ def describe(planned: Sequence[PlannedRun], data: Path, engine: str, slots: int)
         + ("; with one there is no interval over seeds (--seeds 3)" if len(seeds) < 2 else ""),
     ]
     for method, one in methods.items():
-        trainable = "; ".join(one.run.trainable)
+        trainable = "; ".join(one.run.trainable.lines)
         recipe = one.run.recipe
         lines.append(f"{label(method)}, learning rate {recipe.learning_rate:g}, {recipe.optim}: {trainable}")
     if (warming := warmup_steps(first.recipe, first.steps)) >= first.steps:

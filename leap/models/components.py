@@ -1,11 +1,9 @@
-"""The three components of a vision-language model (`families`): freezing them, and a learning rate for each."""
+"""The three components of a vision-language model (`families`): which weights are whose, and freezing them."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from torch import nn
-from torch.optim import Optimizer
 
 from leap.errors import LeapError
 from leap.models.families import COMPONENTS, FAMILIES, Component
@@ -58,21 +56,3 @@ def count_weights(weights: Iterable[nn.Parameter]) -> tuple[int, int]:
     """(those that learn, all): single numbers, not tensors."""
     sizes = [(weight.numel() * weight.requires_grad, weight.numel()) for weight in weights]
     return sum(learning for learning, _ in sizes), sum(total for _, total in sizes)
-
-
-def set_component_rates(optimizer: Optimizer, model: nn.Module, rates: Mapping[Component, float]) -> None:
-    """Split a new optimiser's groups by component and give those in `rates` their own learning rate.
-
-    The Trainer made the groups: weight decay on everything but biases and norms. Nothing changes without `rates`.
-    """
-    if not rates:
-        return
-    family = family_of(model)
-    components = {weight: component_of(family, name) for name, weight in model.named_parameters()}
-    groups: list[dict[str, Any]] = list(optimizer.param_groups)
-    optimizer.param_groups.clear()
-    for group in groups:
-        for component in COMPONENTS:
-            if weights := [weight for weight in group["params"] if components[weight] == component]:
-                rate = rates.get(component, group["lr"])
-                optimizer.add_param_group({**group, "params": weights, "lr": rate, "part": component})

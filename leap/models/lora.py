@@ -4,6 +4,7 @@ Adapters are float32; the weights beside them stay as they are, so a checkpoint 
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -149,9 +150,8 @@ def name_base(folder: Path, base: str) -> None:
     write_json(folder / ADAPTER, {**settings, "base_model_name_or_path": base})
 
 
-def describe_adapters(model: nn.Module, recipe: LoraSettings) -> str:
-    """Which layers of which component have adapters, for a person to check."""
-    found = count_targets(model, recipe)
+def describe_adapters(found: Mapping[Component, Counter[str]], recipe: LoraSettings) -> str:
+    """Which layers of which component have adapters (`count_targets`), for a person to check."""
     kind = ("Q" if recipe.quantization else "") + ("DoRA" if recipe.use_dora else "LoRA")
     scale = "alpha / sqrt(r)" if recipe.use_rslora else "alpha / r"
     where = "; ".join(

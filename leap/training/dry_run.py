@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ from leap.training import memory
 from leap.training.batches import why_padded
 from leap.training.flops import Trained, sample_flops
 from leap.training.recipe import Recipe
-from leap.training.trainable_model import adapted_layers, count_trained
+from leap.training.trainable_model import Trainable
 
 if TYPE_CHECKING:
     from leap.training.fine_tune import Run
@@ -36,7 +35,7 @@ def describe(run: "Run") -> str:
         *_read_as(run),
         *_validation(run),
         f"steps       {run.steps} of {min(size, len(samples))} samples, learning rate {recipe.learning_rate}",
-        *(f"trainable   {line}" for line in run.trainable),
+        *(f"trainable   {line}" for line in run.trainable.lines),
         *_packing(run),
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
         *_costs(run),
@@ -85,7 +84,7 @@ class Costs:
 
 def costs(run: "Run") -> Costs:
     recipe = run.recipe
-    trained, frozen = count_trained(recipe, run.model)
+    trained, frozen = run.trainable.trained, run.trainable.frozen
     shares = world_size() if recipe.fsdp else 1
     written = math.ceil(run.steps / recipe.save_steps)
     return Costs(
@@ -151,7 +150,7 @@ def _sample_flops(run: "Run", sample: int = 200) -> float:
     config = read_config(run.model)
     if not family(str(config.get("model_type"))).counts_flops:
         return 0.0
-    samples, trained = run.train, _trained(run.recipe, run.model)
+    samples, trained = run.train, _trained(run.recipe, run.trainable)
     counted = []
     for index in range(0, len(samples), max(1, len(samples) // sample)):
         # As floats: these products do not fit the arrays' int32.
@@ -166,8 +165,8 @@ def _sample_flops(run: "Run", sample: int = 200) -> float:
     return sum(counted) / len(counted)
 
 
-def _trained(recipe: Recipe, model: Path) -> Trained:
+def _trained(recipe: Recipe, trainable: Trainable) -> Trained:
     if recipe.finetuning == "lora":
-        layers = adapted_layers(recipe, model)
+        layers = dict(trainable.adapted)
         return Trained(False, False, False, recipe.lora_r, layers.pop("llm", ()), layers)
     return Trained(not recipe.freeze_vision, not recipe.freeze_projector, not recipe.freeze_llm)

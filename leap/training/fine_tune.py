@@ -45,7 +45,7 @@ from leap.training.resume import find_resume, note_unknown_files, resolve_start
 from leap.training.schedule import check_reports, check_schedule, check_stopping
 from leap.training.sharding import check_sharding
 from leap.training.stopping import best_step, has_stopped, validation_losses
-from leap.training.trainable_model import check_dtype, load_trainable, plan_training
+from leap.training.trainable_model import Trainable, check_dtype, load_trainable, plan_training
 from leap.workers import clear_worker_errors
 
 
@@ -64,7 +64,7 @@ class Run:
     validation: CheckedFile | None
     identity: dict[str, Any]
     resume: Path | None  # the newest complete checkpoint
-    trainable: list[str]  # what is trained, for a person to read
+    trainable: Trainable
     shared: int = 0  # validation samples that are training samples too
 
     @property

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from leap.models.families import COMPONENTS
+
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
@@ -64,14 +66,26 @@ def make_optimizer(recipe: "Recipe", model: Any) -> "Optimizer":
     import torch
     from transformers.trainer_pt_utils import get_parameter_names
 
-    from leap.models.components import set_component_rates
+    from leap.models.components import component_of, family_of
 
     decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], _UNDECAYED))
-    learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    groups = [
-        {"params": [weight for name, weight in learning if name in decayed], "weight_decay": recipe.weight_decay},
-        {"params": [weight for name, weight in learning if name not in decayed], "weight_decay": 0.0},
-    ]
-    optimizer = OPTIMIZERS[recipe.optim].make(groups, recipe)
-    set_component_rates(optimizer, model, recipe.component_rates)
-    return optimizer
+    rates, family = recipe.component_rates, family_of(model)
+    components = COMPONENTS if rates else (None,)
+    groups: dict[tuple[bool, Any], list[Any]] = {
+        (decays, component): [] for decays in (True, False) for component in components
+    }
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            groups[name in decayed, component_of(family, name) if rates else None].append(weight)
+    return OPTIMIZERS[recipe.optim].make(
+        [
+            {
+                "params": weights,
+                "weight_decay": recipe.weight_decay if decays else 0.0,
+                "lr": rates.get(component, recipe.learning_rate),
+            }
+            for (decays, component), weights in groups.items()
+            if weights or not rates
+        ],
+        recipe,
+    )

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,21 @@ def check_dtype(recipe: Recipe) -> None:
         )
 
 
-def plan_training(recipe: Recipe, folder: Path, start: Path | None = None) -> list[str]:
+@dataclass(frozen=True)
+class Trainable:
+    """What of a model is trained."""
+
+    lines: list[str]  # for a person to read
+    trained: int  # parameters
+    frozen: int
+    adapted: dict[Component, Counter[str]]  # how many layers have adapters, by the last word of their names
+
+
+def plan_training(recipe: Recipe, folder: Path, start: Path | None = None) -> Trainable:
     """What will learn, from the model's configuration alone. Raises LeapError where the recipe does not fit it.
 
-    `start` is the adapter to start from; a run that goes on from a checkpoint of its own needs it no more.
+    By the model's names, which are not those of its files in all families. `start` is the adapter to start from; a run
+    that goes on from a checkpoint of its own needs it no more.
     """
     if (folder / ADAPTER).is_file():
         raise LeapError(
@@ -68,32 +80,19 @@ def plan_training(recipe: Recipe, folder: Path, start: Path | None = None) -> li
     model = _skeleton(folder)
     if recipe.component_rates:
         trainable_components(model)  # an error here, not after the first minutes
+    lines, adapted = [], {}
     if recipe.finetuning == "full":
         freeze(model, recipe.frozen)
-        return [_counts(model)]
-    adapters = describe_adapters(model, recipe)
-    add_adapters(model, recipe)
-    if not recipe.resume_from_lora:
-        return [adapters, _counts(model)]
+    else:
+        adapted = count_targets(model, recipe)
+        lines.append(describe_adapters(adapted, recipe))
+        add_adapters(model, recipe)
     if start:
         check_start(model, recipe, folder, start)
-    return [adapters, describe_start(start or Path(recipe.resume_from_lora)), _counts(model)]
-
-
-def count_trained(recipe: Recipe, folder: Path) -> tuple[int, int]:
-    """(trainable parameters, frozen ones). By the model's names, which are not those of its files in all families."""
-    model = _skeleton(folder)
-    if recipe.finetuning == "lora":
-        add_adapters(model, recipe)
-    else:
-        freeze(model, recipe.frozen)
-    trainable, total = count_weights(model.parameters())
-    return trainable, total - trainable
-
-
-def adapted_layers(recipe: Recipe, folder: Path) -> dict[Component, Counter[str]]:
-    """How many layers of which component the adapters are put on, by the last word of their names."""
-    return count_targets(_skeleton(folder), recipe)
+    if recipe.resume_from_lora:
+        lines.append(describe_start(start or Path(recipe.resume_from_lora)))
+    trained, total = count_weights(model.parameters())
+    return Trainable([*lines, _counts(model)], trained, total - trained, adapted)
 
 
 def _skeleton(folder: Path) -> Any:

@@ -288,7 +288,7 @@ def test_the_layers_that_are_announced_are_adapted_and_no_other(family: str, tmp
     folder = save_tiny_model(family, tmp_path / family, ["words"] * 3)
     plain = load_model(folder, "float32")
     recipe = tiny_recipe(model_name_or_path=str(folder), **everywhere(plain))
-    announced, _ = plan_training(recipe, folder)
+    announced, _ = plan_training(recipe, folder).lines
     adapted = {name for name, module in load_trainable(recipe, folder).named_modules() if hasattr(module, "lora_A")}
     assert adapted == linear_layers(plain)
     assert f"on {len(adapted)} layers" in announced
@@ -331,12 +331,12 @@ def test_an_adapter_is_no_base(workspace: Path) -> None:
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "internvl", "smolvlm"])
 def test_other_families_parts_are_known(family: str, tmp_path: Path) -> None:
     folder = save_tiny_model(family, tmp_path / family, ["words"] * 3)
-    (all_of_it,) = plan_training(tiny_recipe(), folder)
-    (some,) = plan_training(tiny_recipe(freeze_vision=True, projector_learning_rate=1e-4), folder)
+    (all_of_it,) = plan_training(tiny_recipe(), folder).lines
+    (some,) = plan_training(tiny_recipe(freeze_vision=True, projector_learning_rate=1e-4), folder).lines
     for part in ("vision", "projector", "llm"):
         assert f"{part} " in all_of_it
     assert "vision" not in some
-    message, _ = plan_training(tiny_recipe(**LORA), folder)
+    message, _ = plan_training(tiny_recipe(**LORA), folder).lines
     assert "llm: 2 x q_proj" in message
 
 

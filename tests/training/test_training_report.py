@@ -15,7 +15,7 @@ from tiny_models import save_tiny_model
 from leap.models.loading import load_model
 from leap.training import memory
 from leap.training.stochastic_adamw import StochasticAdamW
-from leap.training.trainable_model import count_trained
+from leap.training.trainable_model import plan_training
 
 FINETUNE = "scripts/training/run-finetuning.py"
 ARGUMENTS = (
@@ -56,7 +56,8 @@ def test_states_take_what_is_predicted(model: Path, tmp_path: Path, optim: str, 
 def test_frozen_weights_and_adapters_take_less(model: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    tower, rest = count_trained(tiny_recipe(freeze_llm=True), model)
+    plan = plan_training(tiny_recipe(freeze_llm=True), model)
+    tower, rest = plan.trained, plan.frozen
     assert tower + rest == memory.count_weights(model)
     assert 0 < tower < rest
     held = memory.states(tower, rest, "adamw_torch", bf16=True)
@@ -94,7 +95,8 @@ def test_dry_run_shows_memory_and_disk(workspace: Path) -> None:
 
 def test_a_family_whose_files_name_weights_in_another_way_is_planned(workspace: Path, tmp_path: Path) -> None:
     folder = save_tiny_model("qwen2_5_vl", tmp_path / "model", ["words"] * 3)
-    trained, frozen = count_trained(tiny_recipe(freeze_vision=True), folder)
+    plan = plan_training(tiny_recipe(freeze_vision=True), folder)
+    trained, frozen = plan.trained, plan.frozen
     assert frozen > 0
     assert trained + frozen == memory.count_weights(folder)
     options = ["--freeze_vision", "--model_name_or_path", str(folder), "--model_max_length", "9000", "--dry_run"]
