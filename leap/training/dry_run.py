@@ -91,7 +91,7 @@ def costs(run: "Run") -> Costs:
         trained,
         frozen,
         shares,
-        memory.states(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe)).total // shares,
+        memory.state_bytes(trained, frozen, recipe.optim, recipe.bf16, _frozen_bytes(recipe)) // shares,
         memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora"),
         written,
         min(written, recipe.save_total_limit or written),

@@ -15,30 +15,12 @@ ASSUMED_DISK = 0.7e9  # bytes a second that a disk takes
 ASSUMED_UTILISATION = 0.35  # of the GPU's peak, where none was measured
 
 
-@dataclass(frozen=True)
-class States:
-    """Bytes on every GPU (DDP): all that training holds but activations and what the allocator wastes."""
-
-    weights: int  # frozen ones too
-    gradients: int
-    optimizer: int
-    casts: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.casts
-
-
-def states(trained: int, frozen: int, optim: str, bf16: bool, frozen_bytes: float = 4) -> States:
-    """For so many trained and frozen weights; `frozen_bytes` is what a frozen one takes (0.5 and a bit in 4 bit)."""
+def state_bytes(trained: int, frozen: int, optim: str, bf16: bool, frozen_bytes: float = 4) -> int:
+    """On every GPU (DDP), for so many trained and frozen weights: all that training holds but activations and what the
+    allocator wastes. `frozen_bytes` is what a frozen weight takes (0.5 and a bit in 4 bit)."""
     of = OPTIMIZERS[optim]
     casts = _CAST * ((trained if of.weight_bytes == 4 else 0) + (frozen if frozen_bytes == 4 else 0)) if bf16 else 0
-    return States(
-        int(of.weight_bytes * trained + frozen_bytes * frozen),
-        of.gradient_bytes * trained,
-        of.moments_bytes * trained,
-        casts,
-    )
+    return int((of.weight_bytes + of.gradient_bytes + of.moments_bytes) * trained + frozen_bytes * frozen) + casts
 
 
 @dataclass(frozen=True)

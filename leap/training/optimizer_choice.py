@@ -27,7 +27,7 @@ def choose_optimizer(recipe: Recipe, model: Path, output: Path, ranks: Ranks) ->
         return "adamw_torch"
     if recipe.fsdp and world_size() > 1:  # each holds a part of them only
         return "adamw_torch_fused"
-    needed = memory.states(memory.count_weights(model), 0, "adamw_torch_fused", recipe.bf16).total
+    needed = memory.state_bytes(memory.count_weights(model), 0, "adamw_torch_fused", recipe.bf16)
     fits = recipe.finetuning == "lora" or needed <= _ROOM * limit
     return "adamw_torch_fused" if fits or not recipe.bf16 else STOCHASTIC
 

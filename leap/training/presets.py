@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from leap.errors import UsageError
-from leap.training.recipe import Layer, Recipe, compose, read_recipe, recipe_layers
+from leap.training.recipe import ADAPTER_KEYS, Layer, Recipe, compose, read_recipe, recipe_layers
 
 # What a preset brings to another recipe: which weights learn, and the folder that is named after it.
-_OWN = ("finetuning", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora",
-        "use_dora", "quantization", "output_dir")  # fmt: skip
+_OWN = ("finetuning", *ADAPTER_KEYS, "quantization", "output_dir")
 
 
 def known_presets(recipes: Path) -> list[str]:

@@ -38,8 +38,7 @@ _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "datal
          "gradient_checkpointing", "packing", "tokens_per_micro_batch", "compile", "early_stopping_patience",
          "fsdp"}  # fmt: skip
 PATHS = ("model_name_or_path", "train_file", "val_file", "image_root", "output_dir", "resume_from_lora", "deepspeed")
-_OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora", "use_dora",
-                "resume_from_lora")  # fmt: skip
+ADAPTER_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora", "use_dora")
 
 
 def _no_switch(value: Any) -> Any:
@@ -294,7 +293,11 @@ class Recipe(BaseModel):
                 )
         elif self.quantization:
             raise ValueError("quantization needs finetuning: lora, since quantized weights cannot be trained")
-        elif lone := [key for key in _OF_ADAPTERS if getattr(self, key) != type(self).model_fields[key].default]:
+        elif lone := [
+            key
+            for key in (*ADAPTER_KEYS, "resume_from_lora")
+            if getattr(self, key) != type(self).model_fields[key].default
+        ]:
             raise ValueError(f"{lone[0]} needs finetuning: lora")
         if not self.trained:
             raise ValueError("freeze_vision, freeze_projector and freeze_llm together leave nothing to train")

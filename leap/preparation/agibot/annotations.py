@@ -149,9 +149,9 @@ def episode_samples(
     for episode in episodes:
         file = f"{episode.key}.png"
         if not episode.label_info.action_config:
-            left_out.add("no steps in the annotation", f"{SOURCE}/{episode.key}")
+            left_out["no steps in the annotation"].append(f"{SOURCE}/{episode.key}")
         elif file not in there:
-            left_out.add("no image", f"{SOURCE}/{episode.key}")
+            left_out["no image"].append(f"{SOURCE}/{episode.key}")
         else:
             yield _row(episode, images / file, roots, seed)
 

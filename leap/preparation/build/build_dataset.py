@@ -36,13 +36,13 @@ def build(sources: Sources, settings: BuildSettings, cache: Path, origin: dict[s
         raise UsageError("nothing to make samples of: give --annotations, --vlabench, or both")
     samples: list[Candidate] = []
     descriptions: dict[str, str] = {}
-    left_out = LeftOut()
+    left_out = LeftOut(list)
     if sources.annotations:
         samples += _agibot(sources.annotations, sources, settings, left_out, descriptions)
     if sources.examples:
         samples += _vlabench(sources.examples, sources, settings, descriptions)
     if not samples:
-        reasons = [f"{reason}: {len(names)}" for reason, names in left_out.names.items()]
+        reasons = [f"{reason}: {len(names)}" for reason, names in left_out.items()]
         why = ", ".join(reasons) or "the sources are empty"
         raise LeapError(f"no sample can be made ({why}); images are expected in {sources.images}")
     evaluation = evaluation_images(sources.evaluation)
@@ -62,9 +62,9 @@ def _agibot(
             "with --skip_invalid"
         )
     for file in found.others:
-        left_out.add("a file not named as annotations are", str(file))
+        left_out["a file not named as annotations are"].append(str(file))
     for problem in found.problems:
-        left_out.add("faulty annotation", problem)
+        left_out["faulty annotation"].append(problem)
     digest = hashlib.sha256()
     for file in found.files:
         digest.update(file.read_bytes())

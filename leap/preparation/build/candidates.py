@@ -3,7 +3,6 @@
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,14 +22,7 @@ class Candidate(NamedTuple):
     answer: int
 
 
-@dataclass
-class LeftOut:
-    """Why episodes did not become samples."""
-
-    names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, reason: str, name: str) -> None:
-        self.names[reason].append(name)
+LeftOut = defaultdict[str, list[str]]  # why episodes did not become samples, and which
 
 
 def make_candidate(source: str, task: str, sample: TrainingSample, image: Path, skills: Sequence[str]) -> Candidate:

@@ -52,8 +52,8 @@ def make_card(
         "overlap_with_the_evaluation": None
         if built.overlap is None
         else _copies(built.overlap, samples, settings.roots),
-        "left_out": {reason: len(names) for reason, names in left_out.names.items()},
-        "left_out_names": dict(left_out.names),
+        "left_out": {reason: len(names) for reason, names in left_out.items()},
+        "left_out_names": dict(left_out),
     }
 
 

@@ -73,7 +73,7 @@ def build_training_file(
     usable = [sample for sample in samples if sample.image in facts]
     for sample in samples:
         if sample.image not in facts:
-            left_out.add("the image cannot be decoded", sample.name)
+            left_out["the image cannot be decoded"].append(sample.name)
     shown = None if evaluation is None else Images.of([path for path in evaluation if path in facts], facts)
     built = _split(_exclude(usable, shown, facts, settings, left_out), shown, facts, settings)
     files = {
@@ -126,7 +126,7 @@ def _without(
     same, near = kinds
     dropped = {copy.sample: kind for copy in copies if (kind := same if copy.same else near) in wanted}
     for place, kind in dropped.items():
-        left_out.add(f"excluded: {kind}", samples[place].name)
+        left_out[f"excluded: {kind}"].append(samples[place].name)
     return [sample for place, sample in enumerate(samples) if place not in dropped]
 
 
