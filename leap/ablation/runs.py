@@ -13,8 +13,9 @@ from leap.training.recipe import ADAPTER_KEYS, Recipe, read_recipe
 
 FULL = "full_finetuning"
 # What a method brings itself, and what an experiment gives each run: no value for all runs.
-OWN = ("finetuning", *ADAPTER_KEYS, "quantization", "resume_from_lora", "output_dir", "learning_rate", "vision_learning_rate",
-       "projector_learning_rate", "llm_learning_rate", "freeze_vision", "freeze_projector", "freeze_llm")  # fmt: skip
+OWN = ("finetuning", *ADAPTER_KEYS, "quantization", "resume_from_lora", "output_dir", "learning_rate",
+       "vision_learning_rate", "projector_learning_rate", "llm_learning_rate",
+       "freeze_vision", "freeze_projector", "freeze_llm")  # fmt: skip
 # These may differ between methods too: only the product of the first two is part of what is learned.
 _FREE = ("per_device_train_batch_size", "gradient_accumulation_steps", "optim")
 

@@ -69,14 +69,14 @@ def make_optimizer(recipe: "Recipe", model: Any) -> "Optimizer":
     from leap.models.components import component_of, family_of
 
     decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], _UNDECAYED))
-    rates, family = recipe.component_rates, family_of(model)
+    rates = recipe.component_rates
     components = COMPONENTS if rates else (None,)
     groups: dict[tuple[bool, Any], list[Any]] = {
         (decays, component): [] for decays in (True, False) for component in components
     }
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            groups[name in decayed, component_of(family, name) if rates else None].append(weight)
+            groups[name in decayed, component_of(family_of(model), name) if rates else None].append(weight)
     return OPTIMIZERS[recipe.optim].make(
         [
             {

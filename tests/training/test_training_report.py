@@ -126,7 +126,7 @@ def test_report_and_plot_keep_the_history_of_a_resumed_run(workspace: Path) -> N
     assert losses(again) == pytest.approx(losses(whole))
     assert [(one["first_step"], one["steps"]) for one in again["throughput"]["sessions"]] == [(0, 4), (4, 2)]
     with Image.open(folder / "training_loss.png") as image:
-        assert image.size == (2000, 1200)
+        assert image.size == (3000, 1800)
 
 
 def test_a_resumed_runs_summary_is_of_its_own_steps(workspace: Path) -> None:
