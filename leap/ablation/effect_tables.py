@@ -15,7 +15,7 @@ import pandas as pd
 
 from leap.ablation.ablation_plan import PlannedRun
 from leap.ablation.runs import FULL, label
-from leap.ablation.stages import Places, base_name, evaluated_models
+from leap.ablation.stages import Places, evaluated_models
 from leap.errors import LeapError
 from leap.evaluation.manifest import read_manifest
 from leap.models.checkpoints import MARKER, adapter_base, is_same_model, small_files, weight_files, weights_hash
@@ -94,7 +94,8 @@ class Findings:
 
 def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
     """Read what training and evaluation left; nothing is computed anew. Results of other models are left out."""
-    root, base, results = planned[0].run.root, base_name(planned, places), places.results
+    root, results = planned[0].run.root, places.results
+    (base,) = places.named([planned[0].run.model])
     models = [
         name for name, folder in evaluated_models(planned, places).items() if _are_of(results, name, folder, root)
     ]

@@ -65,12 +65,6 @@ class Places:
         return {f"{name}{size_suffix(name, self.image_size, self.results)}": folder for name, folder in named.items()}
 
 
-def base_name(planned: Sequence[PlannedRun], places: Places) -> str:
-    """What the results of the runs' base model are called."""
-    (name,) = places.named([planned[0].run.model])
-    return name
-
-
 def evaluated_models(planned: Sequence[PlannedRun], places: Places) -> dict[str, Path]:
     """The base model and every checkpoint that is to be evaluated and is there, by the names of their results."""
     wanted = [one.checkpoint(step) for one in planned for step in one.steps]
