@@ -41,7 +41,7 @@ from leap.progress import duration
 from leap.records.files import write_atomic
 from leap.records.json_files import read_object, write_json
 from leap.records.training import TrainingSample
-from leap.tabletop.tiny_model import save_demo_model
+from leap.tabletop.tiny_model import save_new_model
 from leap.training.flops import EVERYTHING, Trained, sample_flops
 
 PROFILED_STEPS = 2
@@ -185,7 +185,7 @@ def prepare(arguments: argparse.Namespace, world: int) -> tuple[Path, Any, list[
     with state.main_process_first():
         if not (model / "config.json").is_file():
             if arguments.tiny:
-                save_demo_model(model, [__doc__], seed=0)
+                save_new_model(model, [__doc__], seed=0)
             else:
                 make_model(model, arguments.device)
         processor = load_processor(model)

@@ -36,17 +36,24 @@ def _kept_interrupts() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo workspace with one task a dimension. Tests that write into it use names of their own."""
+    """A demo workspace with one task a dimension, and a tiny model. Tests that write into it use names of their own."""
+    from leap.records.training import TextPart, TrainingSample
     from leap.tabletop.demo_workspace import DemoSize, make_workspace
+    from leap.tabletop.tiny_model import save_new_model
 
     root = tmp_path_factory.mktemp("workspace") / "demo"
     make_workspace(root, DemoSize(seed=3, tasks_per_dimension=1, examples_per_task=2, training_samples=24, size=64))
+    lines = (root / "data" / "train_demo.jsonl").read_text().splitlines()
+    samples = [TrainingSample.model_validate_json(line) for line in lines]
+    parts = (part for sample in samples for message in sample.messages for part in message.parts())
+    texts = [part.text for part in parts if isinstance(part, TextPart)]
+    save_new_model(root / "models" / "tiny", [*texts, *(sample.target.steps for sample in samples)], seed=3)
     return root
 
 
 @pytest.fixture(scope="session")
 def model(workspace: Path) -> Path:
-    return workspace / "models" / "leap-demo"
+    return workspace / "models" / "tiny"
 
 
 @dataclass(frozen=True)

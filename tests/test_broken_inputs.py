@@ -81,17 +81,17 @@ def test_an_empty_training_file(root: Path) -> None:
 
 
 def test_a_checkpoint_without_weights(root: Path) -> None:
-    (root / "models" / "leap-demo" / "model.safetensors").unlink()
-    for script, options in ((FINETUNE, TINY), (EVALUATE, ["--checkpoint", "models/leap-demo"])):
+    (root / "models" / "tiny" / "model.safetensors").unlink()
+    for script, options in ((FINETUNE, TINY), (EVALUATE, ["--checkpoint", "models/tiny"])):
         done = run_script(script, *options, root=root)
         assert done.returncode == 1
         assert "no weights" in one_line(done.stderr)
 
 
 def test_weights_cut_short(root: Path) -> None:
-    weights = root / "models" / "leap-demo" / "model.safetensors"
+    weights = root / "models" / "tiny" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    done = run_script(EVALUATE, "--checkpoint", "models/leap-demo", root=root)
+    done = run_script(EVALUATE, "--checkpoint", "models/tiny", root=root)
     assert done.returncode == 1
     assert "cannot be loaded" in one_line(done.stderr)
 
@@ -133,7 +133,7 @@ def test_a_truncated_benchmark_image_is_counted_and_not_scored(root: Path) -> No
     (task,) = (root / "dataset" / "vlm_evaluation_v1.0" / "Spatial").iterdir()
     image = task / "example1" / "input" / "input.png"
     image.write_bytes(image.read_bytes()[:3000])
-    options = "--checkpoint models/leap-demo --dimension spatial --max_new_tokens 4 --image_tokens_min 4".split()
+    options = "--checkpoint models/tiny --dimension spatial --max_new_tokens 4 --image_tokens_min 4".split()
     done = run_script(EVALUATE, *options, "--image_tokens_max", "9", "--model_name", "m", root=root)
     assert done.returncode == 1
     assert "INCOMPLETE" in done.stdout
@@ -145,7 +145,7 @@ def test_a_truncated_benchmark_image_is_counted_and_not_scored(root: Path) -> No
 
 
 def test_checkpoints_of_somebody_else_are_not_overwritten(root: Path) -> None:
-    foreign = Path(shutil.copytree(root / "models" / "leap-demo", root / "output" / "checkpoint-200"))
+    foreign = Path(shutil.copytree(root / "models" / "tiny", root / "output" / "checkpoint-200"))
     before = (foreign / "model.safetensors").read_bytes()
     done = run_script(FINETUNE, *TINY, root=root)
     assert done.returncode == 1
@@ -157,7 +157,7 @@ def test_checkpoints_of_somebody_else_are_not_overwritten(root: Path) -> None:
     ("script", "options"),
     [
         (FINETUNE, [*TINY, "--output_dir", "eva_results"]),
-        (EVALUATE, ["--checkpoint", "models/leap-demo", "--dimension", "spatial", "--max_new_tokens", "2"]),
+        (EVALUATE, ["--checkpoint", "models/tiny", "--dimension", "spatial", "--max_new_tokens", "2"]),
     ],
 )
 def test_an_output_folder_that_is_a_file(root: Path, script: str, options: list[str]) -> None:
@@ -171,7 +171,7 @@ def test_an_output_folder_that_is_a_file(root: Path, script: str, options: list[
 def test_an_instruction_that_cannot_be_read(root: Path, content: bytes) -> None:
     path = next((root / "dataset").glob("*/Spatial/*/example0/input/instruction.txt"))
     path.write_bytes(content)
-    done = run_script(EVALUATE, "--checkpoint", "models/leap-demo", "--dimension", "spatial", root=root)
+    done = run_script(EVALUATE, "--checkpoint", "models/tiny", "--dimension", "spatial", root=root)
     assert done.returncode == 1
     assert str(path) in one_line(done.stderr)
 
@@ -188,7 +188,7 @@ def test_an_image_too_narrow_for_the_model(root: Path, size: tuple[int, int]) ->
 
     image = next((root / "dataset").glob("*/Spatial/*/example1/input/input.png"))
     Image.new("RGB", size).save(image)
-    options = "--checkpoint models/leap-demo --dimension spatial --max_new_tokens 2 --image_tokens_min 4".split()
+    options = "--checkpoint models/tiny --dimension spatial --max_new_tokens 2 --image_tokens_min 4".split()
     done = run_script(EVALUATE, *options, "--image_tokens_max", "9", root=root)
     assert done.returncode == 1
     assert "1 inference errors" in done.stdout

@@ -21,18 +21,16 @@ from leap.training.fine_tune import check_run
 __all__ = ["online"]  # a fixture that the downloads use
 
 SMALL = "--max_steps 2 --warmup_steps 0 --image_tokens_min 4 --image_tokens_max 9"
-OURS = (
-    f"--model_name_or_path models/leap-demo --train_file data/train_demo.jsonl --val_file data/test_demo.jsonl {SMALL}"
-)
+OURS = f"--model_name_or_path models/tiny --train_file data/train_demo.jsonl --val_file data/test_demo.jsonl {SMALL}"
 COMMANDS = {
     "scripts/training/run-finetuning.py": ["--recipe demo", f"--recipe full {OURS} --output_dir output/new"],
     "scripts/ablation/run-lora-finetuning.py": [f"--recipe demo {SMALL}", f"--lora_preset light {OURS}"],
     "scripts/ablation/run-ablation-experiments.py": [
         f"--presets light,full --include_full_finetuning {OURS} --gpus none",
         f"--demo --seeds 2 {SMALL} --gpus none",
-        f"--demo --model_name_or_path models/leap-demo {SMALL} --gpus none",
+        f"--demo --model_name_or_path models/tiny {SMALL} --gpus none",
     ],
-    "scripts/evaluation/run_parallel_evaluation.py": ["--baseline_model models/leap-demo --gpus none"],
+    "scripts/evaluation/run_parallel_evaluation.py": ["--baseline_model models/tiny --gpus none"],
     "scripts/utils/prepare_love_agibot.py": [""],
     "scripts/utils/unpack_images.py": [""],
     "scripts/utils/check_and_clean_images.py": ["", "--no_decode --data_dir data"],
@@ -100,7 +98,7 @@ def test_a_demo_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     done = run_script("scripts/ablation/run-ablation-experiments.py", *words, root=tmp_path, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "to be made" in done.stdout
-    assert "lora_light, full_finetuning, each 60 steps" in done.stdout
+    assert "lora_light, full_finetuning, each 270 steps" in done.stdout
     assert not any(tmp_path.iterdir())
 
 
@@ -136,13 +134,13 @@ def test_eval_sh_only_prints_its_command(root: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "line"),
     [
-        ("scripts/training/run-finetuning.py", "--recipe demo --dry_run --output_dir models/leap-demo/config.json/new"),
-        ("scripts/ablation/run-lora-finetuning.py", f"--dry_run {OURS} --output_dir models/leap-demo/config.json"),
+        ("scripts/training/run-finetuning.py", "--recipe demo --dry_run --output_dir models/tiny/config.json/new"),
+        ("scripts/ablation/run-lora-finetuning.py", f"--dry_run {OURS} --output_dir models/tiny/config.json"),
         ("scripts/utils/prepare_love_agibot.py", "--dry_run --output data/train_demo.jsonl/images"),
         ("scripts/utils/unpack_images.py", "--dry_run --output data/train_demo.jsonl/images"),
         ("scripts/evaluation/run_vlm_evaluation.py", "--output_dir data/train_demo.jsonl/results"),
         ("scripts/evaluation/run_vlm_output.py", "--save_dir data/train_demo.jsonl"),
-        ("scripts/training/export_model.py", "--checkpoint models/leap-demo --output data/train_demo.jsonl/a"),
+        ("scripts/training/export_model.py", "--checkpoint models/tiny --output data/train_demo.jsonl/a"),
     ],
 )
 def test_a_place_that_cannot_be_a_folder_is_refused_at_once(root: Path, script: str, line: str) -> None:

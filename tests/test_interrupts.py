@@ -45,7 +45,7 @@ def test_while_its_modules_are_loaded(script: str, tmp_path: Path) -> None:
     ("module", "line"),
     [
         ("torch", "scripts/training/run-finetuning.py --recipe demo --output_dir output/interrupted"),
-        ("transformers", "scripts/evaluation/plan_one.py --model_path models/leap-demo --image IMAGE --instruction b"),
+        ("transformers", "scripts/evaluation/plan_one.py --model_path models/tiny --image IMAGE --instruction b"),
         ("pandas", "scripts/evaluation/compare_models.py a b"),
         ("huggingface_hub", "scripts/download/download_model.py"),
         ("leap.preparation.agibot.archive_tasks", "scripts/utils/prepare_love_agibot.py"),

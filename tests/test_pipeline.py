@@ -19,7 +19,7 @@ TINY = (
     "--recipe demo --per_device_train_batch_size 4 --max_steps 6 --save_steps 2 --warmup_steps 0 --logging_steps 1 "
     "--learning_rate 1e-3 --image_tokens_min 4 --image_tokens_max 9"
 ).split()
-SMALL = "--baseline_model models/leap-demo --image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 12".split()
+SMALL = "--baseline_model models/tiny --image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 12".split()
 FINETUNE = "scripts/training/run-finetuning.py"
 EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
 DRAW = "scripts/evaluation/draw_evaluation_results.py"

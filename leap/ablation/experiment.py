@@ -11,10 +11,7 @@ from leap.ablation.effect_tables import collect
 from leap.ablation.runs import Scripts
 from leap.ablation.stages import Machine, Places, evaluate, train
 from leap.inference.engines import DEFAULT
-from leap.records.files import cache_in_use
 from leap.tabletop.demo_workspace import DemoSize, is_complete, make_workspace
-from leap.training import fine_tune
-from leap.training.recipe import read_recipe
 
 
 @dataclass(frozen=True)
@@ -50,27 +47,12 @@ class Experiment:
         return not findings.missing
 
 
-def prepare_demo(workspace: Any, own_base: bool, dry_run: bool) -> dict[str, Any] | None:
-    """Make what is missing in `workspace` (a WorkspaceConfig), the base too unless the user brings his own.
-
-    With `dry_run` nothing is made. The recipe values that the plan needs then: in the place of a base that is to be
-    trained the model that it is trained from, which has its shape; None where there is no data to plan with.
-    """
-    recipe = read_recipe(workspace.recipe("demo-base"))
-    steps = f"{recipe.max_steps} steps of {recipe.model_name_or_path}"
-    if not is_complete(workspace.root):
-        if dry_run:
-            print(f"workspace   {workspace.root}: to be made, and a base model: {'' if own_base else steps}")
-            return None
-        make_workspace(workspace.root, DemoSize())
-    if own_base:
-        return {}
-    with cache_in_use(workspace.cache, keep=not dry_run) as cache:
-        base = fine_tune.check_run(recipe, workspace.root, cache, report=not dry_run)
-    if base.finished:
-        return {}
+def prepare_demo(workspace: Any, dry_run: bool) -> bool:
+    """Make what is missing in `workspace` (a WorkspaceConfig); False where `dry_run` leaves no data to plan with."""
+    if is_complete(workspace.root):
+        return True
     if dry_run:
-        print(f"base        {base.output}: to be trained, {steps}, for which that model stands in this plan")
-        return {"model_name_or_path": recipe.model_name_or_path}
-    fine_tune.train(base, workspace.repository, workspace.logs)
-    return {}
+        print(f"workspace   {workspace.root}: to be made")
+        return False
+    make_workspace(workspace.root, DemoSize())
+    return True

@@ -2,13 +2,14 @@
 
 <root>/dataset/vlm_evaluation_v1.0/<dimension>/<task>/exampleN/...   scenes for evaluation alone
 <root>/data/train_demo.jsonl, test_demo.jsonl, blind_10.jsonl, images/
-<root>/models/leap-demo/
+<root>/models/leap-tabletop/     the base that sees
 <root>/workspace.json            written last; says with which values all of it was made
 """
 
 import hashlib
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,19 +19,20 @@ from leap.errors import LeapError, UsageError
 from leap.preparation.build import phrasing
 from leap.preparation.build.benchmark_samples import plan_sample
 from leap.progress import track
-from leap.records.files import is_file, write_atomic
+from leap.records.files import is_file, unfinished, write_atomic
 from leap.records.json_files import object_if_there, read_object, write_json
 from leap.records.litter import is_bare, listed
-from leap.records.training import TextPart, TrainingSample
+from leap.records.training import Target, TrainingSample
+from leap.tabletop.catalogue import KINDS
 from leap.tabletop.render import RenderJob, render_many
 from leap.tabletop.tasks import TASKS, Episode, make_episode
-from leap.tabletop.tiny_model import save_demo_model
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.prompts import leap_instructions
 
 MARKER = "workspace.json"
 TEST_SHARE = 10  # one test sample for ten training samples
 BLIND_SAMPLES = 10
+BASE = Path(__file__).resolve().parents[2] / "models" / "leap-tabletop"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class DemoSize:
     seed: int = 0
     tasks_per_dimension: int = 3
     examples_per_task: int = 6
-    training_samples: int = 720
+    training_samples: int = 1440
     size: int = 240
 
     def __post_init__(self) -> None:
@@ -75,9 +77,17 @@ def make_workspace(root: Path, size: DemoSize) -> bool:
     for name, samples in files.items():
         lines = "".join(sample.sample.model_dump_json(exclude_none=True) + "\n" for sample in samples)
         write_atomic(root / "data" / name, lines)
-    save_demo_model(root / "models" / "leap-demo", _texts(files), size.seed)
+    _copy_base(root / "models" / BASE.name)
     write_json(root / MARKER, {**values, "complete": True})
     return True
+
+
+def _copy_base(folder: Path) -> None:
+    """Whole or not at all. Raises LeapError where the repository lacks it."""
+    if not is_file(BASE / "model.safetensors"):
+        raise LeapError(f"{BASE}: the demo's base model is missing; restore it (git checkout -- {BASE})")
+    if not folder.is_dir():
+        shutil.copytree(BASE, unfinished(folder), dirs_exist_ok=True).replace(folder)
 
 
 def is_complete(root: Path) -> bool:
@@ -147,10 +157,19 @@ def _tasks(size: DemoSize) -> dict[str, list[str]]:
 
 
 def _plan_sample(scene: str, episode: Episode) -> _Sample:
-    """A request in the benchmark's form; the answer is the fenced plan."""
+    """A request in the benchmark's form; the answer names what the plan needs by number, then is the fenced plan.
+
+    A model that has named an object only copies its number into the plan: with 1,440 samples the demo's base then plans
+    from what it sees, while the plan alone teaches it hardly more than a plan's form.
+    """
     images = Path(f"images/{scene}.png"), Path(f"images/{scene}_numbered.png")
     request = leap_instructions().text, images, episode.instruction
-    return _Sample(scene, episode, plan_sample(f"{scene}-plan", *request, episode.skill_sequence))
+    sample = plan_sample(f"{scene}-plan", *request, episode.skill_sequence)
+    nouns = {placed.number: KINDS[placed.kind].noun for placed in episode.scene.objects}
+    needed = dict.fromkeys(number for step in episode.skill_sequence for number in step["params"].values())
+    names = ", ".join(f"{nouns[number]} {number}" for number in needed)
+    target = Target(steps=f"{names}\n{sample.target.steps}")
+    return _Sample(scene, episode, sample.model_copy(update={"target": target}))
 
 
 def _plain_sample(scene: str, episode: Episode, seed: int) -> _Sample:
@@ -181,14 +200,6 @@ def _write_benchmark(root: Path, episodes: Sequence[tuple[int, Episode]]) -> lis
         images = example / "input" / "input.png", example / "input" / "input_mask.png"
         jobs.append(RenderJob(episode.scene, *images))
     return jobs
-
-
-def _texts(files: dict[str, list[_Sample]]) -> list[str]:
-    """What the tokenizer learns from: the training samples' texts and answers."""
-    samples = [sample.sample for sample in files["train_demo.jsonl"]]
-    parts = (part for sample in samples for message in sample.messages for part in message.parts())
-    texts = [part.text for part in parts if isinstance(part, TextPart)]
-    return [*texts, *(sample.target.steps for sample in samples), "user", "assistant", "system"]
 
 
 def _generator_hash() -> str:

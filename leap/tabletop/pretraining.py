@@ -175,6 +175,8 @@ def _train(how: Pretraining, bank: SceneBank, started: float, repository: Path) 
 def save_base(model: Any, processor: Any, folder: Path) -> None:
     """The model without its head, in bfloat16, with its processor."""
     del model.scene_head
+    for config in (model.config.text_config, model.config.vision_config):
+        config.dtype = torch.bfloat16
     model.to(torch.bfloat16).save_pretrained(folder)
     record_size(processor, IMAGE_SIZE)
     processor.save_pretrained(folder)

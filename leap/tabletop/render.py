@@ -28,6 +28,7 @@ from leap.tabletop.appearance.world import CAMERAS, KEY_LIGHTS, RIG, TABLE, Worl
 from leap.tabletop.catalogue import KINDS
 from leap.tabletop.labels import draw_labels, place_labels, visible_numbers
 from leap.tabletop.scene import Scene
+from leap.workers import end_with_parent
 
 _TOP = len(CAMERAS) - 1  # the index of the view from above
 _HIDDEN_GROUP = 5  # a geom group that the renderer does not draw
@@ -238,7 +239,7 @@ def render_many(jobs: Sequence[RenderJob], view_size: int = 240, workers: int | 
     """
     count = min(workers or os.cpu_count() or 1, max(1, len(jobs)))
     # Not forked: an OpenGL context does not survive a fork.
-    pool = ProcessPoolExecutor(count, get_context("spawn"))
+    pool = ProcessPoolExecutor(count, get_context("spawn"), end_with_parent)
     try:
         futures = {pool.submit(_render_job, job, view_size): i for i, job in enumerate(jobs)}
         for future in as_completed(futures):

@@ -26,6 +26,7 @@ from leap.tabletop.perception import perception_scene
 from leap.tabletop.render import View, renderer_of_process
 from leap.tabletop.scene import Scene
 from leap.tabletop.tasks.episode import MAX_OBJECTS
+from leap.workers import end_with_parent
 
 VIEW = 240  # pixels of a view as it is rendered
 SIDE = 256  # pixels of the image of four views as a model reads it
@@ -93,7 +94,7 @@ def make_bank(folder: Path, count: int, seed: str, workers: int) -> Iterator[int
     if not tasks:
         return
     # Not forked: an OpenGL context does not survive a fork.
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"))
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"), end_with_parent)
     try:
         for future in as_completed([pool.submit(_render, folder, seed, task) for task in tasks]):
             yield future.result()

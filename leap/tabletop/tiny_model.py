@@ -1,7 +1,7 @@
-"""The demo's model: a real Qwen3-VL, small enough to train on two CPU cores in minutes.
+"""Small models of the real architecture: the demo's base before its training, and the tiny one that tests use.
 
 Same architecture, chat format and processor as Qwen3-VL-2B-Instruct; random weights from a seed, and a byte-level BPE
-tokenizer trained on the demo's own text. Nothing downstream knows that it is small.
+tokenizer trained on the texts that are given. Nothing downstream knows that they are small.
 """
 
 from collections.abc import Iterable
@@ -121,11 +121,11 @@ class ModelShape:
     deepstack: tuple[int, ...]  # the vision blocks whose output goes to the decoder's first layers
 
 
-DEMO = ModelShape(192, 512, 2, 6, 96, 256, 3, 4, 24, (1,))
+TINY = ModelShape(192, 512, 2, 6, 96, 256, 3, 4, 24, (1,))
 BASE = ModelShape(256, 608, 4, 8, 192, 768, 5, 6, 16, (1, 3))
 
 
-def make_config(tokenizer: "PreTrainedTokenizerFast", shape: ModelShape = DEMO) -> Any:
+def make_config(tokenizer: "PreTrainedTokenizerFast", shape: ModelShape) -> Any:
     """Qwen3-VL's architecture in that shape."""
     from transformers import Qwen3VLConfig
 
@@ -175,13 +175,8 @@ def make_config(tokenizer: "PreTrainedTokenizerFast", shape: ModelShape = DEMO) 
     )
 
 
-def save_demo_model(folder: Path, texts: Iterable[str], seed: int) -> int:
+def save_new_model(folder: Path, texts: Iterable[str], seed: int, shape: ModelShape = TINY) -> int:
     """Write a model of random weights with its processor under `folder`; returns the number of parameters."""
-    return save_new_model(folder, texts, seed, DEMO)
-
-
-def save_new_model(folder: Path, texts: Iterable[str], seed: int, shape: ModelShape) -> int:
-    """The same, in that shape."""
     import torch
     from transformers import GenerationConfig, Qwen3VLForConditionalGeneration
 

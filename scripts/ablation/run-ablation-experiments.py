@@ -75,8 +75,7 @@ def main() -> int | None:
         lora_recipe=workspace.recipe("demo-lora") if demo else None,
     )
     presets = arguments.presets or known_presets(workspace.recipes)
-    wanted = presets, demo or arguments.include_full_finetuning, arguments.seeds
-    runs = make_runs(scripts, *wanted, values, name)
+    runs = make_runs(scripts, presets, demo or arguments.include_full_finetuning, arguments.seeds, values, name)
     trained = ImageSize(runs[0].recipe.image_tokens_min, runs[0].recipe.image_tokens_max)
     size = choose_size(read_size_flags(options), trained, otherwise="as all runs are trained")
 
@@ -84,12 +83,9 @@ def main() -> int | None:
     from leap.ablation.experiment import Experiment, prepare_demo
     from leap.ablation.stages import Machine, Places
 
-    if demo:
-        ready = prepare_demo(workspace, "model_name_or_path" in values, arguments.dry_run)
-        if ready is None:
-            print(f"runs        {', '.join(one.name for one in runs)}, each {runs[0].recipe.max_steps} steps")
-            return None
-        runs = make_runs(scripts, *wanted, {**values, **ready}, name)
+    if demo and not prepare_demo(workspace, arguments.dry_run):
+        print(f"runs        {', '.join(one.name for one in runs)}, each {runs[0].recipe.max_steps} steps")
+        return None
     experiment = Experiment(
         planned=plan_runs(runs, workspace.root, workspace.cache, arguments.steps, keep=not arguments.dry_run),
         scripts=scripts,

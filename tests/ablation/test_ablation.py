@@ -78,10 +78,7 @@ def test_presets_come_by_rank_and_can_be_put_on_another_training() -> None:
     assert known_presets(RECIPES) == PRESETS
     recipe = read_preset(RECIPES, "light", {"lora_r": 4}, RECIPES / "demo-lora.yaml")
     assert (recipe.lora_r, recipe.lora_alpha, recipe.lora_target_modules) == (4, 16, ["q_proj", "v_proj"])
-    assert (recipe.model_name_or_path, recipe.output_dir) == (
-        "output/demo_base/checkpoint-80",
-        "output/lora_light",
-    )
+    assert (recipe.model_name_or_path, recipe.output_dir) == ("models/leap-tabletop", "output/lora_light")
     with pytest.raises(LeapError, match=r"'heavy'.*there are: light, standard, full, aggressive"):
         read_preset(RECIPES, "heavy", {})
 
@@ -239,7 +236,7 @@ def test_the_newest_checkpoint_of_the_runs_own_continues_it(workspace: Path) -> 
     [
         ({"lora_r": 8}, "it has lora_r=4, this run 8; give --lora_r 4"),
         ({"lora_target_modules": ["q_proj"]}, "its adapters are not this run's"),
-        ({"resume_from_lora": "models/leap-demo"}, "no LoRA adapter lies there"),
+        ({"resume_from_lora": "models/tiny"}, "no LoRA adapter lies there"),
     ],
 )
 def test_an_adapter_that_is_another_runs_is_refused(
@@ -319,7 +316,7 @@ def test_the_plan_shows_costs_and_trains_nothing(workspace: Path, monkeypatch: p
     for name, value in {"MAX_STEPS": "6", "LORA_PRESETS": "light full", "LORA_STEPS": "6"}.items():
         monkeypatch.setenv(name, value)
     words = "batch --demo --dry_run --warmup_steps 5 --seeds 2 --name planned".split()
-    words += ["--model_name_or_path", "models/leap-demo"]
+    words += ["--model_name_or_path", "models/tiny"]
     done = run_script(ABLATION, *words, root=workspace)
     assert done.returncode == 0, done.stderr
     for message in (
@@ -446,7 +443,7 @@ def test_the_report_is_written_with_what_is_there(
     findings: Findings, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(style, "DPI", 30)  # small images are drawn faster
-    values = {"max_steps": 2, "max_train_samples": 8, "warmup_steps": 0, "model_name_or_path": "models/leap-demo"}
+    values = {"max_steps": 2, "max_train_samples": 8, "warmup_steps": 0, "model_name_or_path": "models/tiny"}
     made = make_runs(scripts(True), ["light", "standard"], True, 1, values, "reported")
     planned = plan_runs(made, workspace, workspace / ".cache")
     written = {path.name for path in write_report(findings, planned, tmp_path)}
@@ -473,7 +470,7 @@ def test_a_report_of_nothing_says_so(findings: Findings) -> None:
 
 def test_results_of_another_model_are_left_out(workspace: Path, model: Path, tmp_path: Path) -> None:
     """Of a model that had the same name: the evaluation refuses to mix them, and the report must not show them."""
-    values = {"max_steps": 2, "max_train_samples": 8, "warmup_steps": 0, "model_name_or_path": "models/leap-demo"}
+    values = {"max_steps": 2, "max_train_samples": 8, "warmup_steps": 0, "model_name_or_path": "models/tiny"}
     planned = plan_runs(make_runs(scripts(True), ["light"], False, 1, values, "left_out"), workspace,
                         workspace / ".cache")  # fmt: skip
     weights, files = weights_hash(model), small_files(model)
@@ -499,7 +496,7 @@ def test_results_of_another_model_are_left_out(workspace: Path, model: Path, tmp
 
 SMALL = (
     "--demo --presets light --name t --gpus none --max_steps 4 --save_steps 2 --warmup_steps 1 --max_train_samples 8 "
-    "--report_to none --model_name_or_path models/leap-demo "
+    "--report_to none --model_name_or_path models/tiny "
     "-- --num_episodes 1 --max_new_tokens 8 --image_tokens_min 4 --image_tokens_max 4"
 ).split()
 
@@ -578,7 +575,7 @@ def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_p
     answers = [
         [json.loads(line)["text"] for path in sorted((root / "eva_results").glob(f"*/{name}/predictions.jsonl"))
          for line in path.read_text().splitlines()]
-        for name in ("merged", "t_lora_light-checkpoint-4", "leap-demo")
+        for name in ("merged", "t_lora_light-checkpoint-4", "tiny")
     ]  # fmt: skip
     assert answers[0] == answers[1] != answers[2]
     assert len(answers[0]) == 6

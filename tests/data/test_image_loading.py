@@ -290,7 +290,7 @@ def test_scripts_name_the_file_that_they_refuse(workspace: Path, tmp_path: Path)
     depth = tmp_path / "depth.png"
     UNTOLD["depth.png"](depth)
     (tmp_path / "rows.jsonl").write_text(row(str(depth)))
-    plan = "--checkpoint models/leap-demo --device cpu --max_new_tokens 2 --instruction Look. --image"
+    plan = "--checkpoint models/tiny --device cpu --max_new_tokens 2 --instruction Look. --image"
     tries = {
         "scripts/evaluation/plan_one.py": [*plan.split(), str(depth)],
         "scripts/training/run-finetuning.py": [

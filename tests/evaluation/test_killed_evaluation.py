@@ -24,7 +24,7 @@ COMMAND = [
     sys.executable,
     "scripts/evaluation/run_vlm_evaluation.py",
     # Preparing images in a worker process, as on a GPU: it outlives a killed parent for some seconds.
-    *"--checkpoint models/leap-demo --model_name m --image_tokens_min 4 --image_tokens_max 9".split(),
+    *"--checkpoint models/tiny --model_name m --image_tokens_min 4 --image_tokens_max 9".split(),
     *"--max_new_tokens 3 --batch_size 2 --workers 1 --device cpu".split(),
 ]
 EXAMPLES = 8  # a dimension

@@ -37,8 +37,7 @@ SCORE = "scripts/evaluation/score_predictions.py"
 COMPARE = "scripts/evaluation/compare_models.py"
 DRAW = "scripts/evaluation/draw_evaluation_results.py"
 SMALL = (
-    "--checkpoint models/leap-demo --model_name m --device cpu --image_tokens_min 4 --image_tokens_max 9 "
-    "--max_new_tokens 3"
+    "--checkpoint models/tiny --model_name m --device cpu --image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 3"
 ).split()
 REPEATED = ["--repeats", "3", "--temperature", "1"]
 NAME = "m_T1"

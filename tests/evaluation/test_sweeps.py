@@ -132,7 +132,7 @@ def root(workspace: Path, tmp_path: Path) -> Path:
     root = tmp_path / "sweep"
     shutil.copytree(workspace / "dataset", root / "dataset")
     for name in ("Qwen3-VL-2B-Instruct", "other", "broken"):
-        shutil.copytree(workspace / "models" / "leap-demo", root / "models" / name)
+        shutil.copytree(workspace / "models" / "tiny", root / "models" / name)
     (root / "models" / "broken" / "model.safetensors").unlink()
     return root
 

@@ -41,7 +41,7 @@ SIZE = ImageSize(4, 9)
 EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
 SCORE = "scripts/evaluation/score_predictions.py"
 EVALUATED = (
-    "--checkpoint models/leap-demo --dimension semantic --model_name m "
+    "--checkpoint models/tiny --dimension semantic --model_name m "
     "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 3"
 ).split()
 
@@ -207,7 +207,7 @@ def evaluated(copied: Path) -> Path:
 
 
 def test_changed_data_is_refused_and_fresh_archives_what_was_there(copied: Path) -> None:
-    options = small("--checkpoint", "models/leap-demo", "--dimension", "semantic", "--model_name", "m")
+    options = small("--checkpoint", "models/tiny", "--dimension", "semantic", "--model_name", "m")
     assert run_script(EVALUATE, *options, root=copied).returncode == 0
     folder = copied / "eva_results" / "Semantic" / "m"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -248,7 +248,7 @@ def test_a_changed_setting_is_refused(evaluated: Path, change: str, named: str) 
 
 
 def test_a_model_is_its_chat_template_tokenizer_and_configs_too(evaluated: Path) -> None:
-    model = evaluated / "models" / "leap-demo"
+    model = evaluated / "models" / "tiny"
     manifest = evaluated / "eva_results" / "Semantic" / "m" / "manifest.json"
     files = json.loads(manifest.read_text())["model"]["files"]
     assert {"config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"} <= files.keys()
@@ -283,7 +283,7 @@ def test_results_of_an_older_leap_go_on_and_say_that_the_small_files_are_unknown
     assert manifest["answers_of_unknown_files"] == 1
     assert (folder / "predictions.jsonl").read_text().splitlines(keepends=True) == lines
     assert UNKNOWN_FILES not in run_script(EVALUATE, *EVALUATED, root=evaluated).stdout
-    (evaluated / "models" / "leap-demo" / "chat_template.jinja").write_text("{{ 1 }}")
+    (evaluated / "models" / "tiny" / "chat_template.jinja").write_text("{{ 1 }}")
     assert "chat_template.jinja" in run_script(EVALUATE, *EVALUATED, root=evaluated).stderr
 
 
@@ -314,7 +314,7 @@ def test_a_folder_that_another_process_holds_is_refused(evaluated: Path) -> None
 
 
 def test_a_smaller_run_does_not_shrink_a_result(copied: Path) -> None:
-    options = small("--checkpoint", "models/leap-demo", "--dimension", "semantic", "--model_name", "m")
+    options = small("--checkpoint", "models/tiny", "--dimension", "semantic", "--model_name", "m")
     assert run_script(EVALUATE, *options, root=copied).returncode == 0
     assert run_script(EVALUATE, *options, "--num_episodes", "1", root=copied).returncode == 0
     (task,) = json.loads((copied / "eva_results" / "Semantic" / "m" / "final_score.json").read_text()).values()
@@ -322,7 +322,7 @@ def test_a_smaller_run_does_not_shrink_a_result(copied: Path) -> None:
 
 
 def test_scoring_again_keeps_where_the_answers_come_from(copied: Path) -> None:
-    options = small("--checkpoint", "models/leap-demo", "--dimension", "semantic", "--model_name", "m")
+    options = small("--checkpoint", "models/tiny", "--dimension", "semantic", "--model_name", "m")
     path = copied / "eva_results" / "Semantic" / "m" / "manifest.json"
     assert run_script(EVALUATE, *options, root=copied).returncode == 0
     first = json.loads(path.read_text())
@@ -349,7 +349,7 @@ def test_a_run_that_asks_nothing_leaves_the_results_as_they_are(evaluated: Path)
 
 
 def test_an_interrupted_larger_run_does_not_look_complete(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = small("--checkpoint", "models/leap-demo", "--dimension", "semantic", "--model_name", "m")
+    options = small("--checkpoint", "models/tiny", "--dimension", "semantic", "--model_name", "m")
     path = copied / "eva_results" / "Semantic" / "m" / "manifest.json"
     assert run_script(EVALUATE, *options, "--num_episodes", "1", root=copied).returncode == 0
     assert json.loads(path.read_text())["status"] == "complete"
@@ -367,12 +367,10 @@ def test_an_interrupted_larger_run_does_not_look_complete(copied: Path, monkeypa
 
 
 def test_one_name_is_one_model_over_all_dimensions(copied: Path) -> None:
-    options = small("--checkpoint", "models/leap-demo", "--model_name", "m")
+    options = small("--checkpoint", "models/tiny", "--model_name", "m")
     assert run_script(EVALUATE, *options, "--dimension", "semantic", root=copied).returncode == 0
-    weights = load_file(copied / "models" / "leap-demo" / "model.safetensors")
-    save_file(
-        {k: v + 0.01 for k, v in weights.items()}, copied / "models/leap-demo/model.safetensors", {"format": "pt"}
-    )
+    weights = load_file(copied / "models" / "tiny" / "model.safetensors")
+    save_file({k: v + 0.01 for k, v in weights.items()}, copied / "models/tiny/model.safetensors", {"format": "pt"})
     refused = run_script(EVALUATE, *options, "--dimension", "spatial", root=copied)
     assert refused.returncode == 1
     assert "weights" in refused.stderr
@@ -382,14 +380,14 @@ def test_one_name_is_one_model_over_all_dimensions(copied: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "--dimension baseline --checkpoint models/leap-demo",
+        "--dimension baseline --checkpoint models/tiny",
         "--dimension all nonsense",
-        "--batch_mode --checkpoint models/leap-demo",
+        "--batch_mode --checkpoint models/tiny",
         "--skip_baseline",
         "--max_new_tokens None",
         "--num_episodes 0",
-        "--checkpoint models/leap-demo --model_name a/b",
-        "--checkpoint models/leap-demo --device nonsense",
+        "--checkpoint models/tiny --model_name a/b",
+        "--checkpoint models/tiny --device nonsense",
     ],
 )
 def test_contradictory_flags_are_wrong_usage(workspace: Path, line: str) -> None:

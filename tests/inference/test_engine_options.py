@@ -14,7 +14,7 @@ EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
 @pytest.mark.parametrize(
     "line",
     [
-        "--engine openai --checkpoint models/leap-demo",
+        "--engine openai --checkpoint models/tiny",
         "--engine openai --device cpu",
         "--engine hf --base_url http://127.0.0.1:1/v1",
         "--engine hf --vllm_python python",
@@ -37,7 +37,7 @@ def test_no_server_and_no_vllm_end_in_one_line(workspace: Path, monkeypatch: pyt
     monkeypatch.delenv("LEAP_VLLM_PYTHON", raising=False)
     for line, named in (
         ("--engine openai --base_url http://127.0.0.1:9/v1 --model m", "no server"),
-        ("--engine vllm --checkpoint models/leap-demo --model_name m --vllm_python python3", "vLLM"),
+        ("--engine vllm --checkpoint models/tiny --model_name m --vllm_python python3", "vLLM"),
     ):
         done = run_script(EVALUATE, *line.split(), "--dimension", "semantic", root=workspace)
         assert done.returncode == 1
@@ -143,9 +143,7 @@ def test_one_odd_record_of_predictions_ends_no_evaluation(workspace: Path, tmp_p
 
 
 def test_another_engines_answers_are_not_mixed_in(workspace: Path, tmp_path: Path) -> None:
-    options = (
-        f"--checkpoint models/leap-demo --model_name m --dimension semantic --output_dir {tmp_path} --num_episodes 1"
-    )
+    options = f"--checkpoint models/tiny --model_name m --dimension semantic --output_dir {tmp_path} --num_episodes 1"
     small = "--image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 3"
     assert run_script(EVALUATE, *options.split(), *small.split(), root=workspace).returncode == 0
     refused = run_script(EVALUATE, *options.split(), *small.split(), "--engine", "vllm", root=workspace)
@@ -159,7 +157,7 @@ def test_a_servers_own_flags_are_part_of_how_answers_were_made(
 ) -> None:
     """No server starts, but the first call has noted already how its answers are to be made."""
     options = (
-        f"--engine vllm --vllm_python {tmp_path}/none --checkpoint models/leap-demo --dimension semantic "
+        f"--engine vllm --vllm_python {tmp_path}/none --checkpoint models/tiny --dimension semantic "
         f"--output_dir {tmp_path}/results"
     )
     other = [] if first else ["--vllm_args", "--dtype half"]

@@ -45,7 +45,7 @@ def checkpoints(model: Path, tmp_path: Path) -> Path:
 
 def test_baseline_and_checkpoints_are_asked_the_same(workspace: Path, checkpoints: Path, tmp_path: Path) -> None:
     save = tmp_path / "blind"
-    options = ["--baseline_model", "models/leap-demo", "--checkpoints_dir", str(checkpoints), *SMALL]
+    options = ["--baseline_model", "models/tiny", "--checkpoints_dir", str(checkpoints), *SMALL]
     done = outputs(workspace, save, *options, "--max_models", "2")
     assert done.returncode == 0, done.stderr
     table = find_newest(save, "blind10_outputs")
@@ -150,7 +150,7 @@ def test_a_missing_image_is_reported_by_line_before_any_model_is_loaded(workspac
     }
     data = tmp_path / "rows.jsonl"
     data.write_text("\n" + json.dumps(row) + "\n")
-    options = ["--data_file", str(data), "--baseline_model", "models/leap-demo", "--checkpoints_dir", str(tmp_path)]
+    options = ["--data_file", str(data), "--baseline_model", "models/tiny", "--checkpoints_dir", str(tmp_path)]
     done = outputs(workspace, tmp_path / "blind", *options, *SMALL)
     assert done.returncode == 1
     assert f"{data}:2:" in done.stderr

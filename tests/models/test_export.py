@@ -66,7 +66,7 @@ def test_weights_are_cast_and_the_card_shows_the_origin(
         assert (output / name).is_file()
     run = json.loads((adapter / MARKER).read_text())
     card = (output / "README.md").read_text()
-    for message in (run["data"], run["base_model"], "base model: leap-demo", "lora_r: 4", "step: 3", "LEAP's commit: "):
+    for message in (run["data"], run["base_model"], "base model: tiny", "lora_r: 4", "step: 3", "LEAP's commit: "):
         assert message in card
     texts = [path.read_text() for path in output.iterdir() if path.suffix != ".safetensors"]
     assert not any(str(place) in text for text in texts for place in (workspace, tmp_path, REPOSITORY, Path.home()))
@@ -152,10 +152,10 @@ def test_an_export_without_room_is_one_line_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [("--private", "goes with --push_to_hub"), ("--base_model_path models/leap-demo", "is no LoRA adapter")],
+    [("--private", "goes with --push_to_hub"), ("--base_model_path models/tiny", "is no LoRA adapter")],
 )
 def test_flags_without_a_meaning_are_refused(workspace: Path, tmp_path: Path, flags: str, words: str) -> None:
-    line = f"--checkpoint models/leap-demo --output {tmp_path / 'x'} {flags}"
+    line = f"--checkpoint models/tiny --output {tmp_path / 'x'} {flags}"
     refused = run_script(EXPORT, *line.split(), root=workspace)
     assert refused.returncode == 2
     assert words in refused.stderr

@@ -45,7 +45,7 @@ def root(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sizes")
     for name in ("data", "dataset"):
         (root / name).symlink_to(workspace / name)
-    shutil.copytree(workspace / "models" / "leap-demo", root / "models" / "base")
+    shutil.copytree(workspace / "models" / "tiny", root / "models" / "base")
     without_record(root / "models" / "base")
     base = {"model_name_or_path": "models/base", "max_steps": 1, "save_steps": 1}
     train(root, "own", **base)

@@ -23,12 +23,12 @@ __all__ = ["one_thread"]  # a fixture that every test here uses
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_a_quantized_evaluation(workspace: Path, bits: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    options = ["--checkpoint", "models/leap-demo", "--quantization", bits, "--output_dir", str(tmp_path)]
+    options = ["--checkpoint", "models/tiny", "--quantization", bits, "--output_dir", str(tmp_path)]
     done = run_script(EVALUATE, *SMALL, *options, root=workspace)
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) < 5
     (folder,) = (tmp_path / "Semantic").iterdir()
-    assert folder.name == f"leap-demo_{bits}"
+    assert folder.name == f"tiny_{bits}"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["settings"]["quantization"] == bits
     assert manifest["counts"]["inference_error"] == 0
@@ -53,7 +53,7 @@ def test_without_bitsandbytes_nothing_is_loaded_unquantized(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    options = ["--checkpoint", "models/leap-demo", "--quantization", "4bit", "--output_dir", str(tmp_path)]
+    options = ["--checkpoint", "models/tiny", "--quantization", "4bit", "--output_dir", str(tmp_path)]
     refused = run_script(EVALUATE, *SMALL, *options, root=workspace)
     assert refused.returncode == 1
     (line,) = refused.stderr.splitlines()

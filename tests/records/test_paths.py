@@ -124,7 +124,7 @@ def test_a_file_with_images_beside_it_is_trained_on_checked_and_asked(workspace:
     for script, line in (
         (FINETUNE, "--recipe demo --dry_run --train_file mine.jsonl --val_file ../here/unseen.jsonl"),
         ("scripts/utils/check_and_clean_images.py", f"--file mine.jsonl --data_dir {here} --no_decode"),
-        ("scripts/evaluation/run_vlm_output.py", f"--data_file mine.jsonl --baseline_model models/leap-demo {small}"),
+        ("scripts/evaluation/run_vlm_output.py", f"--data_file mine.jsonl --baseline_model models/tiny {small}"),
     ):
         done = run_script(script, *line.split(), root=root, folder=here)
         assert done.returncode == 0, done.stderr

@@ -1,10 +1,15 @@
 """The renderer: every kind has a look, views have the promised orientation, every object its number."""
 
+import os
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PYTHONPATH
 from PIL import Image
 
 from leap.errors import LeapError
@@ -12,6 +17,7 @@ from leap.tabletop.appearance import LOOKS
 from leap.tabletop.appearance.world import CAMERAS
 from leap.tabletop.catalogue import KINDS
 from leap.tabletop.labels import LABEL_SHARE, anchor, draw_labels, place_labels, visible_numbers
+from leap.tabletop.perception import perception_scene
 from leap.tabletop.render import RenderJob, SceneRenderer, render_many
 from leap.tabletop.scene import TABLES, PlacedObject, Scene, make_scene
 
@@ -142,3 +148,49 @@ def test_render_many_writes_what_render_returns(renderer, tmp_path: Path):
     image, numbered = renderer.render(jobs[1].scene)
     assert np.array_equal(np.asarray(Image.open(jobs[1].image)), np.asarray(image))
     assert np.array_equal(np.asarray(Image.open(jobs[1].numbered)), np.asarray(numbered))
+
+
+RENDERING = """
+import multiprocessing, random, sys
+from pathlib import Path
+from leap.tabletop.perception import perception_scene
+from leap.tabletop.render import RenderJob, render_many
+
+if __name__ == "__main__":
+    rng, folder = random.Random(0), Path(sys.argv[1])
+    jobs = [RenderJob(perception_scene(rng), folder / f"{i}.png", folder / f"{i}n.png") for i in range(60)]
+    for _ in render_many(jobs, 64, workers=1):
+        print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_when_rendering_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "rendering.py"
+    script.write_text(RENDERING)
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    with subprocess.Popen([sys.executable, script, tmp_path], env=environment, stdout=subprocess.PIPE) as rendering:
+        assert rendering.stdout
+        workers = [int(pid) for pid in rendering.stdout.readline().split()]
+        rendering.kill()
+    assert workers
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_numbers_leave_something_to_see_of_every_object(renderer: SceneRenderer) -> None:
+    """In the view that shows most of it; tubes, the smallest, had 81 pixels of 240 x 240 at least in 50 scenes."""
+    rng, diameter = random.Random("discs"), round(LABEL_SHARE * SIZE)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    for _ in range(8):
+        scene = perception_scene(rng)
+        most = dict.fromkeys((placed.number for placed in scene.objects), 0)
+        for view in renderer.views(scene):
+            covered = np.zeros((SIZE, SIZE), bool)
+            for column, row in place_labels(view.owners).values():
+                covered |= np.hypot(rows - row, columns - column) <= diameter / 2
+            for number in most:
+                most[number] = max(most[number], int(((view.owners == number) & ~covered).sum()))
+        assert min(most.values()) >= 12

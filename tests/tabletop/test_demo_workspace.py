@@ -12,6 +12,7 @@ from conftest import REPOSITORY, run_script
 from leap.errors import LeapError
 from leap.records.json_files import read_jsonl
 from leap.records.training import TrainingSample
+from leap.tabletop.catalogue import KINDS
 from leap.tabletop.demo_workspace import DemoSize, benchmark_episodes, make_workspace, scene_key, training_files
 from leap.tabletop.scene import Scene
 from leap.vlabench.parsing import parse_plan
@@ -69,6 +70,18 @@ def test_both_kinds_of_row_and_ten_blind_ones(workspace: Path) -> None:
     blind = [row for _, row in read_jsonl(workspace / "data" / "blind_10.jsonl", TrainingSample)]
     assert len(blind) == 10
     assert all(row.target.steps.startswith("1) ") for row in blind)
+
+
+def test_an_answer_names_by_number_what_its_plan_needs() -> None:
+    for row in training_files(SIZE, set())["train_demo.jsonl"][:90]:
+        plan = parse_plan(row.sample.target.steps)
+        if not plan.ok:
+            continue
+        names = row.sample.target.steps.splitlines()[0].split(", ")
+        nouns = {placed.number: KINDS[placed.kind].noun for placed in row.episode.scene.objects}
+        needed = dict.fromkeys(number for step in row.episode.skill_sequence for number in step["params"].values())
+        assert names == [f"{nouns[number]} {number}" for number in needed]
+        assert plan.plan == row.episode.skill_sequence
 
 
 def test_the_benchmarks_reference_is_right_for_its_own_scene(workspace: Path) -> None:

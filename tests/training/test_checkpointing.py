@@ -364,7 +364,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(workspace: Path, whole: Pat
 @pytest.fixture
 def overflowing(workspace: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A base model whose (finite) vision weights overflow, and a file with one row with an image, the ninth."""
-    base = workspace / "models" / "leap-demo"
+    base = workspace / "models" / "tiny"
     model = tmp_path / "model"
     model.mkdir()
     for file in base.iterdir():

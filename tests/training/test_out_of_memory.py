@@ -234,7 +234,7 @@ def _rank(results: str, script: str, *options: str) -> None:
     optimizer_choice._gpu_bytes = lambda: 1e12 if rank else 1e6
     root = Path(os.environ["LEAP_ROOT"])
     recipe = read_recipe(REPOSITORY / "configs" / "recipes" / "demo.yaml", {"bf16": True, "optim": "auto"})
-    chosen = optimizer_choice.choose_optimizer(recipe, root / "models" / "leap-demo", root / "nowhere", ranks)
+    chosen = optimizer_choice.choose_optimizer(recipe, root / "models" / "tiny", root / "nowhere", ranks)
     assert chosen == "adamw_bf16_stochastic"
     mine = common_candidates(plan(360), CONFIG, free, LEVELS, torch.device("cpu"))
     found: list[Any] = [None, None]

@@ -166,7 +166,7 @@ def test_a_base_is_found_beside_a_recipe_among_leaps_own_and_as_a_file(
         mine.write_text(f"base: {base}\nseed: 7\n")
         (tmp_path / "demo.yaml").write_text(DEMO)
         assert read_recipe(mine) == read_recipe(RECIPES / "demo.yaml", {"seed": 7})
-    (mine.parent / "demo.yaml").write_text(DEMO.replace("max_steps: 400", "max_steps: 9"))
+    (mine.parent / "demo.yaml").write_text(DEMO.replace("max_steps: 720", "max_steps: 9"))
     mine.write_text("base: demo\n")
     assert read_recipe(mine).max_steps == 9  # the nearest
 
@@ -200,7 +200,7 @@ def test_a_home_folder_in_a_recipe_is_one(tmp_path: Path, monkeypatch: pytest.Mo
         ("--seed -1", "error: --seed -1: Input should be greater than or equal to 0"),
         ("--output_dir=", "error: --output_dir: '' is no path"),
         ("--lr_scheduler_kwargs [[[", "error: argument --lr_scheduler_kwargs: '[[[': not valid YAML"),
-        ("--recipe nothing", "nothing.yaml: there is no such recipe; there are: demo, demo-base"),
+        ("--recipe nothing", "nothing.yaml: there is no such recipe; there are: demo, demo-full"),
     ],
 )  # fmt: skip
 def test_a_command_line_is_blamed_for_its_own_values(tmp_path: Path, line: str, message: str) -> None:

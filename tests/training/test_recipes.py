@@ -201,7 +201,7 @@ def test_adapters_learn_are_saved_and_load_to_the_same_logits(
     assert saved[f"{start}.lora_B.weight"].shape == (192, 4)
     assert all(weight.abs().max() > 0 for weight in saved.values())  # lora_B starts at zero
     settings = json.loads((folder / ADAPTER).read_text())
-    assert settings["base_model_name_or_path"] == "models/leap-demo"
+    assert settings["base_model_name_or_path"] == "models/tiny"
     assert {name.removesuffix(".lora_A.weight") for name in saved if "lora_A" in name} == {
         f"base_model.model.{name}" for name in settings["target_modules"]
     }

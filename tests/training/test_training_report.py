@@ -87,7 +87,7 @@ def test_hours_go_by_the_gpus_peak() -> None:
 def test_dry_run_shows_memory_and_disk(workspace: Path) -> None:
     done = run_script(FINETUNE, *ARGUMENTS, "--dry_run", root=workspace)
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
-    weights = memory.count_weights(workspace / "models" / "leap-demo")
+    weights = memory.count_weights(workspace / "models" / "tiny")
     assert memory.gigabytes(16 * weights) in lines["memory"]
     assert f"{memory.gigabytes((2 * 12 + 2) * weights)} for 3 checkpoints" in lines["disk"]
 

@@ -113,7 +113,7 @@ def test_the_check_reports_difference_absence_and_commit(checkout: Path, tmp_pat
 
 
 def test_an_evaluation_records_whose_scorer_and_prompt(workspace: Path, model: Path) -> None:
-    options = "--checkpoint models/leap-demo --dimension M&T --max_new_tokens 2 --image_tokens_min 4".split()
+    options = "--checkpoint models/tiny --dimension M&T --max_new_tokens 2 --image_tokens_min 4".split()
     done = run_script(
         "scripts/evaluation/run_vlm_evaluation.py",
         *[*options, "--image_tokens_max", "9", "--model_name", "sources", "--scorer", "leap", "--prompt", "leap"],
