@@ -24,6 +24,7 @@ PYTHONPATH = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])  # of
 sys.path.extend(str(folder) for folder in sorted((REPOSITORY / "tests").iterdir()) if folder.is_dir())
 TEST_DATA = Path(__file__).resolve().parent / "data"
 GOLDEN = TEST_DATA / "golden"
+TINY_RECIPE = str(Path(__file__).resolve().parent / "tiny.yaml")
 
 
 @pytest.fixture(autouse=True)

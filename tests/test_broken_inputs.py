@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import run_script
+from conftest import TINY_RECIPE, run_script
 
 FINETUNE = "scripts/training/run-finetuning.py"
 EVALUATE = "scripts/evaluation/run_vlm_evaluation.py"
 TINY = (
-    "--recipe demo --max_steps 1 --warmup_steps 0 --per_device_train_batch_size 2 --image_tokens_min 4 "
+    f"--recipe {TINY_RECIPE} --max_steps 1 --warmup_steps 0 --per_device_train_batch_size 2 --image_tokens_min 4 "
     "--image_tokens_max 9"
 ).split()
 

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, TINY_RECIPE, run_script
 from downloading import online
 from frame_archives import tar_gz, write_archive
 from servers.hub import HubServer
@@ -24,7 +24,7 @@ SMALL = "--max_steps 2 --warmup_steps 0 --image_tokens_min 4 --image_tokens_max 
 OURS = f"--model_name_or_path models/tiny --train_file data/train_demo.jsonl --val_file data/test_demo.jsonl {SMALL}"
 COMMANDS = {
     "scripts/training/run-finetuning.py": ["--recipe demo", f"--recipe full {OURS} --output_dir output/new"],
-    "scripts/ablation/run-lora-finetuning.py": [f"--recipe demo {SMALL}", f"--lora_preset light {OURS}"],
+    "scripts/ablation/run-lora-finetuning.py": [f"--recipe {TINY_RECIPE} {SMALL}", f"--lora_preset light {OURS}"],
     "scripts/ablation/run-ablation-experiments.py": [
         f"--presets light,full --include_full_finetuning {OURS} --gpus none",
         f"--demo --seeds 2 {SMALL} --gpus none",

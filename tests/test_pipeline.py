@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_script, run_script_apart
+from conftest import REPOSITORY, TINY_RECIPE, run_script, run_script_apart
 from safetensors.torch import load_file
 
 from leap.models.checkpoints import MARKER
 
 TINY = (
-    "--recipe demo --per_device_train_batch_size 4 --max_steps 6 --save_steps 2 --warmup_steps 0 --logging_steps 1 "
-    "--learning_rate 1e-3 --image_tokens_min 4 --image_tokens_max 9"
+    f"--recipe {TINY_RECIPE} --per_device_train_batch_size 4 --max_steps 6 --save_steps 2 --warmup_steps 0 "
+    "--logging_steps 1 --learning_rate 1e-3 --image_tokens_min 4 --image_tokens_max 9"
 ).split()
 SMALL = "--baseline_model models/tiny --image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 12".split()
 FINETUNE = "scripts/training/run-finetuning.py"

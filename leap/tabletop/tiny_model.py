@@ -125,7 +125,7 @@ TINY = ModelShape(192, 512, 2, 6, 96, 256, 3, 4, 24, (1,))
 BASE = ModelShape(256, 608, 4, 8, 192, 768, 5, 6, 16, (1, 3))
 
 
-def make_config(tokenizer: "PreTrainedTokenizerFast", shape: ModelShape) -> Any:
+def make_config(tokenizer: "PreTrainedTokenizerFast", shape: ModelShape = TINY) -> Any:
     """Qwen3-VL's architecture in that shape."""
     from transformers import Qwen3VLConfig
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, TINY_RECIPE, run_script
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -287,7 +287,9 @@ def test_an_adapter_of_another_base_is_no_start(workspace: Path, model: Path, st
 
 def test_the_preset_script_shows_layers_weights_and_share(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_PRESET", "light")
-    flags = "--recipe demo --lr 1e-4 --epochs 2 --batch_size 2 --warmup_steps 2 --output_dir output/told".split()
+    flags = (
+        f"--recipe {TINY_RECIPE} --lr 1e-4 --epochs 2 --batch_size 2 --warmup_steps 2 --output_dir output/told".split()
+    )
     done = run_script(LORA_SCRIPT, *flags, "--dry_run", root=workspace)
     assert done.returncode == 0, done.stderr
     assert "on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in done.stdout

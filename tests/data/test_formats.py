@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, TINY_RECIPE, run_script
 from datasets import Dataset, Features, Image, List, Value
 from test_training_data import draw
 
@@ -381,7 +381,7 @@ def test_a_run_is_told_what_it_reads_and_trains_on_it(workspace: Path, tmp_path:
     own = workspace / "data" / "train_demo.jsonl"
     theirs = array(tmp_path, [spoken(json.loads(line)) for line in own.read_text().splitlines()])
     sizes = "--image_tokens_min 4 --image_tokens_max 9"
-    flags = f"--recipe demo --max_steps 1 --logging_steps 1 --warmup_steps 0 {sizes} --report_to none"
+    flags = f"--recipe {TINY_RECIPE} --max_steps 1 --logging_steps 1 --warmup_steps 0 {sizes} --report_to none"
     losses = []
     for file, form in ((theirs, "ShareGPT's conversations (LLaVA)"), (own, "LEAP's own")):
         output = tmp_path / file.stem

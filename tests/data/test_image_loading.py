@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import TINY_RECIPE, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -294,7 +294,8 @@ def test_scripts_name_the_file_that_they_refuse(workspace: Path, tmp_path: Path)
     tries = {
         "scripts/evaluation/plan_one.py": [*plan.split(), str(depth)],
         "scripts/training/run-finetuning.py": [
-            *f"--recipe demo --train_file {tmp_path / 'rows.jsonl'} --output_dir output/depth --dry_run".split()
+            *("--recipe", TINY_RECIPE, "--train_file", str(tmp_path / "rows.jsonl")),
+            *"--output_dir output/depth --dry_run".split(),
         ],
     }
     for script, flags in tries.items():

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, TINY_RECIPE, run_script
 
 from leap.cli import Parser
 from leap.errors import LeapError, UsageError
@@ -108,7 +108,7 @@ def test_what_has_no_equal_is_answered(tmp_path: Path, line: str, words: str) ->
 
 
 def test_a_flag_without_an_equal_is_answered(workspace: Path) -> None:
-    done = run_script(FINETUNE, "--recipe", "demo", "--hub_model_id", "me/mine", root=workspace)
+    done = run_script(FINETUNE, "--recipe", TINY_RECIPE, "--hub_model_id", "me/mine", root=workspace)
     assert done.returncode == 2
     assert "error: --hub_model_id: unknown key; after training: scripts/training/export_model.py" in done.stderr
     assert given(f"--{RESUME}") == {}

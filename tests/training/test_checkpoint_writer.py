@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import Finished, run_script, run_script_apart
+from conftest import TINY_RECIPE, Finished, run_script, run_script_apart
 from safetensors.torch import load_file
 from tiny_models import save_tiny_model
 from torch import Tensor
@@ -29,7 +29,7 @@ from leap.training.ranks import Ranks
 
 FINETUNE = "scripts/training/run-finetuning.py"
 STEPS = (
-    "--recipe demo --max_steps 5 --save_steps 2 --warmup_steps 0 --logging_steps 1 --learning_rate 1e-3 "
+    f"--recipe {TINY_RECIPE} --max_steps 5 --save_steps 2 --warmup_steps 0 --logging_steps 1 --learning_rate 1e-3 "
     "--per_device_train_batch_size 2 --image_tokens_min 4 --image_tokens_max 9"
 ).split()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, Finished, run_script, run_script_apart
+from conftest import REPOSITORY, TINY_RECIPE, Finished, run_script, run_script_apart
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -42,7 +42,7 @@ from leap.training.signals import Signals
 FINETUNE = "scripts/training/run-finetuning.py"
 # Log entries and checkpoints fall on different steps: the sum of losses in between must survive, too.
 STEPS = (
-    "--recipe demo --max_steps 7 --save_steps 2 --warmup_steps 0 --logging_steps 3 --learning_rate 1e-3 "
+    f"--recipe {TINY_RECIPE} --max_steps 7 --save_steps 2 --warmup_steps 0 --logging_steps 3 --learning_rate 1e-3 "
     "--per_device_train_batch_size 4 --image_tokens_min 4 --image_tokens_max 9 --save_total_limit 3"
 ).split()
 

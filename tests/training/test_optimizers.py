@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_script
+from conftest import TINY_RECIPE, run_script
 from safetensors.torch import load_file
 
 from leap.training.stochastic_adamw import StochasticAdamW, _adamw, _compiled, _on, _rounded
@@ -115,7 +115,7 @@ def test_the_compiled_update_is_the_plain_one(key: int) -> None:
 def test_a_run_trains_and_resumes_with_it(workspace: Path) -> None:
     """The second command goes on from step 2 and ends with the very weights of the first."""
     arguments = (
-        "--recipe demo --optim adamw_bf16_stochastic --bf16 --max_steps 4 --save_steps 2 --warmup_steps 0 "
+        f"--recipe {TINY_RECIPE} --optim adamw_bf16_stochastic --bf16 --max_steps 4 --save_steps 2 --warmup_steps 0 "
         "--per_device_train_batch_size 2 --image_tokens_min 4 --image_tokens_max 9 --output_dir output/stochastic"
     ).split()
     last = workspace / "output" / "stochastic" / "checkpoint-4"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, TINY_RECIPE, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -59,7 +59,7 @@ LORA = {"finetuning": "lora", "lora_r": 4, "lora_alpha": 8}
 
 
 def tiny_recipe(**values: Any) -> Recipe:
-    return read_recipe(RECIPES / "demo.yaml", {**TINY, **values})
+    return read_recipe(Path(TINY_RECIPE), {**TINY, **values})
 
 
 def train(workspace: Path, name: str, **values: Any) -> Path:
@@ -526,7 +526,7 @@ def test_two_processes_train_adapters_to_the_validation_loss_of_one(workspace: P
     flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "LEAP_ROOT": str(workspace), "OMP_NUM_THREADS": "1"}
-    script = [str(REPOSITORY / FINETUNE), "--recipe", "demo", "--per_device_eval_batch_size", "2"]
+    script = [str(REPOSITORY / FINETUNE), "--recipe", TINY_RECIPE, "--per_device_eval_batch_size", "2"]
     done = subprocess.run(
         [*command, *script, *flags], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -642,7 +642,9 @@ def test_an_older_runs_checkpoint_is_still_its_own(workspace: Path) -> None:
 
 
 def test_the_plan_says_what_learns(workspace: Path) -> None:
-    options = "--recipe demo --finetuning lora --lora_target_modules q_proj,v_proj --lora_r 8 --dry_run".split()
+    options = (
+        f"--recipe {TINY_RECIPE} --finetuning lora --lora_target_modules q_proj,v_proj --lora_r 8 --dry_run".split()
+    )
     planned = run_script(FINETUNE, *options, "--output_dir", "output/planned", root=workspace)
     assert planned.returncode == 0, planned.stderr
     assert "LoRA r=8 alpha=32 (alpha / r) on 4 layers (llm: 2 x q_proj, 2 x v_proj)" in planned.stdout

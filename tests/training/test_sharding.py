@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PYTHONPATH, REPOSITORY, run_script
+from conftest import PYTHONPATH, REPOSITORY, TINY_RECIPE, run_script
 from safetensors.torch import load_file
 from test_training import FINETUNE, losses
 
@@ -24,7 +24,7 @@ from leap.training.sharding import check_sharding
 
 RECIPES = REPOSITORY / "configs" / "recipes"
 STEPS = (
-    "--recipe demo --warmup_steps 0 --logging_steps 1 --learning_rate 1e-3 --report_to none "
+    f"--recipe {TINY_RECIPE} --warmup_steps 0 --logging_steps 1 --learning_rate 1e-3 --report_to none "
     "--image_tokens_min 4 --image_tokens_max 9"
 ).split()
 # Sums over other batches are rounded apart (1e-7 of a loss of 7), and Adam divides first gradients by their size.

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, TINY_RECIPE, run_script
 from safetensors.torch import load_file
 
 FINETUNE = "scripts/training/run-finetuning.py"
 # Without clipping, which would hide a gradient of another size.
 STEPS = (
-    "--recipe demo --max_steps 3 --save_steps 3 --warmup_steps 0 --logging_steps 1 --learning_rate 1e-3 "
+    f"--recipe {TINY_RECIPE} --max_steps 3 --save_steps 3 --warmup_steps 0 --logging_steps 1 --learning_rate 1e-3 "
     "--image_tokens_min 4 --image_tokens_max 9 --max_grad_norm 0"
 ).split()
 

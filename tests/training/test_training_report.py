@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import run_script
+from conftest import TINY_RECIPE, run_script
 from PIL import Image
 from test_recipes import tiny_recipe
 from tiny_models import save_tiny_model
@@ -19,7 +19,7 @@ from leap.training.trainable_model import plan_training
 
 FINETUNE = "scripts/training/run-finetuning.py"
 ARGUMENTS = (
-    "--recipe demo --max_steps 6 --save_steps 2 --save_total_limit 3 --warmup_steps 0 --logging_steps 1 "
+    f"--recipe {TINY_RECIPE} --max_steps 6 --save_steps 2 --save_total_limit 3 --warmup_steps 0 --logging_steps 1 "
     "--per_device_train_batch_size 2 --image_tokens_min 4 --image_tokens_max 9 --val_file data/test_demo.jsonl "
     "--max_eval_samples 2 --eval_steps 3 --output_dir output/reported"
 ).split()
