@@ -6,6 +6,7 @@ processes meanwhile.
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,16 @@ _ROWS_ON_CPU, _ROWS_ON_GPU = 32, 64  # more rows gain little and cost more where
 _WORTH_COMPILING = 8  # batches: compiling took 65 s on an H100, and saved 5 to 15 s a batch of 64
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is in memory already, on the engine's device, and its processor."""
+
+    model: Any
+    processor: Any
+
+
 class HfEngine:
-    """One loaded model; an adapter's on its `base`.
+    """One loaded model; that of a folder, an adapter's on its `base`.
 
     `batch_size` is a cap; without one, batches are as large as the memory allows. `workers` prepare images.
     `compiled` compiles the decoding step also for a few requests, where it does not pay.
@@ -34,7 +43,7 @@ class HfEngine:
 
     def __init__(
         self,
-        folder: Path,
+        source: Path | LoadedModel,
         images: ImageSize,
         device: str = "cpu",
         dtype: str = "float32",
@@ -47,12 +56,17 @@ class HfEngine:
     ) -> None:
         self._device, self._dtype, self._cap = device, dtype, batch_size
         self._workers = default_workers(device) if workers is None else workers
-        if trust_remote_code:
-            print(f"warning: code that lies in {base or folder} will run, with all your rights", file=sys.stderr)
-        processor = load_processor(folder, base, trust_remote_code)
+        self._worth_compiling = _WORTH_COMPILING
+        if isinstance(source, LoadedModel):
+            model, processor = source.model, source.processor
+            self._worth_compiling = sys.maxsize  # who has it compiles it, and forgetting ours would forget theirs
+        else:
+            if trust_remote_code:
+                print(f"warning: code that lies in {base or source} will run, with all your rights", file=sys.stderr)
+            processor = load_processor(source, base, trust_remote_code)
+            model = load_model(source, dtype, device, None, base, quantization, trust_remote_code).eval()
         self._tokenizer = processor.tokenizer
         self._preparer = find_preparer(processor, images)
-        model = load_model(folder, dtype, device, None, base, quantization, trust_remote_code).eval()
         attention.use(model)
         self._stop = stop_tokens(processor, model)
         pad = self._tokenizer.pad_token_id
@@ -61,7 +75,7 @@ class HfEngine:
         )
         self._rows: int | None = None  # of a batch: found with the first request, fewer after an out-of-memory
         self._compiled = compiled and self._generation.compiles
-        if (compiled or device.startswith("cuda")) and not self._generation.compiles:
+        if (compiled or device.startswith("cuda")) and not self._generation.compiles and isinstance(source, Path):
             print(f"decoding is not compiled: {self._generation.obstacle}", file=sys.stderr)
 
     def describe(self) -> dict[str, Any]:
@@ -72,6 +86,10 @@ class HfEngine:
             "batch_size": self._cap,
             "image_size": self._preparer.image_size,
         }
+
+    def free_memory(self) -> None:
+        """Give back all but the model; more may be asked afterwards."""
+        self._generation.forget()
 
     def close(self) -> None:
         self._generation.close()
@@ -90,7 +108,7 @@ class HfEngine:
                     yield Response(item.key, error=item.reason)
                     continue
                 rows = self._rows = self._rows or self._find_rows(item, decoding)
-                self._compiled |= self._generation.compiles and len(requests) >= _WORTH_COMPILING * rows
+                self._compiled |= self._generation.compiles and len(requests) >= self._worth_compiling * rows
                 batch.append(item)
                 if len(batch) >= rows:
                     yield from self._response_batch(batch, decoding)

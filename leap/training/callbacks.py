@@ -9,7 +9,14 @@ from transformers import TrainerCallback
 
 from leap.progress import duration
 from leap.terminal import overwrite
-from leap.training.stopping import best_step, has_stopped
+from leap.training.stopping import Metric, best_step, has_stopped
+
+# What an evaluation logs, as a person reads it.
+_EVALUATED = {
+    "eval_loss": ("validation loss", ".4f"),
+    "eval_grounded": ("grounded", ".1f"),
+    "eval_total_score": ("total score", ".1f"),
+}
 
 
 class ProgressLines(TrainerCallback):
@@ -27,8 +34,8 @@ class ProgressLines(TrainerCallback):
             return
         if "loss" in logs:
             self._log(args, state, f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}")
-        elif "eval_loss" in logs:
-            self._log(args, state, f"validation loss {logs['eval_loss']:.4f}", keep=True)
+        elif said := [f"{name} {logs[key]:{form}}" for key, (name, form) in _EVALUATED.items() if key in logs]:
+            self._log(args, state, "  ".join(said), keep=True)
 
     def _log(self, args: Any, state: Any, what: str, keep: bool = False) -> None:
         steps, seconds = state.global_step - self._first, time.monotonic() - self._started
@@ -43,12 +50,13 @@ class ProgressLines(TrainerCallback):
 
 
 class EarlyStopping(TrainerCallback):
-    """Stops a run whose validation loss falls no more. A new best one is saved, and so is the last step."""
+    """Stops a run whose validation loss or score gets no better. A new best one is saved, and so is the last step."""
 
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
+    def __init__(self, patience: int, metric: Metric) -> None:
+        self._patience, self._metric = patience, metric
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        stop = has_stopped(state.log_history, self._patience)
+        stop = has_stopped(state.log_history, self._patience, self._metric)
         control.should_training_stop |= stop
-        control.should_save |= stop or best_step(state.log_history) == state.global_step
+        best = best_step(state.log_history, metric=self._metric)
+        control.should_save |= stop or best == state.global_step

@@ -34,6 +34,7 @@ from leap.training.host_copy import HostCopy
 from leap.training.memory import gigabytes, has_room_for_copy
 from leap.training.optimizer_state import is_sharded
 from leap.training.ranks import Ranks
+from leap.training.stopping import Metric
 
 SAVED, FAILED = 1, 1000  # news of the writer; between them are the numbers of signals
 
@@ -41,13 +42,22 @@ SAVED, FAILED = 1, 1000  # news of the writer; between them are the numbers of s
 class CheckpointWriter:
     """A run's checkpoints, whole or not at all, never more than one of them unfinished. All ranks make the same calls.
 
-    `identity` goes into their markers, `keep` is how many of them stay. A thread and no process: torch.save and
-    safetensors let others run while they write, and a process would need the model, its memory and a way to say why it
-    failed. What other ranks are needed for, and what is small, is done before training goes on.
+    `identity` goes into their markers, `keep` is how many of them stay, with the best by `metric`. A thread and no
+    process: torch.save and safetensors let others run while they write, and a process would need the model, its memory
+    and a way to say why it failed. What other ranks are needed for, and what is small, is done before training goes on.
     """
 
-    def __init__(self, training: Training, run: Path, identity: dict[str, Any], keep: int | None, ranks: Ranks) -> None:
-        self._training, self._run, self._identity, self._keep, self._ranks = training, run, identity, keep, ranks
+    def __init__(
+        self,
+        training: Training,
+        run: Path,
+        identity: dict[str, Any],
+        keep: int | None,
+        ranks: Ranks,
+        metric: Metric = "loss",
+    ) -> None:
+        self._training, self._run, self._identity, self._ranks = training, run, identity, ranks
+        self._keep, self._metric = keep, metric
         self._copy = HostCopy()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -115,7 +125,7 @@ class CheckpointWriter:
                 with explaining_disk_errors(place, needed):
                     save_weights(training, folder, weights, optimizer)
                     finish_checkpoint(place, marker)
-                    prune_checkpoints(self._run, state, self._keep)
+                    prune_checkpoints(self._run, state, self._keep, self._metric)
                 self._copy.pin()  # for the next one
 
             self._start(write)

@@ -36,7 +36,7 @@ from leap.training.optimizer_state import (
     restore_optimizer_state,
     restore_scheduler_state,
 )
-from leap.training.stopping import best_step
+from leap.training.stopping import Metric, best_step
 
 _LOSS = "loss_since_log.json"
 
@@ -90,7 +90,8 @@ class LossSum:
 def load_state(resume: Path | None, steps: int, identity: dict[str, Any]) -> TrainerState:
     """The state of a run of so many steps; of one that goes on, with its log.
 
-    Validation losses of other samples than this start's are neither compared with its own nor the lowest.
+    Validation losses of other samples than this start's, and scores of other examples, are neither compared with its
+    own nor the best.
     """
     state = TrainerState()
     if resume:
@@ -99,10 +100,13 @@ def load_state(resume: Path | None, steps: int, identity: dict[str, Any]) -> Tra
             state = TrainerState.load_from_json(str(resume / TRAINER_STATE))
     state.max_steps = steps
     before = read_marker(resume) if resume else {}
-    if "held_out" in before and before["held_out"] != identity.get("held_out"):
-        for entry in state.log_history:
-            if "eval_loss" in entry:
-                entry["eval_loss_of_other_rows"] = entry.pop("eval_loss")
+    others = {}
+    if before.get("held_out", identity.get("held_out")) != identity.get("held_out"):
+        others["eval_loss"] = "eval_loss_of_other_rows"
+    if before.get("benchmark") != identity.get("benchmark"):
+        others |= {f"eval_{name}": f"eval_{name}_of_other_examples" for name in ("grounded", "total_score")}
+    for entry in state.log_history:
+        entry |= {others[name]: entry.pop(name) for name in [*entry] if name in others}
     return state
 
 
@@ -227,10 +231,10 @@ def save_progress(training: Training, folder: Path, state: TrainerState, loss: f
     state.save_to_json(str(folder / TRAINER_STATE))
 
 
-def prune_checkpoints(run: Path, state: TrainerState, keep: int | None) -> None:
+def prune_checkpoints(run: Path, state: TrainerState, keep: int | None, metric: Metric) -> None:
     """What is done to older checkpoints when the newest is whole."""
     steps = [step_of(folder) for folder in find_checkpoints(run)]
-    best = best_step(state.log_history, steps)
+    best = best_step(state.log_history, steps, metric)
     remove_oldest(run, keep, None if best is None else str(run / f"checkpoint-{best}"))
     strip_older(run)
 

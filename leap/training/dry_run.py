@@ -60,12 +60,17 @@ def _packing(run: "Run") -> list[str]:
 
 
 def _validation(run: "Run") -> list[str]:
-    if run.validation is None or run.eval_steps is None:
+    if run.eval_steps is None:
         return []
+    lines = []
+    if run.benchmark:
+        lines = [f"benchmark   {len(run.benchmark)} examples, every {run.eval_steps} steps and after the last"]
+    if run.validation is None:
+        return lines
     line = f"validation  {len(run.validation)} samples, every {run.eval_steps} steps and after the last"
     if run.shared:
         line += f"; {run.shared} of them are training samples too, so that the loss is too low"
-    return [line]
+    return [line, *lines]
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leap import provenance
 from leap.data.chat_encoding import ChatFormat
@@ -44,9 +44,12 @@ from leap.training.recipe import Recipe
 from leap.training.resume import find_resume, note_unknown_files, resolve_start
 from leap.training.schedule import check_reports, check_schedule, check_stopping
 from leap.training.sharding import check_sharding
-from leap.training.stopping import best_step, has_stopped, validation_losses
+from leap.training.stopping import BEST, Metric, best_step, evaluations, has_stopped
 from leap.training.trainable_model import Trainable, check_dtype, load_trainable, plan_training
 from leap.workers import clear_worker_errors
+
+if TYPE_CHECKING:
+    from leap.training.loop import Benchmark
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Run:
     resume: Path | None  # the newest complete checkpoint
     trainable: Trainable
     shared: int = 0  # validation samples that are training samples too
+    benchmark: "Benchmark | None" = None
 
     @property
     def steps(self) -> int:
@@ -75,9 +79,9 @@ class Run:
 
     @property
     def eval_steps(self) -> int | None:
-        """Steps between validations; None for no validation."""
+        """Steps between evaluations; None for no evaluation."""
         recipe = self.recipe
-        strategy = recipe.eval_strategy or ("steps" if recipe.val_file else "no")
+        strategy = recipe.eval_strategy or ("steps" if recipe.val_file or recipe.eval_benchmark else "no")
         if strategy == "no":
             return None
         an_epoch = math.ceil(len(self.train) / recipe.global_batch_size(world_size()))
@@ -88,17 +92,24 @@ class Run:
         """Whether the newest checkpoint is the last step's, or that of an early stop."""
         if self.resume is None:
             return False
-        patience = self.recipe.early_stopping_patience
-        stopped = bool(patience) and has_stopped(read_log(self.resume), patience)
+        patience, metric = self.recipe.early_stopping_patience, self.recipe.metric_for_best_model
+        stopped = bool(patience) and has_stopped(read_log(self.resume), patience, metric)
         return stopped or (checkpoint_step(self.resume) or 0) >= self.steps
 
 
 def plan_and_train(
-    recipe: Recipe, root: Path, cache: Path, repository: Path, logs: Path, callbacks: Sequence[Any], dry_run: bool
+    recipe: Recipe,
+    root: Path,
+    cache: Path,
+    repository: Path,
+    logs: Path,
+    callbacks: Sequence[Any],
+    dry_run: bool,
+    benchmark: "Callable[[Recipe], Benchmark] | None" = None,
 ) -> None:
     """With `dry_run`, or where the run is finished, only the plan. For the rest see `check_run` and `train`."""
     with cache_in_use(cache, keep=not dry_run) as place:
-        checked = check_run(recipe, root, place, report=not dry_run)
+        checked = check_run(recipe, root, place, report=not dry_run, benchmark=benchmark)
     log = print if is_main_process() else (lambda *_: None)
     log(describe(checked))
     if dry_run:
@@ -109,11 +120,17 @@ def plan_and_train(
     log(f"done: {train(checked, repository, logs, callbacks)}")
 
 
-def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> Run:
+def check_run(
+    recipe: Recipe,
+    root: Path,
+    cache: Path,
+    report: bool = True,
+    benchmark: "Callable[[Recipe], Benchmark] | None" = None,
+) -> Run:
     """Check model, data and output folder before any work. Relative paths start at `root`. Raises LeapError.
 
     What the check of the data finds is kept in the folder `cache`, so that the next start need not look again, with a
-    `report` for people.
+    `report` for people. `benchmark` makes what `eval_benchmark` asks for.
     """
     model, output = root / recipe.model_name_or_path, root / recipe.output_dir
     check_places(recipe, root)
@@ -165,6 +182,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
         validation = check(recipe.val_file, None, recipe.max_eval_samples, "validation samples")
     if "llm" not in recipe.trained and not train.images.any():
         raise LeapError(f"{train.path}: no sample has an image, so that nothing would learn while the LLM is frozen")
+    asked = benchmark(recipe) if recipe.eval_benchmark and benchmark else None
     identity = {
         "recipe": {**recipe.identity(), "processes": world_size()},
         "base_model": weights_hash(model),
@@ -175,6 +193,7 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
     note_unknown_files(resume)
     ranks.same("recipe, base model and data of this run", identity)
     ranks.same("validation samples", validation.fingerprint if validation else None)
+    ranks.same("examples of the benchmark", asked.fingerprint if asked else None)
     ranks.same(
         "samples that are used",
         [(len(samples), int(samples.tokens.sum())) for samples in (train, validation) if samples],
@@ -182,7 +201,20 @@ def check_run(recipe: Recipe, root: Path, cache: Path, report: bool = True) -> R
     ranks.same("checkpoint to resume from", str(resume.name) if resume else None)
     shared = count_shared(train, validation) if validation else 0
     run = Run(
-        recipe, root, model, output, processor, chat, encoder, train, validation, identity, resume, trainable, shared
+        recipe,
+        root,
+        model,
+        output,
+        processor,
+        chat,
+        encoder,
+        train,
+        validation,
+        identity,
+        resume,
+        trainable,
+        shared,
+        asked,
     )
     if resume is None:  # a run goes on as it began
         check_schedule(recipe, run.steps)
@@ -235,6 +267,8 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         print(f"batches     {batches.summary}", file=sys.stderr, flush=True)
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
     identity["held_out"] = f"{run.validation.fingerprint}, {len(run.validation)} rows" if run.validation else None
+    if run.benchmark:
+        identity["benchmark"] = run.benchmark.fingerprint
     if is_main_process():
         write_json(run.output / MARKER, identity)
     own = [
@@ -242,7 +276,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         ProgressLines(batches.train.plan.samples_before),
     ]
     if recipe.early_stopping_patience:
-        own.append(EarlyStopping(recipe.early_stopping_patience))
+        own.append(EarlyStopping(recipe.early_stopping_patience, recipe.metric_for_best_model))
     job = TrainingJob(
         recipe=recipe,
         accelerator=accelerator,
@@ -255,6 +289,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         state=load_state(run.resume, run.steps, identity),
         identity=identity,
         eval_steps=run.eval_steps,
+        benchmark=run.benchmark,
         base_name=_under_root(run.model, run.root),
         callbacks=[*own, *callbacks],
         keeps_gradients=divided and keeps_gradients(model, accelerator.device),
@@ -266,7 +301,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
             state = train_loop(job)
     except torch.OutOfMemoryError as error:  # one that smaller batches could not mend within the step
         raise remember(run.output, job.state.global_step + 1, batches.memory_plan) from error
-    _print_best(state.log_history, run.output)
+    _print_best(state.log_history, run.output, recipe.metric_for_best_model)
     return run.output / f"checkpoint-{state.global_step}"
 
 
@@ -276,9 +311,8 @@ def _under_root(model: Path, root: Path) -> str:
     return str(model.relative_to(root) if model.is_relative_to(root) else model)
 
 
-def _print_best(log: list[dict[str, Any]], output: Path) -> None:
-    best = best_step(log, [checkpoint_step(folder) or 0 for folder in find_checkpoints(output)])
+def _print_best(log: list[dict[str, Any]], output: Path, metric: Metric) -> None:
+    best = best_step(log, [checkpoint_step(folder) or 0 for folder in find_checkpoints(output)], metric)
     if best is not None and is_main_process():
-        print(
-            f"lowest validation loss: {validation_losses(log)[best]:.4f} in {output}/checkpoint-{best}", file=sys.stderr
-        )
+        value = evaluations(log, metric)[best]
+        print(f"{BEST[metric]}: {value:.4f} in {output}/checkpoint-{best}", file=sys.stderr)

@@ -6,15 +6,17 @@ control, so that those of other projects can be used.
 """
 
 import gc
+import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -42,6 +44,17 @@ from leap.workers import start_loader_worker, usable_workers
 _PREFETCH = 3  # micro-batches that each worker may have ready
 
 
+class Benchmark(Protocol):
+    """A subset of the benchmark that every rank answers its share of (leap.evaluation.training_benchmark)."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def scores(self, job: "TrainingJob") -> dict[str, float]: ...
+
+
 @dataclass
 class TrainingJob:
     """All that the loop needs. `train` and `validation` are this rank's micro-batches."""
@@ -56,7 +69,8 @@ class TrainingJob:
     resume: Path | None  # the checkpoint to go on from
     state: TrainerState  # of it, or a new one
     identity: dict[str, Any]  # for the checkpoints' markers
-    eval_steps: int | None = None  # steps between validations
+    eval_steps: int | None = None  # steps between evaluations: of the validation samples, of the benchmark, or both
+    benchmark: Benchmark | None = None
     base_name: str = ""  # what checkpoints of adapters call their base model
     callbacks: Sequence[TrainerCallback] = ()
     keeps_gradients: bool = True  # of a sharded model: whole ones, summed once a step
@@ -123,7 +137,9 @@ def train_loop(job: TrainingJob) -> TrainerState:
     wall.begin(accelerator.device.type == "cuda")
     with (
         Signals(accelerator.is_main_process) as signals,
-        CheckpointWriter(training, job.output, job.identity, recipe.save_total_limit, job.ranks) as checkpoints,
+        CheckpointWriter(
+            training, job.output, job.identity, recipe.save_total_limit, job.ranks, recipe.metric_for_best_model
+        ) as checkpoints,
     ):
         while state.global_step < plan.steps and not control.should_training_stop:
             with wall.waiting_for_data():
@@ -168,7 +184,7 @@ def train_loop(job: TrainingJob) -> TrainerState:
                 log({"loss": mean, "grad_norm": _number(norm), "learning_rate": learning_rate})
             if control.should_evaluate:
                 with wall.spent("validation"):
-                    log(validate(job, model))
+                    log(evaluate(job))
                 callbacks("on_evaluate")
             if control.should_save:
                 complete()  # never more than one
@@ -297,24 +313,39 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def validate(job: TrainingJob, model: nn.Module) -> dict[str, float]:
-    """The validation loss: the mean over all label tokens of the set.
+def evaluate(job: TrainingJob) -> dict[str, float]:
+    """The validation loss and the benchmark's scores, of what the run has. Training goes on with the random numbers it
+    would have had without them."""
+    with _kept_random_numbers():
+        found = validate(job, job.validation) if job.validation is not None else {}
+        return found | (job.benchmark.scores(job) if job.benchmark else {})
 
-    Training goes on with the random numbers it would have had without it.
-    """
-    assert job.validation is not None
+
+@contextmanager
+def _kept_random_numbers() -> Iterator[None]:
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def validate(job: TrainingJob, validation: MicroBatches) -> dict[str, float]:
+    """The validation loss: the mean over all label tokens of the set."""
     started, total = time.time(), torch.zeros((), dtype=torch.float64, device=job.accelerator.device)
     job.model.eval()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices), torch.no_grad():
-        for batch in _loader(job.validation, job.recipe, range(len(job.validation))):
+    with torch.no_grad():
+        for batch in _loader(validation, job.recipe, range(len(validation))):
             with job.accelerator.autocast() if is_sharded(job.model) else nullcontext():
                 try:
                     total += summed_loss(job.model, _to_device(batch, job.accelerator.device))
                 except torch.OutOfMemoryError as error:
                     message = "validation ran out of memory: lower --per_device_eval_batch_size"
                     raise LeapError(message) from error
-    cost = job.validation.plan.cost
+    cost = validation.plan.cost
     loss = job.accelerator.reduce(total, "sum").item() / cost.label_tokens.sum()
     seconds = time.time() - started
     rate = round(len(cost.tokens) / seconds, 3)

@@ -31,12 +31,13 @@ from leap.records.yaml_text import LARGEST, load_yaml
 from leap.terminal import in_one_line, shorten
 from leap.training.aliases import answers, translated
 from leap.training.optimizers import OPTIMIZERS, weights_dtype
+from leap.training.stopping import Metric
 
 # These change nothing in what the model learns, so a run may be resumed under other values.
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
          "image_root", "val_file", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples",
          "gradient_checkpointing", "packing", "tokens_per_micro_batch", "compile", "early_stopping_patience",
-         "fsdp"}  # fmt: skip
+         "fsdp", "eval_benchmark", "metric_for_best_model"}  # fmt: skip
 PATHS = ("model_name_or_path", "train_file", "val_file", "image_root", "output_dir", "resume_from_lora", "deepspeed")
 ADAPTER_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora", "use_dora")
 
@@ -74,6 +75,11 @@ def _split(value: Any) -> Any:
 def _word_no(value: Any) -> Any:
     """YAML reads `no` as false."""
     return "no" if value is False else value
+
+
+def _without_prefix(value: Any) -> Any:
+    """The Trainer takes eval_loss for loss."""
+    return value.removeprefix("eval_") if isinstance(value, str) else value
 
 
 def _plain(values: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -220,11 +226,17 @@ class Recipe(BaseModel):
     logging_steps: Count = 10
     save_steps: Count = 200
     save_total_limit: Annotated[Count | None, Field(description="keep the newest N checkpoints")] = None
-    # null: "steps" where there is a val_file
+    # null: "steps" where there is a val_file or an eval_benchmark
     eval_strategy: Annotated[Literal["no", "steps", "epoch"] | None, BeforeValidator(_word_no)] = None
     eval_steps: Count = 50
+    eval_benchmark: Annotated[
+        Count | None, Field(description="answer so many examples of the benchmark at each evaluation; null: none")
+    ] = None
+    metric_for_best_model: Annotated[
+        Metric, BeforeValidator(_without_prefix), Field(description="of the validation samples, or of eval_benchmark")
+    ] = "loss"
     early_stopping_patience: Annotated[
-        Count | None, Field(description="stop after so many evaluations without a lower loss; null: never")
+        Count | None, Field(description="stop after so many evaluations that are no better; null: never")
     ] = None
     report_to: Annotated[str, Field(description="tensorboard, none, all, or other trackers of accelerate, a,b")] = (
         "tensorboard"
@@ -263,12 +275,21 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"image_tokens_min={self.image_tokens_min} is over image_tokens_max={self.image_tokens_max}"
             )
-        if self.eval_strategy in ("steps", "epoch") and self.val_file is None:
-            raise ValueError(f"eval_strategy={self.eval_strategy} needs a val_file")
+        if self.eval_strategy in ("steps", "epoch") and self.val_file is None and not self.eval_benchmark:
+            raise ValueError(f"eval_strategy={self.eval_strategy} needs a val_file, or eval_benchmark")
         if self.max_eval_samples and self.val_file is None:
             raise ValueError("max_eval_samples needs a val_file")
-        if self.early_stopping_patience and (self.val_file is None or self.eval_strategy == "no"):
-            raise ValueError("early_stopping_patience needs a val_file, and an eval_strategy other than no")
+        if self.metric_for_best_model != "loss" and not self.eval_benchmark:
+            raise ValueError(f"metric_for_best_model={self.metric_for_best_model} needs eval_benchmark")
+        by_loss = self.metric_for_best_model == "loss"
+        if self.early_stopping_patience and ((by_loss and self.val_file is None) or self.eval_strategy == "no"):
+            needed = "a val_file, and an eval_strategy other than no" if by_loss else "an eval_strategy other than no"
+            raise ValueError(f"early_stopping_patience needs {needed}")
+        if self.eval_benchmark and self.eval_strategy == "no":
+            raise ValueError("eval_benchmark needs an eval_strategy other than no")
+        if self.eval_benchmark and (self.fsdp or self.deepspeed):
+            divided = "fsdp" if self.fsdp else "deepspeed"
+            raise ValueError(f"eval_benchmark needs whole weights on every rank; take it or {divided}, not both")
         return self
 
     @model_validator(mode="after")

@@ -1,31 +1,37 @@
-"""Early stopping, and which checkpoint is the best: by the validation loss, from the Trainer's own log of it."""
+"""Early stopping, and which checkpoint is the best: by the validation loss or a score, from the run's own log of it."""
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 Log = Sequence[dict[str, Any]]  # `log_history` of a Trainer's state
+Metric = Literal["loss", "grounded", "total_score"]
+BEST: dict[Metric, str] = {
+    "loss": "lowest validation loss",
+    "grounded": "highest grounded of the benchmark's subset",
+    "total_score": "highest total_score of the benchmark's subset",
+}
 
 
-def validation_losses(log: Log) -> dict[int, float]:
-    """Step -> validation loss, in the order of the steps."""
-    return {entry["step"]: entry["eval_loss"] for entry in log if "eval_loss" in entry}
+def evaluations(log: Log, metric: Metric = "loss") -> dict[int, float]:
+    """Step -> what was measured there, in the order of the steps."""
+    return {entry["step"]: entry[f"eval_{metric}"] for entry in log if f"eval_{metric}" in entry}
 
 
-def best_step(log: Log, among: Collection[int] | None = None) -> int | None:
-    """The step with the lowest validation loss (the first of equals), of those in `among`; None where none is known.
-
-    A loss that is no number is none.
+def best_step(log: Log, among: Collection[int] | None = None, metric: Metric = "loss") -> int | None:
+    """The step with the lowest loss, or the highest score (the first of equals), of those in `among`; None where none
+    is known. A value that is no number is none.
     """
-    losses = {
-        step: loss
-        for step, loss in validation_losses(log).items()
-        if math.isfinite(loss) and (among is None or step in among)
+    sign = 1 if metric == "loss" else -1
+    values = {
+        step: sign * value
+        for step, value in evaluations(log, metric).items()
+        if math.isfinite(value) and (among is None or step in among)
     }
-    return min(losses, key=losses.__getitem__) if losses else None
+    return min(values, key=values.__getitem__) if values else None
 
 
-def has_stopped(log: Log, patience: int | None) -> bool:
-    """Whether the last `patience` evaluations brought no lower loss."""
-    steps, best = list(validation_losses(log)), best_step(log)
+def has_stopped(log: Log, patience: int | None, metric: Metric = "loss") -> bool:
+    """Whether the last `patience` evaluations brought nothing better."""
+    steps, best = list(evaluations(log, metric)), best_step(log, metric=metric)
     return patience is not None and best is not None and len(steps) - 1 - steps.index(best) >= patience

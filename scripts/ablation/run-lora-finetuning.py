@@ -43,6 +43,7 @@ def main() -> None:
     recipe = read_preset(workspace.recipes, arguments.lora_preset, overrides, shared)
     check_places(recipe, workspace.root)
 
+    from leap.evaluation.training_benchmark import benchmark_maker
     from leap.progress import is_main_process
     from leap.report.loss_plot import LossPlot
     from leap.training.fine_tune import plan_and_train
@@ -50,7 +51,8 @@ def main() -> None:
     if is_main_process():
         print(f"preset      {arguments.lora_preset}")
     places = workspace.root, workspace.cache, workspace.repository, workspace.logs
-    plan_and_train(recipe, *places, [LossPlot()], arguments.dry_run)
+    benchmark = benchmark_maker(workspace.vlm_evaluation, workspace.vlabench, workspace.max_new_tokens)
+    plan_and_train(recipe, *places, [LossPlot()], arguments.dry_run, benchmark)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,13 @@ def main() -> None:
     recipe = read_recipe(workspace.recipe(arguments.recipe), recipe_overrides(arguments, workspace.root))
     check_places(recipe, workspace.root)
 
+    from leap.evaluation.training_benchmark import benchmark_maker
     from leap.report.loss_plot import LossPlot
     from leap.training.fine_tune import plan_and_train
 
     places = workspace.root, workspace.cache, workspace.repository, workspace.logs
-    plan_and_train(recipe, *places, [LossPlot()], arguments.dry_run)
+    benchmark = benchmark_maker(workspace.vlm_evaluation, workspace.vlabench, workspace.max_new_tokens)
+    plan_and_train(recipe, *places, [LossPlot()], arguments.dry_run, benchmark)
 
 
 if __name__ == "__main__":
