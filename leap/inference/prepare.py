@@ -176,7 +176,7 @@ def _reads_as_its_processor(processor: Any) -> bool:
 
 def prepare_ahead(preparer: Preparer, requests: Sequence[Request], workers: int) -> Iterator[Prepared | Unprepared]:
     """Every request in its order. `workers` processes run ahead of the caller; with none, each is made when asked."""
-    if usable_workers(workers) == 0:
+    if not requests or usable_workers(workers) == 0:
         yield from map(_Preparing(preparer, requests).__getitem__, range(len(requests)))
         return
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork

@@ -97,6 +97,7 @@ def test_workers_prepare_the_same(model: Path, requests: list[Request], tmp_path
     found = responses(HfEngine(model, SIZE, workers=2), mixed)
     assert "missing" in str(found.pop(("broken",)).error)
     assert found == responses(HfEngine(model, SIZE, workers=0), requests)
+    assert responses(HfEngine(model, SIZE, workers=2), []) == {}  # a rank's share of few
 
 
 PREPARING = """
