@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_script, run_script_apart
+from conftest import PYTHONPATH, REPOSITORY, run_script
 from safetensors.torch import load_file
+from sharded_state import leave
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from leap.errors import LeapError
@@ -225,23 +226,24 @@ def test_the_plan_says_it_and_a_missing_benchmark_is_refused_before_training(wor
     assert (done.returncode, "eval_benchmark=999: the benchmark has 12 examples here" in done.stderr) == (1, True)
 
 
+ONCE = {"eval_benchmark": 7, "eval_steps": STEPS}
+
+
 @pytest.mark.slow
 def test_two_ranks_answer_their_shares(workspace: Path) -> None:
     """Unequal ones, so that one rank waits for the other; the scores are those of one rank with the same weights."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    once = "--eval_benchmark 7 --eval_steps 4".split()
-    options = [*once, *"--per_device_train_batch_size 2 --output_dir output/two-ranks".split()]
-    environment = {**os.environ, "LEAP_ROOT": str(workspace), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(REPOSITORY / FINETUNE), *OPTIONS, *options],
-        env=environment, capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    one = run_script_apart(
-        FINETUNE, *OPTIONS, "--eval_benchmark", "7", "--output_dir", "output/one-rank", root=workspace
+        [*command, __file__, str(workspace)], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
-    assert one.returncode == 0, one.stderr
-    both, alone = (workspace / "output" / name / f"checkpoint-{STEPS}" for name in ("two-ranks", "one-rank"))
+    assert done.returncode == 0, done.stderr
+    alone, both = train(workspace, "one-rank", **ONCE), workspace / "output" / "two-ranks" / f"checkpoint-{STEPS}"
     assert values(both, "loss") == pytest.approx(values(alone, "loss"), abs=2e-4)
     assert values(both, "eval_total_score") == pytest.approx(values(alone, "eval_total_score"), abs=1e-6)
     assert len(values(both, "eval_grounded")) == 1
+
+
+if __name__ == "__main__":  # a rank of the test above
+    train(Path(sys.argv[1]), "two-ranks", **ONCE, per_device_train_batch_size=2)
+    leave()
