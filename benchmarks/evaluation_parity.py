@@ -1,7 +1,7 @@
 """Do the engines answer as plain generation does? Identical answers, and the difference in score, example by example.
 
-    python benchmarks/evaluation_parity.py --model demo/output/checkpoint-400 --device cpu --image_tokens 64 64
-    python benchmarks/evaluation_parity.py --model demo/output/checkpoint-400 --image_tokens 64 64 --engines hf vllm
+    python benchmarks/evaluation_parity.py --model demo/output/checkpoint-720 --device cpu --image_tokens 64 64
+    python benchmarks/evaluation_parity.py --model demo/output/checkpoint-720 --image_tokens 64 64 --engines hf vllm
 
 Plain generation is the library's processor and `generate`, one example after the other, in the same number format. In
 float32 every answer must be the same; in bfloat16 batches round otherwise, so that an answer can part from the plain

@@ -3,7 +3,7 @@
     python benchmarks/evaluation_throughput.py --workdir /tmp/leap-speed
     python benchmarks/evaluation_throughput.py --engines vllm --vllm_python ~/vllm/bin/python
     python benchmarks/evaluation_throughput.py --device cpu --image_tokens 64 64 --warm_up 32 --examples 76 \\
-        --model demo/output/checkpoint-400 --data demo/dataset/vlm_evaluation_v1.0
+        --model demo/output/checkpoint-720 --data demo/dataset/vlm_evaluation_v1.0
 
 The seed's setting is plain `generate`, one example after the other, images prepared in the same process. Every
 example has two images of its own of 960x960 pixels and an instruction of its own; every answer has the same forced

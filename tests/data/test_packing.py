@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, run_script
+from conftest import TINY_RECIPE, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -299,7 +299,7 @@ def test_a_padded_batch_without_images_can_use_every_weight(
 def test_values_for_packed_samples_are_refused_with_padded_ones(
     values: dict[str, Any], family: str, reason: str
 ) -> None:
-    recipe = read_recipe(REPOSITORY / "configs" / "recipes" / "demo.yaml", values)
+    recipe = read_recipe(Path(TINY_RECIPE), values)
     with pytest.raises(LeapError, match=reason):
         check_packing(recipe, family)
     check_packing(recipe.model_copy(update={"tokens_per_micro_batch": None, "compile": False}), family)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import TINY_RECIPE, run_script
 from test_training_data import one, write_samples
 
 from leap.data.chat_encoding import ChatFormat
@@ -67,7 +67,8 @@ def test_a_recipe_lists_files(workspace: Path, tmp_path: Path) -> None:
     theirs.write_text(json.dumps([spoken] * 4))
     recipe = tmp_path / "mixed.yaml"
     recipe.write_text(
-        "base: demo\nmax_steps: 1\nwarmup_steps: 0\nlogging_steps: 1\nimage_tokens_min: 4\nimage_tokens_max: 9\n"
+        f"base: {TINY_RECIPE}\nmax_steps: 1\nwarmup_steps: 0\nlogging_steps: 1\nimage_tokens_min: 4\n"
+        "image_tokens_max: 9\n"
         f"train_file: [data/train_demo.jsonl, {{file: {theirs}, weight: 2.5}}]\n"
     )
     assert read_recipe(recipe).train_names == f"data/train_demo.jsonl, {theirs} x 2.5"
@@ -89,6 +90,6 @@ def test_a_recipe_lists_files(workspace: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["[]", "[{file: a.jsonl, weight: 0}]", "[{file: a.jsonl, wait: 1}]", "[7]"])
 def test_a_list_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
     recipe = tmp_path / "mixed.yaml"
-    recipe.write_text(f"base: demo\ntrain_file: {value}\n")
+    recipe.write_text(f"base: {TINY_RECIPE}\ntrain_file: {value}\n")
     with pytest.raises(LeapError, match=r"mixed\.yaml: train_file"):
         read_recipe(recipe)

@@ -19,7 +19,7 @@ FINETUNE = "scripts/training/run-finetuning.py"
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "mine.yaml"
-    path.write_text(f"base: demo\n{text}\n")
+    path.write_text(f"base: {TINY_RECIPE}\n{text}\n")
     return path
 
 

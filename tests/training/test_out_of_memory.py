@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PYTHONPATH, REPOSITORY, run_script
+from conftest import PYTHONPATH, REPOSITORY, TINY_RECIPE, run_script
 from safetensors.torch import load_file
 from test_training import FINETUNE, STEPS, losses, weights
 
@@ -233,7 +233,7 @@ def _rank(results: str, script: str, *options: str) -> None:
     ranks.same("samples", 10)
     optimizer_choice._gpu_bytes = lambda: 1e12 if rank else 1e6
     root = Path(os.environ["LEAP_ROOT"])
-    recipe = read_recipe(REPOSITORY / "configs" / "recipes" / "demo.yaml", {"bf16": True, "optim": "auto"})
+    recipe = read_recipe(Path(TINY_RECIPE), {"bf16": True, "optim": "auto"})
     chosen = optimizer_choice.choose_optimizer(recipe, root / "models" / "tiny", root / "nowhere", ranks)
     assert chosen == "adamw_bf16_stochastic"
     mine = common_candidates(plan(360), CONFIG, free, LEVELS, torch.device("cpu"))

@@ -171,11 +171,11 @@ def test_processes_whose_batches_have_no_image_keep_step(workspace: Path, tmp_pa
 )
 def test_what_cannot_be_divided_is_refused(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(LeapError, match=problem):
-        read_recipe(RECIPES / "demo.yaml", {"fsdp": True, **values})
+        read_recipe(Path(TINY_RECIPE), {"fsdp": True, **values})
 
 
 def test_what_stands_against_dividing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = read_recipe(RECIPES / "demo.yaml", {"fsdp": True})
+    recipe = read_recipe(Path(TINY_RECIPE), {"fsdp": True})
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_sharding(recipe, "qwen3_vl")
     with pytest.raises(LeapError, match="this is a qwen2_vl model"):
