@@ -93,6 +93,7 @@ def test_a_worker_that_fails_is_one_line_that_says_what_to_do(make: Callable[[],
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_workers_disk_is_named() -> None:
     with pytest.raises(LeapError) as error:
         read(refuse(OSError, errno.EIO, "Input/output error", "lost.png"))

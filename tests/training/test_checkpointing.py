@@ -409,6 +409,7 @@ def test_a_loss_that_is_no_number_names_its_samples_and_is_not_saved(
         assert all(value.isfinite().all() for value in load_file(folder / "model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_an_adapter_is_saved_and_resumed(workspace: Path) -> None:
     """The adapter alone is saved; steps in one go and with a new start between them end alike, dropout included."""
     lora = "--finetuning lora --lora_r 2 --lora_dropout 0.1 --lora_target_modules q_proj,v_proj".split()

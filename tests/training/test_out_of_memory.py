@@ -60,7 +60,7 @@ def undisturbed(workspace: Path) -> tuple[dict[str, torch.Tensor], list[float], 
     return weights(workspace, "enough"), losses(done.stderr), seen
 
 
-@pytest.mark.parametrize("share", [0.9, 0.45])
+@pytest.mark.parametrize("share", [0.9, pytest.param(0.45, marks=pytest.mark.slow)])
 def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     workspace: Path,
     undisturbed: tuple[dict[str, torch.Tensor], list[float], list[int]],

@@ -129,6 +129,7 @@ def test_report_and_plot_keep_the_history_of_a_resumed_run(workspace: Path) -> N
         assert image.size == (3000, 1800)
 
 
+@pytest.mark.slow
 def test_a_resumed_runs_summary_is_of_its_own_steps(workspace: Path) -> None:
     """Of steps 5 and 6; nothing is logged at step 4, from where it goes on, and every epoch's last step is short."""
     folder = workspace / "output" / "summed"
