@@ -1,4 +1,4 @@
-"""Make the demo workspace: rendered tabletop scenes, a benchmark in VLABench's format, samples, a small model.
+"""Make the demo workspace: rendered tabletop scenes, a benchmark in VLABench's format, samples, the base model.
 
     python scripts/utils/make_demo_workspace.py
     python scripts/utils/make_demo_workspace.py --root /tmp/tiny --tasks_per_dimension 1 --training_samples 30 --size 99
