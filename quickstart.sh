@@ -55,7 +55,7 @@ grep '^|' demo/eva_results/figures/grounded.md
 cat <<'END'
 
 The base sees but writes no plan, so it has none. The checkpoint plans from what it sees: shown other scenes' images, or
-blank ones, it falls to the floor, which a planner that never looks has. What each number means: docs/scores.md.
+blank ones, it falls to the floor, which a planner that never looks has, or below. What each number means: docs/scores.md.
 
 Look at   demo/eva_results/report/index.html        every example, with its images, plan and diagnosis
           demo/eva_results/figures/                 figures and tables
@@ -64,3 +64,4 @@ Then      LEAP_ROOT=demo python scripts/evaluation/plan_one.py --help      plan 
           bash scripts/ablation/run-ablation-experiments.sh --demo         is LoRA enough for this?
           README.md                                                        the same with the real model and data
 END
+[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] || printf 'First     source .venv/bin/activate\n'

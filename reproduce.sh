@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Evaluate the base model and the published checkpoint-5000 as published (10 examples a task) and whole (4,500), print
 # both beside the published table, and leave one small file to send. Resumable: the same command goes on.
-#   bash reproduce.sh --check                   # only says what it downloads, the disk and the hours
+#   bash reproduce.sh --check                   # after the set-up, only says what it downloads, the disk and the hours
 #   bash reproduce.sh
 #   bash reproduce.sh --engine vllm --vllm_python ~/vllm/bin/python     # flags go to run_vlm_evaluation.py
 set -euo pipefail

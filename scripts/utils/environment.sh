@@ -1,4 +1,4 @@
-# Sourced by quickstart.sh and run-tests.sh: the active Python environment, or .venv made here, with LEAP installed.
+# Sourced by quickstart.sh, run-tests.sh and reproduce.sh: the active Python environment, or .venv made here, with LEAP installed.
 # A second call finds that nothing changed and returns at once. Sets nothing but PATH and MUJOCO_GL.
 
 leap_fail() { echo "error: $1" >&2; exit 1; }
