@@ -1,8 +1,9 @@
 """What an evaluation runs with: everything that decides its numbers, in one value that the manifest keeps."""
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from leap.data.image import ImageSize
 from leap.inference.protocol import Decoding
@@ -96,3 +97,10 @@ def variant_name(name: str, settings: EvaluationSettings) -> str:
         str(settings.quantization): settings.quantization is not None,
     }
     return "_".join([name, *(part for part, used in parts.items() if used)])
+
+
+def without_control(model: str) -> tuple[str, str]:
+    """(the name without its image control, the control); (the name, "") where there is none."""
+    controls = "|".join(control for control in get_args(ImageControl) if control != "none")
+    match = re.fullmatch(rf"(.+)_({controls})((?:_[48]bit)?)", model)
+    return (match[1] + match[3], match[2]) if match else (model, "")

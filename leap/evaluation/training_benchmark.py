@@ -1,5 +1,6 @@
 """The benchmark while training: a seeded subset of it, answered by the model as it is."""
 
+import hashlib
 import random
 import sys
 import time
@@ -15,7 +16,7 @@ from leap.evaluation.predictions import as_prediction, example_and_repeat
 from leap.evaluation.requests import build_requests
 from leap.evaluation.score import score_predictions
 from leap.evaluation.settings import EvaluationSettings
-from leap.inference.protocol import Decoding, Response
+from leap.inference.protocol import Decoding, Response, request_hash
 from leap.records.benchmark import BenchmarkExample
 from leap.vlabench.blind import TOTAL
 from leap.vlabench.dimensions import DIMENSIONS
@@ -53,8 +54,12 @@ class TrainingBenchmark:
 
     @property
     def fingerprint(self) -> str:
-        """Of the examples. Scores of others are not compared with these."""
-        return fingerprint(self.examples)
+        """Of the examples, and of how they are asked and scored. Scores of others are not compared with these."""
+        digest = hashlib.sha256(fingerprint(self.examples).encode())
+        digest.update(repr((self._settings.decoding, self._settings.scorer.name)).encode())
+        for request in self._requests:
+            digest.update(request_hash(request).encode())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.examples)

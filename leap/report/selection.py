@@ -6,14 +6,14 @@ The best of many equally good checkpoints is the luckiest one, so its score on t
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from leap.errors import LeapError
 from leap.evaluation.setting_differences import Difference
-from leap.evaluation.settings import ImageControl
+from leap.evaluation.settings import without_control
 from leap.report.results import TOTAL, dimension_means
 from leap.statistics.comparison import holm, paired_permutation
 from leap.statistics.intervals import Interval, mean_of_dimensions_interval
@@ -23,7 +23,6 @@ from leap.vlabench.dimensions import NAMES
 COLUMNS = ("checkpoints", "best", "chosen_on", "score", "low", "high", "n")
 COMPARED = ("difference", "difference_low", "difference_high", "p_holm")
 _CHECKPOINT = re.compile(r"(?P<run>(?:.+-)?checkpoint-)(?P<step>\d+)(?P<kind>(?:_.*)?)")
-_CONTROLS = tuple(f"_{control}" for control in get_args(ImageControl))
 
 
 def find_series(models: Iterable[str]) -> dict[str, dict[str, int]]:
@@ -93,7 +92,7 @@ def first_half(index: pd.MultiIndex, seed: int) -> np.ndarray[Any, np.dtype[np.b
 
 def _sweeps(models: Iterable[str]) -> dict[str, dict[str, int]]:
     """The runs from which somebody would choose: nobody does by how checkpoints do without their images."""
-    return {run: steps for run, steps in find_series(models).items() if not run.endswith(_CONTROLS)}
+    return {run: steps for run, steps in find_series(models).items() if not without_control(run)[1]}
 
 
 def _select(known: pd.DataFrame, run: str, score: str, seed: int) -> tuple[dict[str, Any], pd.Series]:

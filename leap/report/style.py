@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.typing import ColorType
 
 from leap.cli import FIGURE_FORMATS
+from leap.evaluation.settings import without_control
 from leap.records.files import write_atomic
 from leap.report.selection import find_series
 
@@ -43,11 +44,11 @@ KIND_COLOURS = {
     "refused": "#8C8C8C",
     "not answered": "#C9C9C9",
 }
-# The end of a model's name when it was asked with other images -> its hatch, and what figures call it.
+# Which other images a model was asked with -> its hatch, and what figures call it.
 CONTROLS = {
-    "_swapped": ("///", "other scenes' images"),
-    "_blank": ("...", "blank images"),
-    "_absent": ("xxx", "no images"),
+    "swapped": ("///", "other scenes' images"),
+    "blank": ("...", "blank images"),
+    "absent": ("xxx", "no images"),
 }
 _PALEST = 0.45  # of a run's colour, in its first checkpoint
 
@@ -86,18 +87,14 @@ def looks(models: Iterable[str], baseline: str | None) -> dict[str, Look]:
 
 def uncontrolled(model: str) -> tuple[str, str]:
     """(the model whose image control this is, the control's hatch); (itself, "") for any other model."""
-    for suffix, (hatch, _) in CONTROLS.items():
-        if model.endswith(suffix):
-            return model.removesuffix(suffix), hatch
-    return model, ""
+    name, control = without_control(model)
+    return name, CONTROLS[control][0] if control else ""
 
 
 def label(model: str) -> str:
     """What figures call a model: a folder's name says nothing to who has not made it."""
-    for suffix, (_, images) in CONTROLS.items():
-        if model.endswith(suffix):
-            return plain(f"{model.removesuffix(suffix)}, {images}")
-    return plain(model)
+    name, control = without_control(model)
+    return plain(f"{name}, {CONTROLS[control][1]}" if control else model)
 
 
 def lightened(colour: str, share: float = 0.45) -> str:

@@ -265,6 +265,14 @@ class Recipe(BaseModel):
         except UsageError as error:
             raise ValueError(str(error)) from error
 
+    @model_validator(mode="before")
+    @classmethod
+    def best_by_what_is_measured(cls, values: Any) -> Any:
+        """Without a val_file there is no validation loss by which a checkpoint could be the best."""
+        if isinstance(values, dict) and values.get("eval_benchmark") and values.get("val_file") is None:
+            return {"metric_for_best_model": "grounded", **values}
+        return values
+
     @model_validator(mode="after")
     def consistent(self) -> "Recipe":
         if self.bf16 and self.fp16:

@@ -206,7 +206,10 @@ def test_scores_of_other_examples_are_not_compared(workspace: Path) -> None:
     ("options", "words"),
     [
         (["--metric_for_best_model", "grounded"], "metric_for_best_model=grounded needs eval_benchmark"),
-        (["--eval_benchmark", "6", "--early_stopping_patience", "2"], "early_stopping_patience needs a val_file"),
+        (
+            ["--eval_benchmark", "6", "--metric_for_best_model", "loss", "--early_stopping_patience", "2"],
+            "early_stopping_patience needs a val_file",
+        ),
         (["--eval_benchmark", "6", "--eval_strategy", "no"], "eval_benchmark needs an eval_strategy other than no"),
         (["--eval_benchmark", "6", "--fsdp"], "eval_benchmark needs whole weights on every rank; take it or fsdp"),
         (["--metric_for_best_model", "luck"], "--metric_for_best_model luck"),
@@ -237,12 +240,17 @@ def test_two_ranks_answer_their_shares(workspace: Path) -> None:
         [*command, __file__, str(workspace)], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    alone, both = train(workspace, "one-rank", **ONCE), workspace / "output" / "two-ranks" / f"checkpoint-{STEPS}"
+    alone, both = train(workspace, "one-rank", **ONCE), workspace / "output" / "two-ranks-asked" / f"checkpoint-{STEPS}"
     assert values(both, "loss") == pytest.approx(values(alone, "loss"), abs=2e-4)
     assert values(both, "eval_total_score") == pytest.approx(values(alone, "eval_total_score"), abs=1e-6)
     assert len(values(both, "eval_grounded")) == 1
 
 
 if __name__ == "__main__":  # a rank of the test above
-    train(Path(sys.argv[1]), "two-ranks", **ONCE, per_device_train_batch_size=2)
+    train(Path(sys.argv[1]), "two-ranks-asked", **ONCE, per_device_train_batch_size=2)
     leave()
+
+
+def test_without_a_validation_file_the_best_is_the_benchmarks() -> None:
+    assert read_recipe(Path(TINY_RECIPE), {"eval_benchmark": 6}).metric_for_best_model == "grounded"
+    assert read_recipe(Path(TINY_RECIPE), {"eval_benchmark": 6, "val_file": "x"}).metric_for_best_model == "loss"

@@ -426,9 +426,10 @@ def test_checkpoints_of_a_run_are_shades_of_one_colour_in_every_figure(tmp_path:
 
 
 def test_a_control_is_called_what_it_shows() -> None:
-    assert set(CONTROLS) == {f"_{control}" for control in get_args(ImageControl) if control != "none"}
+    assert set(CONTROLS) == {control for control in get_args(ImageControl) if control != "none"}
     assert label("checkpoint-5_swapped") == "checkpoint-5, other scenes' images"
     assert label("Baseline_absent") == "Baseline, no images"
+    assert label("checkpoint-5_blank_4bit") == "checkpoint-5_4bit, blank images"
     assert label("a$b") == r"a\$b"
 
 

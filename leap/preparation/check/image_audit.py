@@ -125,7 +125,10 @@ def find_named(named: dict[str, Named], roots: Sequence[Path], audit: Audit) -> 
 
     @cache
     def names_in(folder: Path) -> dict[str, str]:
-        return {folded(path.name): path.name for path in listed(folder)}
+        try:
+            return {folded(path.name): path.name for path in listed(folder)}
+        except OSError:  # a name that is too long, a folder that cannot be read: nothing in it is known
+            return {}
 
     def alike(image: str) -> str:
         """A file of the same name but for case, or for how its accents are written (NFC, NFD)."""

@@ -71,6 +71,7 @@ class Built:
 
 def build(sources: Sources, output: Path) -> Built:
     """Write the report. Raises LeapError for broken results, and where `output` holds something else than a report."""
+    output = output.resolve()  # a link stays one, and what it leads to is replaced
     _refuse_other_folder(output)
     staging, before = (output.with_name(f".{output.name}.{state}") for state in ("new", "old"))
     with FolderLock(staging):  # a second one at the same time would write among these files
@@ -80,12 +81,13 @@ def build(sources: Sources, output: Path) -> Built:
         except BaseException:
             _clear(staging)
             raise
-    size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
-    # A browser finds the report of before or the new one, but for the instant between two renames.
-    shutil.rmtree(before, ignore_errors=True)
-    if output.exists():
-        output.rename(before)
-    staging.rename(output)
+        size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file() and file.name != LOCK)
+        # A browser finds the report of before or the new one, but for the instant between two renames.
+        shutil.rmtree(before, ignore_errors=True)
+        if output.exists():
+            output.rename(before)
+        staging.rename(output)
+        (output / LOCK).unlink(missing_ok=True)  # no part of a report; who waits for it makes a staging folder anew
     shutil.rmtree(before, ignore_errors=True)
     return Built(output / PAGE, examples, size, notes)
 

@@ -154,14 +154,15 @@ def _unscored(counts: pd.DataFrame) -> Cell:
 
 
 def _costs(manifests: Sequence[Mapping[str, Any]]) -> tuple[Cell, Cell, Cell]:
-    """Tokens of prompts and responses, USD, time of inference; "-" where nothing says it."""
+    """Tokens of prompts and responses, USD, time of inference; "-" where nothing says it, "≥" where a part does not."""
     usage = [one["usage"] for one in manifests if "usage" in one]
     tokens = sum(one.get("prompt_tokens", 0) + one.get("new_tokens", 0) for one in usage)
     costs = [cost for one in usage if (cost := one.get("cost_usd")) is not None]
     seconds = sum(session.get("seconds", 0) for one in manifests for session in one.get("inference", []))
+    unknown = len(usage) < len(manifests) or any(one.get("answers_without_usage") for one in usage)
     return (
-        _number(tokens or None, "{:,}".format),
-        _number(sum(costs) if costs else None, "${:.2f}".format),
+        _number(tokens or None, ("≥ {:,}" if unknown else "{:,}").format),
+        _number(sum(costs) if costs else None, ("≥ ${:.2f}" if len(costs) < len(manifests) else "${:.2f}").format),
         _number(seconds or None, duration),
     )
 

@@ -60,5 +60,7 @@ def _link(file: Path, path: Path) -> None:
     """The same file under another name, or a copy where the file system has no links."""
     try:
         os.link(file, path)
+    except FileExistsError:
+        return  # another process has the same image
     except OSError:
         shutil.copyfile(file, path)
