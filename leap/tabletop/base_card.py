@@ -84,7 +84,7 @@ def _first(facts: dict[str, Any]) -> dict[str, Any]:
 def _training(facts: dict[str, Any]) -> str:
     """What was trained with which command; first what that went on from."""
     before = (
-        f"{_training(facts['started_from'])}\n\nIt went on from there, with more sorts of questions:\n"
+        f"{_training(facts['started_from'])}\n\nIt went on from there, with more sorts of questions (today's code asks all in both):\n"
         if "started_from" in facts
         else ""
     )

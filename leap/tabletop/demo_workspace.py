@@ -83,9 +83,7 @@ def make_workspace(root: Path, size: DemoSize) -> bool:
 
 
 def _copy_base(folder: Path) -> None:
-    """Whole or not at all. Raises LeapError where the repository lacks it."""
-    if not is_file(BASE / "model.safetensors"):
-        raise LeapError(f"{BASE}: the demo's base model is missing; restore it (git checkout -- {BASE})")
+    """Whole or not at all."""
     if not folder.is_dir():
         shutil.copytree(BASE, unfinished(folder), dirs_exist_ok=True).replace(folder)
 
@@ -203,9 +201,15 @@ def _write_benchmark(root: Path, episodes: Sequence[tuple[int, Episode]]) -> lis
 
 
 def _generator_hash() -> str:
-    """sha256 of the demo's own code, wording and prompt: a workspace made by other code is not the same workspace."""
+    """sha256 of the demo's own code, wording, prompt and base: a workspace made by others is not the same workspace.
+
+    Raises LeapError where the repository lacks the base.
+    """
+    weights = BASE / "model.safetensors"
+    if not is_file(weights):
+        raise LeapError(f"{BASE}: the demo's base model is missing; restore it (git checkout -- {BASE})")
     digest = hashlib.sha256(leap_instructions().text.encode())
-    for path in [*listed(Path(__file__).parent, "**/*.py"), Path(phrasing.__file__)]:
+    for path in [*listed(Path(__file__).parent, "**/*.py"), Path(phrasing.__file__), weights]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
