@@ -50,6 +50,8 @@ _RUN = """\
 {command}
 ```"""
 
+_WENT_ON = "\n\nIt went on from there, with more sorts of questions (today's code asks all in both):\n"
+
 
 def write_results(folder: Path, accuracy: dict[str, Any], scenes: int) -> None:
     """What was measured (see `base_exam.examine`) on so many scenes, and the card of the model in `folder`."""
@@ -83,11 +85,7 @@ def _first(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _training(facts: dict[str, Any]) -> str:
     """What was trained with which command; first what that went on from."""
-    before = (
-        f"{_training(facts['started_from'])}\n\nIt went on from there, with more sorts of questions (today's code asks all in both):\n"
-        if "started_from" in facts
-        else ""
-    )
+    before = f"{_training(facts['started_from'])}{_WENT_ON}" if "started_from" in facts else ""
     steps, planned, seconds = facts["steps"], facts["planned_steps"], facts["seconds"]
     stopped = "" if steps == planned else f", ended after {steps:,} of {planned:,} steps"
     return before + _RUN.format(
