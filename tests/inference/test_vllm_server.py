@@ -368,7 +368,8 @@ def test_a_real_judge_answers_by_the_schema(
     assert len(judged) == 2 * 2 * 3
     assert judged[list(CRITERIA)].isin(range(1, 6)).all(axis=None)
     for raw in judged["judge_raw"]:
-        assert set(json.loads(raw)) == {"rationale", *CRITERIA}
+        # Not strict: xgrammar lets control characters stand bare in strings, as leap.judge.verdicts takes them.
+        assert set(json.loads(raw, strict=False)) == {"rationale", *CRITERIA}
     (pairs,) = tmp_path.glob("blind10_pairs_*.csv")
     assert set(read_table(pairs)["outcome"]) <= {"a", "b", "tie"}
     (manifest,) = tmp_path.glob("blind10_manifest_*.json")
