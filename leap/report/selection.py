@@ -20,7 +20,7 @@ from leap.statistics.intervals import Interval, mean_of_dimensions_interval
 from leap.statistics.means import MEAN, score_table
 from leap.vlabench.dimensions import NAMES
 
-COLUMNS = ("checkpoints", "best", "chosen_on", "score", "low", "high", "n")
+COLUMNS = ("checkpoints", "best", "chosen_on", "score", "low", "high", "n", "dimensions")
 COMPARED = ("difference", "difference_low", "difference_high", "p_holm")
 _CHECKPOINT = re.compile(r"(?P<run>(?:.+-)?checkpoint-)(?P<step>\d+)(?P<kind>(?:_.*)?)")
 
@@ -54,9 +54,10 @@ def select_checkpoints(
     seed: int = 0,
 ) -> pd.DataFrame:
     """A row a run, with `COLUMNS`: its best checkpoint by the mean on one half of the examples, that mean, and the mean
-    of the `n` others with its 95 % interval. With a baseline, `COMPARED` too: how far it lies above the baseline on
-    those, and p of the paired permutation test, with Holm's correction over the runs, not over the checkpoints, which
-    chose on other examples. p is empty where the two were asked or scored in other ways (`unlike`).
+    of the `n` others, of so many dimensions, with its 95 % interval. With a baseline, `COMPARED` too: how far it lies
+    above the baseline on those, and p of the paired permutation test, with Holm's correction over the runs, not over
+    the checkpoints, which chose on other examples. p is empty where the two were asked or scored in other ways
+    (`unlike`).
 
     Only examples that all of a run's checkpoints have are used; means are of the dimensions that have some in both
     halves. The baseline is no candidate. Raises LeapError where there is no run to choose from, or no half.
@@ -107,7 +108,7 @@ def _select(known: pd.DataFrame, run: str, score: str, seed: int) -> tuple[dict[
     means = one.groupby(level="dimension").mean().loc[both].mean()
     held = other.loc[both, means.idxmax()]
     found = _interval(held, seed)
-    values = (known.shape[1], means.idxmax(), means.max(), found.mean, found.low, found.high, found.n)
+    values = (known.shape[1], means.idxmax(), means.max(), found.mean, found.low, found.high, found.n, len(both))
     return dict(zip(COLUMNS, values, strict=True)), held
 
 

@@ -36,7 +36,7 @@ from leap.training.optimizer_state import (
     restore_optimizer_state,
     restore_scheduler_state,
 )
-from leap.training.stopping import Metric, best_step
+from leap.training.stopping import Metric, best_step, own_log
 
 _LOSS = "loss_since_log.json"
 
@@ -88,25 +88,14 @@ class LossSum:
 
 
 def load_state(resume: Path | None, steps: int, identity: dict[str, Any]) -> TrainerState:
-    """The state of a run of so many steps; of one that goes on, with its log.
-
-    Validation losses of other samples than this start's, and scores of other examples, are neither compared with its
-    own nor the best.
-    """
+    """The state of a run of so many steps; of one that goes on, with its log (see `own_log`)."""
     state = TrainerState()
     if resume:
         read_log(resume)
         with refusing(resume / TRAINER_STATE, "it cannot be read"):
             state = TrainerState.load_from_json(str(resume / TRAINER_STATE))
+        state.log_history = own_log(state.log_history, read_marker(resume), identity)
     state.max_steps = steps
-    before = read_marker(resume) if resume else {}
-    others = {}
-    if before.get("held_out", identity.get("held_out")) != identity.get("held_out"):
-        others["eval_loss"] = "eval_loss_of_other_rows"
-    if before.get("benchmark") != identity.get("benchmark"):
-        others |= {f"eval_{name}": f"eval_{name}_of_other_examples" for name in ("grounded", "total_score")}
-    for entry in state.log_history:
-        entry |= {others[name]: entry.pop(name) for name in [*entry] if name in others}
     return state
 
 

@@ -22,6 +22,7 @@ from leap.models.checkpoints import (
     find_checkpoints,
     read_config,
     read_log,
+    read_marker,
     small_files,
     weights_hash,
 )
@@ -44,7 +45,7 @@ from leap.training.recipe import Recipe
 from leap.training.resume import find_resume, note_unknown_files, resolve_start
 from leap.training.schedule import check_reports, check_schedule, check_stopping
 from leap.training.sharding import check_sharding
-from leap.training.stopping import BEST, Metric, best_step, evaluations, has_stopped
+from leap.training.stopping import BEST, Metric, best_step, evaluations, has_stopped, own_log
 from leap.training.trainable_model import Trainable, check_dtype, load_trainable, plan_training
 from leap.workers import clear_worker_errors
 
@@ -88,12 +89,23 @@ class Run:
         return recipe.eval_steps if strategy == "steps" else an_epoch
 
     @property
+    def evaluated_on(self) -> dict[str, str]:
+        """The samples and examples of its evaluations, as its checkpoints name them."""
+        found = {}
+        if self.validation:
+            found["held_out"] = f"{self.validation.fingerprint}, {len(self.validation)} rows"
+        if self.benchmark:
+            found["benchmark"] = self.benchmark.fingerprint
+        return found
+
+    @property
     def finished(self) -> bool:
         """Whether the newest checkpoint is the last step's, or that of an early stop."""
         if self.resume is None:
             return False
         patience, metric = self.recipe.early_stopping_patience, self.recipe.metric_for_best_model
-        stopped = bool(patience) and has_stopped(read_log(self.resume), patience, metric)
+        log = own_log(read_log(self.resume), read_marker(self.resume), self.evaluated_on)
+        stopped = bool(patience) and has_stopped(log, patience, metric)
         return stopped or (checkpoint_step(self.resume) or 0) >= self.steps
 
 
@@ -266,9 +278,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     if is_main_process():
         print(f"batches     {batches.summary}", file=sys.stderr, flush=True)
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
-    identity["held_out"] = f"{run.validation.fingerprint}, {len(run.validation)} rows" if run.validation else None
-    if run.benchmark:
-        identity["benchmark"] = run.benchmark.fingerprint
+    identity |= {"held_out": None, **run.evaluated_on}
     if is_main_process():
         write_json(run.output / MARKER, identity)
     own = [

@@ -1,7 +1,7 @@
 """Early stopping, and which checkpoint is the best: by the validation loss or a score, from the run's own log of it."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 Log = Sequence[dict[str, Any]]  # `log_history` of a Trainer's state
@@ -11,6 +11,18 @@ BEST: dict[Metric, str] = {
     "grounded": "highest grounded of the benchmark's subset",
     "total_score": "highest total_score of the benchmark's subset",
 }
+
+
+def own_log(log: Log, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The log of a run that goes on, where validation losses of other samples than this start's, and scores of other
+    examples, have other names: they are neither compared with its own nor the best. `before` and `now` name the samples
+    and examples as a checkpoint's marker does."""
+    others = {}
+    if before.get("held_out", now.get("held_out")) != now.get("held_out"):
+        others["eval_loss"] = "eval_loss_of_other_rows"
+    if before.get("benchmark") != now.get("benchmark"):
+        others |= {f"eval_{name}": f"eval_{name}_of_other_examples" for name in ("grounded", "total_score")}
+    return [{others.get(name, name): value for name, value in entry.items()} for entry in log]
 
 
 def evaluations(log: Log, metric: Metric = "loss") -> dict[int, float]:

@@ -187,11 +187,15 @@ def test_the_best_checkpoint_and_early_stopping_follow_the_metric(workspace: Pat
         False,
     )
     # A rate of 1e-9 learns nothing: no evaluation is better than the first.
-    checkpoint = train(
-        workspace, "stops", eval_benchmark=6, metric_for_best_model="eval_total_score", eval_steps=1,
-        early_stopping_patience=2, learning_rate=1e-9, max_steps=20, save_total_limit=1,
-    ).parent  # fmt: skip
-    assert sorted(folder.name for folder in checkpoint.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-3"]
+    options = {
+        "metric_for_best_model": "eval_total_score", "eval_steps": 1, "early_stopping_patience": 2,
+        "learning_rate": 1e-9, "max_steps": 20, "save_total_limit": 1,
+    }  # fmt: skip
+    output = train(workspace, "stops", eval_benchmark=6, **options).parent
+    assert sorted(folder.name for folder in output.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-3"]
+    # Asked other examples it has not stopped: none of its scores is theirs.
+    train(workspace, "stops", eval_benchmark=7, **options)
+    assert sorted(folder.name for folder in output.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
 
 
 def test_scores_of_other_examples_are_not_compared(workspace: Path) -> None:

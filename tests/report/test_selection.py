@@ -93,7 +93,8 @@ def test_only_what_every_checkpoint_has_is_used() -> None:
     scores = table({f"checkpoint-{step}": float(step) for step in range(3)} | {"other_swapped": 1.0})
     partly = scores[~((scores["model"] == "checkpoint-2") & (scores["dimension"] != "Spatial"))]
     found = select_checkpoints(partly, "total_score")
-    assert found.columns[-1] == "n"  # nothing to compare with
+    assert found.columns[-1] == "dimensions"  # nothing to compare with
+    assert found["dimensions"].item() == 1
     assert found["n"].item() == (~first_half(INDEX[INDEX.get_level_values("dimension") == "Spatial"], 0)).sum()
     few = scores[(scores["dimension"] == "Spatial") & (scores["task"] == "single")]
     with pytest.raises(LeapError, match="checkpoint-N: too few examples"):
