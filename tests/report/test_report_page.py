@@ -255,9 +255,11 @@ def test_what_is_missing_is_said_and_the_rest_shown(results: Path, workspace: Pa
 
 def test_without_the_benchmark_there_are_responses_alone(results: Path, workspace: Path, tmp_path: Path) -> None:
     found = sources(results, workspace)
-    built = build(Sources(**{**vars(found), "data": tmp_path / "none"}), tmp_path / "report")
+    built = build(Sources(**{**vars(found), "data": tmp_path / "none", "root": tmp_path}), tmp_path / "report")
     (note,) = built.notes
     assert note.startswith("no images, instructions or references are shown")
+    assert str(tmp_path) in note
+    assert str(tmp_path) not in built.page.read_text()  # which others see
     (_, _, records) = calls(built.page.parent / "data" / "examples-0.js")
     assert records[0]["reference"] is None
     assert records[0]["responses"][0]["plan"] == [["pick", "99", None]]

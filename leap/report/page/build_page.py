@@ -132,7 +132,9 @@ def _write(sources: Sources, folder: Path, earlier: Path) -> tuple[int, list[str
     figures = _copy_figures(sources.figures, folder / FIGURES)
     front = read_front_page(sources.results, sources.models, sources.baseline)
     template = _environment().get_template(PAGE)
-    page = template.render(front=front, figures=figures, kinds=KINDS, missing=index.notes)
+    # Whoever is shown the page need not learn where the workspace lies.
+    missing = [note.replace(f"{sources.root}/", "") for note in index.notes]
+    page = template.render(front=front, figures=figures, kinds=KINDS, missing=missing)
     (folder / PAGE).write_text(page, "utf-8")
     for name in ("report.js", "report.css"):
         text = resources.files(__package__).joinpath(_TEMPLATES, name).read_text("utf-8")
