@@ -16,6 +16,7 @@ from leap.records.paths import at_home, find_path
 
 if TYPE_CHECKING:
     from leap.data.image import ImageSize
+    from leap.hub.hub_models import HubModel
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -137,6 +138,12 @@ class WorkspaceConfig:
     def resolve(self, path: str | Path) -> Path:
         """A path as the user gave it: from the current folder or the workspace root, see `find_path`."""
         return find_path(path, self.root)
+
+    def find_model(self, text: str) -> "Path | HubModel":
+        """A model as the user gave it: a folder, or a name on the hub, which `fetch_models` makes a folder."""
+        from leap.hub.hub_models import find_model
+
+        return find_model(text, self.root)
 
     def paths(self) -> dict[str, Path]:
         """Every path by name, in the order of the README's tree."""

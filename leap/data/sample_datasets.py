@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +11,9 @@ from typing import Any
 from leap.data.formats import RawSample
 from leap.data.sample_files import SampleFile
 from leap.errors import LeapError
+from leap.records.paths import may_be_hub_name
 
 _ROWS = 256  # that are read at a time: a row may hold images
-_ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FILES = (".jsonl", ".json", ".ndjson", ".parquet", ".arrow", ".csv", ".yaml", ".txt")  # no data set is called so
 _OFFLINE = "HF_HUB_OFFLINE=1 keeps it from the hub; unset it, or give a file"
 
@@ -109,6 +108,6 @@ def find_samples(given: str, root: Path, cache: Path) -> SampleSource | None:
     name, _, split = given.partition(":")
     if (root / name).is_dir():
         return SampleDataset(place, str(root / name), split or None, cache / "datasets")
-    if _ON_HUB.fullmatch(name) and not name.endswith(_FILES) and not (root / name).parent.is_dir():
+    if may_be_hub_name(name, root) and not name.endswith(_FILES):
         return SampleDataset(Path(given), name, split or None, None)
     return None

@@ -29,6 +29,7 @@ from leap.evaluation.requests import build_requests
 from leap.evaluation.score import Counts
 from leap.evaluation.setting_differences import unlike_members
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
+from leap.hub.hub_models import hub_origin
 from leap.inference.protocol import Engine, Request, Response, request_hash
 from leap.models.checkpoints import changed_files, read_marker
 from leap.records.benchmark import BenchmarkExample
@@ -187,6 +188,7 @@ class ResultFolder:
             **self._fixed,
             "model_path": str(self._model.folder) if self._model.folder else None,
             "base_model_path": str(self._model.base) if self._model.base else None,
+            **_origins(self._model),
             "recipe": _recipe_of(self._model.folder),
             **({"repeats": len(self._repeats)} if len(self._repeats) > 1 else {}),
             "image_size_source": self._settings.image_size_source,
@@ -258,6 +260,12 @@ def _other_files(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
     """The small files of a model that are others now; none where one of the two does not say."""
     files = changed_files(then["files"], now["files"]) if "files" in now and "files" in then else []
     return [f"{name} of the model has changed" for name in files]
+
+
+def _origins(model: EvaluatedModel) -> dict[str, Any]:
+    """Repository, commit and subfolder of what came from the hub."""
+    found = {"hub": model.folder and hub_origin(model.folder), "base_hub": model.base and hub_origin(model.base)}
+    return {name: origin for name, origin in found.items() if origin}
 
 
 def _recipe_of(model: Path | None) -> Any:

@@ -18,7 +18,7 @@ from rich.filesize import decimal
 from leap.cli import count, refuse_reversed, seconds, some_workers
 from leap.errors import LeapError
 from leap.hub.client import Hub
-from leap.hub.file_listing import HubFile, Repository
+from leap.hub.file_listing import HubFile, Repository, Snapshot
 from leap.hub.notes import keep_listing
 from leap.hub.resume_download import Fetch, Retries, RetryPolicy
 from leap.progress import track_bytes
@@ -77,7 +77,14 @@ def download(
     check_folder(folder)
     retries = Retries(policy, log)
     snapshot = retries.persist(lambda: hub.snapshot(repository))
-    wanted = choice([file.path for file in snapshot.files])
+    download_snapshot(hub, snapshot, folder, choice, retries, dry_run)
+
+
+def download_snapshot(
+    hub: Hub, snapshot: Snapshot, folder: Path, choice: Choice, retries: Retries, dry_run: bool = False
+) -> None:
+    """The same for files that are known already."""
+    repository, wanted = snapshot.repository, choice([file.path for file in snapshot.files])
     files = [file for file in snapshot.files if file.path in wanted]
     log(f"{repository.name} at {snapshot.commit[:12]}: {_amount(files)}, into {folder}")
     if hidden := [path for path in snapshot.hidden if path not in _ORDINARY]:

@@ -78,8 +78,8 @@ ENGINES: Mapping[str, EngineKind] = MappingProxyType(
 DEFAULT = "hf"
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, find: Callable[[str], Path]) -> None:
-    """The options of the engines; `find` says where a path is."""
+def add_engine_arguments(parser: argparse.ArgumentParser, find_model: Callable[[str], Any]) -> None:
+    """The options of the engines; `find_model` says what a model's name means."""
     add = parser.add_argument_group("engine").add_argument
     add(
         "--engine",
@@ -99,8 +99,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser, find: Callable[[str], 
         type=any_workers,
         help="processes that prepare images (default: from the CPU cores; hf: 0 is none)",
     )
-    add("--base_model_path", type=find, help="the base of a LoRA adapter (default: the one that it names)")
-    add("--lora_adapter_path", type=find, help="a LoRA adapter's folder; --checkpoint takes it too")
+    add("--base_model_path", type=find_model, help="the base of a LoRA adapter (default: the one that it names)")
+    add("--lora_adapter_path", type=find_model, help="a LoRA adapter's folder; --checkpoint takes it too")
     add("--quantization", choices=("4bit", "8bit"), help="hf: load the weights quantized, with bitsandbytes")
     add("--trust_remote_code", action="store_true", default=None, help="hf: run the code that lies with the model")
     add("--vllm_python", help="vllm: the Python of its environment (default: $LEAP_VLLM_PYTHON)")

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from leap.errors import LeapError
+from leap.hub.hub_models import HubModel, cached_model, local_folder, named_model
 from leap.records.files import is_file
 from leap.records.json_files import object_if_there, read_object
 from leap.records.litter import listed
@@ -59,6 +60,12 @@ class _MarkedRecipe(_Read):
     processes: int = 1  # ranks, under the key that markers have
 
 
+class _MarkedOrigin(_Read):
+    repository: str
+    commit: str
+    subfolder: str | None = None
+
+
 class _Marker(_Read):
     recipe: _MarkedRecipe = _MarkedRecipe()
     step: int | None = None
@@ -66,6 +73,7 @@ class _Marker(_Read):
     weights: str | None = None
     base_model: str | None = None
     base_files: dict[str, str] = {}
+    base_hub: _MarkedOrigin | None = None
     data: str | None = None
     validation: str | None = None
     commit: str | None = None
@@ -198,14 +206,24 @@ def adapter_base(folder: Path, root: Path, given: Path | None = None) -> Path | 
     """
     if not is_file(folder / ADAPTER):
         return None
-    named = read_adapter(folder).get("base_model_name_or_path")
-    base = given or (root / named if named else None)
+    named = given or named_base(folder, root)
+    base = local_folder(named, root) if named else None
     if base is None or not is_file(base / "config.json"):
         raise LeapError(
-            f"{folder}: an adapter on {given or named}, which is no model folder here; set --base_model_path"
+            f"{folder}: an adapter on {named}, which is no model folder here; name it, or the hub's (--base_model_path)"
         )
     refuse_another_base(folder, base)
     return base
+
+
+def named_base(folder: Path, root: Path) -> Path | HubModel | None:
+    """What an adapter names as its base: a folder, or a model of the hub, at the commit that LEAP trained it on."""
+    name = read_adapter(folder).get("base_model_name_or_path")
+    named = named_model(name, root) if name else None
+    origin = read_marker(folder).get("base_hub")
+    if origin and not (isinstance(named, Path) and named.is_dir()):
+        return HubModel(origin["repository"], origin["commit"], origin.get("subfolder"))
+    return named
 
 
 def refuse_another_base(folder: Path, base: Path) -> None:
@@ -261,7 +279,12 @@ def _file_digest(path: Path, size: int, changed: int) -> bytes:
 
 
 def result_name(model: Path, output: Path) -> str:
-    """A model's name in the results: `checkpoint-N` of the full run, `RUN-checkpoint-N` of another, or its folder's."""
+    """A model's name in the results: `checkpoint-N` of the full run, `RUN-checkpoint-N` of another, or its folder's.
+
+    One in the hub's cache, whose folder is called after a commit, is NAME or NAME-SUBFOLDER.
+    """
+    if cached := cached_model(model):
+        return cached.name
     if checkpoint_step(model) is None:
         return model.name
     run = model.parent

@@ -1,6 +1,7 @@
 """Where a path on a command line is: from the workspace root, or from the current folder."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,10 @@ from pathlib import Path
 from leap.environment import rank
 from leap.errors import UsageError
 from leap.records.litter import is_data
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# First and last words of paths in a workspace: nobody who mistypes one should get what a stranger calls so on the hub.
+_OURS, _CHECKPOINT = ("models", "output", "data", "dataset", "demo"), re.compile(r"checkpoint-\d+")
 
 
 def find_path(path: str | Path, root: Path) -> Path:
@@ -29,6 +34,15 @@ def find_path(path: str | Path, root: Path) -> Path:
     if os.path.exists(here) and not os.path.samefile(here, there) and not _is_empty(here):
         _say(f"{text}: the workspace's is taken, {there}; for the one here, {here}, write its whole path")
     return there
+
+
+def may_be_hub_name(text: str, root: Path, explicit: bool = False) -> bool:
+    """Whether OWNER/NAME that is no path here may be a repository's name: not where OWNER is a folder, unless what
+    stands with it is `explicit`."""
+    owner, _, name = text.partition("/")
+    if not _HUB_NAME.fullmatch(text) or owner in _OURS or _CHECKPOINT.fullmatch(name):
+        return False
+    return explicit or not ((root / owner).is_dir() or Path(owner).is_dir())
 
 
 def at_home(path: str | Path, named_by: str = "") -> Path:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from leap.data.image import ImageEncoder, ImageSize
 from leap.data.sample_datasets import find_samples
 from leap.environment import world_size
 from leap.errors import LeapError
+from leap.hub.hub_models import cached_model, hub_origin, local_folder, named_model
 from leap.models.checkpoints import (
     MARKER,
     checkpoint_step,
@@ -42,7 +43,7 @@ from leap.training.optimizer_choice import choose_optimizer
 from leap.training.places import check_places
 from leap.training.ranks import Ranks, join
 from leap.training.recipe import Recipe
-from leap.training.resume import find_resume, note_unknown_files, resolve_start
+from leap.training.resume import adapter_to_start, find_resume, note_unknown_files, resolve_start
 from leap.training.schedule import check_reports, check_schedule, check_stopping
 from leap.training.sharding import check_sharding
 from leap.training.stopping import BEST, Metric, best_step, evaluations, has_stopped, own_log
@@ -144,8 +145,9 @@ def check_run(
     What the check of the data finds is kept in the folder `cache`, so that the next start need not look again, with a
     `report` for people. `benchmark` makes what `eval_benchmark` asks for.
     """
-    model, output = root / recipe.model_name_or_path, root / recipe.output_dir
+    output = root / recipe.output_dir
     check_places(recipe, root)
+    model = local_folder(named_model(recipe.model_name_or_path, root), root)
     recipe = resolve_start(recipe, root)
     check_dtype(recipe)
     join()
@@ -162,7 +164,7 @@ def check_run(
     size = ImageSize(recipe.image_tokens_min, recipe.image_tokens_max)
     encoder = ImageEncoder(processor, size)
     record_size(processor, size)  # every checkpoint holds the processor
-    start = root / recipe.resume_from_lora if recipe.resume_from_lora and resume_point(output) is None else None
+    start = adapter_to_start(recipe, root) if recipe.resume_from_lora and resume_point(output) is None else None
     trainable = plan_training(recipe, model, start)
 
     def check(file: str, data_format: FormatName | None, max_samples: int | None, name: str) -> CheckedFile:
@@ -265,7 +267,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     accelerator = make_accelerator(recipe, run.root, scalars, find_unused=not every_rank_uses_all)
     model = load_trainable(recipe, run.model)
     if recipe.resume_from_lora and not run.resume:
-        load_adapters(model, run.root / recipe.resume_from_lora)
+        load_adapters(model, adapter_to_start(recipe, run.root))
     divided = recipe.fsdp and accelerator.num_processes > 1
     if divided:
         model = shard(model, accelerator.device, getattr(torch, recipe.dtype))
@@ -279,6 +281,8 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         print(f"batches     {batches.summary}", file=sys.stderr, flush=True)
     identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
     identity |= {"held_out": None, **run.evaluated_on}
+    if origin := hub_origin(run.model):
+        identity["base_hub"] = origin
     if is_main_process():
         write_json(run.output / MARKER, identity)
     own = [
@@ -300,7 +304,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         identity=identity,
         eval_steps=run.eval_steps,
         benchmark=run.benchmark,
-        base_name=_under_root(run.model, run.root),
+        base_name=_base_name(run.model, run.root),
         callbacks=[*own, *callbacks],
         keeps_gradients=divided and keeps_gradients(model, accelerator.device),
         ranks=ranks,
@@ -315,8 +319,10 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     return run.output / f"checkpoint-{state.global_step}"
 
 
-def _under_root(model: Path, root: Path) -> str:
-    """A folder's path from the workspace root, or its whole path outside of it."""
+def _base_name(model: Path, root: Path) -> str:
+    """What others load the base by: its name on the hub, its path from the workspace root, or its whole path."""
+    if cached := cached_model(model):
+        return str(replace(cached, revision=None))
     model, root = Path(os.path.abspath(model)), Path(os.path.abspath(root))  # a link stays a link
     return str(model.relative_to(root) if model.is_relative_to(root) else model)
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from leap.data.sample_datasets import find_samples
 from leap.errors import LeapError
+from leap.hub.hub_models import fetch_model, named_model
 from leap.models.checkpoints import weight_files
 from leap.records.files import check_folder
 from leap.records.json_files import read_object
+from leap.training.checkpoint_folder import resume_point
 from leap.training.recipe import Recipe
 
 # What a new clone lacks; harmless advice for a file of the user's own.
@@ -18,7 +20,10 @@ _SECTIONS = ("optimizer", "optimizer.params", "scheduler", "scheduler.params", "
 
 
 def check_places(recipe: Recipe, root: Path) -> None:
-    """Raises LeapError where a file or folder that the recipe names is not there; relative paths start at `root`."""
+    """Raises LeapError where a file or folder that the recipe names is not there; relative paths start at `root`.
+
+    Models of the hub are fetched, when all else is there.
+    """
     named = [("train_file", one.file) for one in recipe.train_files]
     for name, file in [*named, *([("val_file", recipe.val_file)] if recipe.val_file else [])]:
         if find_samples(file, root, root) is None:
@@ -28,7 +33,9 @@ def check_places(recipe: Recipe, root: Path) -> None:
     if recipe.deepspeed:
         check_deepspeed(root / recipe.deepspeed)
     check_folder(root / recipe.output_dir)
-    weight_files(root / recipe.model_name_or_path)
+    weight_files(fetch_model(named_model(recipe.model_name_or_path, root), root))
+    if recipe.resume_from_lora and resume_point(root / recipe.output_dir) is None:
+        fetch_model(named_model(recipe.resume_from_lora, root), root)
 
 
 def check_deepspeed(path: Path) -> None:

@@ -127,7 +127,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    model_name_or_path: Annotated[str, Field(description="base model: a folder")]
+    model_name_or_path: Annotated[str, Field(description="base model: a folder, or OWNER/NAME[@REVISION] on the hub")]
     train_file: Annotated[
         str | Annotated[list[MixedFile], Field(min_length=1)],
         Field(description="training samples: a JSONL, JSON or Parquet file, a folder, or org/name"),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from leap.errors import LeapError
+from leap.hub.hub_models import local_folder, named_model
 from leap.models.checkpoints import MARKER, UNKNOWN_FILES, changed_files, find_checkpoints, read_marker
 from leap.progress import is_main_process
 from leap.records.files import is_file
@@ -69,6 +70,12 @@ def _compared(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**values, "samples of an optimiser step": samples}
 
 
+def adapter_to_start(recipe: Recipe, root: Path) -> Path:
+    """The folder that `resume_from_lora` names; one of the hub's has been fetched."""
+    assert recipe.resume_from_lora
+    return local_folder(named_model(recipe.resume_from_lora, root), root)
+
+
 def resolve_start(recipe: Recipe, root: Path) -> Recipe:
     """The recipe; where `resume_from_lora` is the newest checkpoint of the run's own folder, it is this run going on.
 
@@ -76,7 +83,7 @@ def resolve_start(recipe: Recipe, root: Path) -> Recipe:
     """
     if not recipe.resume_from_lora:
         return recipe
-    output, start = (root / recipe.output_dir).resolve(), (root / recipe.resume_from_lora).resolve()
+    output, start = (root / recipe.output_dir).resolve(), adapter_to_start(recipe, root).resolve()
     if start.parent != output:
         return recipe
     newest = resume_point(output)

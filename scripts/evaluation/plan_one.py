@@ -2,6 +2,8 @@
 
     python scripts/evaluation/plan_one.py --checkpoint output/checkpoint-200 \\
         --image scene.png --numbered_image scene_numbered.png --instruction "Put the pear into the basket."
+    python scripts/evaluation/plan_one.py --checkpoint EvanSirius/leap-ckpts:checkpoint-5000 --image scene.png \\
+        --instruction "Put the pear into the basket."    # a model of the hub
 """
 
 import sys
@@ -21,9 +23,9 @@ def main() -> int | None:
         "--checkpoint",
         "--model_path",
         dest="model",
-        type=find,
+        type=workspace.find_model,
         default=workspace.base_model,
-        help="model folder",
+        help="model folder, or OWNER/NAME[@REVISION][:SUBFOLDER] on the hub",
     )
     parser.add_argument("--image", type=find, required=True, help="the scene")
     parser.add_argument(
@@ -39,12 +41,15 @@ def main() -> int | None:
 
     from leap.errors import LeapError
     from leap.models.checkpoints import adapter_base, weight_files
+    from leap.models.fetching import fetch_models
 
-    folder, image = arguments.model, arguments.image
+    image = arguments.image
     numbered = arguments.numbered_image or image
     for path in (image, numbered):
         if not path.is_file():
             raise LeapError(f"{path}: there is no such image")
+    fetch_models(arguments, workspace.root)
+    folder = arguments.model
     weight_files(folder)
     base = adapter_base(folder, workspace.root)
 

@@ -18,6 +18,7 @@ import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, Parser, count, count_or_all, run
 from leap.errors import UsageError
+from leap.models.fetching import fetch_models
 from leap.models.image_size import ChosenSize, choose_size, read_size_flags, size_flags
 
 _SPLITS = ("models", "dimensions", "auto")  # auto: older commands have it, and mean the default
@@ -25,18 +26,18 @@ _SPLITS = ("models", "dimensions", "auto")  # auto: older commands have it, and 
 
 def parse_arguments(workspace: WorkspaceConfig, words: list[str]) -> argparse.Namespace:
     parser = Parser(__doc__)
-    add, find = parser.add_argument, workspace.resolve
+    add, find, model = parser.add_argument, workspace.resolve, workspace.find_model
     add(
         "--checkpoint",
         "--model_path",
         dest="models",
-        type=find,
+        type=model,
         nargs="+",
-        help="model folders (default: the baseline)",
+        help="model folders, or OWNER/NAME[@REVISION][:SUBFOLDER] on the hub (default: the baseline)",
     )
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
     add("--batch_mode", action="store_true", help="the baseline and every checkpoint of --checkpoints_dir")
-    add("--baseline_model", type=find, default=workspace.base_model, help="its results are named Baseline")
+    add("--baseline_model", type=model, default=workspace.base_model, help="its results are named Baseline")
     add("--checkpoints_dir", type=find, default=workspace.output, help="for --batch_mode")
     add("--max_checkpoints", type=count_or_all, help="only the newest N checkpoints, or None")
     add("--skip_baseline", action="store_true", help="for --batch_mode")
@@ -60,10 +61,11 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
 
 def _image_size(workspace: WorkspaceConfig, folders: list[Path], baseline: Path, options: list[str]) -> ChosenSize:
     """What one call for all models would take, so that no job takes another."""
-
     parser = Parser(None, add_help=False)
-    parser.add_argument("--base_model_path", type=workspace.resolve)
-    base = parser.parse_known_args(options)[0].base_model_path
+    parser.add_argument("--base_model_path", type=workspace.find_model)
+    found = parser.parse_known_args(options)[0]
+    fetch_models(found, workspace.root)
+    base = found.base_model_path
     given = read_size_flags(options)
     return choose_size(given, workspace.image_size, folders, baseline, workspace.root, base)
 
@@ -82,6 +84,7 @@ def main() -> int | None:
     from leap.jobs.show import print_outcome
     from leap.vlabench.dimensions import find_dimensions
 
+    fetch_models(arguments, workspace.root)
     baseline = arguments.baseline_model
     if arguments.batch_mode:
         first = None if arguments.skip_baseline else baseline

@@ -2,6 +2,7 @@
 
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --dimension all
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --dimension "M&T"
+    python scripts/evaluation/run_vlm_evaluation.py --checkpoint EvanSirius/leap-ckpts:checkpoint-5000
     python scripts/evaluation/run_vlm_evaluation.py --dimension baseline
     python scripts/evaluation/run_vlm_evaluation.py --batch_mode --max_checkpoints 5
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/lora_standard/checkpoint-200
@@ -27,14 +28,15 @@ from leap.vlabench.sources import SOURCES
 
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     parser = Parser(__doc__)
-    add, find = parser.add_argument, workspace.resolve
-    add("--checkpoint", "--model_path", dest="checkpoint", type=find, help="model folder (default: the baseline)")
+    add, find, model = parser.add_argument, workspace.resolve, workspace.find_model
+    where = "model folder, or OWNER/NAME[@REVISION][:SUBFOLDER] on the hub (default: the baseline)"
+    add("--checkpoint", "--model_path", dest="checkpoint", type=model, help=where)
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
     add("--data_path", type=find, default=workspace.vlm_evaluation, help="the benchmark's folder")
     add("--num_episodes", type=count_or_all, help="only the first N examples of each task")
     add("--max_tasks", type=count_or_all, help="only the first N tasks of each dimension")
     add("--batch_mode", action="store_true", help="the baseline and every checkpoint of --checkpoints_dir")
-    add("--baseline_model", type=find, default=workspace.base_model, help="its results are named Baseline")
+    add("--baseline_model", type=model, default=workspace.base_model, help="its results are named Baseline")
     add("--checkpoints_dir", type=find, default=workspace.output, help="for --batch_mode")
     add("--max_checkpoints", type=count_or_all, help="only the newest N checkpoints, or None")
     add("--skip_baseline", action="store_true", help="for --batch_mode")
@@ -54,7 +56,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--repeats", type=repeats, default=1, help="sampled responses to each example: mean, spread and pass@k")
     add("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="longer answers are cut and counted")
     add_size_arguments(parser, workspace.image_size)
-    add_engine_arguments(parser, workspace.resolve)
+    add_engine_arguments(parser, model)
     return parser.parse_args()
 
 
@@ -155,8 +157,10 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
     from leap.evaluation.settings import EvaluatedModel
     from leap.inference.engines import ModelToOpen
     from leap.models.checkpoints import weight_files
+    from leap.models.fetching import fetch_models
     from leap.models.loading import pick_device, pick_dtype
 
+    fetch_models(arguments, workspace.root)
     baseline, base = arguments.baseline_model, arguments.base_model_path
     if arguments.batch_mode:
         skipped = None if arguments.skip_baseline else baseline

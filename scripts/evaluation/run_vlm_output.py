@@ -35,7 +35,9 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
         type=find,
         help="where relative images start (default: the workspace root, data/, the data file's folder)",
     )
-    add("--baseline_model", type=find, default=workspace.base_model, help="its plans are named Baseline")
+    add(
+        "--baseline_model", type=workspace.find_model, default=workspace.base_model, help="its plans are named Baseline"
+    )
     add("--checkpoints_dir", type=find, default=workspace.output, help="a run's folder; its checkpoints are asked too")
     add("--max_checkpoints", type=count_or_all, help="only the newest N of them, or None")
     add("--max_models", type=count_or_all, help="only the first N models, the baseline included")
@@ -46,7 +48,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--seed", type=seed, default=42, help="of the sampling")
     add_size_arguments(parser, workspace.image_size)
     add("--no_resume", action="store_true", help="ask everything anew")
-    add_engine_arguments(parser, workspace.resolve)
+    add_engine_arguments(parser, workspace.find_model)
     return parser.parse_args()
 
 
@@ -123,8 +125,10 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
     from leap.evaluation.model_names import chosen_models, plain_model
     from leap.inference.engines import ModelToOpen
     from leap.models.checkpoints import weight_files
+    from leap.models.fetching import fetch_models
     from leap.models.loading import pick_device, pick_dtype
 
+    fetch_models(arguments, workspace.root)
     baseline, base = arguments.baseline_model, arguments.base_model_path
     folders = chosen_models(baseline, arguments.checkpoints_dir, arguments.max_checkpoints)
     folders += [arguments.lora_adapter_path] if arguments.lora_adapter_path else []

@@ -14,15 +14,17 @@ from leap.cli import Parser, run
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
+    parser, find, find_model = Parser(__doc__), workspace.resolve, workspace.find_model
     parser.add_argument(
         "--checkpoint",
-        type=find,
+        type=find_model,
         required=True,
-        help="a checkpoint's folder: a whole model or a LoRA adapter",
+        help="a checkpoint's folder, or OWNER/NAME[:SUBFOLDER] on the hub: a whole model or a LoRA adapter",
     )
     parser.add_argument("--output", type=find, required=True, help="the new folder; it must not exist")
-    parser.add_argument("--base_model_path", type=find, help="the base of an adapter (default: the one that it names)")
+    parser.add_argument(
+        "--base_model_path", type=find_model, help="the base of an adapter (default: the one that it names)"
+    )
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="of the weights"
     )
@@ -33,10 +35,12 @@ def main() -> None:
     from leap.errors import UsageError
     from leap.models.checkpoints import adapter_base
     from leap.models.export import export_model, push_model
+    from leap.models.fetching import fetch_models
     from leap.provenance import git_state
 
     if arguments.private and not arguments.push_to_hub:
         raise UsageError("--private goes with --push_to_hub NAME")
+    fetch_models(arguments, workspace.root)
     checkpoint = arguments.checkpoint
     given = arguments.base_model_path
     base = adapter_base(checkpoint, workspace.root, given)
