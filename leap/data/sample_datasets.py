@@ -8,10 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from leap.data.formats import RawSample
+from leap.data.formats import RawSample, SampleError, SampleReader, detect
+from leap.data.formats.stored_images import ImageFolder
+from leap.data.lerobot_dataset import INFO, find_camera, load_episodes
 from leap.data.sample_files import SampleFile
 from leap.errors import LeapError
 from leap.records.paths import may_be_hub_name
+from leap.records.training import TrainingSample
 
 _ROWS = 256  # that are read at a time: a row may hold images
 _FILES = (".jsonl", ".json", ".ndjson", ".parquet", ".arrow", ".csv", ".yaml", ".txt")  # no data set is called so
@@ -20,7 +23,10 @@ _OFFLINE = "HF_HUB_OFFLINE=1 keeps it from the hub; unset it, or give a file"
 
 @dataclass(frozen=True)
 class SampleDataset:
-    """A data set's split: `name` is a folder, or a name on the hub; the only split, or train, where none is given."""
+    """A data set's split: `name` is a folder, or a name on the hub; the only split, or train, where none is given.
+
+    Of a LeRobotDataset `split` is a camera, and a row is an episode.
+    """
 
     path: Path  # as it was given, for messages
     name: str
@@ -74,6 +80,8 @@ class SampleDataset:
         import datasets
         from datasets.exceptions import DatasetsError
 
+        if root := self._lerobot_root():
+            return load_episodes(root, find_camera(root, self.split, self.path), self.path, self.cache)
         saved = [Path(self.name, mark) for mark in ("state.json", "dataset_dict.json")]
         try:
             if self.cache and any(mark.is_file() for mark in saved):
@@ -86,6 +94,24 @@ class SampleDataset:
         except (DatasetsError, FileNotFoundError, ValueError) as error:
             reason = " ".join(str(error.__cause__ or error).split())
             raise LeapError(f"{self.path}: `datasets` cannot read it ({reason}); name one of its files") from error
+
+    def _lerobot_root(self) -> Path | None:
+        """The folder of a LeRobotDataset; from the hub comes what is read of it. None for any other data set."""
+        if self.cache:
+            return Path(self.name) if Path(self.name, INFO).is_file() else None
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        def fetched(*parts: str) -> Path:
+            return Path(snapshot_download(self.name, repo_type="dataset", allow_patterns=list(parts)))
+
+        try:
+            root = fetched(INFO)
+        except (HfHubHTTPError, LocalEntryNotFoundError):
+            return None  # `datasets` says what is wrong
+        if not (root / INFO).is_file():
+            return None
+        return fetched("meta/*", "data/*", f"videos/{find_camera(root, self.split, self.path).name}/*")
 
 
 SampleSource = SampleFile | SampleDataset
@@ -111,3 +137,16 @@ def find_samples(given: str, root: Path, cache: Path) -> SampleSource | None:
     if may_be_hub_name(name, root) and not name.endswith(_FILES):
         return SampleDataset(Path(given), name, split or None, None)
     return None
+
+
+def iter_samples(source: SampleSource, images: ImageFolder) -> Iterator[tuple[int, TrainingSample | SampleError]]:
+    """Each sample in whatever form, with its line; in the place of one that is none, what is wrong with it.
+
+    Images that stand in the samples go into `images`. Raises UnknownFormat.
+    """
+    reader = SampleReader(detect(source.samples(), source.path), images=images)
+    for line, raw in source.samples():
+        try:
+            yield line, reader.read(raw)[0]
+        except SampleError as error:
+            yield line, error

@@ -4,7 +4,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,7 +30,7 @@ class SampleFile:
         kind = self._kind()
         if kind == "lines":
             return read_lines(self.path)
-        return self._some(_rows(self.path) if kind == "table" else _elements(self.path))
+        return self._some(table_rows(self.path) if kind == "table" else _elements(self.path))
 
     def count(self) -> int:
         """How many samples there are."""
@@ -69,15 +69,20 @@ class SampleFile:
             raise LeapError(f"{self.path}: there is no sample in it")
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def table_rows(
+    path: Path, columns: list[str] | None = None, chosen: Callable[[Any], Any] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a Parquet table, each with its number from 1: of `columns` those that it has, or all; of the rows
+    those that `chosen` says of a batch of them, counted without the others, or all.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     row = 0
     try:
         with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(_ROWS):
-                for record in batch.to_pylist():
+            for batch in table.iter_batches(_ROWS, columns=columns):
+                for record in (batch.filter(chosen(batch)) if chosen else batch).to_pylist():
                     row += 1
                     yield row, record
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # pyarrow's words for damage are of all three

@@ -8,6 +8,7 @@ for those marked `"learn": true`.
  "target": {"steps": "1) Pick up the cup. 2) ..."}}
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,10 +23,16 @@ from pydantic import (
 )
 
 Text = Annotated[str, StringConstraints(min_length=1)]
+REQUEST = 'What steps should the robot take to carry out this request: "{instruction}" Answer with numbered steps.'
 VIDEO_FILE = (
     "video files are not read; extract frames (ffmpeg -i FILE -vf fps=1 frame-%03d.png) and list these images in "
     "the video's place"
 )
+
+
+def numbered(steps: Sequence[str]) -> str:
+    """ "1) Pick up the apple. 2) Place it in the basket."."""
+    return " ".join(f"{number}) {step}" for number, step in enumerate(steps, start=1))
 
 
 def _not_blank(text: str) -> str:

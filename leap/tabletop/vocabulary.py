@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 
 from leap.preparation.build import phrasing
+from leap.records.training import numbered
 from leap.tabletop.perception import SORTS, ask, perception_scene
 from leap.tabletop.tasks import TASKS, make_episode
 from leap.vlabench.prompts import fenced_plan, leap_instructions
@@ -22,7 +23,7 @@ def vocabulary_texts(seed: int) -> Iterator[str]:
                 yield episode.instruction
                 yield phrasing.plain_request(episode.instruction, rng)
                 yield fenced_plan(episode.skill_sequence)
-                yield phrasing.numbered(episode.steps)
+                yield numbered(episode.steps)
     for index in range(_SCENES):
         rng = random.Random(f"{seed}/vocabulary/{index}")
         scene = perception_scene(rng)

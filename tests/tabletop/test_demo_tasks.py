@@ -11,7 +11,8 @@ import pytest
 from conftest import REPOSITORY
 
 from leap.errors import LeapError
-from leap.preparation.build.phrasing import expand, numbered, plain_request, sentence
+from leap.preparation.build.phrasing import expand, plain_request, sentence
+from leap.records.training import numbered
 from leap.tabletop.catalogue import KINDS
 from leap.tabletop.scene import PlacedObject
 from leap.tabletop.tasks import TASKS, Episode, make_episode

@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError
 
 from leap.data.formats.alpaca import Alpaca
 from leap.data.formats.leap_samples import LeapSample
+from leap.data.formats.lerobot_episode import LeRobotEpisode
 from leap.data.formats.marked_messages import MarkedMessages
 from leap.data.formats.openai_messages import OpenAIMessages
 from leap.data.formats.qwen_messages import QwenMessages
@@ -25,7 +26,7 @@ from leap.records.training import TrainingSample
 
 # From what only one form has to what several may have: a sample is of the first form that recognises it.
 FORMATS: tuple[type[SampleFormat], ...] = (
-    LeapSample, ShareGPT, MarkedMessages, QwenMessages, OpenAIMessages, Alpaca,
+    LeapSample, ShareGPT, MarkedMessages, QwenMessages, OpenAIMessages, Alpaca, LeRobotEpisode,
 )  # fmt: skip
 RawSample = bytes | dict[str, Any]  # a line of JSON, or what a table's row holds
 _LOOKED_AT = 100  # samples; the first may have no image, and text alone is written the same in several forms
@@ -37,6 +38,10 @@ class SampleError(LeapError):
     def __init__(self, problem: str, empty: bool = False) -> None:
         super().__init__(problem)
         self.empty = empty  # whether nothing but the answer is missing
+
+
+class UnknownFormat(LeapError):
+    """Samples that are of no form here."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def format_named(name: str) -> type[SampleFormat]:
 def detect(samples: Iterable[tuple[int, RawSample]], place: Path) -> type[SampleFormat]:
     """The form of a file's first samples; LEAP's own where none of them is JSON, as the reader will say.
 
-    Raises LeapError for a form that is none of these.
+    Raises UnknownFormat for a form that is none of these.
     """
     found: type[SampleFormat] | None = None
     unknown: tuple[int, Mapping[str, Any]] | None = None
@@ -118,7 +123,7 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _not_understood(place: Path, line: int, record: Mapping[str, Any]) -> LeapError:
+def _not_understood(place: Path, line: int, record: Mapping[str, Any]) -> UnknownFormat:
     """Which form it looks like, what it lacks of it, and a right sample."""
     keys = ", ".join(list(record)[:8]) or "none"
     near = [(_likeness(one, record), one) for one in FORMATS]
@@ -131,7 +136,7 @@ def _not_understood(place: Path, line: int, record: Mapping[str, Any]) -> LeapEr
         if likeness
         else (f"its form is none of {', '.join(one.title for one in FORMATS)}")
     )
-    return LeapError(
+    return UnknownFormat(
         f"{place}:{line}: samples are not understood (keys: {keys}); {looks}. A right one ({form.name}): "
         f"{example_line(form)}; --data_format {'|'.join(get_args(FormatName))} says how to read them"
     )
@@ -148,4 +153,6 @@ def example_line(form: type[SampleFormat]) -> str:
     return json.dumps(form.example, ensure_ascii=False)
 
 
-__all__ = ["FORMATS", "RawSample", "SampleError", "SampleReader", "detect", "example_line", "format_named"]
+__all__ = [
+    "FORMATS", "RawSample", "SampleError", "SampleReader", "UnknownFormat", "detect", "example_line", "format_named",
+]  # fmt: skip

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from leap.data.formats.stored_images import ImageFolder, image_path
 from leap.records.training import TrainingSample
 
-FormatName = Literal["leap", "openai", "qwen", "messages", "sharegpt", "alpaca"]
+FormatName = Literal["leap", "openai", "qwen", "messages", "sharegpt", "alpaca", "lerobot"]
 LearnedTurns = Literal["all", "last"]
 Role = Literal["system", "user", "assistant"]
 Part = dict[str, Any]  # of a message's content, as TrainingSample has it; an image may still be bytes

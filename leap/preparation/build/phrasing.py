@@ -8,13 +8,22 @@ import random
 import re
 from collections.abc import Sequence
 
-from leap.records.training import ContentPart, ImagePart, Message, Target, TextPart, TrainingSample
+from leap.records.training import (
+    REQUEST,
+    ContentPart,
+    ImagePart,
+    Message,
+    Target,
+    TextPart,
+    TrainingSample,
+    numbered,
+)
 
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 _STRAY_COMMA = re.compile(r",([.,:;?!])")
 _SENTENCE_START = re.compile(r"(^|[.!?] )([a-z])")
 _REQUESTS = (
-    'What steps should the robot take to carry out this request: "{instruction}" Answer with numbered steps.',
+    REQUEST,
     'Somebody tells the robot: "{instruction}" What steps should it take? Answer with numbered steps.',
     'The robot in the picture is told: "{instruction}" Write its plan as numbered steps.',
     '"{instruction}" [Which|What] steps does the robot need for this? Number them.',
@@ -51,11 +60,6 @@ def plain_request(instruction: str, rng: random.Random, on_a_table: bool = True)
     """A question for the plan in plain language that quotes the instruction, whatever marks that may hold."""
     template = _settle(rng.choice(_REQUESTS if on_a_table else _ANYWHERE), rng)
     return sentence(template.replace("{instruction}", instruction))
-
-
-def numbered(steps: Sequence[str]) -> str:
-    """ "1) Pick up the apple. 2) Place it in the basket."."""
-    return " ".join(f"{number}) {step}" for number, step in enumerate(steps, start=1))
 
 
 def plain_sample(name: str, image: str, question: str, steps: Sequence[str]) -> TrainingSample:
