@@ -7,6 +7,8 @@ What has no equal here is answered with what there is instead.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from leap.training.optimizers import OPTIMIZERS
+
 _PIXELS = 32 * 32  # of a token of an image
 _LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # of a decoder's layer
 _ATTENTION = {"fa2": "flash_attention_2", "flash_attn": "flash_attention_2", "auto": "sdpa", "disabled": "eager"}
@@ -38,7 +40,7 @@ def _switch(on: Any, off: Any) -> Callable[[Any], Any]:
 
 def _one_of(values: Mapping[Any, Any]) -> Callable[[Any], Any]:
     def convert(value: Any) -> Any:
-        if value not in values:
+        if value not in list(values):  # a list is no key of anything
             raise ValueError(f"one of {', '.join(map(str, values))} is expected, found {value!r}")
         return values[value]
 
@@ -51,7 +53,12 @@ _HF, _LF, _SWIFT, _2U1, _QWEN = "Trainer", "LLaMA-Factory", "ms-swift", "2U1", "
 
 ALIASES: dict[str, Alias] = {
     "torch_compile": Alias("compile", _HF),
+    "activation_checkpointing": Alias("gradient_checkpointing", f"{_HF} (newer)"),
     "evaluation_strategy": Alias("eval_strategy", f"{_HF} (older)"),
+    "early_stopping_steps": Alias("early_stopping_patience", _LF),
+    "early_stop_interval": Alias("early_stopping_patience", _SWIFT),
+    "torch_dtype": Alias("bf16", _SWIFT, "bfloat16 = true, float32 = false",
+                         _one_of({"bfloat16": True, "float32": False})),
     "model": Alias("model_name_or_path", _SWIFT),
     "model_id": Alias("model_name_or_path", _2U1),
     "dataset": Alias("train_file", f"{_LF}, {_SWIFT}"),
@@ -108,52 +115,86 @@ ALIASES: dict[str, Alias] = {
 
 _OUT = "leave it out"
 RESUME = "resume_from_checkpoint"  # true or null of it is what LEAP does
-# Keys of these tools without an equal here, and what there is.
-ANSWERS: dict[str, str] = {
-    RESUME: "the same command resumes from the newest checkpoint of output_dir by itself; " + _OUT,
-    "overwrite_output_dir": "a run continues in its folder, and another is refused there; give a new output_dir",
-    "run_name": "a run is named by its folder: --output_dir output/NAME",
-    "logging_dir": "trackers write to logs/; " + _OUT,
-    "hub_model_id": "after training: scripts/training/export_model.py --push_to_hub OWNER/NAME",
-    "push_to_hub": "after training: scripts/training/export_model.py --push_to_hub OWNER/NAME",
-    "save_strategy": "save_steps says how often",
-    "save_only_model": "only the newest two checkpoints keep the optimiser's state; " + _OUT,
-    "load_best_model_at_end": "the best checkpoint, by metric_for_best_model, is kept and named; " + _OUT,
-    "greater_is_better": "it follows from metric_for_best_model; " + _OUT,
-    "early_stopping_steps": "early_stopping_patience counts evaluations that are no better",
-    "group_by_length": "samples are packed without padding; " + _OUT,
-    "gradient_checkpointing_kwargs": "gradient_checkpointing alone says whether; " + _OUT,
-    "disable_gradient_checkpointing": "it is gradient_checkpointing: false",
-    "dataloader_pin_memory": _OUT,
-    "dataloader_persistent_workers": _OUT,
-    "remove_unused_columns": _OUT,
-    "ddp_timeout": _OUT,
-    "do_train": "LEAP's script trains; " + _OUT,
-    "do_eval": "a val_file is evaluated; " + _OUT,
-    "stage": "LEAP does supervised fine-tuning; " + _OUT,
-    "template": "the model's own chat template is used; " + _OUT,
-    "dataset_dir": "write the path in train_file",
-    "overwrite_cache": "a changed file is read anew by itself; " + _OUT,
-    "preprocessing_num_workers": "all cores are used; " + _OUT,
-    "val_size": "build_training_file.py splits; give the validation samples as val_file",
-    "streaming": "samples are mapped into memory, images read when they are needed; " + _OUT,
-    "plot_loss": "training_loss.png is always drawn; " + _OUT,
-    "trust_remote_code": "no code that came with a model is run; " + _OUT,
-    "neat_packing": "packing never lets a sample see another; it is packing: true",
-    "data_flatten": "it is packing: true",
-    "data_packing": "it is packing: true",
-    "enable_liger_kernel": "the packed forward keeps no logits but the labels'; " + _OUT,
-    "use_liger": "the packed forward keeps no logits but the labels'; " + _OUT,
-    "use_liger_kernel": "the packed forward keeps no logits but the labels'; " + _OUT,
-    "disable_flash_attn2": "attn_implementation says which: sdpa, flash_attention_2, eager",
-    "vision_lora": "lora_parts says where adapters go: vision,llm",
-    "lora_namespan_exclude": "lora_parts and lora_target_modules say where adapters go",
-    "num_lora_modules": "lora_parts and lora_target_modules say where adapters go",
-    "lora_bias": "adapters have no bias; " + _OUT,
-    "lazy_preprocess": "images are read when they are needed; " + _OUT,
-    "video_max_pixels": "videos are lists of frames, each an image; image_tokens_max holds for it",
-    "video_min_pixels": "videos are lists of frames, each an image; image_tokens_min holds for it",
+# What there is here instead of keys of these tools that have no equal.
+_INSTEAD: dict[str, str] = {
+    "the same command resumes from the newest checkpoint of output_dir by itself; " + _OUT: RESUME,
+    "a run continues in its folder, and another is refused there; give a new output_dir": "overwrite_output_dir",
+    "a run is named by its folder: --output_dir output/NAME": "run_name project",
+    "trackers write to logs/; " + _OUT: "logging_dir",
+    "after training: scripts/training/export_model.py --push_to_hub OWNER/NAME":
+        "hub_model_id push_to_hub hub_strategy hub_private_repo hub_token",
+    "save_steps says how often": "save_strategy",
+    "logging_steps says how often": "logging_strategy logging_first_step",
+    "only the newest two checkpoints keep the optimiser's state; " + _OUT: "save_only_model",
+    "the best checkpoint, by metric_for_best_model, is kept and named; " + _OUT: "load_best_model_at_end",
+    "it follows from metric_for_best_model; " + _OUT: "greater_is_better",
+    "early_stopping_patience alone says when; " + _OUT: "early_stopping_threshold",
+    "num_train_epochs says how long": "max_epochs",
+    "optim says which: " + ", ".join(("auto", *OPTIMIZERS)): "optimizer optim_args pure_bf16 use_galore use_badam",
+    "samples are packed without padding; " + _OUT: "group_by_length train_sampling_strategy length_column_name",
+    "gradient_checkpointing alone says whether; " + _OUT:
+        "gradient_checkpointing_kwargs activation_checkpointing_kwargs use_reentrant_gc vit_gradient_checkpointing",
+    "it is gradient_checkpointing: false": "disable_gradient_checkpointing",
+    "compile alone says whether; " + _OUT: "torch_compile_backend torch_compile_mode",
+    "fsdp: true divides weights, gradients and optimiser state; " + _OUT: "fsdp_config",
+    "how a step is divided so that it fits the GPU is found by trying it; " + _OUT: "auto_find_batch_size",
+    "seed is for all; " + _OUT: "data_seed full_determinism",
+    "torchrun or accelerate launch starts the ranks; " + _OUT: "local_rank master_addr master_port ray_num_workers",
+    "LEAP's script trains; " + _OUT: "do_train",
+    "a val_file is evaluated; " + _OUT: "do_eval",
+    "eval_benchmark answers examples of the benchmark while training; " + _OUT:
+        "do_predict predict_with_generate compute_accuracy max_new_tokens temperature",
+    "LEAP does supervised fine-tuning; " + _OUT: "stage task_type loss_type num_labels head_lr pref_beta pref_loss",
+    "the model's own chat template is used; " + _OUT:
+        "template agent_template use_chat_template enable_thinking new_special_tokens resize_vocab",
+    "write a system message into the samples": "system default_system",
+    "write the path in train_file; of several files it is a list of {file, weight}":
+        "dataset_dir dataset_use mix_strategy interleave_probs interleave_prob",
+    "samples are checked once for a file's content, and found again; " + _OUT:
+        "overwrite_cache load_from_cache_file tokenized_path cached_dataset cached_val_dataset",
+    "all cores are used; " + _OUT: "preprocessing_num_workers preprocessing_batch_size dataset_num_proc",
+    "build_training_file.py splits; give the validation samples as val_file": "val_size split_dataset_ratio",
+    "samples are mapped into memory, images read when they are needed; " + _OUT:
+        "streaming lazy_preprocess lazy_tokenize buffer_size shuffle_buffer_size",
+    "every epoch has an order of its own, by seed; " + _OUT: "disable_shuffling dataset_shuffle",
+    "training_loss.png is always drawn; " + _OUT: "plot_loss",
+    "no code that came with a model is run; " + _OUT: "trust_remote_code",
+    "it stands in the model's config.json; " + _OUT: "model_type rope_scaling",
+    "packing never lets a sample see another; it is packing: true":
+        "neat_packing padding_free data_flatten data_packing",
+    "the packed forward keeps no logits but the labels'; " + _OUT:
+        "enable_liger_kernel use_liger use_liger_kernel liger_kernel_config use_logits_to_keep use_unsloth",
+    "attn_implementation says which: sdpa, flash_attention_2, eager": "disable_flash_attn2",
+    "lora_parts (vision,llm) and lora_target_modules say where adapters go":
+        "vision_lora lora_namespan_exclude num_lora_modules target_regex",
+    "adapters are A and B of linear layers alone; " + _OUT:
+        "lora_bias lora_dtype additional_target modules_to_save init_weights loraplus_lr_ratio lorap_lr_ratio",
+    "an adapter that is resumed goes on learning; " + _OUT: "create_new_adapter",
+    "PEFT makes the adapters; " + _OUT: "tuner_backend",
+    "freeze_llm and freeze_vision are for the whole component": "unfreeze_topk_llm unfreeze_topk_vision",
+    "quantization says which: 4bit (NF4), 8bit":
+        "quantization_method quant_method quantization_type quant_type double_quantization double_quant "
+        "bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant",
+    "the assistant's turns are learned; train_on says which of them": "train_on_prompt loss_scale",
+    "a sample over model_max_length is left out and counted, never cut": "truncation_strategy",
+    "image_tokens_min and image_tokens_max bound every image": "image_resized_width image_resized_height",
+    "image_root is for both files; beside a file its images are found too": "eval_image_folder",
+    "videos are lists of frames, each an image, for which image_tokens_min and _max hold; " + _OUT:
+        "video_max_pixels video_min_pixels video_fps video_maxlen video_max_frames video_min_frames base_interval fps "
+        "nframes video_resized_width video_resized_height",
+    "report_to: swanlab": "use_swanlab",
+    "LEAP does not have it; " + _OUT:
+        "neftune_noise_alpha label_smoothing_factor sequence_parallel_size enable_dft_loss router_aux_loss_coef",
+    # It changes nothing that is learned, or LEAP sees to it.
+    _OUT:
+        "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor dataloader_drop_last "
+        "remove_unused_columns label_names ddp_timeout ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb tf32 "
+        "average_tokens_across_devices eval_accumulation_steps eval_delay eval_on_start prediction_loss_only "
+        "save_safetensors save_on_each_node log_level disable_tqdm logging_nan_inf_filter torch_empty_cache_steps "
+        "include_num_input_tokens_seen skip_memory_metrics use_cpu use_cache cache_dir low_cpu_mem_usage "
+        "use_fast_tokenizer print_param_status add_version check_model use_hf model_name model_author",
 }  # fmt: skip
+ANSWERS = {name: answer for answer, names in _INSTEAD.items() for name in names.split()}
 
 
 def translated(values: Mapping[str, Any]) -> dict[str, Any]:

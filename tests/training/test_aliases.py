@@ -1,11 +1,12 @@
 """Names of other trainers: taken where LEAP has the same, answered where it has something else, listed in the docs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY_RECIPE, run_script
+from conftest import REPOSITORY, TEST_DATA, TINY_RECIPE, run_script
 
 from leap.cli import Parser
 from leap.errors import LeapError, UsageError
@@ -15,6 +16,8 @@ from leap.training.overrides import add_recipe_flags, recipe_overrides
 from leap.training.recipe import Recipe, read_recipe
 
 FINETUNE = "scripts/training/run-finetuning.py"
+TOOLS = json.loads((TEST_DATA / "trainer_flags.json").read_text())
+FLAGS = {tool: found["flags"].split() for tool, found in TOOLS.items()}
 
 
 def written(folder: Path, text: str) -> Path:
@@ -40,6 +43,8 @@ def test_no_name_is_one_of_ours_and_every_alias_means_one() -> None:
     ("name", "text", "key", "value"),
     [
         ("torch_compile", "false", "compile", False),
+        ("activation_checkpointing", "true", "gradient_checkpointing", True),
+        ("torch_dtype", "bfloat16", "bf16", True),
         ("lora_rank", "4", "lora_r", 4),
         ("finetuning_type", "lora", "finetuning", "lora"),
         ("lora_enable", "true", "finetuning", "lora"),
@@ -96,6 +101,8 @@ def test_two_names_of_one_key_are_refused(tmp_path: Path) -> None:
         ("image_max_pixels: many", "image_max_pixels (image_tokens_max): a number of pixels is expected, found 'many'"),
         ("tune_mm_llm: 3", "tune_mm_llm (freeze_llm): true or false is expected, found 3"),
         ("bits: 3", "bits (quantization): one of 4, 8, 16, None is expected, found 3"),
+        ("bits: [4]", "bits (quantization): one of 4, 8, 16, None is expected, found [4]"),
+        ("torch_dtype: float16", "torch_dtype (bf16): one of bfloat16, float32 is expected, found 'float16'"),
         ("template: qwen3_vl\ndo_train: true", "template: unknown key; the model's own chat template is used"),
         ("template: qwen3_vl\ndo_train: true", "; do_train: unknown key; LEAP's script trains; leave it out"),
         (f"{RESUME}: output/x/checkpoint-5", f"{RESUME}: the same command resumes from the newest checkpoint"),
@@ -134,3 +141,15 @@ def test_the_documents_show_every_alias(page: str) -> None:
         for name, alias in ALIASES.items()
     ]
     assert [row for row in rows if row in wanted] == wanted
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_common_flags_of_a_tool_are_ours_or_answered(tool: str) -> None:
+    known = {*Recipe.model_fields, *ALIASES, *ANSWERS}
+    assert [name for name in FLAGS[tool] if name not in known] == []
+
+
+def test_an_alias_is_a_name_of_its_tool() -> None:
+    for name, alias in ALIASES.items():
+        for tool in alias.tools.split(", "):
+            assert name in FLAGS[tool.partition(" (")[0]], f"{tool} has no {name}"
