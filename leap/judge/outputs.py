@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from leap import provenance
+from leap.data.formats import SampleError
+from leap.data.formats.stored_images import ImageFolder
 from leap.data.image import ImageSize, resolve_image
+from leap.data.sample_datasets import iter_samples
+from leap.data.sample_files import SampleFile
 from leap.errors import LeapError
 from leap.inference.protocol import Decoding, Engine, Request, Response, request_hash
 from leap.judge.review_files import OUTPUT_COLUMNS, OUTPUTS, write_table
 from leap.judge.store import ResponseStore, content_key, distinct
 from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
-from leap.records.json_files import read_jsonl, write_json
+from leap.records.json_files import write_json
 from leap.records.judging import StoredResponse, join_images
 from leap.records.locks import FolderLock
-from leap.records.training import TextPart, TrainingSample
+from leap.records.training import TextPart
 
 STORE = "answers.jsonl"
 
@@ -92,7 +96,8 @@ def write_outputs(
     there leaves the manifest as it is. Raises LeapError for a row or image that cannot be read, before any model is
     loaded.
     """
-    samples, origin = read_samples(settings), provenance.origin(repository)
+    samples = read_samples(settings, ImageFolder(folder / "images"))
+    origin = provenance.origin(repository)
     manifest = _manifest(settings) | origin
     with FolderLock(folder), ResponseStore(folder / STORE, origin, reuse) as store:
         rows: list[dict[str, Any]] = []
@@ -125,14 +130,20 @@ class Sample:
     reference: str
 
 
-def read_samples(settings: OutputSettings) -> list[Sample]:
-    """The first rows of the data file, or all. Raises LeapError naming the line of one that cannot be used."""
+def read_samples(settings: OutputSettings, stored: ImageFolder) -> list[Sample]:
+    """The first rows of the data file, or all. Raises LeapError naming the line of one that cannot be used.
+
+    Images that stand in the file itself go into `stored`.
+    """
     samples: list[Sample] = []
-    for line, row in read_jsonl(settings.data, TrainingSample):
+    roots = (*settings.image_roots, stored.path)
+    for line, row in iter_samples(SampleFile(settings.data), stored):
         if settings.max_samples is not None and len(samples) == settings.max_samples:
             break
+        if isinstance(row, SampleError):
+            raise LeapError(f"{settings.data}:{line}: {row}; mend or remove this line") from row
         try:
-            images = tuple(resolve_image(image, settings.image_roots) for image in row.images())
+            images = tuple(resolve_image(image, roots) for image in row.images())
         except LeapError as error:
             raise LeapError(f"{settings.data}:{line}: {error}") from error
         texts = [part.text for turn in row.messages for part in turn.parts() if isinstance(part, TextPart)]

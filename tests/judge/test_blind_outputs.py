@@ -1,5 +1,6 @@
 """Plans for a blind review: what is asked, what is kept, and that a failure is never an answer."""
 
+import base64
 import json
 import os
 import tempfile
@@ -12,12 +13,15 @@ import pytest
 from conftest import REPOSITORY, Finished, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from servers import faulty_openai as faulty
 from servers.faulty_openai import FaultyServer, Seen
 
+from leap.data.formats.stored_images import ImageFolder
 from leap.data.image import ImageSize
+from leap.errors import LeapError
 from leap.evaluation.settings import EvaluatedModel
-from leap.inference.protocol import Decoding, Request, Response
+from leap.inference.protocol import Decoding, Request, Response, request_hash
 from leap.judge.outputs import OutputSettings, read_samples, write_outputs
 from leap.judge.review_files import OUTPUT_COLUMNS, find_newest, read_outputs, read_table, write_table
 from leap.models.checkpoints import UNKNOWN_FILES
@@ -165,9 +169,36 @@ def test_a_semicolon_in_an_image_path_is_none_between_two(tmp_path: Path) -> Non
     parts = [[{"type": "image", "image": name} for name in shown] for shown in (names, names[2:])]
     rows = [{"messages": [{"role": "user", "content": part}], "target": {"steps": "x"}} for part in parts]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    first, second = read_samples(OutputSettings(data, tmp_path, (tmp_path,), ImageSize(4, 4), Decoding(8)))
+    first, second = read_samples(
+        OutputSettings(data, tmp_path, (tmp_path,), ImageSize(4, 4), Decoding(8)), ImageFolder(tmp_path / "images")
+    )
     assert split_images(first.shown_images) == names
     assert second.shown_images == "d.png"
+
+
+def test_samples_of_another_form_are_asked_as_in_leaps_own(tmp_path: Path) -> None:
+    """ShareGPT's in an array, with an image in its text; a sample that is none is told with its number."""
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    uri = "data:image/png;base64," + base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    part = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "Now?"}]
+    own = {"messages": [{"role": "user", "content": part}], "target": {"steps": "1) Go."}}
+    turns = [{"from": "human", "value": "<image>Now?"}, {"from": "gpt", "value": "1) Go."}]
+    files = {"own.jsonl": json.dumps(own), "theirs.json": json.dumps([{"conversations": turns, "image": uri}])}
+    asked = []
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        chosen = OutputSettings(tmp_path / name, tmp_path, (tmp_path,), ImageSize(4, 4), Decoding(8))
+        asked += read_samples(chosen, ImageFolder(tmp_path / "blind" / "images"))
+    own_sample, theirs = asked
+    assert (theirs.prompt, theirs.reference) == (own_sample.prompt, own_sample.reference) == ("Now?", "1) Go.")
+    assert request_hash(theirs.request) == request_hash(own_sample.request)
+    (tmp_path / "theirs.json").write_text(
+        json.dumps([{"conversations": turns, "image": uri}, {"conversations": turns}])
+    )
+    with pytest.raises(
+        LeapError, match=r"theirs\.json:2: 1 <image> mark\(s\) in the texts for 0 image\(s\); .*; mend or"
+    ):
+        read_samples(chosen, ImageFolder(tmp_path / "blind" / "images"))
 
 
 @settings(max_examples=30, deadline=None)

@@ -8,8 +8,11 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY, Finished, run_script
 from hypothesis import given, settings
@@ -247,3 +250,34 @@ def test_names_that_are_not_utf8_are_images_like_others(root: Path) -> None:
     done = run_script(SCRIPT, "--restore", done.stdout.split("--restore ")[1].split()[0], root=root)
     assert done.returncode == 0, done.stderr
     assert (root / "data" / "images" / name).exists()
+
+
+def test_files_of_any_form_are_checked(root: Path) -> None:
+    """An array of ShareGPT's, a table of images in bytes; what only a table names is no orphan."""
+    turns = [{"from": "human", "value": "<image>What now?"}, {"from": "gpt", "value": "1) Go."}]
+    shown = [{"conversations": turns, "image": f"images/{name}.png"} for name in ("7-1", "gone")]
+    (root / "theirs.json").write_text(json.dumps([*shown, {"conversations": turns}]))
+    content, table = (root / "data" / "images" / "7-2.png").read_bytes(), root / "theirs.parquet"
+    rows = [{"conversations": turns, "image": image} for image in ({"bytes": content}, {"bytes": content[:90]})]
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    done, report = check(root, "--file", str(root / "theirs.json"), str(table))
+    assert done.returncode == 1
+    assert (report["rows"], list(report["missing"])) == (4, ["images/gone.png"])
+    assert report["invalid_rows"] == {f"{root / 'theirs.json'}:3": ANY}
+    ((broken, reason),) = report["corrupt"].items()
+    assert Path(broken).parent == root / ".cache" / "training" / "images"
+    assert f"{table}:2" in reason
+    paths = [{"conversations": turns, "image": str(root / "data" / "images" / "9-9.png")}]
+    draw(root / "data" / "images" / "9-9.png")
+    pq.write_table(pa.Table.from_pylist(paths), table)
+    assert check(root)[1]["orphans"] == [str(root / "data" / "images" / "9-9.png")]
+    assert check(root, "--file", str(table))[1]["orphans"] == []
+
+
+def test_a_file_of_no_form_is_named_once_and_others_are_checked(root: Path) -> None:
+    (root / "data" / "notes.jsonl").write_text('{"prompt": "a"}\n' * 3)
+    done, report = check(root)
+    assert (done.returncode, report["rows"]) == (1, 3)
+    ((place, reason),) = report["invalid_rows"].items()
+    assert place == f"{root / 'data' / 'notes.jsonl'}:1"
+    assert reason.startswith("samples are not understood (keys: prompt)")

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_image_check import SCRIPT, check, draw, make_root, sample
 
+from leap.data.formats.stored_images import ImageFolder
 from leap.data.image import resolve_image
 from leap.errors import LeapError
 from leap.preparation.check.image_audit import audit_images
@@ -281,7 +282,9 @@ def test_the_first_rows_images_are_found(root: Path, roots: tuple[str, ...], nam
     places = [root / place for place in roots]
     assert resolve_image(name, places) == root / "data" / "images" / "7-1.png"
     (root / "data" / "train.jsonl").write_text(sample(name) + "\n")
-    audit = audit_images([root / "data" / "train.jsonl"], places, Places(root, root / "data"), None)
+    audit = audit_images(
+        [root / "data" / "train.jsonl"], places, Places(root, root / "data"), None, ImageFolder(root / "cache")
+    )
     assert not audit.missing
     assert not [path for path in audit.orphans if "7-1" in path]
 
@@ -313,7 +316,9 @@ def test_an_image_that_a_sample_finds_is_never_an_orphan(files: set[str], rows: 
         for given_root in (None, root, root / "data", root / "data" / "images"):
             starts = [given_root] if given_root else roots
             places = Places(root, root / "data", given_root)
-            orphans = audit_images([root / "data" / "own.jsonl"], starts, places, None).orphans
+            orphans = audit_images(
+                [root / "data" / "own.jsonl"], starts, places, None, ImageFolder(root / "cache")
+            ).orphans
             found = [path for start in (starts, roots) for name in names for path in _found(name, start)]
             assert not {Path(orphan).resolve() for orphan in orphans} & set(found)
             assert all(Path(orphan).is_relative_to(given_root or root / "data" / "images") for orphan in orphans)

@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
+from leap.data.formats import SampleError, UnknownFormat
+from leap.data.formats.stored_images import ImageFolder
+from leap.data.sample_datasets import iter_samples
+from leap.data.sample_files import SampleFile
 from leap.preparation.check.find_images import find_images
 from leap.preparation.check.image_facts import FactStore
 from leap.preparation.check.orphans import NamedImages, Places, folded, images_under, named_in
 from leap.progress import track
-from leap.records.json_files import first_problem, read_lines
 from leap.records.litter import listed
-from leap.records.training import TrainingSample
 
 _EPISODE = re.compile(r"(\d+)-(\d+)")  # <task>-<episode>, the name of a LOVE-Agibot image
 
@@ -70,19 +70,24 @@ class Audit:
         }
 
 
-def audit_images(files: Sequence[Path], roots: Sequence[Path], places: Places, store: FactStore | None) -> Audit:
+def audit_images(
+    files: Sequence[Path], roots: Sequence[Path], places: Places, store: FactStore | None, stored: ImageFolder
+) -> Audit:
     """Check the images that `files` name, and those that `places` name. Without a store none is decoded.
+
+    Images that stand in the files themselves go into `stored`.
 
     What any known file names is no orphan; nothing else is asked of files that are not checked. Without any file
     nothing can be missing or left over: then the images are decoded, and that is all.
     """
     audit = Audit(list(files))
-    named = read_names(files, audit)
-    found = find_named(named, roots, audit)
+    named = read_names(files, audit, stored)
+    found = find_named(named, (*roots, stored.path), audit)
     searched = places.searched(found if files else None)
     images = [path for folder in searched for path in images_under(folder)]
     if files:
         known = NamedImages()
+        known.add(named)  # a table is no text in which names could be found
         for file in places.known_files(files, searched):
             known.add(named_in(file))
         known.follow([*found, *images])
@@ -102,20 +107,22 @@ def _note_corrupt(store: FactStore, found: dict[str, Named], images: Sequence[st
             audit.corrupt[path] = f"{why} ({found[path]})" if path in found else why
 
 
-def read_names(files: Sequence[Path], audit: Audit) -> dict[str, Named]:
+def read_names(files: Sequence[Path], audit: Audit, stored: ImageFolder) -> dict[str, Named]:
     """Every image that a sample names, in the order of their first use; samples that cannot be read are noted."""
     named: dict[str, Named] = {}
     for file in files:
-        for number, line in track(read_lines(file), f"reading {file.name}"):
-            try:
-                sample = TrainingSample.model_validate_json(line)
-            except ValidationError as error:
-                audit.invalid[f"{file}:{number}"] = first_problem(error)
-                continue
-            audit.samples += 1
-            for image in sample.images():
-                place, samples = named.get(image, (f"{file}:{number}", 0))
-                named[image] = Named(place, samples + 1)
+        try:
+            for number, sample in track(iter_samples(SampleFile(file), stored), f"reading {file.name}"):
+                if isinstance(sample, SampleError):
+                    audit.invalid[f"{file}:{number}"] = str(sample)
+                    continue
+                audit.samples += 1
+                for image in sample.images():
+                    place, samples = named.get(image, (f"{file}:{number}", 0))
+                    named[image] = Named(place, samples + 1)
+        except UnknownFormat as error:
+            place, _, reason = str(error).partition(": ")
+            audit.invalid[place] = reason
     audit.images = len(named)
     return named
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from leap.data.formats.stored_images import ImageFolder
 from leap.preparation.check.image_audit import Audit, audit_images
 from leap.preparation.check.image_facts import FactStore
 from leap.preparation.check.orphans import Places
@@ -48,7 +49,8 @@ def clean_images(work: Cleaning) -> bool:
         cache = held.enter_context(cache_in_use(work.cache, work.write))
         files = list(dict.fromkeys(work.files)) or listed(work.places.data, "*.jsonl")
         store = FactStore(cache) if work.decode else None
-        audit = audit_images(files, work.roots, work.places, store)
+        stored = ImageFolder(cache / "training" / "images")  # where a training run has them, too
+        audit = audit_images(files, work.roots, work.places, store, stored)
         tasks = audit.incomplete_tasks()
         _log(audit, tasks)
         if work.write:
