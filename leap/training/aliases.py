@@ -160,6 +160,7 @@ _INSTEAD: dict[str, str] = {
     "training_loss.png is always drawn; " + _OUT: "plot_loss",
     "no code that came with a model is run; " + _OUT: "trust_remote_code",
     "it stands in the model's config.json; " + _OUT: "model_type rope_scaling",
+    "write it behind the model's name: OWNER/NAME@REVISION": "model_revision",
     "packing never lets a sample see another; it is packing: true":
         "neat_packing padding_free data_flatten data_packing",
     "the packed forward keeps no logits but the labels'; " + _OUT:
