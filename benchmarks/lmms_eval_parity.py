@@ -84,11 +84,7 @@ def compare(output: Path, results: Path, model: str, data: Path) -> dict[str, An
             floors = max(floors, *(abs(sample[f"floor_{name}"] - score) for name, score in floor.items()))
     read = read_object(summary)
     return {
-        "lmms_eval": {
-            "version": read["lmms_eval_version"],
-            "model": read["config"]["model_backend"],
-            "gen_kwargs": read["config"]["gen_kwargs"],
-        },
+        "lmms_eval": {key: read["config"][key] for key in ("model_backend", "gen_kwargs", "limit")},
         "ours": round(100 * same / len(totals), 2),
         "unit": "percent identical answers",
         "parity": {

@@ -65,11 +65,15 @@ def test_a_pages_command_is_accepted(line: str, parse_only: None) -> None:
         shown = subprocess.run(["hf", "download", "--help"], capture_output=True, text=True, check=True).stdout
         assert rest[0] == "download"
         assert all(word in shown for word in rest if word.startswith("--"))
+    elif program == "lmms-eval":
+        folder, task = (rest[rest.index(flag) + 1] for flag in ("--include_path", "--tasks"))
+        assert (REPOSITORY / folder / f"{task}.yaml").is_file()
     else:
         assert program in ("git", "cd", "conda", "pip", "tensorboard"), f"nobody checks {program}"
 
 
-OTHERS_FLAGS = {"--repo-type", "--local-dir", "--max-num-seqs", "--log-dir"}  # of hf download, vLLM and inspect
+# Of hf download, vLLM, inspect and pip.
+OTHERS_FLAGS = {"--repo-type", "--local-dir", "--max-num-seqs", "--generation-config", "--log-dir", "--no-deps"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

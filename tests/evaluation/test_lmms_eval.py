@@ -105,7 +105,7 @@ def read_task(name: str) -> dict[str, Any]:
 def test_the_task_files_have_every_dimension_and_every_score(data: Path) -> None:
     template, group = read_task("_default_template_yaml"), read_task("leap_vlabench.yaml")
     assert set(task_names()) == {dimension.name for dimension in DIMENSIONS}
-    assert group["task"] == list(task_names().values()) or set(group["task"]) == set(task_names().values())
+    assert sorted(group["task"]) == sorted(task_names().values())
     found = scores(documents(data, find_dimension("Spatial"), leap_instructions())[0], [""])
     for listed in (template["metric_list"], group["aggregate_metric_list"]):
         assert {one["metric"] for one in listed} == found.keys()
@@ -146,7 +146,7 @@ def test_lmms_eval_gets_what_leap_gets(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
         check=False,
     )
     assert asked.returncode == 0, asked.stdout + asked.stderr
