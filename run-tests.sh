@@ -2,7 +2,7 @@
 # LEAP's tests.
 #   bash run-tests.sh                 the quick ones, under 6 minutes
 #   bash run-tests.sh --all           the slow ones too (kills, servers, several processes), lint, types and the docs site;
-#                                     those of the vllm engine where LEAP_VLLM_PYTHON names its Python
+#                                     those of vLLM and lmms-eval where LEAP_VLLM_PYTHON and LMMS_EVAL_PYTHON name a Python
 #   bash run-tests.sh tests/vlabench/test_scoring.py -k golden       anything else goes to pytest
 set -euo pipefail
 trap 'exit 130' INT
