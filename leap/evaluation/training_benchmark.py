@@ -26,7 +26,7 @@ from leap.vlabench.sources import choose_instructions, choose_scorer
 
 if TYPE_CHECKING:
     from leap.inference.hf import HfEngine
-    from leap.training.loop import TrainingJob
+    from leap.training.loop import InTraining
     from leap.training.recipe import Recipe
 
 
@@ -64,7 +64,7 @@ class TrainingBenchmark:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def scores(self, job: "TrainingJob") -> dict[str, float]:
+    def scores(self, job: "InTraining") -> dict[str, float]:
         """`eval_grounded` and `eval_total_score`, each the mean of the dimensions' means, and the seconds that it took.
 
         Every rank calls it. Without scores, and with a line that says why, where an example could not be answered:
@@ -86,7 +86,7 @@ class TrainingBenchmark:
         found = {} if self._warn_of_failures(job, responses) else self._means(responses)
         return {**found, "eval_benchmark_runtime": round(time.monotonic() - started, 4)}
 
-    def _warn_of_failures(self, job: "TrainingJob", responses: Sequence[Response]) -> bool:
+    def _warn_of_failures(self, job: "InTraining", responses: Sequence[Response]) -> bool:
         failed = [response for response in responses if response.error is not None]
         if failed and job.accelerator.is_main_process:
             place, error = "/".join(failed[0].key), failed[0].error

@@ -16,7 +16,8 @@ def twin(model: Any) -> Any:
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     found = copy.deepcopy(model, dict(shared))  # which leaves compiled calls out: torch.nn.Module.__getstate__
     for module in found.modules():
-        module.__dict__.pop("forward", None)
+        for name in ("forward", "get_image_features"):
+            module.__dict__.pop(name, None)
     text = found.config.get_text_config(decoder=True)
     if text._attn_implementation == packed_forward.NAME:
         text._attn_implementation = "sdpa"

@@ -1,7 +1,7 @@
 """The demo workspace: a benchmark, training data and a small model, in a folder that is a LEAP_ROOT of its own.
 
 <root>/dataset/vlm_evaluation_v1.0/<dimension>/<task>/exampleN/...   scenes for evaluation alone
-<root>/data/train_demo.jsonl, test_demo.jsonl, blind_10.jsonl, images/
+<root>/data/train_demo.jsonl, test_demo.jsonl, blind_10.jsonl, images/; fresh_SEED_N.jsonl where they are asked for
 <root>/models/leap-tabletop/     the base that sees
 <root>/workspace.json            written last; says with which values all of it was made
 """
@@ -11,7 +11,7 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +71,49 @@ def make_workspace(root: Path, size: DemoSize) -> bool:
     kept_out = {scene_key(episode) for _, episode in benchmark}
     files = training_files(size, kept_out)
     jobs = [*_write_benchmark(root, benchmark), *_sample_images(root, files)]
-    missing = [job for job in jobs if not (job.image.is_file() and job.numbered.is_file())]
-    for _ in track(render_many(missing, size.size), "rendering scenes", total=len(missing)):
-        pass
+    _render(jobs, size.size)
     for name, samples in files.items():
-        lines = "".join(sample.sample.model_dump_json(exclude_none=True) + "\n" for sample in samples)
-        write_atomic(root / "data" / name, lines)
+        _write_samples(root / "data" / name, samples)
     _copy_base(root / "models" / BASE.name)
     write_json(root / MARKER, {**values, "complete": True})
     return True
+
+
+def make_fresh_samples(root: Path, count: int, seed: int) -> Path:
+    """A file of `count` plan samples of the workspace's tasks, their scenes rendered: none is in its other files, or in
+    its benchmark. Those of a larger file of the same seed begin with those of a smaller one. Continues an interrupted
+    making. Raises LeapError where `root` is no demo workspace."""
+    if not is_complete(root):
+        make = "make one: python scripts/utils/make_demo_workspace.py, and name it with LEAP_ROOT"
+        raise LeapError(f"{root}: fresh scenes are for a demo workspace, which this is not; {make}")
+    found = read_object(root / MARKER)
+    size = DemoSize(**{field.name: found[field.name] for field in fields(DemoSize)})
+    path = fresh_file(root, count, seed)
+    if path.is_file():
+        return path
+    name = f"fresh_{seed}"
+    seen = {scene_key(episode) for _, episode in benchmark_episodes(size)}
+    seen |= {scene_key(one.episode) for samples in training_files(size, seen).values() for one in samples}
+    episodes = _fresh_episodes(size, name, count, seen)
+    samples = [_plan_sample(f"{name}-{index:06d}", episode) for index, episode in enumerate(episodes)]
+    _render(_sample_images(root, {path.name: samples}), size.size)
+    _write_samples(path, samples)
+    return path
+
+
+def fresh_file(root: Path, count: int, seed: int) -> Path:
+    """Where `make_fresh_samples` writes them."""
+    return root / "data" / f"fresh_{seed}_{count}.jsonl"
+
+
+def _render(jobs: Sequence[RenderJob], size: int) -> None:
+    missing = [job for job in jobs if not (job.image.is_file() and job.numbered.is_file())]
+    for _ in track(render_many(missing, size), "rendering scenes", total=len(missing)):
+        pass
+
+
+def _write_samples(path: Path, samples: Sequence[_Sample]) -> None:
+    write_atomic(path, "".join(sample.sample.model_dump_json(exclude_none=True) + "\n" for sample in samples))
 
 
 def _copy_base(folder: Path) -> None:

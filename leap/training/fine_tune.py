@@ -304,7 +304,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         identity=identity,
         eval_steps=run.eval_steps,
         benchmark=run.benchmark,
-        base_name=_base_name(run.model, run.root),
+        base_name=base_name(run.model, run.root),
         callbacks=[*own, *callbacks],
         keeps_gradients=divided and keeps_gradients(model, accelerator.device),
         ranks=ranks,
@@ -315,11 +315,11 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
             state = train_loop(job)
     except torch.OutOfMemoryError as error:  # one that smaller batches could not mend within the step
         raise remember(run.output, job.state.global_step + 1, batches.memory_plan) from error
-    _print_best(state.log_history, run.output, recipe.metric_for_best_model)
+    print_best(state.log_history, run.output, recipe.metric_for_best_model)
     return run.output / f"checkpoint-{state.global_step}"
 
 
-def _base_name(model: Path, root: Path) -> str:
+def base_name(model: Path, root: Path) -> str:
     """What others load the base by: its name on the hub, its path from the workspace root, or its whole path."""
     if cached := cached_model(model):
         return str(replace(cached, revision=None))
@@ -327,7 +327,7 @@ def _base_name(model: Path, root: Path) -> str:
     return str(model.relative_to(root) if model.is_relative_to(root) else model)
 
 
-def _print_best(log: list[dict[str, Any]], output: Path, metric: Metric) -> None:
+def print_best(log: list[dict[str, Any]], output: Path, metric: Metric) -> None:
     best = best_step(log, [checkpoint_step(folder) or 0 for folder in find_checkpoints(output)], metric)
     if best is not None and is_main_process():
         value = evaluations(log, metric)[best]

@@ -42,11 +42,8 @@ class StepLosses:
             trouble = f"a weight is not finite after step {step}"
         if found := [text for text in ranks.gather(trouble) if text]:
             complete()
-            whole = [folder for folder in find_checkpoints(output) if is_resumable(folder)]
-            raise LeapError(
-                f"{found[0]}. Nothing of it is saved ({f'{whole[-1]} is whole' if whole else 'no checkpoint yet'}): "
-                "look at these samples, or use a lower learning rate or more warm-up steps"
-            )
+            remedy = "look at these samples, or use a lower learning rate or more warm-up steps"
+            raise LeapError(f"{found[0]}. {nothing_saved(output)}: {remedy}")
 
     def _trouble(self, place: Callable[[int], str]) -> str:
         """The first step with a loss or gradient that is not finite, and its samples; empty where there is none."""
@@ -58,6 +55,12 @@ class StepLosses:
         step = next(step for step, norm in self.norms.items() if not math.isfinite(norm))
         samples = [sample for other, samples, _ in self.losses for sample in samples if other == step]
         return f"step {step}: the gradient is {float(self.norms[step])} on the samples {_places(samples, place)}"
+
+
+def nothing_saved(output: Path) -> str:
+    """What is left to a run that ends."""
+    whole = [folder for folder in find_checkpoints(output) if is_resumable(folder)]
+    return f"Nothing of it is saved ({f'{whole[-1]} is whole' if whole else 'no checkpoint yet'})"
 
 
 def _places(samples: list[int], place: Callable[[int], str]) -> str:

@@ -44,6 +44,23 @@ from leap.workers import start_loader_worker, usable_workers
 _PREFETCH = 3  # micro-batches that each worker may have ready
 
 
+class InTraining(Protocol):
+    """What a benchmark is asked with: this rank's model as it is, on its device."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def accelerator(self) -> Accelerator: ...
+    @property
+    def model(self) -> Any: ...
+    @property
+    def processor(self) -> Any: ...
+    @property
+    def ranks(self) -> Ranks: ...
+    @property
+    def state(self) -> TrainerState: ...
+
+
 class Benchmark(Protocol):
     """A subset of the benchmark that every rank answers its share of (leap.evaluation.training_benchmark)."""
 
@@ -52,7 +69,7 @@ class Benchmark(Protocol):
 
     def __len__(self) -> int: ...
 
-    def scores(self, job: "TrainingJob") -> dict[str, float]: ...
+    def scores(self, job: InTraining) -> dict[str, float]: ...
 
 
 @dataclass
@@ -316,13 +333,14 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def evaluate(job: TrainingJob) -> dict[str, float]:
     """The validation loss and the benchmark's scores, of what the run has. Training goes on with the random numbers it
     would have had without them."""
-    with _kept_random_numbers():
+    with kept_random_numbers():
         found = validate(job, job.validation) if job.validation is not None else {}
         return found | (job.benchmark.scores(job) if job.benchmark else {})
 
 
 @contextmanager
-def _kept_random_numbers() -> Iterator[None]:
+def kept_random_numbers() -> Iterator[None]:
+    """What is done within uses none of the run's random numbers."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     python, numpy = random.getstate(), np.random.get_state()
     try:

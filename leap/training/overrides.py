@@ -16,7 +16,10 @@ from leap.training.recipe import PATHS, Recipe
 
 
 def add_recipe_flags(
-    parser: argparse.ArgumentParser, short: Mapping[str, str] | None = None, refused: Collection[str] = ()
+    parser: argparse.ArgumentParser,
+    short: Mapping[str, str] | None = None,
+    refused: Collection[str] = (),
+    kind: type[Recipe] = Recipe,
 ) -> None:
     """One flag a recipe key, under the key's name. A boolean may stand alone: `--bf16` means `--bf16 true`.
 
@@ -29,7 +32,7 @@ def add_recipe_flags(
     group = parser.add_argument_group(
         "recipe values (each overrides the recipe's; a default is for recipes without it)"
     )
-    for name, field in Recipe.model_fields.items():
+    for name, field in kind.model_fields.items():
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": _metavar(field), "help": _help(field)}
         if field.annotation in (bool, bool | None):
             options |= {"nargs": "?", "const": True}
@@ -62,7 +65,8 @@ class _Answer(argparse.Action):
 
 def _is_text(field: FieldInfo) -> bool:
     """Whether a flag's words are the value. A list of files stands in a recipe only."""
-    return field.annotation in (str, str | None) or str in get_args(field.annotation)
+    kind = field.annotation
+    return kind in (str, str | None) or (get_origin(kind) is not dict and str in get_args(kind))
 
 
 def _metavar(field: FieldInfo) -> str:
@@ -86,14 +90,16 @@ def _help(field: FieldInfo) -> str:
     return text.strip().replace("%", "%%")
 
 
-def recipe_overrides(arguments: argparse.Namespace, root: Path | None = None) -> dict[str, Any]:
+def recipe_overrides(
+    arguments: argparse.Namespace, root: Path | None = None, kind: type[Recipe] = Recipe
+) -> dict[str, Any]:
     """The recipe values that stood on the command line. With `root`, the workspace's, paths are looked for.
 
     A path that is only there from the current folder becomes a whole one; any other stays as it was typed, since a run
     is known by its values.
     """
     given = vars(arguments)
-    names = [name for name in (*Recipe.model_fields, *ALIASES, RESUME) if name in given]
+    names = [name for name in (*kind.model_fields, *ALIASES, RESUME) if name in given]
     try:
         found = translated({name: _none_or(given[name]) for name in names})
     except ValueError as error:

@@ -12,7 +12,7 @@ _OWN = ("finetuning", *ADAPTER_KEYS, "quantization", "output_dir")
 
 def known_presets(recipes: Path) -> list[str]:
     """The presets by name, those of the smallest rank first."""
-    found = [read_recipe(path) for path in recipes.glob("lora-*.yaml")]
+    found: list[Recipe] = [read_recipe(path) for path in recipes.glob("lora-*.yaml")]
     names = [path.stem.removeprefix("lora-") for path in recipes.glob("lora-*.yaml")]
     return [name for _, name in sorted(zip((recipe.lora_r for recipe in found), names, strict=True))]
 

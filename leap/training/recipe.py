@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -395,6 +395,9 @@ class Recipe(BaseModel):
         return {name: value for name, value in values.items() if name not in _FREE}
 
 
+Kind = TypeVar("Kind", bound=Recipe)
+
+
 @dataclass(frozen=True)
 class Layer:
     """Recipe values, and where they stand: a file, or None for a command line. Later layers win."""
@@ -403,9 +406,13 @@ class Layer:
     values: dict[str, Any]
 
 
-def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
+def read_recipe(
+    path: Path,
+    overrides: dict[str, Any] | None = None,
+    kind: type[Kind] = Recipe,  # type: ignore[assignment]
+) -> Kind:
     """A recipe file with `overrides`, a command line's values, on top. See `recipe_layers` and `compose`."""
-    return compose([*recipe_layers(path), Layer(None, overrides or {})])
+    return compose([*recipe_layers(path), Layer(None, overrides or {})], kind)
 
 
 def recipe_layers(path: Path) -> list[Layer]:
@@ -433,30 +440,31 @@ def _base_file(path: Path, base: str) -> Path:
     return shipped if shipped.is_file() and not beside.is_file() else beside
 
 
-def compose(layers: Sequence[Layer]) -> Recipe:
+def compose(layers: Sequence[Layer], kind: type[Kind] = Recipe) -> Kind:  # type: ignore[assignment]
     """The recipe of all layers together. The error names the layer that is to blame: a file, or the command line."""
     try:
-        return Recipe.model_validate(_merged(layers))
+        return kind.model_validate(_merged(layers))
     except ValidationError as error:
-        layer, key = _blamed(layers, error), _key(error)
+        layer, key = _blamed(layers, error, kind), _key(error)
+        said = _explain(error, kind)
         if layer.file is not None:
-            raise LeapError(f"{layer.file}: {_explain(error)}") from error
+            raise LeapError(f"{layer.file}: {said}") from error
         given = f"--{key} {shorten(str(layer.values[key]))}: " if key else "the recipe with these flags: "
-        raise UsageError(given + _explain(error).removeprefix(f"{key}: ")) from error
+        raise UsageError(given + said.removeprefix(f"{key}: ")) from error
 
 
 def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
     return {name: value for layer in layers for name, value in layer.values.items()}
 
 
-def _blamed(layers: Sequence[Layer], error: ValidationError) -> Layer:
+def _blamed(layers: Sequence[Layer], error: ValidationError, kind: type[Recipe]) -> Layer:
     """The last layer with the wrong key; where values do not fit together, the first with which they do not."""
     if key := _key(error):
         return next((layer for layer in reversed(layers) if key in layer.values), _last_file(layers))
     message = first_problem(error)
     for end in range(1, len(layers)):
         try:
-            Recipe.model_validate(_merged(layers[:end]))
+            kind.model_validate(_merged(layers[:end]))
         except ValidationError as earlier:
             if first_problem(earlier) == message:
                 return layers[end - 1]
@@ -492,10 +500,10 @@ def _read_values(path: Path, named_by: str = "") -> dict[str, Any]:
         raise LeapError(f"{path}: {error}") from error
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, kind: type[Recipe]) -> str:
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "extra_forbidden":
         name = _key(error)
-        near = difflib.get_close_matches(name, Recipe.model_fields, n=1)
+        near = difflib.get_close_matches(name, kind.model_fields, n=1)
         return f"{shorten(name)}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
     return first_problem(error).removeprefix("the whole record: ")

@@ -1,0 +1,1 @@
+"""Learning from a reward that can be checked: GRPO (TRL's trainer), and rejection sampling (LEAP's own)."""

@@ -1,0 +1,72 @@
+"""What GRPO would compute more often than once: a group's responses have the same images, and many teach nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def see_images_once(model: Any) -> None:
+    """Let the vision tower look at each image of a batch once, in place: the responses of a group share theirs, and TRL
+    gives every response its own copy. Gradients are those of all copies."""
+    inner = model.model
+    original: Callable[..., Any] = inner.get_image_features
+
+    def once(pixel_values: Tensor, image_grid_thw: Tensor | None = None, **options: Any) -> Any:
+        if image_grid_thw is None:
+            return original(pixel_values, image_grid_thw, **options)
+        images = pixel_values.split(image_grid_thw.prod(-1).tolist())
+        places, first = _copies(images)
+        if len(first) == len(images):
+            return original(pixel_values, image_grid_thw, **options)
+        found = original(torch.cat([images[one] for one in first]), image_grid_thw[first], **options)
+        found.pooler_output = tuple(found.pooler_output[place] for place in places)
+        if layers := getattr(found, "deepstack_features", None):
+            found.deepstack_features = [tuple(layer[place] for place in places) for layer in layers]
+        return found
+
+    inner.get_image_features = once
+
+
+def _copies(images: tuple[Tensor, ...]) -> tuple[list[int], list[int]]:
+    """For each image which of the different ones it is, and where each of these stands first."""
+    sums = torch.stack([image.double().sum() for image in images]).tolist()  # one wait for the device
+    by_sum: dict[tuple[float, int], list[int]] = {}
+    places, first = [], list[int]()
+    for number, (image, total) in enumerate(zip(images, sums, strict=True)):
+        alike = by_sum.setdefault((total, len(image)), [])
+        place = next((one for one in alike if torch.equal(images[first[one]], image)), None)
+        if place is None:
+            place = len(first)
+            first.append(number)
+            alike.append(place)
+        places.append(place)
+    return places, first
+
+
+def that_teach(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The responses of a micro-batch with an advantage, at least one of them: those of a group that all earn the same
+    have none, and no gradient where neither the divergence (`beta`) nor the number of responses is part of the loss."""
+    teaches = inputs["advantages"] != 0
+    if bool(teaches.all()):
+        return inputs
+    if not bool(teaches.any()):  # all ranks go through the model
+        teaches[0] = True
+    found = {
+        name: value[teaches]
+        if isinstance(value, Tensor) and value.dim() and len(value) == len(teaches) and name not in _OF_IMAGES
+        else value
+        for name, value in inputs.items()
+    }
+    if "num_images" in inputs:
+        grid = inputs["image_grid_thw"]
+        counts = torch.tensor(inputs["num_images"], device=teaches.device)
+        shown = teaches.repeat_interleave(counts)
+        found["image_grid_thw"] = grid[shown]
+        found["pixel_values"] = inputs["pixel_values"][shown.repeat_interleave(grid.prod(-1))]
+        found["num_images"] = counts[teaches].tolist()
+    return found
+
+
+_OF_IMAGES = ("pixel_values", "image_grid_thw")

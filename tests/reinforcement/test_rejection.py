@@ -1,0 +1,64 @@
+"""Rejection sampling: the best responses are kept, and learned by LEAP's own trainer."""
+
+from pathlib import Path
+
+from conftest import run_script
+
+from leap.models.checkpoints import read_marker
+from leap.records.benchmark import Prediction
+from leap.records.json_files import read_json, read_jsonl, read_store
+from leap.records.training import TrainingSample
+
+GRPO = "scripts/training/run-grpo.py"
+TINY = (
+    "--recipe demo-rft --model_name_or_path models/tiny --freeze_vision false --num_prompts 3 --num_generations 4 "
+    "--max_completion_length 8 --image_tokens_min 4 --image_tokens_max 4 --max_steps 2 --warmup_steps 0 --save_steps 2 "
+    "--logging_steps 1"
+)
+OWN = "def reward(response, reference):\n    return response.count('e') / max(len(response), 1)\n"
+
+
+def test_the_best_of_each_prompt_is_learned(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    own = ["--reward_file", f"{tmp_path / 'mine.py'}:reward", "--reward_weights", "{own: 1.0}"]
+    line = [*TINY.split(), "--output_dir", "output/kept", *own]
+    done = run_script(GRPO, *line, root=workspace)
+    assert done.returncode == 0, done.stderr
+    sampling = workspace / "output" / "kept" / "sampling"
+    responses = read_store(sampling / "responses.jsonl", Prediction)
+    assert len(responses) == 12
+    by_prompt: dict[str, list[str]] = {}
+    for response in responses:
+        by_prompt.setdefault(response.example, []).append(response.text or "")
+    reward = lambda text: text.count("e") / max(len(text), 1)  # noqa: E731
+    mean = sum(reward(text) for texts in by_prompt.values() for text in texts) / 12
+    best = [max(map(reward, by_prompt[str(number)])) for number in range(3)]
+    kept = [sample for _, sample in read_jsonl(sampling / "kept.jsonl", TrainingSample)]
+    assert sorted(reward(sample.target.steps) for sample in kept) == sorted(value for value in best if value > mean)
+    assert read_json(sampling / "sampling_report.json")["kept"] == len(kept)
+    checkpoint = workspace / "output" / "kept" / "checkpoint-2"
+    assert read_marker(checkpoint)["step"] == 2
+    before = (sampling / "responses.jsonl").read_bytes()
+    again = run_script(GRPO, *line, root=workspace)
+    assert "this run is finished" in again.stdout
+    assert (sampling / "responses.jsonl").read_bytes() == before
+
+
+def test_sampling_goes_on_where_it_was_stopped(workspace: Path) -> None:
+    """To the same responses: each depends on the seed and its own place alone."""
+    line = [*TINY.split(), "--output_dir", "output/sampled", "--reward_weights", "{form: 1.0}"]
+    first = run_script(GRPO, *line, root=workspace)
+    assert "there is nothing to choose from" in first.stderr  # an untrained model writes no plan
+    file = workspace / "output" / "sampled" / "sampling" / "responses.jsonl"
+    whole = {response.model_dump_json() for response in read_store(file, Prediction)}
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:5]) + lines[5][:20])
+    run_script(GRPO, *line, root=workspace)
+    assert {response.model_dump_json() for response in read_store(file, Prediction)} == whole
+
+
+def test_an_image_term_is_for_grpo_alone(workspace: Path) -> None:
+    line = [*TINY.split(), "--image_share", "0.5", "--reward_weights", "{grounded: 1.0, image: 1.0}"]
+    done = run_script(GRPO, *line, root=workspace)
+    assert done.returncode == 2
+    assert "GRPO has it" in done.stderr

@@ -1,0 +1,66 @@
+"""What is computed once gives what computing it for every response gives."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leap.models.loading import load_model
+from leap.reinforcement.shared_work import see_images_once, that_teach
+
+
+def features(model: Any, pixels: torch.Tensor, grid: torch.Tensor) -> list[torch.Tensor]:
+    found = model.model.get_image_features(pixels, grid)
+    return [*found.pooler_output, *(image for layer in found.deepstack_features for image in layer)]
+
+
+def test_the_copies_of_an_image_are_seen_once(model: Path) -> None:
+    """With the same features, and the gradients of all copies."""
+    loaded = load_model(model, "float32")
+    width = loaded.config.vision_config.patch_size**2 * 2 * 3
+    torch.manual_seed(0)
+    one, other, small = torch.randn(16, width), torch.randn(16, width), torch.randn(4, width)
+    pixels = torch.cat([one, other, one, small, one])
+    grid = torch.tensor([[1, 4, 4]] * 3 + [[1, 2, 2]] + [[1, 4, 4]])
+    weight = loaded.model.visual.patch_embed.proj.weight
+
+    def measure() -> tuple[list[torch.Tensor], torch.Tensor]:
+        said = features(loaded, pixels, grid)
+        return said, torch.autograd.grad(sum((image**2).sum() for image in said), weight)[0]
+
+    plain = measure()
+    see_images_once(loaded)
+    tower, seen = loaded.model.visual, list[int]()
+    tower.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    once = measure()
+    assert seen == [36]  # of 68 patches
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(plain[0], once[0], strict=True))
+    assert torch.allclose(plain[1], once[1], rtol=1e-3, atol=1e-3 * float(plain[1].abs().max()))
+
+
+def batch(advantages: list[float]) -> dict[str, Any]:
+    """Three responses; the images of the second are two of one patch and one of four."""
+    return {
+        "advantages": torch.tensor(advantages),
+        "completion_ids": torch.arange(6).reshape(3, 2),
+        "num_items_in_batch": torch.tensor(6),
+        "num_images": [1, 2, 1],
+        "image_grid_thw": torch.tensor([[1, 1, 1], [1, 1, 1], [1, 2, 2], [1, 1, 1]]),
+        "pixel_values": torch.arange(7).reshape(7, 1),
+    }
+
+
+def test_responses_without_an_advantage_are_left_out() -> None:
+    found = that_teach(batch([0.0, 1.0, -0.5]))
+    assert found["advantages"].tolist() == [1.0, -0.5]
+    assert found["completion_ids"].tolist() == [[2, 3], [4, 5]]
+    assert found["num_images"] == [2, 1]
+    assert found["image_grid_thw"].tolist() == [[1, 1, 1], [1, 2, 2], [1, 1, 1]]
+    assert found["pixel_values"].flatten().tolist() == [1, 2, 3, 4, 5, 6]
+    assert found["num_items_in_batch"] == 6  # the loss is still over all responses
+
+
+def test_one_response_is_always_left() -> None:
+    assert that_teach(batch([0.0, 0.0, 0.0]))["completion_ids"].tolist() == [[0, 1]]
+    whole = batch([1.0, 2.0, -3.0])
+    assert that_teach(whole) is whole
