@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leap import provenance
 from leap.data.image import ImageSize
 from leap.environment import world_size
 from leap.errors import LeapError, Stopped
@@ -21,13 +20,14 @@ from leap.reinforcement.own_reward import OwnReward
 from leap.reinforcement.policy_prompts import Conversations, Places, Prompt, order_of, read_prompts
 from leap.reinforcement.policy_recipe import PolicyRecipe
 from leap.training.checkpoint_folder import training_in
-from leap.training.fine_tune import Run, base_name, check_run, print_best
+from leap.training.fine_tune import Run, base_name, check_run, full_identity, load_start, print_best
 from leap.training.recipe import Recipe
 from leap.training.resume import find_resume
 from leap.training.schedule import check_reports, warmup_steps
 
 if TYPE_CHECKING:
     from leap.training.loop import Benchmark
+    from leap.training.signals import Signals
 
 
 def check_trl() -> None:
@@ -94,6 +94,38 @@ def _learn(
     callbacks: Sequence[Any],
 ) -> Path:
     import torch
+
+    from leap.training.signals import Signals, stop_message
+
+    quiet_libraries()
+    with Signals(is_main_process()) as signals, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # that TRL uses names which transformers is about to change
+        trainer = _make_trainer(run, recipe, own, prompts, places, callbacks, signals)
+        try:
+            trainer.train(resume_from_checkpoint=str(run.resume) if run.resume else None)
+        except torch.OutOfMemoryError as error:
+            fewer = "lower --per_device_train_batch_size, or take --gradient_checkpointing"
+            raise LeapError(f"out of memory: {fewer}") from error
+        except RuntimeError as error:
+            if "probability tensor" in str(error):  # torch's words for a model whose logits are no numbers
+                trainer.refuse("the model's probabilities are no numbers")
+            raise
+    state = trainer.state
+    if signals.received and state.global_step < run.steps:
+        raise Stopped(stop_message(signals.received, state.global_step), signals.received)
+    print_best(state.log_history, run.output, recipe.metric_for_best_model)
+    return run.output / f"checkpoint-{state.global_step}"
+
+
+def _make_trainer(
+    run: Run,
+    recipe: PolicyRecipe,  # as `run.recipe`, whose optimiser is no longer "auto"
+    own: OwnReward | None,
+    prompts: Sequence[Prompt],
+    places: Places,
+    callbacks: Sequence[Any],
+    signals: "Signals",
+) -> Any:
     from datasets import Dataset
     from transformers import get_scheduler
 
@@ -105,27 +137,15 @@ def _learn(
         reward_functions,
     )
     from leap.training.optimizers import make_optimizer
-    from leap.training.signals import Signals, stop_message
-    from leap.training.trainable_model import load_trainable
     from leap.training.training_report import TrainingReport, about
 
-    quiet_libraries()
-    trackers = check_reports(recipe.report_to)
-    # From `recipe`, whose optimiser may be "auto", to the one that check_run has chosen.
-    model = load_trainable(run.recipe, run.model)
-    if recipe.resume_from_lora and not run.resume:
-        from leap.models.lora import load_adapters
-
-        load_adapters(model, run.root / recipe.resume_from_lora)
-    optimizer = make_optimizer(run.recipe, model)
-    steps = run.steps
-    schedule = get_scheduler(
-        recipe.lr_scheduler_type, optimizer, warmup_steps(recipe, steps), steps, dict(recipe.lr_scheduler_kwargs or {})
-    )
-    identity = {**run.identity, **provenance.git_state(places.repository), "versions": provenance.versions()}
-    identity |= {"held_out": None, **run.evaluated_on}
+    identity = full_identity(run, places.repository)
     if is_main_process():
         write_json(run.output / MARKER, identity)
+    model, steps, size = load_start(run), run.steps, recipe.global_batch_size(world_size())
+    optimizer = make_optimizer(run.recipe, model)
+    kwargs = dict(recipe.lr_scheduler_kwargs or {})
+    schedule = get_scheduler(recipe.lr_scheduler_type, optimizer, warmup_steps(recipe, steps), steps, kwargs)
     asked = order_of(prompts, recipe.prompts_needed(world_size()), recipe.image_share, recipe.seed)
     rows = Dataset.from_dict({"number": list(range(len(asked)))}).with_transform(Conversations(prompts, asked))
     reader = load_processor(run.model)
@@ -143,40 +163,23 @@ def _learn(
         eval_steps=run.eval_steps,
         resume=run.resume,
     )
-    size = recipe.global_batch_size(world_size())
     ours: list[Any] = [TrainingReport(about(run, identity, f"{size} responses a step"))]
     ours.append(PolicyProgress(lambda done: done * size))
+    trackers = check_reports(recipe.report_to)
     if "tensorboard" in trackers:
         ours.append(_tensorboard(places.logs / "tensorboard" / run.output.name, run.resume))
-    with Signals(is_main_process()) as signals, warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # that TRL uses names which transformers is about to change
-        others = [tracker for tracker in trackers if tracker != "tensorboard"]
-        arguments = grpo_config(recipe, run.output, bool(run.benchmark) and run.resume is None, others)
-        trainer = PolicyTrainer(
-            job,
-            signals,
-            model=model,
-            reward_funcs=reward_functions(recipe.weights, own),
-            args=arguments,
-            train_dataset=rows,
-            processing_class=reader,
-            callbacks=[*ours, *callbacks],
-            optimizers=(optimizer, schedule),
-        )
-        try:
-            trainer.train(resume_from_checkpoint=str(run.resume) if run.resume else None)
-        except torch.OutOfMemoryError as error:
-            fewer = "lower --per_device_train_batch_size, or take --gradient_checkpointing"
-            raise LeapError(f"out of memory: {fewer}") from error
-        except RuntimeError as error:
-            if "probability tensor" in str(error):  # torch's words for a model whose logits are no numbers
-                trainer.refuse("the model's probabilities are no numbers")
-            raise
-    state = trainer.state
-    if signals.received and state.global_step < steps:
-        raise Stopped(stop_message(signals.received, state.global_step), signals.received)
-    print_best(state.log_history, run.output, recipe.metric_for_best_model)
-    return run.output / f"checkpoint-{state.global_step}"
+    others = [tracker for tracker in trackers if tracker != "tensorboard"]
+    return PolicyTrainer(
+        job,
+        signals,
+        model=model,
+        reward_funcs=reward_functions(recipe.weights, own),
+        args=grpo_config(recipe, run.output, bool(run.benchmark) and run.resume is None, others),
+        train_dataset=rows,
+        processing_class=reader,
+        callbacks=[*ours, *callbacks],
+        optimizers=(optimizer, schedule),
+    )
 
 
 def _tensorboard(folder: Path, resume: Path | None) -> Any:

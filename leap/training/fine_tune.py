@@ -265,9 +265,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     recipe, wall = run.recipe, WallTime()
     every_rank_uses_all = bool(run.train.images.any())  # each batch uses the vision tower, or none does
     accelerator = make_accelerator(recipe, run.root, scalars, find_unused=not every_rank_uses_all)
-    model = load_trainable(recipe, run.model)
-    if recipe.resume_from_lora and not run.resume:
-        load_adapters(model, adapter_to_start(recipe, run.root))
+    model = load_start(run)
     divided = recipe.fsdp and accelerator.num_processes > 1
     if divided:
         model = shard(model, accelerator.device, getattr(torch, recipe.dtype))
@@ -279,10 +277,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     ranks.same("division of a step", batches.memory_plan)
     if is_main_process():
         print(f"batches     {batches.summary}", file=sys.stderr, flush=True)
-    identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
-    identity |= {"held_out": None, **run.evaluated_on}
-    if origin := hub_origin(run.model):
-        identity["base_hub"] = origin
+    identity = full_identity(run, repository)
     if is_main_process():
         write_json(run.output / MARKER, identity)
     own = [
@@ -317,6 +312,23 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
         raise remember(run.output, job.state.global_step + 1, batches.memory_plan) from error
     print_best(state.log_history, run.output, recipe.metric_for_best_model)
     return run.output / f"checkpoint-{state.global_step}"
+
+
+def load_start(run: Run) -> Any:
+    """The model that a run starts from, on the CPU; a checkpoint to go on from is loaded over it."""
+    model = load_trainable(run.recipe, run.model)
+    if run.recipe.resume_from_lora and not run.resume:
+        load_adapters(model, adapter_to_start(run.recipe, run.root))
+    return model
+
+
+def full_identity(run: Run, repository: Path) -> dict[str, Any]:
+    """What checkpoints say of their run: what decides what is learned, and by which code, with which libraries."""
+    identity = {**run.identity, **provenance.git_state(repository), "versions": provenance.versions()}
+    identity |= {"held_out": None, **run.evaluated_on}
+    if origin := hub_origin(run.model):
+        identity["base_hub"] = origin
+    return identity
 
 
 def base_name(model: Path, root: Path) -> str:
