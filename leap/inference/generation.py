@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import (
     CompileConfig,
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -18,22 +19,30 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from leap.inference.compiled_parts import compile_parts
+from leap.inference.fast_parts import compile_parts
 from leap.inference.prepare import Prepared, Preparer
 from leap.inference.protocol import Decoding
+from leap.inference.shared_prefix import SharedPrefix
 
 _MEMORY_SHARE = 0.6  # of what is free: 96 rows that took 0.55 GB each did not fit in the 75 GB of an H100, 64 did
 _CACHE_STEP = 128  # tokens: caches of few lengths, so that a slightly longer prompt does not compile anew
 
 
 class Generation:
-    """Generates with one model. `stop` and `pad` are token ids."""
+    """Generates with one model. `stop` and `pad` are token ids; with `shares`, the model attends as
+    `leap.inference.attention` does, which lets padding stand behind a shared opening."""
 
-    def __init__(self, model: Any, preparer: Preparer, stop: set[int], pad: int, device: str) -> None:
+    def __init__(
+        self, model: Any, preparer: Preparer, stop: set[int], pad: int, device: str, shares: bool = False
+    ) -> None:
         self._model, self._preparer, self._stop, self._pad, self._device = model, preparer, stop, pad, device
         self._cache: Any = None
         self._cache_shape = (0, 0)  # rows, tokens
         self._parts_compiled = False
+        self._prefix: SharedPrefix | None = None
+        if shares and preparer.image_token_id is not None:
+            self._prefix = SharedPrefix(model, device, preparer.image_token_id)
+        self._offsets = [module for module in model.modules() if hasattr(module, "rope_deltas")]
         # What a checkpoint says about sampling and penalties must not reach an evaluation.
         model.generation_config = GenerationConfig(eos_token_id=sorted(stop), pad_token_id=pad)
 
@@ -75,23 +84,30 @@ class Generation:
         return self._generate(filled, decoding, past_key_values=cache, compile_config=step)[: len(batch)]
 
     def forget(self) -> None:
-        """Give back the cache and whatever the last batch left."""
+        """Give back the caches and whatever the last batch left. To be called where the weights have changed."""
+        if self._prefix:
+            self._prefix.forget()
+        self._drop_cache()
+
+    def _drop_cache(self) -> None:
         self._cache, self._cache_shape = None, (0, 0)
         if self._device.startswith("cuda"):
             torch.cuda.empty_cache()
 
     def close(self) -> None:
         """Give back the model's memory too; compiled code would keep hold of it."""
-        del self._model
+        del self._model, self._offsets
         if self._parts_compiled:
             torch._dynamo.reset()
+        self._prefix = None
         gc.collect()
         self.forget()
 
     def rows_that_fit(self, prepared: Prepared, decoding: Decoding) -> int:
-        """How many requests like this one a batch may hold in the free memory, measured on one and on three of them."""
-        one, three = (self._peak_bytes([prepared] * rows) for rows in (1, 3))
-        row = (three - one) / 2 + decoding.max_new_tokens * self._cache_bytes_of_a_token()
+        """How many requests like this one a batch may hold in the free memory, measured on two and on four of them,
+        which share their opening as a batch does."""
+        two, four = (self._peak_bytes([prepared] * rows) for rows in (2, 4))
+        row = (four - two) / 2 + decoding.max_new_tokens * self._cache_bytes_of_a_token()
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(self._device)[0]
         return max(1, int(free * _MEMORY_SHARE / row))
@@ -110,7 +126,7 @@ class Generation:
     def _static_cache(self, rows: int, tokens: int) -> StaticCache:
         tokens = -(-tokens // _CACHE_STEP) * _CACHE_STEP
         if self._cache is None or rows != self._cache_shape[0] or tokens > self._cache_shape[1]:
-            self.forget()
+            self._drop_cache()
             text = self._model.config.get_text_config(decoder=True)
             self._cache, self._cache_shape = StaticCache(config=text, max_cache_len=tokens), (rows, tokens)
         else:
@@ -118,7 +134,13 @@ class Generation:
         return self._cache
 
     def _generate(self, batch: Sequence[Prepared], decoding: Decoding, **options: Any) -> list[list[int]]:
-        inputs = self._preparer.batch(batch, self._pad, self._device, self._model.dtype)
+        shared = 0
+        if self._prefix and (shared := self._prefix.find([request.ids for request in batch])):
+            text = self._model.config.get_text_config(decoder=True)
+            self._prefix.fill(options.setdefault("past_key_values", DynamicCache(config=text)), len(batch))
+            for module in self._offsets:  # of another batch's images: transformers 5.17 would take them for this one's
+                module.rope_deltas = None
+        inputs = self._preparer.batch(batch, self._pad, self._device, self._model.dtype, shared)
         if decoding.temperature > 0:
             options["logits_processor"] = _sampling(decoding, [request.key for request in batch], self._device)
         if decoding.min_new_tokens:

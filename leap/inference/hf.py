@@ -16,6 +16,7 @@ from leap import provenance
 from leap.data.image import ImageSize
 from leap.errors import first_line, is_out_of_memory
 from leap.inference import attention
+from leap.inference.fast_parts import replace_parts
 from leap.inference.generation import Generation
 from leap.inference.prepare import Prepared, Unprepared, default_workers, find_preparer, prepare_ahead
 from leap.inference.protocol import Decoding, Request, Response
@@ -67,11 +68,12 @@ class HfEngine:
             model = load_model(source, dtype, device, None, base, quantization, trust_remote_code).eval()
         self._tokenizer = processor.tokenizer
         self._preparer = find_preparer(processor, images)
-        attention.use(model)
+        shares = attention.use(model)
+        replace_parts(model)
         self._stop = stop_tokens(processor, model)
         pad = self._tokenizer.pad_token_id
         self._generation = Generation(
-            model, self._preparer, self._stop, min(self._stop) if pad is None else pad, device
+            model, self._preparer, self._stop, min(self._stop) if pad is None else pad, device, shares
         )
         self._rows: int | None = None  # of a batch: found with the first request, fewer after an out-of-memory
         self._compiled = compiled and self._generation.compiles
@@ -123,7 +125,7 @@ class HfEngine:
             return 1
         try:
             fitting = self._generation.rows_that_fit(longest, decoding)
-        except torch.OutOfMemoryError:  # not even the three that it is measured on
+        except torch.OutOfMemoryError:  # not even the four that it is measured on
             fitting = 1
         rows = fitting if fitting < 8 else fitting // 8 * 8
         return min(rows, self._cap or _ROWS_ON_GPU)

@@ -47,6 +47,7 @@ class Preparer(ABC):
     """Prepares one request on the CPU, and puts a batch of them on the device."""
 
     image_size: str  # how images are sized, for the manifest
+    image_token_id: int | None = None  # where one is known, a batch may have a shared opening
 
     def prepare(self, request: Request) -> Prepared:
         return self.read(request.key, request.messages, [load_image(source) for source in request.images])
@@ -56,8 +57,11 @@ class Preparer(ABC):
         """The conversation with these images in its image places."""
 
     @abstractmethod
-    def batch(self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """The model's arguments for these requests, padded on the left."""
+    def batch(
+        self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype, shared: int = 0
+    ) -> dict[str, torch.Tensor]:
+        """The model's arguments for these requests, padded on the left: behind the `shared` tokens that all begin with,
+        which must be text."""
 
 
 class PatchPreparer(Preparer):
@@ -68,6 +72,7 @@ class PatchPreparer(Preparer):
     def __init__(self, processor: Any, images: ImageSize) -> None:
         self._chat = ChatFormat(processor)
         self._encoder = ImageEncoder(processor, images)
+        self.image_token_id = self._chat.image_token_id
 
     def read(self, key: tuple[str, ...], messages: Sequence[Message], images: Sequence[Image.Image]) -> Prepared:
         if not images:
@@ -76,8 +81,12 @@ class PatchPreparer(Preparer):
         ids = self._chat.prompt_ids(messages, self._encoder.tokens_of(grid))
         return Prepared(key, ids, {"patches": patches.numpy(), "grid": grid.numpy()})
 
-    def batch(self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        inputs = pad_ids([request.ids for request in prepared], pad, self._chat.image_token_id, left=True)
+    def batch(
+        self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype, shared: int = 0
+    ) -> dict[str, torch.Tensor]:
+        inputs = pad_ids([request.ids[shared:] for request in prepared], pad, self._chat.image_token_id, left=True)
+        opening = pad_ids([request.ids[:shared] for request in prepared], pad, self._chat.image_token_id, left=True)
+        inputs = {name: torch.cat([opening[name], own], dim=1) for name, own in inputs.items()}
         arrays = [request.arrays for request in prepared if request.arrays]
         if arrays:
             patches = torch.from_numpy(np.concatenate([found["patches"] for found in arrays]))
@@ -129,7 +138,10 @@ class ProcessorPreparer(Preparer):
             raise LeapError(f"the text holds {special}, which means something else to this model; change the text")
         return {"type": "text", "text": part.text}
 
-    def batch(self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def batch(
+        self, prepared: Sequence[Prepared], pad: int, device: str, dtype: torch.dtype, shared: int = 0
+    ) -> dict[str, torch.Tensor]:
+        assert not shared, "its arrays may be of all tokens"
         inputs = pad_ids([request.ids for request in prepared], pad, -1, left=True)
         del inputs["mm_token_type_ids"]
         for name in dict.fromkeys(name for request in prepared for name in request.arrays):

@@ -26,7 +26,7 @@ class Family:
     packed_forward: bool = False  # leap.models.qwen3_vl can train it on packed samples
     shards: bool = False  # `sharding.sharded_units` knows which modules FSDP2 gathers one by one
     counts_flops: bool = False  # `training.flops` counts its operations
-    compiled_inference: bool = False  # `inference.compiled_parts` knows what of it is worth compiling
+    compiled_inference: bool = False  # `inference.fast_parts` knows what of it is worth compiling
 
 
 # Qwen's mergers lie in its vision module, so they come first.

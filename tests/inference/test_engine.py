@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import psutil
@@ -24,7 +23,6 @@ from leap.data.image import ImageEncoder, ImageSize
 from leap.errors import LeapError
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
-from leap.inference import compiled_parts
 from leap.inference.generation import Generation
 from leap.inference.hf import HfEngine
 from leap.inference.prepare import Prepared
@@ -165,11 +163,11 @@ def test_where_not_even_the_measuring_fits_one_row_is_tried(model: Path, monkeyp
     assert engine._find_rows(Prepared((), []), Decoding()) == 1
 
 
-def test_compiled_parts_compute_the_same(model: Path, requests: list[Request], tmp_path: Path) -> None:
-    """The vision tower's attention that the compiled blocks use, uncompiled: images of one size, and of several."""
+def test_replaced_parts_compute_the_same(model: Path, requests: list[Request], tmp_path: Path) -> None:
+    """The vision tower's, against the library's own: images of one size, and of several."""
     plain, fast = (HfEngine(model, SIZE, batch_size=4) for _ in range(2))
-    for block in fast._generation._model.model.visual.blocks:
-        block.attn.forward = MethodType(compiled_parts._vision_attention, block.attn)
+    for module in plain._generation._model.model.visual.modules():
+        module.__dict__.pop("forward", None)
     path = tmp_path / "small.png"
     Image.new("RGB", (96, 64), (200, 30, 60)).save(path)
     mixed = [*requests[:3], replace(requests[3], images=(path, requests[3].images[1]))]

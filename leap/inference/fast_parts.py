@@ -1,4 +1,4 @@
-"""Parts of a Qwen3-VL that are compiled, so that a chain of small operations passes its tensors once.
+"""Parts of a Qwen3-VL as inference calls them: fewer and larger operations, some of them compiled on a GPU.
 
 Compiled as one are the vision tower's blocks, which share one shape, and the norms and feed-forward parts of the
 decoder: its attention keeps a cache, which would be compiled anew for every layer.
@@ -14,17 +14,33 @@ from leap.models.families import family
 _attend = torch.nn.functional.scaled_dot_product_attention
 
 
+def replace_parts(model: Any) -> None:
+    """Give the vision tower forwards that compute the same faster; a model of another family is left as it is."""
+    if not family(model.config.model_type).compiled_inference:
+        return
+    tower = model.model.visual
+    tower.patch_embed.forward = MethodType(_embed_patches, tower.patch_embed)
+    for block in tower.blocks:
+        block.attn.forward = MethodType(_vision_attention, block.attn)
+
+
 def compile_parts(model: Any) -> None:
     """Compile what is worth it; a model of another family is left as it is."""
     if not family(model.config.model_type).compiled_inference:
         return
     for block in model.model.visual.blocks:
-        block.attn.forward = MethodType(_vision_attention, block.attn)
         block.compile()
     for layer in model.model.language_model.layers:
         norms = layer.input_layernorm, layer.post_attention_layernorm, layer.self_attn.q_norm, layer.self_attn.k_norm
         for part in (*norms, layer.mlp):
             part.compile(dynamic=True)
+
+
+def _embed_patches(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """[patches, values] to [patches, width]. A convolution whose stride is its size is a product of matrices, and
+    PyTorch's 3-D one is many times slower."""
+    kernel = self.proj.weight
+    return torch.nn.functional.linear(hidden_states.to(kernel.dtype), kernel.flatten(1), self.proj.bias)
 
 
 def _vision_attention(
