@@ -109,7 +109,7 @@ def main() -> None:
     if not (folder / "config.json").is_file():
         make_model(folder, arguments.device, small=arguments.small)
     processor = load_processor(folder)
-    samples = make_samples(arguments.workdir, arguments.samples, processor, *arguments.image)
+    samples = make_samples(arguments.workdir, arguments.samples, processor, [tuple(arguments.image)])
     setting = Setting(arguments, "full", MODES["full"], folder, processor, samples, 1)
     found = {mode: measure(setting, mode) for mode in arguments.modes}
     where = origin(arguments.device)

@@ -7,10 +7,10 @@ Sweeps: 1, 5 and 35 checkpoints and a baseline on six dimensions of 3 tasks of 8
 whole benchmark has), all scores drawn from the same distribution given the example, so that whatever is called
 significant is an error; tested as `compare_all` does.
 Ablation: full fine-tuning and 4 presets with 3 seeds each, runs that scatter by one point as a whole and by one and a
-half more on a dimension; tested as the report does. Power: the same where one checkpoint, or full fine-tuning, is
-truly better by 5 points in all dimensions, or a single one against the baseline. For comparison the errors before: Holm's correction within each checkpoint
-at 0.05, and an ablation that tests pairs of examples of one run each. Writes familywise_error.json, with another
-number of examples a task behind the name.
+half more on a dimension; tested as the report does. Power: the same where one checkpoint (of 35, or the only one), or
+full fine-tuning, is truly better by 5 points in all dimensions. For comparison the errors before: Holm's correction
+within each checkpoint at 0.05, and an ablation that tests pairs of examples of one run each. Writes
+familywise_error.json, with another number of examples a task behind the name.
 """
 
 import math

@@ -34,6 +34,9 @@ PROMPT_TOKENS = 1_050  # of text, as in the benchmark: its instructions are long
 EDGE = 960  # pixels of an image's side, in evaluation
 # Of training samples, uniformly between these; a prompt's with the chat template around it.
 TRAINING_PROMPT_TOKENS, TRAINING_LABEL_TOKENS = (80, 140), (60, 140)
+# Unlike samples: cameras of several kinds, and answers most of which are short and some very long.
+MIXED_IMAGES = ((640, 480), (960, 540), (512, 512))
+MIXED_LABEL_TOKENS, MIXED_LABEL_SIGMA, MIXED_LABEL_LIMITS = 85, 0.6, (16, 512)  # the median, of the logarithm, the ends
 
 
 # A few narrow layers of the same kind, 0.04 B weights, for what a CPU measures.
@@ -150,20 +153,32 @@ def _instruction(index: int) -> str:
     return f"Request {index}: put the {chosen} fruit where the person would look for it first."
 
 
-def make_samples(folder: Path, count: int, processor: Any, width: int, height: int) -> list[TrainingSample]:
-    """Distinct instructions and answers of unlike lengths, each with an image of its own, under `folder`/images."""
-    names = [f"images/{width}x{height}-{index:05d}.png" for index in range(count)]
+def make_samples(
+    folder: Path, count: int, processor: Any, sizes: Sequence[tuple[int, int]], mixed: bool = False
+) -> list[TrainingSample]:
+    """Distinct instructions and answers of unlike lengths, each with an image of its own, under `folder`/images; these
+    have the `sizes` by turns. `mixed`: answers of lengths by a log-normal distribution, not a uniform one."""
+    names = [
+        f"images/{width}x{height}-{index:05d}.png"
+        for index in range(count)
+        for width, height in [sizes[index % len(sizes)]]
+    ]
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    _draw_missing([folder / name for name in names], width, height)
-    return [_sample(index, name, processor.tokenizer) for index, name in enumerate(names)]
+    for turn, size in enumerate(sizes):
+        _draw_missing([folder / name for name in names[turn :: len(sizes)]], *size)
+    return [_sample(index, name, processor.tokenizer, mixed) for index, name in enumerate(names)]
 
 
-def _sample(index: int, image: str, tokenizer: Any) -> TrainingSample:
+def _sample(index: int, image: str, tokenizer: Any, mixed: bool) -> TrainingSample:
     rng = np.random.default_rng(index)
     template = 12  # tokens around a prompt
     prompt = f"Request {index}: which steps does the robot take to tidy the table in the image?"
     question = _lengthened(prompt, rng, int(rng.integers(*TRAINING_PROMPT_TOKENS)) - template, tokenizer)
-    answer = _lengthened("1) Look at the table.", rng, int(rng.integers(*TRAINING_LABEL_TOKENS)), tokenizer)
+    wanted = int(rng.integers(*TRAINING_LABEL_TOKENS))
+    if mixed:
+        drawn = rng.lognormal(np.log(MIXED_LABEL_TOKENS), MIXED_LABEL_SIGMA)
+        wanted = int(np.clip(drawn, *MIXED_LABEL_LIMITS))
+    answer = _lengthened("1) Look at the table.", rng, wanted, tokenizer)
     content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
     return TrainingSample.model_validate(
         {"messages": [{"role": "user", "content": content}], "target": {"steps": answer}}

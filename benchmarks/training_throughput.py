@@ -2,6 +2,7 @@
 
     python benchmarks/training_throughput.py --workdir /tmp/leap-speed
     python benchmarks/training_throughput.py --modes full --memory_limit_gb 24
+    python benchmarks/training_throughput.py --modes full --skip_seed --mixed
     python benchmarks/training_throughput.py --modes full --skip_seed --profile --set gradient_checkpointing=false
     torchrun --nproc_per_node 2 benchmarks/training_throughput.py --modes full --skip_seed --one_gpu RESULT.json
     python benchmarks/training_throughput.py --device cpu --tiny --batch 2 2 --image 96 64 --image_tokens 4 16
@@ -9,7 +10,8 @@
 The seed's setting is the library's Trainer on a bfloat16 model, 6 samples x 6 accumulated batches (LoRA: 4 x 9),
 gradient checkpointing, images prepared in the main process. Ours is a recipe, trained by the code that users run. Both
 train a model of Qwen3-VL-2B's shape, of random weights, on the same samples: an image of 640x480 pixels each, an
-instruction and an answer of its own, none of them twice. Steps are timed in windows after a warm-up, the data loader
+instruction and an answer of its own, none of them twice (`--mixed`: images of three sizes by turns, and answers of
+log-normal lengths). Steps are timed in windows after a warm-up, the data loader
 included; the seed's setting waits for the host's processor, so that its steps differ much where others use that host
 too. Before, both take a few steps on the same 36 samples, whose losses are compared. What is known is written when a
 side is done, to <result>.partial, so a run that is cut off loses nothing.
@@ -22,13 +24,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import installed  # noqa: F401
 import yaml
 from compared import REPOSITORY, free_memory, origin, result_path
-from full_size import make_model, make_samples
+from full_size import MIXED_IMAGES, make_model, make_samples
 from step_profile import as_markdown
 
 from configs.config import WorkspaceConfig
@@ -94,6 +97,11 @@ class Setting:
     def size(self) -> ImageSize:
         return ImageSize(*self.arguments.image_tokens)
 
+    @property
+    def images(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of the samples' images, by turns."""
+        return image_sizes(self.arguments)
+
 
 def main() -> int:
     arguments = parse_arguments()
@@ -147,6 +155,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--samples", type=count, help="samples of the training file (default: 1500, or more where the steps need them)")
     add("--batch", type=count, nargs=2, metavar=("ROWS", "ACCUMULATED"), help="on both sides, in place of the modes'")
     add("--image", type=count, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"), help="in pixels")
+    add("--mixed", action="store_true", help="images of three sizes in place of --image's, and log-normal answers")
     add("--image_tokens", type=image_tokens, nargs=2, default=(256, 768), metavar=("MIN", "MAX"), help="of an image")
     add("--tiny", action="store_true", help="the demo's small model, to try the benchmark itself")
     add("--workdir", type=Path, default=Path("/tmp/leap-speed"), help="what is made for the benchmark lies here")
@@ -155,6 +164,10 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.steps % arguments.window:
         parser.error(f"--steps {arguments.steps} is no multiple of --window {arguments.window}")
     return arguments
+
+
+def image_sizes(arguments: argparse.Namespace) -> tuple[tuple[int, int], ...]:
+    return MIXED_IMAGES if arguments.mixed else (tuple(arguments.image),)
 
 
 def limit_memory(device: str, gigabytes: float | None) -> None:
@@ -192,7 +205,7 @@ def prepare(arguments: argparse.Namespace, world: int) -> tuple[Path, Any, list[
         largest = max(MODES[name].batch[0] * MODES[name].batch[1] for name in arguments.modes) * world
         needed = largest * (arguments.warm_up + arguments.steps + PROFILED_STEPS)
         wanted = arguments.samples or (64 if arguments.tiny else max(1500, needed))
-        samples = make_samples(arguments.workdir, wanted, processor, *arguments.image)
+        samples = make_samples(arguments.workdir, wanted, processor, image_sizes(arguments), arguments.mixed)
     teller(state.process_index, "data")(f"{len(samples)} samples")
     return model, processor, samples
 
@@ -321,10 +334,9 @@ def describe(setting: Setting) -> dict[str, Any]:
     tokens, labels, patches, flops = [], [], [], []
     chat, encoder = ChatFormat(setting.processor), ImageEncoder(setting.processor, setting.size)
     config = read_object(setting.model / "config.json")
-    width, height = setting.arguments.image
-    of_image = encoder.tokens(height, width)
+    of_images = [encoder.tokens(height, width) for width, height in setting.images]
     merge = config["vision_config"]["spatial_merge_size"] ** 2
-    for sample in setting.samples:
+    for sample, of_image in zip(setting.samples, cycle(of_images)):
         encoded = chat.encode(sample.messages, sample.target.steps, [of_image])
         tokens.append(len(encoded.input_ids))
         labels.append(len(chat.answer_ids(sample.target.steps)))
@@ -334,17 +346,18 @@ def describe(setting: Setting) -> dict[str, Any]:
     peak = peak_flops(where["device"])
     if setting.world > 1:
         where["device"] = f"{setting.world} x {where['device']}"
-    limit, fsdp = setting.arguments.memory_limit_gb, "_fsdp" * bool(setting.values.get("fsdp"))
+    limit = setting.arguments.memory_limit_gb
+    variant = "_mixed" * setting.arguments.mixed + "_fsdp" * bool(setting.values.get("fsdp"))
     return {
-        "benchmark": f"training_throughput_{setting.name}{fsdp}" + (f"_{limit:g}gb" if limit else ""),
+        "benchmark": f"training_throughput_{setting.name}{variant}" + (f"_{limit:g}gb" if limit else ""),
         **where,
         "settings": {
             "mode": setting.name,
             "processes": setting.world,
             "seed_batch": list(setting.batch),
             "rows": len(setting.samples),
-            "image": [width, height],
-            "image_tokens": of_image,
+            "image": [list(size) for size in setting.images] if setting.arguments.mixed else setting.images[0],
+            "image_tokens": of_images if setting.arguments.mixed else of_images[0],
             "tokens": round(statistics.mean(tokens), 1),
             "label_tokens": round(statistics.mean(labels), 1),
             "tflop_a_sample": round(statistics.mean(one.total for one in flops) / 1e12, 4),
