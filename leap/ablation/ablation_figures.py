@@ -41,11 +41,17 @@ SIZE = _Axis("checkpoint on disk (weights)", lambda one: one.megabytes and one.m
 
 
 def hours_axis(findings: Findings) -> _Axis:
-    """Hours of training, with the device's name where all runs had the same one."""
+    """Hours of training, minutes where none took one, with the device's name where all runs had the same one."""
     devices = sorted({one.device for one in findings.outcomes if one.device})
-    unit = "GPU-hours" if devices and not any("CPU" in device for device in devices) else "hours"
+    minutes = all(one.hours is None or one.hours < 1 for one in findings.outcomes)
+    unit = "minutes" if minutes else "hours"
+    if devices and not any("CPU" in device for device in devices):
+        unit = f"GPU-{unit}"
+    scale = 60 if minutes else 1
     where = devices[0] if len(devices) == 1 else "several kinds of device" if devices else ""
-    return _Axis(f"{unit} of training" + (f"\n({where})" if where else ""), lambda one: one.hours, False)
+    return _Axis(
+        f"{unit} of training" + (f"\n({where})" if where else ""), lambda one: one.hours and one.hours * scale, False
+    )
 
 
 def colours(findings: Findings) -> dict[str, str]:

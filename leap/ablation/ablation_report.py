@@ -25,6 +25,7 @@ from leap.report.style import remove, save
 from leap.report.tables import markdown_table
 from leap.statistics.means import MEAN
 from leap.vlabench.dimensions import NAMES
+from leap.vlabench.grounding import GROUNDED
 
 PAGE = "report.md"
 _P = {"p": "p", "p, Holm": "p_holm"}
@@ -78,6 +79,8 @@ def readable(methods: pd.DataFrame) -> pd.DataFrame:
             "over examples": _intervals(rows, "low", "high"),
             "over tasks": _intervals(rows, "task_low", "task_high", "task_mean"),
             "over seeds": _intervals(rows, "seed_low", "seed_high", "seed_mean"),
+            "grounded": [_number(value, ".1f") for value in rows[GROUNDED]],
+            "grounded, over seeds": _intervals(rows, "grounded_low", "grounded_high"),
         },
         index=rows.index,
     )
@@ -124,7 +127,8 @@ def _setting(planned: list[PlannedRun]) -> str:
         f"All runs start from `{recipe.model_name_or_path}` and see the same {len(run.train)} rows of "
         f"`{recipe.train_names}` in the same order for a seed: {run.steps} steps of {recipe.global_batch_size(1)} "
         f"rows. Learning rates: {listed}. All models are evaluated greedily, with one prompt and image size; the "
-        f"score is `{SCORE}`, at most 80.\n"
+        f"score is `{SCORE}`, at most 80, much of which is to be had without looking; `{GROUNDED}`, at most 100, is "
+        "not (docs/scores.md).\n"
     )
 
 

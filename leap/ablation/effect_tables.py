@@ -33,6 +33,7 @@ from leap.statistics.intervals import student_interval
 from leap.statistics.means import MEAN, summarise, summarise_between_tasks
 from leap.training.training_report import read_report
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
+from leap.vlabench.grounding import GROUNDED
 
 BASE = "base model"
 SCORE = "total_score"
@@ -68,6 +69,7 @@ class Findings:
     base_state: str
     notes: list[str] = field(default_factory=list)  # on results that were made otherwise than the others
     alike: bool = True  # whether nothing but the models can have made a difference
+    grounded: pd.DataFrame = field(default_factory=pd.DataFrame)  # as means, of what does not come without looking
 
     @property
     def methods(self) -> list[str]:
@@ -84,6 +86,9 @@ class Findings:
 
     def mean(self, model: str, dimension: str = MEAN) -> float:
         return float(self.means.loc[model, dimension]) if model in self.means.index else math.nan
+
+    def grounded_mean(self, model: str) -> float:
+        return float(self.grounded.loc[model, MEAN]) if model in self.grounded.index else math.nan
 
     @property
     def missing(self) -> list[str]:
@@ -102,7 +107,10 @@ def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
     counts, scores = read_counts(results, models), read_scores(results, models) if models else pd.DataFrame()
     if scores.empty:
         scores = pd.DataFrame(columns=["dimension", "model", "task", "example", SCORE])
-    means = dimension_means(scores, SCORE, models) if models else pd.DataFrame(columns=[*NAMES, MEAN])
+    means, grounded = (
+        dimension_means(scores, score, models) if models and score in scores else pd.DataFrame(columns=[*NAMES, MEAN])
+        for score in (SCORE, GROUNDED)
+    )
     outcomes = [
         _outcome(one, step, next(iter(places.named([one.checkpoint(step)]))), counts)
         for one in planned
@@ -110,7 +118,7 @@ def collect(planned: Sequence[PlannedRun], places: Places) -> Findings:
     ]
     notes = [note for note in (unlike_note(scores, base), unlike_settings_note(results, models, base)) if note]
     alike = not any(one.matters for found in unlike_settings(results, models, base).values() for one in found)
-    return Findings(outcomes, scores, means, base, _evaluated(base, counts), notes, alike)
+    return Findings(outcomes, scores, means, base, _evaluated(base, counts), notes, alike, grounded)
 
 
 def _are_of(results: Path, name: str, folder: Path, root: Path) -> bool:
@@ -173,6 +181,7 @@ def run_table(findings: Findings) -> pd.DataFrame:
             "megabytes": one.megabytes,
             "last_loss": _last_loss(one),
             **{name: findings.mean(one.model, name) for name in (*NAMES, MEAN)},
+            GROUNDED: findings.grounded_mean(one.model),
         }
         for one in findings.outcomes
     ]
@@ -222,7 +231,8 @@ def dimension_table(findings: Findings) -> pd.DataFrame:
 
 
 def method_table(findings: Findings, dimensions: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: what it costs (means over its seeds) beside its mean score with the intervals."""
+    """A row a method: what it costs (means over its seeds) beside its mean score with the intervals, and the mean of
+    its runs' `grounded` with the interval over seeds."""
     means = dimensions[dimensions["dimension"] == MEAN].set_index("method")
     rows = []
     for method in [BASE, *findings.methods]:
@@ -231,7 +241,12 @@ def method_table(findings: Findings, dimensions: pd.DataFrame) -> pd.DataFrame:
         row |= {"of_seeds": len(runs) if runs else None, "share_percent": runs[0].share if runs else None}
         row |= {name: _known_mean([getattr(one, name) for one in runs]) for name in COSTS}
         row["last_loss"] = _known_mean([_last_loss(one) for one in runs])
-        rows.append({**row, **means.loc[method].drop(["dimension", "seeds"]).to_dict()})
+        row |= means.loc[method].drop(["dimension", "seeds"]).to_dict()
+        models = [findings.base] if method == BASE else [one.model for one in findings.scored(method)]
+        grounded = [findings.grounded_mean(model) for model in models]
+        row[GROUNDED] = fmean(grounded) if grounded else math.nan
+        row["grounded_low"], row["grounded_high"] = student_interval(grounded)
+        rows.append(row)
     table = pd.DataFrame(rows)
     return table.astype({"seeds": "Int64", "of_seeds": "Int64", "weights": "Float64"}).astype({"weights": "Int64"})
 

@@ -383,7 +383,8 @@ def findings() -> Findings:
     made = [outcome(name, name.partition("-")[0].removesuffix("_seed43"), 43 if "43" in name else 42)
             for name in list(POINTS)[1:]]  # fmt: skip
     made.insert(2, outcome("lora_standard-checkpoint-2", "lora_standard", 42, "not trained"))
-    return Findings(made, table, dimension_means(table), "Baseline", "complete")
+    grounded = dimension_means(table) / 2
+    return Findings(made, table, dimension_means(table), "Baseline", "complete", grounded=grounded)
 
 
 def test_what_is_missing_is_shown_missing_and_never_zero(findings: Findings) -> None:
@@ -394,7 +395,10 @@ def test_what_is_missing_is_shown_missing_and_never_zero(findings: Findings) -> 
     assert standard[["mean", "low", "high", "seed_low"]].isna().all(axis=None)
     row = method_table(findings, dimensions).set_index("method").loc["LoRA standard"]
     assert row["seeds"] == 0
-    assert row[["hours", "megabytes", "mean", "last_loss"]].isna().all()
+    assert row[["hours", "megabytes", "mean", "last_loss", "grounded"]].isna().all()
+    full = method_table(findings, dimensions).set_index("method").loc["full fine-tuning"]
+    assert full["grounded"] == pytest.approx(full["seed_mean"] / 2)
+    assert full["grounded_high"] - full["grounded_low"] == pytest.approx((full["seed_high"] - full["seed_low"]) / 2)
     assert row["weights"] == 10_000  # is known from the plan
     shown = readable(method_table(findings, dimensions)).loc["LoRA standard"]
     assert (shown["score"], shown["hours"], shown["over seeds"]) == ("missing", "-", "-")
