@@ -269,7 +269,7 @@ function response(record, model, side) {
     found.words?.length > 0 && h("ul", { class: "words" }, found.words.map((sentence) => h("li", {}, sentence))),
     h("div", { class: "badges" }, badges(found)),
     shownImages(found, control),
-    found.plan && steps(record, found),
+    found.plan && steps(record, found, name),
     found.scores && scoreTable(found),
     found.verdicts && verdicts(found.verdicts),
     rawResponse(found),
@@ -300,14 +300,14 @@ const stepText = (record, step) => {
   return [step[0], ...ids].join(" ");
 };
 
-function steps(record, found) {
+function steps(record, found, model) {
   const more = found.steps > found.plan.length ? h("p", { class: "small" }, `${found.steps - found.plan.length} more steps are not shown.`) : null;
   if (!record.reference) return [h("ol", {}, found.plan.map((step) => h("li", {}, stepText(record, step)))), more];
   const rows = (found.rows ?? []).map(([expected, said, mark]) => h("tr", { class: mark },
     h("td", {}, expected === null ? "" : `${expected + 1}. ${stepText(record, record.reference[expected])}`),
     h("td", {}, said === null ? "" : `${said + 1}. ${stepText(record, found.plan[said])}`),
     h("td", { class: "mark" }, h("span", { "aria-hidden": "true" }, MARKS[mark]), ` ${mark}`)));
-  return [h("div", { class: "scroll", role: "region", "aria-label": "Steps", tabindex: "0" }, h("table", { class: "steps" },
+  return [h("div", { class: "scroll", role: "region", "aria-label": `Steps of ${model}`, tabindex: "0" }, h("table", { class: "steps" },
     h("thead", {}, h("tr", {}, ["reference", "response", "mark"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, rows))), more];
 }
