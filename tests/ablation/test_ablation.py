@@ -117,7 +117,7 @@ VALUES = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(VALUES, st.booleans(), st.integers(1, 3))
 @example({"lr_scheduler_kwargs": {"min_lr": 1e-6}}, False, 1)
 def test_a_runs_command_gives_its_very_recipe(values: dict[str, Any], demo: bool, seeds: int) -> None:

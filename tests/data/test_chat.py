@@ -75,7 +75,7 @@ def test_special_text_in_an_answer_ends_no_turn(processor: Any) -> None:
     assert ids.count(processor.tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(question=st.text(min_size=1), answer=st.text(min_size=1), images=st.integers(0, 3))
 def test_any_text_gives_the_same_answer_labels(demo: Any, question: str, answer: str, images: int) -> None:
     chat = ChatFormat(demo)

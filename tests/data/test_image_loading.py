@@ -70,7 +70,7 @@ def sent(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(KINDS), st.sampled_from(sorted(UPRIGHT)), st.integers(0, 9))
 def test_every_mode_is_upright_and_on_white(
     tmp_path_factory: pytest.TempPathFactory, kind: tuple[str, str], orientation: int, seed: int
@@ -198,7 +198,7 @@ def test_colours_of_16_bits_are_scaled_to_8(tmp_path: Path) -> None:
 # --- servers
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(KINDS), st.sampled_from(sorted(UPRIGHT)), st.booleans())
 def test_a_server_is_sent_what_this_process_would_see(
     tmp_path_factory: pytest.TempPathFactory, kind: tuple[str, str], orientation: int, ready: bool
@@ -333,7 +333,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "ICO", "JPEG2000"
 
 # PIL's, on what it finds in a file
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(FORMATS), st.integers(0, 500), st.binary(min_size=1, max_size=6), st.integers(0, 900))
 def test_a_damaged_file_is_an_image_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, kind: str, place: int, junk: bytes, end: int

@@ -40,7 +40,7 @@ def plan(indices: int, size: int, micro_batches: int = 1, world_size: int = 1, s
     return BatchPlan(cost, size, 10_000, seed, micro_batches, world_size)
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(
     indices=st.integers(1, 60), size=st.integers(1, 40), micro_batches=st.integers(1, 5), world_size=st.integers(1, 3),
     seed=st.integers(0, 9),
@@ -70,7 +70,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert len(set(map(tuple, orders))) == 3
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(size=st.integers(8, 60), micro_batches=st.integers(2, 6))
 def test_micro_batches_differ_by_less_than_their_costliest_sample(size: int, micro_batches: int) -> None:
     found = plan(200, size, micro_batches)
@@ -78,7 +78,7 @@ def test_micro_batches_differ_by_less_than_their_costliest_sample(size: int, mic
     assert max(loads) - min(loads) <= found.cost.total[found.samples(0)].max()
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(
     indices=st.integers(1, 40), size=st.integers(1, 12), micro_batches=st.integers(1, 4), world_size=st.integers(1, 3),
     steps=st.integers(1, 9), seed=st.integers(0, 9),
@@ -120,7 +120,7 @@ def test_long_answers_make_a_micro_batch_heavy_that_costs_little() -> None:
     assert found.samples(9_999)[0] in found.heaviest(weight)[0]
 
 
-@settings(deadline=None, derandomize=True, max_examples=5)
+@settings(derandomize=True, max_examples=5)
 @given(free=st.floats(1e6, 1e9), world_size=st.integers(1, 3))
 def test_what_is_estimated_to_fit_does_fit(free: float, world_size: int) -> None:
     config = SimpleNamespace(

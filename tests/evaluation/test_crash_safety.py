@@ -203,7 +203,7 @@ SESSION = st.fixed_dictionaries(
 
 
 @given(st.lists(SESSION, max_size=5))
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_interrupted_runs_end_as_an_unbroken_one(
     data: Path, whole: dict[str, bytes], sessions: list[dict[str, Any]]
 ) -> None:
@@ -658,7 +658,7 @@ RECORD = st.builds(Prediction, task=st.text(max_size=9), example=st.text(max_siz
     st.sampled_from(["", " ", "\t ", "\r"]),
     st.data(),
 )
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 def test_a_whole_last_record_without_its_line_end_stays_and_a_part_of_one_goes(
     records: list[Prediction], end: str, draw: st.DataObject
 ) -> None:

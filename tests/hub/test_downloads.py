@@ -85,7 +85,7 @@ PASSING = st.sampled_from(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     faults=st.fixed_dictionaries({path: st.lists(PASSING, max_size=4) for path in [*SIZES, "list"]}),
     wrong=st.sets(st.sampled_from(sorted(set(SIZES) - {"empty.txt"}))),

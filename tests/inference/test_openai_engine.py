@@ -541,7 +541,7 @@ def shared_server() -> Iterator[FaultyServer]:
 EVERY = (*faulty.PASSING, *faulty.BAD_BODIES, *faulty.FINAL)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10**6),
     faults=st.lists(st.sampled_from(EVERY), min_size=1, max_size=6),

@@ -91,7 +91,7 @@ def engine(model: Path) -> HfEngine:
     return HfEngine(model, SIZE, batch_size=4)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     opening=st.integers(0, 80),
     own=st.lists(st.lists(st.integers(20, 200), min_size=1, max_size=30), min_size=1, max_size=4),

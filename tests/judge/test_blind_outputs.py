@@ -201,7 +201,7 @@ def test_samples_of_another_form_are_asked_as_in_leaps_own(tmp_path: Path) -> No
         read_samples(chosen, ImageFolder(tmp_path / "blind" / "images"))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
 def test_any_text_comes_back_from_a_table(texts: list[tuple[str, str]]) -> None:
     same = {

@@ -143,7 +143,7 @@ LOW, HIGH = st.integers(1, 9), st.integers(10, 19)
 SIZES = st.none() | st.tuples(LOW, HIGH)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(SIZES, max_size=4), SIZES, st.booleans(), st.none() | LOW, st.none() | HIGH)
 def test_all_models_of_a_command_have_one_size(
     tmp_path_factory: pytest.TempPathFactory,

@@ -39,7 +39,7 @@ def read_all(content: bytes, sizes: random.Random | None = None) -> list[tuple[s
 
 
 @given(FILES, st.sampled_from(FORMS[1:]), st.integers(10, 700), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_members_are_read_as_tarfile_reads_them(
     files: list[tuple[str, bytes]], form: int, chunk: int, rng: random.Random
 ) -> None:
@@ -67,14 +67,14 @@ WHOLE = tar_gz([("327/1/1.jpg", bytes(range(256)) * 9), ("327/1/2.jpg", b"b" * 7
 
 
 @given(st.integers(0, len(WHOLE) - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_truncated_archive_is_refused(length: int) -> None:
     with pytest.raises(ArchiveError, match="download it again"):
         read_all(WHOLE[:length])
 
 
 @given(st.integers(10, len(WHOLE) - 1), st.integers(1, 255))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_changed_byte_is_found(place: int, change: int) -> None:
     """Of those after gzip's header, which no checksum covers; a few changes say the same in another way."""
     try:
@@ -87,7 +87,7 @@ def test_a_changed_byte_is_found(place: int, change: int) -> None:
 
 
 @given(st.binary(min_size=1, max_size=3000), st.integers(0, 1500))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_bytes_at_all_are_read_or_refused(noise: bytes, place: int) -> None:
     content = bytearray(tar_bytes([("327/1/1.jpg", b"a" * 600)]))
     content[place : place + len(noise)] = noise

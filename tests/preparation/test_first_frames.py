@@ -51,7 +51,7 @@ EPISODES = st.dictionaries(st.integers(0, 30), st.sets(NAMES, min_size=1, max_si
 
 
 @given(EPISODES, st.sampled_from(["", "327/", "./", "a/task_327/"]), st.integers(1, 3), st.integers(8, 300), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_first_frame_is_found_in_any_order(
     episodes: dict[int, set[str]], above: str, opened: int, room: int, data: st.DataObject
 ) -> None:
@@ -126,7 +126,7 @@ def test_an_image_keeps_its_pixels(kind: str, mode: str) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([(), (3,)]), st.integers(0, 9), st.integers(1, 255))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_png_holds_exactly_these_pixels(
     height: int, width: int, channels: tuple[int, ...], seed: int, brightest: int
 ) -> None:
@@ -150,7 +150,7 @@ def test_what_is_no_whole_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @given(st.sampled_from(["JPEG", "PNG"]), st.integers(0, 700), st.binary(min_size=1, max_size=8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_damaged_image_ends_as_an_image_or_as_an_error(kind: str, place: int, noise: bytes) -> None:
     frame = image(3, kind)
     try:

@@ -200,7 +200,7 @@ def test_killed_at_any_line_the_same_call_ends_as_an_unbroken_one(root: Path) ->
 COMPONENTS = st.lists(st.sampled_from(["images", "a", "b.png", "..", ".", "", "data", "é", "\n", ".x"]), max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(COMPONENTS, max_size=3))
 def test_no_name_leads_out_of_the_folder(tmp_path_factory: pytest.TempPathFactory, names: list[list[str]]) -> None:
     files = [("/".join([*parts, "x.png"]), b"data") for parts in names]

@@ -189,7 +189,7 @@ def test_no_folder_is_wrong_usage(tmp_path: Path) -> None:
 COMPONENTS = st.lists(st.sampled_from(["images", "a.png", "b.png", "sub", "..", ".", "", "\0", "x" * 300]), max_size=4)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(parts=COMPONENTS)
 def test_images_are_found_where_a_sample_finds_them(tmp_path_factory: Any, parts: list[str]) -> None:
     base = tmp_path_factory.getbasetemp() / "listing"

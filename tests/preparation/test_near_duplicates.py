@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
@@ -25,7 +25,6 @@ def bits(one: int, other: int) -> int:
     return (one ^ other).bit_count()
 
 
-@settings(deadline=None)
 @given(hashes=HASHES, distance=st.integers(0, 6))
 def test_an_image_joins_the_nearest_that_stands_for_itself(hashes: list[int], distance: int) -> None:
     stands = first_alike(np.array(hashes, np.uint64), distance).tolist()
@@ -40,7 +39,6 @@ def test_an_image_joins_the_nearest_that_stands_for_itself(hashes: list[int], di
             leaders.append(place)
 
 
-@settings(deadline=None)
 @given(hashes=HASHES, others=HASHES, distance=st.integers(0, 6))
 def test_the_nearest_of_others(hashes: list[int], others: list[int], distance: int) -> None:
     places = nearest_of(np.array(hashes, np.uint64), np.array(others, np.uint64), distance)

@@ -300,7 +300,7 @@ NAMED = st.tuples(TREES, BASES).map(lambda parts: "/".join(filter(None, parts)))
 WAYS = st.sampled_from(["{}", "./{}", "x/../{}", "{root}/{}", "data/images/{}", "images/{}", "../images/{}"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(files=st.sets(NAMED, min_size=1, max_size=6), rows=st.lists(st.tuples(WAYS, NAMED), min_size=1, max_size=5))
 def test_an_image_that_a_sample_finds_is_never_an_orphan(files: set[str], rows: list[tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

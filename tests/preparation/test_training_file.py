@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Finished, run_script
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
@@ -410,7 +410,6 @@ def test_wrong_usage(root: Path) -> None:
     assert refused(root, "--annotations", "nowhere.json").returncode == 1
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 4), max_size=40),
     seed=st.integers(0, 3),

@@ -271,7 +271,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(steps=st.lists(STEPS, max_size=5))
 def test_the_check_agrees_with_the_benchmarks_score(tmp_path_factory: Any, steps: list[Any]) -> None:
     """An expert's plan without a problem scores when it is answered with itself; one of no use scores zero."""

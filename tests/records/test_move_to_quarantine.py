@@ -31,7 +31,7 @@ def other_file_system() -> Iterator[Path]:
         yield Path(folder)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(names=st.lists(NAMES, min_size=1, max_size=6, unique_by=str.casefold), which=st.integers(1, 63))
 def test_everything_comes_back(names: list[str], which: int) -> None:
     with tempfile.TemporaryDirectory() as root:

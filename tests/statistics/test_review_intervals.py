@@ -14,7 +14,7 @@ from leap.judge.review_summary import comparisons, means
 from leap.statistics.intervals import student_interval
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 80), min_size=2, max_size=12))
 def test_it_is_students_within_the_scale(scores: list[float]) -> None:
     assume(max(scores) - min(scores) > 1e-6)

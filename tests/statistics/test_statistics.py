@@ -24,7 +24,7 @@ from leap.statistics.intervals import (
 from leap.statistics.means import summarise, summarise_between_tasks
 from leap.vlabench.dimensions import NAMES
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
+PROPERTY = settings(derandomize=True, max_examples=60)
 SCALE = np.array([0.0, 20, 40, 60, 80])
 SKEWED = np.array([0.55, 0.2, 0.12, 0.08, 0.05])
 VALUES = st.floats(-100, 100, allow_nan=False).map(lambda value: round(value, 2))

@@ -50,7 +50,7 @@ def test_the_estimate_of_the_real_shape_uses_what_there_is(free: float) -> None:
     assert 0.6 * free < needed(plan(), first) < free
 
 
-@settings(deadline=None, derandomize=True, max_examples=5)
+@settings(derandomize=True, max_examples=5)
 @given(free=st.floats(2e9, 6e10), wrong=st.floats(0.8, 3))
 def test_few_attempts_find_what_runs(free: float, wrong: float) -> None:
     """On a device where everything takes `wrong` times its estimate."""

@@ -125,7 +125,6 @@ SNIPPETS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.lists(SNIPPETS, max_size=14).map("".join) | st.text(max_size=30))
 def test_any_text_is_a_value_or_one_line(text: str) -> None:
     _, refused = outcome(lambda: load_yaml(text, "here"))
@@ -137,7 +136,7 @@ ANY = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(sorted(Recipe.model_fields)), ANY, min_size=1, max_size=3), st.randoms())
 @example({"lr_scheduler_kwargs": "{a: [b]}"}, random.Random(0))
 def test_any_value_of_any_key_is_good_or_one_line(values: dict[str, str], chance: random.Random) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from leap.vlabench.golden import load_golden
 from leap.vlabench.parsing import LONGEST_READ, REPAIRS, ParsedPlan, parse_plan
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=200)
+PROPERTY = settings(derandomize=True, max_examples=200)
 PLAN = [
     {"name": "pick", "params": {"target_entity_name": 3}},
     {"name": "place", "params": {"target_container_name": 7}},

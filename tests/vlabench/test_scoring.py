@@ -24,7 +24,7 @@ from leap.vlabench.scoring import (
 )
 from leap.vlabench.skills import CONTAINER, ENTITY, SKILL_PARAMETER, SUBTASK_PATTERNS, find_subtasks
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
+PROPERTY = settings(derandomize=True, max_examples=100)
 NAN = float("nan")
 
 
