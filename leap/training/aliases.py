@@ -144,7 +144,8 @@ _INSTEAD: dict[str, str] = {
     "a val_file is evaluated; " + _OUT: "do_eval",
     "eval_benchmark answers examples of the benchmark while training; " + _OUT:
         "do_predict predict_with_generate compute_accuracy max_new_tokens temperature",
-    "LEAP does supervised fine-tuning; " + _OUT: "stage task_type loss_type num_labels head_lr pref_beta pref_loss",
+    "run-finetuning.py does supervised fine-tuning; " + _OUT: "stage task_type num_labels head_lr pref_beta pref_loss",
+    "run-grpo.py learns from rewards": "method loss_type num_generations reward_weights reward_funcs rlhf_type",
     "the model's own chat template is used; " + _OUT:
         "template agent_template use_chat_template enable_thinking new_special_tokens resize_vocab",
     "write a system message into the samples": "system default_system",

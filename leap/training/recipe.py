@@ -412,23 +412,23 @@ def read_recipe(
     kind: type[Kind] = Recipe,  # type: ignore[assignment]
 ) -> Kind:
     """A recipe file with `overrides`, a command line's values, on top. See `recipe_layers` and `compose`."""
-    return compose([*recipe_layers(path), Layer(None, overrides or {})], kind)
+    return compose([*recipe_layers(path, kind), Layer(None, overrides or {})], kind)
 
 
-def recipe_layers(path: Path) -> list[Layer]:
+def recipe_layers(path: Path, kind: type[Recipe] = Recipe) -> list[Layer]:
     """The values of a recipe file, under them those of its base. LeapError names file, line and key that are wrong.
 
     `base: NAME` in it means NAME.yaml beside it, or else among LEAP's own recipes; `base: FILE.yaml` a file, from the
     recipe's folder, where it is not one of LEAP's own. A base has none itself.
     """
-    own = _read_values(path)
+    own = _read_values(path, kind)
     base = own.pop("base", None)
     if base is None:
         return [Layer(path, own)]
     if not isinstance(base, str):
         raise LeapError(f"{path}: base: the name of a recipe is expected, found {type(base).__name__}")
     parent = _base_file(path, base)
-    shared = _read_values(parent, f"{path}: base: ")
+    shared = _read_values(parent, kind, f"{path}: base: ")
     if "base" in shared:
         raise LeapError(f"{path}: base: {base} has a base itself; name a recipe without one")
     return [Layer(parent, shared), Layer(path, own)]
@@ -480,19 +480,20 @@ def _key(error: ValidationError) -> str:
     return str(place[0]) if place else ""
 
 
-def _read_values(path: Path, named_by: str = "") -> dict[str, Any]:
+def _read_values(path: Path, kind: type[Recipe], named_by: str = "") -> dict[str, Any]:
     if not is_file(path):
         known = [
             name for folder in (path.parent, SHIPPED) for name in sorted(file.stem for file in listed(folder, "*.yaml"))
         ]
-        kind = LeapError if named_by else UsageError
-        raise kind(f"{named_by}{path}: there is no such recipe; there are: {', '.join(dict.fromkeys(known))}")
+        error = LeapError if named_by else UsageError
+        raise error(f"{named_by}{path}: there is no such recipe; there are: {', '.join(dict.fromkeys(known))}")
     if path.stat().st_size > 4 * LARGEST:
         raise LeapError(f"{path}: {path.stat().st_size:,} bytes are no recipe; name the right file")
     values = load_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise LeapError(f"{path}: a recipe is a list of `key: value` lines, found {type(values).__name__}")
-    if unknown := "; ".join(answers(values)):  # all at once: a recipe of another trainer has several
+    others = {name: value for name, value in values.items() if name not in kind.model_fields}
+    if unknown := "; ".join(answers(others)):  # all at once: a recipe of another trainer has several
         raise LeapError(f"{path}: {unknown}")
     try:
         return translated(values)
