@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, TINY_RECIPE, run_script
+from conftest import REPOSITORY, TEST_DATA, TINY_RECIPE, run_script
 from datasets import Dataset, Features, Image, List, Value
 from test_training_data import draw
 
@@ -168,6 +168,16 @@ def test_every_form_gives_the_ids_and_labels_of_leaps_own(files: Files, form: st
     (last,) = files.read(path, learned="last")
     assert same(last, files.read(files.lines(own(learn=False)))[0])
     assert not same(last, wanted)
+
+
+def test_other_tools_read_these_samples_as_leap_does() -> None:
+    """What they read was committed; those of them that leave something out are the fine-tuning code of Qwen and 2U1."""
+    stored = json.loads((TEST_DATA / "other_tools" / "READ_BY_OTHERS.json").read_text())
+    now = {form: json.loads(json.dumps(written("a.png", "b.png"))) for form, written in WRITTEN.items()}
+    assert stored["samples"] == now, "run tests/data/other_tools/read_by_others.py again"
+    read = {(tool, form): found for tool, one in stored["tools"].items() for form, found in one["forms"].items()}
+    assert {form for (_, form), found in read.items() if found == "same"} == set(WRITTEN)
+    assert sorted(tool for (tool, _), found in read.items() if found != "same") == ["2u1", "qwen_finetune"]
 
 
 def test_labels_of_all_turns_are_what_a_model_writes(files: Files, chat: ChatFormat) -> None:
