@@ -11,7 +11,7 @@ LIBRARY = REPOSITORY / "leap"
 # From the bottom to the top; modules that lie directly in leap/ are below all rooms.
 ROOMS = (
     "leap", "records", "vlabench", "statistics", "data", "hub", "models", "inference", "preparation", "training",
-    "jobs", "evaluation", "judge", "report", "tabletop", "reinforcement", "ablation",
+    "jobs", "evaluation", "serving", "judge", "report", "tabletop", "reinforcement", "ablation",
 )  # fmt: skip
 
 

@@ -3,12 +3,13 @@
 The size is always the caller's, never what a checkpoint's processor happens to hold.
 """
 
+import io
 import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,8 +84,21 @@ class BlankImage:
     like: Path
 
 
-def load_image(source: Path | BlankImage) -> Image.Image:
+@dataclass(frozen=True)
+class SentImage:
+    """An image file's content, of one that lies on no disk here: a client has sent it."""
+
+    content: bytes = field(repr=False)
+
+
+ImageSource = Path | BlankImage | SentImage
+
+
+def load_image(source: ImageSource) -> Image.Image:
     """A whole image in RGB; LeapError where the file is missing, truncated or no image. See `as_rgb`."""
+    if isinstance(source, SentImage):
+        with open_image(io.BytesIO(source.content)) as image:
+            return as_rgb(image)
     if isinstance(source, BlankImage):
         return Image.new("RGB", load_image(source.like).size, (128, 128, 128))
     try:

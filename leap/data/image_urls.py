@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from leap.data.image import BlankImage, ImageSize, load_image, open_image, refuse_stripes
+from leap.data.image import ImageSize, ImageSource, SentImage, load_image, open_image, refuse_stripes
 from leap.errors import LeapError
 
 TOKEN_SIDE = 32  # pixels: Qwen3-VL merges 2x2 patches of 16 into one token
@@ -20,23 +20,25 @@ TOKEN_SIDE = 32  # pixels: Qwen3-VL merges 2x2 patches of 16 into one token
 _NOT_PLAIN = (b"eXIf", b"tRNS", b"acTL", b"iTXt", b"zTXt", b"Raw profile type")
 
 
-def image_url(source: Path | BlankImage, size: ImageSize, readable: Path | None = None) -> str:
+def image_url(source: ImageSource, size: ImageSize, readable: Path | None = None) -> str:
     """The image at the evaluation's size as data:image/png, or as file: where it is one that the server can read.
 
     The server reads files under `readable`. Raises LeapError where the image is broken or too narrow; a file that is
     passed on as it is was not decoded, so that the server may still find it broken.
     """
     content = _content(source)
-    if isinstance(source, Path) and _is_ready(content, size):
-        if readable is not None and source.resolve().is_relative_to(readable.resolve()):
+    if content and _is_ready(content, size):
+        if readable is not None and isinstance(source, Path) and source.resolve().is_relative_to(readable.resolve()):
             return source.resolve().as_uri()
     else:
         content = _packed(load_image(source), size)
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def _content(source: Path | BlankImage) -> bytes:
+def _content(source: ImageSource) -> bytes:
     """What the file holds; nothing where it is none or cannot be read, and open_image says so."""
+    if isinstance(source, SentImage):
+        return source.content
     try:
         return source.read_bytes() if isinstance(source, Path) and source.is_file() else b""
     except OSError:

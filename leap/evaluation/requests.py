@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from leap.data.image import BlankImage
+from leap.data.image import BlankImage, ImageSource, SentImage
 from leap.errors import LeapError
 from leap.evaluation.settings import EvaluationSettings, FewShot, ImageControl
 from leap.inference.protocol import Request
@@ -40,7 +40,7 @@ def build_requests(
 def build_request(
     key: tuple[str, ...],
     instruction: str,
-    images: Images | None,
+    images: tuple[ImageSource, ImageSource] | None,
     settings: EvaluationSettings,
     few_shot_examples: Sequence[FewShotExample] = (),
 ) -> Request:
@@ -55,7 +55,9 @@ def build_request(
     return Request(key, (Message(role="user", content=list(parts)),), (*shown, *(images or ())))
 
 
-def _place(source: Path | BlankImage) -> Path:
+def _place(source: ImageSource) -> Path:
+    if isinstance(source, SentImage):
+        return Path("sent")
     return source.like if isinstance(source, BlankImage) else source
 
 

@@ -47,6 +47,18 @@ _NEUTRAL = {"frequency_penalty": 0.0, "repetition_penalty": 1.0}
 _OPTIONAL = (*_NEUTRAL, "top_k", "seed", "top_p", "response_format", "temperature")
 
 
+def json_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The response_format of JSON alone."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+
+
+def fenced_json_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """That of JSON in the fence in which a planner has learned to write it: vLLM's own, and SGLang's."""
+    content = {"type": "json_schema", "json_schema": schema}
+    fence = {"type": "tag", "begin": "```json\n", "content": content, "end": "\n```"}
+    return {"type": "structural_tag", "format": fence}
+
+
 @dataclass(frozen=True)
 class Fields:
     """Which fields this server takes for what we mean."""
@@ -54,7 +66,7 @@ class Fields:
     limit: str = "max_tokens"
     left_out: frozenset[str] = frozenset()
 
-    def of(self, decoding: Decoding, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def of(self, decoding: Decoding, response_format: Mapping[str, Any] | None = None) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
@@ -66,9 +78,8 @@ class Fields:
             fields |= {"min_tokens": decoding.min_new_tokens, "ignore_eos": True}
         if decoding.temperature > 0:
             fields["top_k"] = -1
-        if schema is not None:
-            form = {"name": "answer", "strict": True, "schema": schema}
-            fields["response_format"] = {"type": "json_schema", "json_schema": form}
+        if response_format is not None:
+            fields["response_format"] = response_format
         return {name: value for name, value in fields.items() if name not in self.left_out}
 
     def without(self, refusal: str, named: str | None = None) -> "Fields":

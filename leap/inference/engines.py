@@ -12,21 +12,24 @@ from typing import Any
 from leap.cli import any_workers, count, device, some_seconds, some_workers, usd, whole
 from leap.errors import UsageError
 from leap.inference.protocol import Engine
+from leap.inference.vllm_server import MODEL_NAME
 
 _LOCAL = ("device", "dtype", "batch_size", "workers", "base_model_path", "lora_adapter_path")
 
 
 @dataclass(frozen=True)
 class ModelToOpen:
-    """A model in `folder` (an adapter's on `base`). Images lie under `data`, mostly; `log` is where a server writes."""
+    """A model in `folder` (an adapter's on `base`). Images lie under `data`, mostly; `log` is where a server writes,
+    `name` what its requests call the model."""
 
     folder: Path
     base: Path | None
     images: Any
     device: str
     dtype: str
-    data: Path
+    data: Path | None
     log: Path
+    name: str = MODEL_NAME
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def _open_vllm(given: dict[str, Any], model: ModelToOpen) -> Engine:
         dtype=model.dtype,
         lora=model.folder if model.base else None,
         readable=model.data,
+        name=model.name,
         extra=tuple(given.get("vllm_args", ())),
         api_servers=given.get("workers"),
         **({"max_num_seqs": given["batch_size"]} if "batch_size" in given else {}),
@@ -78,14 +82,18 @@ ENGINES: Mapping[str, EngineKind] = MappingProxyType(
 DEFAULT = "hf"
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, find_model: Callable[[str], Any]) -> None:
-    """The options of the engines; `find_model` says what a model's name means."""
+def add_engine_arguments(
+    parser: argparse.ArgumentParser, find_model: Callable[[str], Any], default: str | None = DEFAULT
+) -> None:
+    """The options of the engines; `find_model` says what a model's name means. Without a `default` the script
+    chooses one."""
     add = parser.add_argument_group("engine").add_argument
     add(
         "--engine",
         choices=list(ENGINES),
-        default=DEFAULT,
-        help="transformers in this process, a vLLM server, or any server",
+        default=default,
+        help="transformers in this process, a vLLM server, or any server"
+        + ("" if default else " (default: vllm where it is installed, or else hf)"),
     )
     add("--device", type=device, help="cuda, cuda:1, cpu (default: the first GPU, or else the CPU)")
     add(

@@ -153,7 +153,7 @@ def _models(endpoint: Endpoint) -> list[str] | None:
     import openai
 
     timeout = openai.Timeout(min(30.0, endpoint.timeout))
-    with _client(endpoint, openai.OpenAI, openai.DefaultHttpxClient, timeout, max_retries=3) as client:
+    with open_client(endpoint, openai.OpenAI, openai.DefaultHttpxClient, timeout, max_retries=3) as client:
         try:
             body = client.models.with_raw_response.list().content
             return [model.id for model in _ModelList.model_validate_json(body).data]
@@ -176,7 +176,7 @@ def _few(models: Iterable[str]) -> str:
     return first_few(sorted(map(hide, models)), _MODELS_SHOWN)
 
 
-def _client(endpoint: Endpoint, protocol: type, http: type, timeout: Any, max_retries: int) -> Any:
+def open_client(endpoint: Endpoint, protocol: type, http: type, timeout: Any, max_retries: int) -> Any:
     """The library's client, with the endpoint's address and key. Raises LeapError where none can be made.
 
     It follows no redirect, unlike the library's own: prompts, images and keys are meant for one server."""
@@ -194,13 +194,13 @@ def _no_server(endpoint: Endpoint, why: str) -> LeapError:
 class OpenAiEngine:
     """One model at one server. Nothing is kept open between calls of `responses`.
 
-    Answers are asked for as JSON of a `schema`; a server that takes none is asked without, and `describe` says so.
+    Answers are asked for in a `response_format`; a server that takes none is asked without, and `describe` says so.
     """
 
-    def __init__(self, endpoint: Endpoint, images: ImageSize, schema: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, images: ImageSize, response_format: Mapping[str, Any] | None = None) -> None:
         from leap.data import image_urls  # noqa: F401  (loads libraries; see there)
 
-        self._endpoint, self._images, self._schema = endpoint, images, schema
+        self._endpoint, self._images, self._response_format = endpoint, images, response_format
 
     def describe(self) -> dict[str, Any]:
         """`server_model` is what the answers so far named as their model; `fields_refused` the server does not take."""
@@ -211,7 +211,7 @@ class OpenAiEngine:
             "model": self._endpoint.shown_model,
             "server_model": _few(self._endpoint.server.models) or None,
             "concurrency": self._endpoint.concurrency,
-            **({"takes_json_schema": "response_format" not in refused} if self._schema else {}),
+            **({"takes_json_schema": "response_format" not in refused} if self._response_format else {}),
             **({"fields_refused": sorted(refused)} if refused else {}),
         }
 
@@ -222,7 +222,7 @@ class OpenAiEngine:
         """Answers as they come. Closing the iterator, or an interruption, ends all requests and their thread."""
         finished: SimpleQueue[Response | None] = SimpleQueue()
         with start_blocking_portal() as portal:
-            run = _Run(self._endpoint, self._images, decoding, self._schema, len(requests))
+            run = _Run(self._endpoint, self._images, decoding, self._response_format, len(requests))
             task = portal.start_task_soon(run.all, requests, finished.put)
             task.add_done_callback(lambda _: finished.put(None))
             while (response := finished.get()) is not None:
@@ -248,11 +248,11 @@ class _Run:
         endpoint: Endpoint,
         images: ImageSize,
         decoding: Decoding,
-        schema: Mapping[str, Any] | None,
+        response_format: Mapping[str, Any] | None,
         requests: int,
     ) -> None:
         self._endpoint, self._server = endpoint, endpoint.server
-        self._images, self._decoding, self._schema = images, decoding, schema
+        self._images, self._decoding, self._response_format = images, decoding, response_format
         self._throttle = Throttle(endpoint.concurrency)
         self._unreachable, self._most_unreachable = 0, min(_UNREACHABLE, requests)
 
@@ -262,7 +262,7 @@ class _Run:
         endpoint, waiting = self._endpoint, iter(requests)
         timeout = openai.Timeout(endpoint.timeout, connect=min(_CONNECT, endpoint.timeout))
         # No retry of the library's: it knows nothing of the other requests, which wait as long as this one must.
-        client = _client(endpoint, openai.AsyncOpenAI, openai.DefaultAsyncHttpxClient, timeout, max_retries=0)
+        client = open_client(endpoint, openai.AsyncOpenAI, openai.DefaultAsyncHttpxClient, timeout, max_retries=0)
         packing = anyio.CapacityLimiter(os.cpu_count() or 1)
 
         async def work() -> None:
@@ -336,7 +336,7 @@ class _Run:
 
         fields = self._server.fields
         while True:
-            sent = fields.of(self._decoding.of_request(key), self._schema)
+            sent = fields.of(self._decoding.of_request(key), self._response_format)
             try:
                 response = await client.chat.completions.with_raw_response.create(
                     model=self._endpoint.model,

@@ -3,10 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
-from leap.data.image import BlankImage
+from leap.data.image import BlankImage, ImageSource, SentImage
 from leap.records.benchmark import Finish
 from leap.records.training import ImagePart, Message
 
@@ -39,7 +38,7 @@ class Request:
 
     key: tuple[str, ...]  # the dimension, task and example number, say; a sampled response depends on it
     messages: tuple[Message, ...]
-    images: tuple[Path | BlankImage, ...]
+    images: tuple[ImageSource, ...]
 
 
 def request_hash(request: Request) -> str:
@@ -49,6 +48,9 @@ def request_hash(request: Request) -> str:
         for part in message.parts():
             digest.update(b"image\0" if isinstance(part, ImagePart) else part.text.encode() + b"\0")
     for source in request.images:
+        if isinstance(source, SentImage):
+            digest.update(hashlib.sha256(source.content).digest())
+            continue
         path = source.like if isinstance(source, BlankImage) else source
         digest.update(type(source).__name__.encode() * isinstance(source, BlankImage))
         digest.update(hashlib.sha256(path.read_bytes()).digest())

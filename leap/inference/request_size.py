@@ -1,14 +1,15 @@
 """How much of a model's context requests take, for a server that must know before it is asked."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from heapq import nlargest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from leap.data.chat_encoding import ChatFormat
-from leap.data.image import BlankImage, ImageEncoder, open_image
+from leap.data.image import BlankImage, ImageEncoder, ImageSource, SentImage, open_image
 from leap.errors import LeapError
 from leap.inference.protocol import Request
 
@@ -31,10 +32,10 @@ def largest_request(requests: Sequence[Request], processor: Any, encoder: ImageE
     """
 
     @cache  # the few-shot examples show each image in many requests
-    def tokens_of(source: Path | BlankImage) -> int:
+    def tokens_of(source: ImageSource) -> int:
         path = source.like if isinstance(source, BlankImage) else source
         try:
-            with path.open("rb") as file, open_image(file) as image:
+            with _open(path) as file, open_image(file) as image:
                 width, height = image.size  # on its side or upright, it is as many tokens
             return encoder.tokens(height, width)
         except (OSError, LeapError):
@@ -48,6 +49,10 @@ def largest_request(requests: Sequence[Request], processor: Any, encoder: ImageE
     ]
     images = max((len(request.images) for request in requests), default=0)
     return RequestSize(max(tokens, default=0), images)
+
+
+def _open(source: Path | SentImage) -> IO[bytes]:
+    return io.BytesIO(source.content) if isinstance(source, SentImage) else source.open("rb")
 
 
 def _bytes(request: Request) -> int:

@@ -8,7 +8,7 @@ from leap import provenance
 from leap.errors import LeapError
 from leap.inference.openai import Endpoint, OpenAiEngine
 from leap.inference.protocol import Decoding, Request, Response
-from leap.inference.vllm_server import MODEL_NAME, VllmServer, VllmSettings, fit_requests
+from leap.inference.vllm_server import VllmServer, VllmSettings, fit_requests
 
 _AHEAD = 1.25  # requests under way for each that is decoded: images of the next are prepared meanwhile
 _TO_END = 15.0  # seconds in which a server that lost its connections has ended, if it is to end
@@ -49,18 +49,29 @@ class VllmEngine:
         self._running, self._server = needed, VllmServer(needed, self._log, self._python)
         return self._server
 
-    def _responses(self, server: VllmServer, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
-        """A server that has ended is reported as such, with the reason from its log."""
-        endpoint = Endpoint(
+    def endpoint(self, decoding: Decoding) -> Endpoint:
+        """Where its server can be asked by others too, with room for requests that nobody knows yet."""
+        return self._endpoint(self._ready([], decoding))
+
+    def check(self) -> None:
+        """Raises LeapError, with the reason from its log, if the server has ended."""
+        if self._server:
+            self._server.check()
+
+    def _endpoint(self, server: VllmServer) -> Endpoint:
+        return Endpoint(
             server.url,
-            MODEL_NAME,
+            self._settings.name,
             server.api_key,
             concurrency=int(self._settings.max_num_seqs * _AHEAD),
             timeout=3600.0,
             readable=self._settings.readable,
         )
+
+    def _responses(self, server: VllmServer, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
+        """A server that has ended is reported as such, with the reason from its log."""
         try:
-            for response in OpenAiEngine(endpoint, self._settings.images).responses(requests, decoding):
+            for response in OpenAiEngine(self._endpoint(server), self._settings.images).responses(requests, decoding):
                 if response.error is not None:
                     server.check()
                 yield response

@@ -61,6 +61,7 @@ class VllmSettings:
     readable: Path | None = None  # a folder whose images the server may read itself
     api_servers: int | None = None  # processes that prepare requests; None: from the CPU cores
     lora: Path | None = None  # an adapter on `model`
+    name: str = MODEL_NAME  # what requests call the model
     seed: int = 0
     extra: tuple[str, ...] = ()  # vLLM's own flags; they win over those above
 
@@ -130,10 +131,10 @@ def build_command(
 def _names(settings: VllmSettings) -> list[str]:
     """Flags that give the model, or the adapter on it, its name in requests."""
     if settings.lora is None:
-        return ["--served-model-name", MODEL_NAME]
+        return ["--served-model-name", settings.name]
     adapter = settings.lora.resolve()
     rank = _lora_rank(adapter)
-    names = ["--served-model-name", "base", "--lora-modules", f"{MODEL_NAME}={adapter}"]
+    names = ["--served-model-name", f"{settings.name}-base", "--lora-modules", f"{settings.name}={adapter}"]
     return [*names, "--enable-lora", "--max-lora-rank", str(rank)]
 
 
@@ -169,7 +170,7 @@ def _environment(settings: VllmSettings | None = None) -> dict[str, str]:
 
 
 class VllmServer:
-    """A running server: OpenAI's protocol at `url`, with `api_key`, for the model named MODEL_NAME.
+    """A running server: OpenAI's protocol at `url`, with `api_key`, for the model of the settings' name.
 
     Starting takes half a minute to several minutes. It ends with close(), with the `with` block, and with this process
     however that ends. Raises LeapError, with the reason and the log's path, where the server does not start.

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from leap.inference.chat_protocol import json_format
 from leap.inference.openai import OpenAiEngine
 from leap.inference.protocol import Decoding, Request, Response, request_hash
 from leap.judge.budget import Budget
@@ -120,7 +121,7 @@ class Interview:
     ) -> Iterator[Response]:
         if not requests:
             return
-        engine = OpenAiEngine(self.judge.endpoint, self.judge.images, schema)
+        engine = OpenAiEngine(self.judge.endpoint, self.judge.images, json_format(schema))
         with closing(engine):
             yield from track(self._in_waves(engine, requests, decoding), f"{self.judge.name}, {what}", len(requests))
 
