@@ -17,10 +17,10 @@ from leap.inference.chat_protocol import fenced_json_format
 from leap.inference.openai import Endpoint, OpenAiEngine, open_client
 from leap.inference.protocol import Decoding, Engine, Request, Response
 from leap.inference.vllm import VllmEngine
-from leap.serving.batches import Batches
 from leap.serving.chat_requests import chat_request, completion, read_chat, refuse_addresses
 from leap.serving.plans import PLAN_SCHEMA
 from leap.serving.refusals import Refused
+from leap.serving.request_batches import Batches
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
