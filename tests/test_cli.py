@@ -82,6 +82,7 @@ OTHERS = {
     "words",
     "device",
     "resolve",
+    "find_model",
     "_from_here",
     "shown",
 }  # what else a value is read with
