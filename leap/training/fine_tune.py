@@ -86,8 +86,9 @@ class Run:
         strategy = recipe.eval_strategy or ("steps" if recipe.val_file or recipe.eval_benchmark else "no")
         if strategy == "no":
             return None
-        an_epoch = math.ceil(len(self.train) / recipe.global_batch_size(world_size()))
-        return recipe.eval_steps if strategy == "steps" else an_epoch
+        if strategy == "epoch":
+            return math.ceil(len(self.train) / recipe.global_batch_size(world_size()))
+        return recipe.eval_steps or (math.ceil(self.steps / 5) if recipe.eval_benchmark else 50)
 
     @property
     def evaluated_on(self) -> dict[str, str]:

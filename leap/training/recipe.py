@@ -228,7 +228,9 @@ class Recipe(BaseModel):
     save_total_limit: Annotated[Count | None, Field(description="keep the newest N checkpoints")] = None
     # null: "steps" where there is a val_file or an eval_benchmark
     eval_strategy: Annotated[Literal["no", "steps", "epoch"] | None, BeforeValidator(_word_no)] = None
-    eval_steps: Count = 50
+    eval_steps: Annotated[
+        Count | None, Field(description="null: 50, with eval_benchmark a fifth of the run, which takes far longer")
+    ] = None
     eval_benchmark: Annotated[
         Count | None, Field(description="answer so many examples of the benchmark at each evaluation; null: none")
     ] = None
