@@ -29,7 +29,9 @@ from leap.errors import LeapError
 from leap.hardware import ALLOCATOR, SEGMENTS, usable_cores
 from leap.inference.protocol import Request
 from leap.models.checkpoints import ADAPTER, read_adapter, read_config
+from leap.models.families import family
 from leap.records.files import write_atomic
+from leap.records.litter import listed
 from leap.redaction import hide, keep_hidden
 
 MODEL_NAME = "leap"  # what requests call the served model, an adapter on its base included
@@ -107,14 +109,10 @@ def build_command(
     flags: dict[str, Any] = {
         "--host": "127.0.0.1",
         "--port": port,
-        "--dtype": settings.dtype,
         "--seed": settings.seed,
-        "--max-model-len": settings.max_model_len or MAX_MODEL_LEN,
+        **_limits(settings, image_pixels),
         "--max-num-seqs": settings.max_num_seqs,
         "--api-server-count": settings.api_servers or api_servers(cores),
-        "--generation-config": "vllm",  # a checkpoint's own sampling settings must not reach an evaluation
-        "--limit-mm-per-prompt": json.dumps({"image": settings.images_per_prompt or IMAGES_PER_PROMPT, "video": 0}),
-        "--mm-processor-kwargs": json.dumps({"size": dict(image_pixels)}),
         "--mm-processor-cache-gb": 0,  # images hardly repeat, and several API servers would each keep their own
     }
     if not settings.on_cpu:
@@ -128,6 +126,32 @@ def build_command(
     return [*command, *switches, *_names(settings), *settings.extra]
 
 
+def _limits(settings: VllmSettings, image_pixels: Mapping[str, int] | None) -> dict[str, Any]:
+    """What decides the answers of a server: LEAP's own, and one that a user starts."""
+    sizes = {"--mm-processor-kwargs": json.dumps({"size": dict(image_pixels)})} if image_pixels else {}
+    return {
+        "--dtype": settings.dtype,
+        "--max-model-len": settings.max_model_len or MAX_MODEL_LEN,
+        "--generation-config": "vllm",  # a checkpoint's own sampling settings must not reach an evaluation
+        "--limit-mm-per-prompt": json.dumps({"image": settings.images_per_prompt or IMAGES_PER_PROMPT, "video": 0}),
+        **sizes,
+    }
+
+
+def serve_command(settings: VllmSettings, model: str) -> str:
+    """The `vllm serve` line that answers as LEAP's own server does, for a person to type.
+
+    `model` is what it is called there: a path, or a name on the hub. Raises LeapError for a rank above vLLM's.
+    """
+    from leap.models.loading import load_processor
+
+    processor, context = load_processor(settings.model), _context_length(settings.model) or MAX_MODEL_LEN
+    pixels = ImageEncoder(processor, settings.images).size if ImageEncoder.encodes(processor) else None
+    limits = _limits(replace(settings, max_model_len=min(MAX_MODEL_LEN, context)), pixels)
+    words = [str(word) for flag in limits.items() for word in flag]
+    return shlex.join(["vllm", "serve", model, *words, *_names(settings)])
+
+
 def _names(settings: VllmSettings) -> list[str]:
     """Flags that give the model, or the adapter on it, its name in requests."""
     if settings.lora is None:
@@ -135,7 +159,23 @@ def _names(settings: VllmSettings) -> list[str]:
     adapter = settings.lora.resolve()
     rank = _lora_rank(adapter)
     names = ["--served-model-name", f"{settings.name}-base", "--lora-modules", f"{settings.name}={adapter}"]
-    return [*names, "--enable-lora", "--max-lora-rank", str(rank)]
+    names += ["--enable-lora", "--max-lora-rank", str(rank)]
+    return [*names, "--enable-tower-connector-lora"] if _changes_images(adapter, settings.model) else names
+
+
+def _changes_images(adapter: Path, model: Path) -> bool:
+    """Whether an adapter has weights beside the LLM's. Unless vLLM is told, it leaves them out, and says nothing."""
+    components = family(read_config(model).get("model_type") or "").prefixes.items()
+    others = tuple(prefix for prefix, component in components if component != "llm")
+    names = (name for file in listed(adapter, "*.safetensors") for name in _weight_names(file))
+    return any(name.partition("base_model.model.")[2].startswith(others) for name in names)
+
+
+def _weight_names(file: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(file, "np") as stored:
+        return list(stored.keys())
 
 
 def _lora_rank(adapter: Path) -> int:
@@ -143,6 +183,8 @@ def _lora_rank(adapter: Path) -> int:
     path, settings = adapter / ADAPTER, read_adapter(adapter)
     if settings.get("r") is None:
         raise LeapError(f"{path}: it does not say the adapter's rank (r); restore the file")
+    if settings.get("use_dora"):
+        raise LeapError(f"{path}: vLLM serves no DoRA adapters; merge it (export_model.py), or use --engine hf")
     ranks = [settings["r"], *(settings.get("rank_pattern") or {}).values()]
     fitting = [rank for rank in _LORA_RANKS if rank >= max(ranks)]
     if not fitting:

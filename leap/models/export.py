@@ -1,32 +1,37 @@
 """A checkpoint as a model folder of its own: adapter merged, one dtype, a model card; on a hub if asked for."""
 
 import glob
+import hashlib
 import os
 import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from leap.errors import LeapError, first_line
+from leap.errors import LeapError, UsageError, first_line
 from leap.hub.client import use_client
-from leap.models.checkpoints import read_marker, weights_hash
+from leap.models.checkpoints import small_files, weights_hash
 from leap.models.image_size import record_size, recorded_size
 from leap.models.loading import load_model, load_processor
-from leap.records.files import check_folder, naming, share_weights, unfinished, write_atomic
+from leap.records.files import check_folder, is_file, naming, share_weights, unfinished, write_atomic
+from leap.records.json_files import object_if_there, write_json
 from leap.records.litter import is_litter
-from leap.records.table_cells import markdown_block, markdown_text
 
 Format = Literal["bfloat16", "float16", "float32"]
+CARD, EXPORTED = "README.md", "leap_export.json"  # the latter says of what this is an export
 
 
-def export_model(checkpoint: Path, output: Path, base: Path | None, dtype: Format, commit: str | None) -> Path:
-    """Write the checkpoint's model, an adapter's merged into its `base`, with its processor and a card into `output`.
+def export_model(checkpoint: Path, output: Path, base: Path | None, dtype: Format, card: str) -> None:
+    """Write the checkpoint's model, an adapter's merged into its `base`, with its processor and `card` into `output`.
 
-    The folder is there as a whole or not at all. `commit` is LEAP's own. Raises LeapError where `output` exists.
+    The folder is there as a whole or not at all. Where it is this very export already, only its card is renewed, unless
+    somebody has changed it. Raises LeapError where `output` is anything else.
     """
+    record = {"weights": weights_hash(checkpoint, base), "files": small_files(checkpoint, base), "dtype": dtype}
     if output.exists():
-        raise LeapError(f"{output}: it exists already; give another folder (--output)")
+        _renew_card(output, record, card)
+        return
     check_folder(output.parent)
     model = load_model(checkpoint, "float32", base=base, merge=True)  # merged in full precision, then rounded once
     processor = load_processor(checkpoint, base)
@@ -39,14 +44,34 @@ def export_model(checkpoint: Path, output: Path, base: Path | None, dtype: Forma
         with naming(output):
             _cast(model, dtype).save_pretrained(partial)
             processor.save_pretrained(partial)
-            write_atomic(partial / "README.md", model_card(checkpoint, output.name, base, dtype, commit))
+            _write_card(partial, record, card)
             share_weights(partial)
         os.sync()  # the files must outlast a power cut before the folder has its name
         _give_name(partial, output)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return output
+
+
+def _renew_card(output: Path, record: dict[str, Any], card: str) -> None:
+    stored = object_if_there(output / EXPORTED)
+    if {name: stored.get(name) for name in record} != record:
+        raise LeapError(f"{output}: it exists already, and is not this very export; give another folder (--output)")
+    before = output / CARD
+    if not is_file(before) or _sha256(before.read_bytes()) != stored.get("card"):
+        print(f"{before}: it was changed by hand, and stays as it is")
+    else:
+        _write_card(output, record, card)
+
+
+def _write_card(folder: Path, record: dict[str, Any], card: str) -> None:
+    """The card before the note of which one is ours: a kill between them leaves one that looks like somebody's."""
+    write_atomic(folder / CARD, card)
+    write_json(folder / EXPORTED, {**record, "card": _sha256((folder / CARD).read_bytes())})
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _give_name(partial: Path, output: Path) -> None:
@@ -68,33 +93,18 @@ def _cast(model: Any, dtype: Format) -> Any:
     return model.to(getattr(torch, dtype))
 
 
-def model_card(checkpoint: Path, name: str, base: Path | None, dtype: Format, commit: str | None) -> str:
-    """What a reader of the hub should know, from the checkpoint's run marker. It names no path of this machine."""
-    run = read_marker(checkpoint)
-    recipe = {key: _portable(value) for key, value in run.get("recipe", {}).items()}
-    original = recipe.get("model_name_or_path") or (base.name if base else None)
-    how = "a LoRA adapter, merged into its base" if base else "a whole model"
-    on = run.get("base_model") or (weights_hash(base) if base else "unknown")
-    facts = [
-        f"- what: {how}; {dtype} weights for image-text-to-text generation with `transformers`",
-        f"- base model: {markdown_text(Path(original).name) if original else 'not recorded'}",
-        f"- sha256 over the base's weight files: {on}",
-        f"- step: {run.get('step', 'unknown')}",
-        f"- training data, sha256 of its file: {run.get('data', 'unknown')}",
-        f"- LEAP's commit: {run.get('commit') or 'unknown'} (training), {commit or 'unknown'} (export)",
-        f"- versions: {', '.join(f'{key} {value}' for key, value in run.get('versions', {}).items()) or 'unknown'}",
-    ]
-    head = yaml.safe_dump({"library_name": "transformers", "pipeline_tag": "image-text-to-text"})
-    keys = markdown_block(yaml.safe_dump(recipe, sort_keys=False), "yaml")
-    values = keys if recipe else "Not recorded: LEAP did not train it."
-    lead = "Fine-tuned as a robot task planner with LEAP (Logical Embodied Action Planning)."
-    return (
-        f"---\n{head}---\n\n# {markdown_text(name)}\n\n{lead}\n\n" + "\n".join(facts) + f"\n\n## Recipe\n\n{values}\n"
-    )
+def check_push(name: str) -> None:
+    """Raise, before there is anything to send, what `push_model` could only say then."""
+    from huggingface_hub import is_offline_mode
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
-
-def _portable(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UsageError(f"--push_to_hub {name}: OWNER/NAME is needed, or NAME for your own ({error})") from error
+    if is_offline_mode():
+        raise LeapError(f"--push_to_hub {name}: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set: unset it to upload")
 
 
 def push_model(folder: Path, name: str, private: bool) -> str:
@@ -103,7 +113,7 @@ def push_model(folder: Path, name: str, private: bool) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     # Its first base is HTTPError of the HTTP library, which differs from release to release; a lost connection is one.
-    problems: tuple[Any, ...] = (HfHubHTTPError.__bases__[0], OSError, ValueError)
+    problems: tuple[Any, ...] = (HfHubHTTPError.__bases__[0], OSError, RuntimeError, ValueError)
     use_client(constants.ENDPOINT)
     hub = HfApi()
     try:
@@ -111,15 +121,28 @@ def push_model(folder: Path, name: str, private: bool) -> str:
         if private and not hub.model_info(repository.repo_id).private:  # one that was there keeps its own setting
             raise ValueError("this repository exists and is public; nothing was sent")
         litter = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_litter(path.name)]
-        hub.upload_folder(
-            repo_id=repository.repo_id,
-            folder_path=folder,
-            commit_message="Exported by LEAP",
-            ignore_patterns=[glob.escape(name) + end for name in litter for end in ("", "/*")],
-        )
+        _upload(hub, repository.repo_id, folder, [glob.escape(one) + end for one in litter for end in ("", "/*")])
     except problems as error:
         raise LeapError(
-            f"--push_to_hub {name}: {first_line(error)}. The model lies in {folder}: "
-            f"hf upload {name} {folder} sends it later (hf auth login first)"
+            f"--push_to_hub {name}: {first_line(error.__cause__ or error)}. Nothing is changed there. The model lies "
+            f"in {folder}; the same command goes on (hf auth login first), or hf upload {name} {folder}"
         ) from error
     return str(repository)
+
+
+def _upload(hub: Any, repository: str, folder: Path, ignored: list[str]) -> None:
+    """All files in one commit, or none. Contents that an interrupted upload has sent are not sent again."""
+    from huggingface_hub import constants
+
+    def send() -> None:
+        message = "Exported by LEAP"
+        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message=message, ignore_patterns=ignored)
+
+    try:
+        send()
+    except (OSError, RuntimeError, ValueError) as error:  # Xet's, which are no class of their own
+        if constants.HF_HUB_DISABLE_XET or find_spec("hf_xet") is None:
+            raise
+        print(f"failed ({first_line(error)}); uploading once more, without Xet's storage", file=sys.stderr)
+        constants.HF_HUB_DISABLE_XET = True
+        send()

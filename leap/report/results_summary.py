@@ -216,10 +216,7 @@ def _cell(row: dict[str, Any], significant: bool) -> str:
 def _markdown(
     tables: Mapping[str, pd.DataFrame], between: pd.DataFrame, baseline: str | None, more: Sequence[str]
 ) -> str:
-    lines = []
-    for score, table in tables.items():
-        rows = [[str(model), *map(str, cells)] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
-        lines.append(markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows))
+    lines = [markdown_table(score, table) for score, table in tables.items()]
     notes = [f"{markdown_text(score)}: {meaning}." for score, meaning in HEADLINES.items()]
     notes += [f"{name}: {METHOD[name]}." for name in ("mean", *BLIND, "diagnosis")]
     notes += [f"repeats: {markdown_text(REPEATS)}."] * ("repeats" in tables)
@@ -239,6 +236,12 @@ def _markdown(
             f"[{row['low']:.1f}, {row['high']:.1f}], whole tasks resampled."
         )
     return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
+
+
+def markdown_table(score: str, table: pd.DataFrame) -> str:
+    """A table of models, as `ScoreSummary.readable` makes it."""
+    rows = [[str(model), *map(str, cells)] for model, cells in zip(table.index, table.to_numpy(), strict=True)]
+    return markdown_lines([score, *table.columns], [False, *[True] * len(table.columns)], rows)
 
 
 def _with_gaps(table: pd.DataFrame) -> pd.DataFrame:

@@ -108,18 +108,18 @@ def test_own_flags_win_and_few_cores_need_few_processes() -> None:
     assert "--enforce-eager" in command
 
 
-def test_an_adapter_is_served_under_the_models_name(tmp_path: Path) -> None:
+def test_an_adapter_is_served_under_the_models_name(model: Path, tmp_path: Path) -> None:
     config = tmp_path / "adapter_config.json"
     config.write_text('{"r": 20, "rank_pattern": {"q_proj": 33}}')
-    given = flags(build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2))
+    given = flags(build_command("python", settings(model=model, lora=tmp_path), 8123, PIXELS, cores=2))
     assert given["--lora-modules"] == f"leap={tmp_path}"
     assert given["--max-lora-rank"] == "64"
     config.write_text('{"r": 1024}')
     with pytest.raises(LeapError, match="rank 1024"):
-        build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2)
+        build_command("python", settings(model=model, lora=tmp_path), 8123, PIXELS, cores=2)
     config.write_text("{}")
     with pytest.raises(LeapError, match=r"adapter_config\.json"):
-        build_command("python", settings(lora=tmp_path), 8123, PIXELS, cores=2)
+        build_command("python", settings(model=model, lora=tmp_path), 8123, PIXELS, cores=2)
 
 
 def with_few_shot_examples(workspace: Path, number: int) -> Request:
@@ -262,24 +262,23 @@ def test_nothing_outlives_the_parent(tmp_path: Path, killed: str, policy: str, r
     assert gone(pids, within=30)
 
 
-@pytest.fixture(scope="module")
-def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    """One CPU server for all tests below."""
+def on_cpu(model: Path, **changed: object) -> VllmSettings:
+    """For a server of vLLM's CPU build. Skips where there is none."""
     python = os.environ.get(INTERPRETER)
     if not python:
         pytest.skip(f"{INTERPRETER} names no Python that has vLLM; scripts/utils/make_vllm_environment.sh makes one")
     if find_interpreter(python).device != "cpu":
         pytest.skip(f"{python}: its vLLM is not the CPU build, whose float32 answers are compared here")
-    on_cpu = settings(
-        model=model,
-        images=SIZE,
-        device="cpu",
-        dtype="float32",
-        max_model_len=4096,
-        api_servers=2,
-        extra=("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),
+    return settings(
+        model=model, images=SIZE, device="cpu", dtype="float32", max_model_len=4096, api_servers=2, **changed
     )
-    with VllmServer(on_cpu, tmp_path_factory.mktemp("vllm") / "server.log") as running:
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """One CPU server for all tests below."""
+    structured = ("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}')
+    with VllmServer(on_cpu(model, extra=structured), tmp_path_factory.mktemp("vllm") / "server.log") as running:
         yield running
 
 

@@ -1,5 +1,6 @@
 """An exported checkpoint is a model of its own: it answers as the checkpoint did, and tells where it comes from."""
 
+import hashlib
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import torch
 from conftest import REPOSITORY, run_script
 from safetensors.torch import load_file
 from servers.hub import HubServer
-from servers.hub_store import Stored
+from servers.hub_store import Fault, Seen, Stored
 from test_families import one_thread
 from test_recipes import LORA, questions, train
 
@@ -81,15 +82,17 @@ def test_a_whole_model_is_exported_too(workspace: Path, model: Path, tmp_path: P
     before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "whole"))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert "LEAP did not train it" in (tmp_path / "whole" / "README.md").read_text()
+    assert "serve:    vllm serve " in done.stdout
 
 
 def test_what_is_exported_is_for_others_too(workspace: Path, model: Path, tmp_path: Path) -> None:
     """As far as the umask lets them, and the demo's own model as well."""
     before = os.umask(0o027)
     try:
-        folder = export_model(model, tmp_path / "exported", None, "float32", None)
+        export_model(model, tmp_path / "exported", None, "float32", "a card")
     finally:
         os.umask(before)
+    folder = tmp_path / "exported"
     assert folder.stat().st_mode & 0o777 == 0o750
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}
     assert len({path.stat().st_mode for path in model.iterdir()}) == 1
@@ -152,7 +155,11 @@ def test_an_export_without_room_is_one_line_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [("--private", "goes with --push_to_hub"), ("--base_model_path models/tiny", "is no LoRA adapter")],
+    [
+        ("--private", "goes with --push_to_hub"),
+        ("--push_to_hub a/b/c", "OWNER/NAME is needed"),
+        ("--base_model_path models/tiny", "is no LoRA adapter"),
+    ],
 )
 def test_flags_without_a_meaning_are_refused(workspace: Path, tmp_path: Path, flags: str, words: str) -> None:
     line = f"--checkpoint models/tiny --output {tmp_path / 'x'} {flags}"
@@ -161,9 +168,11 @@ def test_flags_without_a_meaning_are_refused(workspace: Path, tmp_path: Path, fl
     assert words in refused.stderr
 
 
-def push(workspace: Path, model: Path, output: Path, address: str) -> subprocess.CompletedProcess[str]:
+def push(
+    workspace: Path, model: Path, output: Path, address: str, xet: bool = False
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "LEAP_ROOT": str(workspace), "HF_ENDPOINT": address, "HF_TOKEN": "hf_test"}
-    environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": str(int(not xet))}
     flags = f"--checkpoint {model} --output {output} --push_to_hub someone/leap-test --private".split()
     command = [sys.executable, str(REPOSITORY / EXPORT), *flags]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
@@ -177,6 +186,48 @@ def test_a_push_sends_every_file(workspace: Path, model: Path, tmp_path: Path) -
     assert "uploaded: " in done.stdout
     assert b"private" in hub.created  # a key or a value, by the library's release
     assert hub.received == {path.name: path.read_bytes() for path in (tmp_path / "pushed").iterdir()}
+
+
+@pytest.mark.slow
+def test_a_push_without_xets_storage_goes_by_http(workspace: Path, model: Path, tmp_path: Path) -> None:
+    """As behind a firewall that does not let it through; this hub has none."""
+    pytest.importorskip("hf_xet")
+    with HubServer([Stored("someone/leap-test", "model", {}, private=True)]) as hub:
+        done = push(workspace, model, tmp_path / "pushed", hub.url, xet=True)
+    assert done.returncode == 0, done.stderr
+    assert "uploading once more, without Xet's storage" in done.stderr
+    assert hub.received == {path.name: path.read_bytes() for path in (tmp_path / "pushed").iterdir()}
+
+
+@pytest.mark.slow
+def test_an_interrupted_push_goes_on_and_changes_nothing_before(workspace: Path, model: Path, tmp_path: Path) -> None:
+    """The second of the large files is refused: no commit; the same command then sends that one only."""
+    refuses = [True]
+    folder = tmp_path / "pushed"
+
+    def plan(seen: Seen) -> Fault | None:
+        tokenizer = (
+            hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest() if seen.what == "upload" else ""
+        )
+        return Fault("403", 403) if refuses[0] and seen.path == tokenizer else None
+
+    with HubServer([Stored("someone/leap-test", "model", {}, private=True, lfs_from=20_000)], plan) as hub:
+        failed = push(workspace, model, folder, hub.url)
+        assert failed.returncode == 1
+        assert "Nothing is changed there" in failed.stderr
+        assert "the same command goes on" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert not hub.received
+        sent = set(hub.large)
+        assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in sent
+        refuses[0] = False
+        hub.reset(plan)
+        done = push(workspace, model, folder, hub.url)
+        uploads = {seen.path for seen in hub.seen if seen.what == "upload"}
+    assert done.returncode == 0, done.stderr
+    assert uploads
+    assert not uploads & sent
+    assert hub.received == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.slow

@@ -3,11 +3,12 @@
     with HubServer([Stored("someone/data", "dataset", {"a.txt": b"..."})], plan=plan) as hub:
         ... hub.url ... hub.seen ... hub.sent["a.txt"]
 
-A plan says what happens to each request for a file's content or for a listing: None is a right answer.
-It takes uploads too, with every file inside the commit itself: what they send lies in `hub.received`.
+A plan says what happens to each request for a file's content or for a listing, and to each upload of one: None is a
+right answer. It takes uploads too, large files by git LFS' protocol: what a commit has lies in `hub.received`.
 """
 
 import base64
+import hashlib
 import json
 import re
 import time
@@ -33,6 +34,7 @@ class HubServer(LocalServer):
         self.seen, self.attempts = list[Seen](), Counter[tuple[str, str]]()
         self.sent = Counter[str]()  # bytes of each file's content
         self.received, self.created = dict[str, bytes](), b""
+        self.large = dict[str, bytes]()  # uploaded contents by their SHA-256; a commit names those that it takes
 
     @property
     def url(self) -> str:
@@ -87,7 +89,8 @@ class _Handler(Handler):
             token = {"accessToken": "x", "exp": int(time.time()) + 3600, "casUrl": stored.xet_storage}
             return self._send(200, json.dumps(token).encode())
         if what != "tree":
-            about = {"id": name, "sha": stored.commit, "private": stored.private, "siblings": []}
+            files = [{"rfilename": path} for path in stored.files]
+            about = {"id": name, "sha": stored.commit, "private": stored.private, "siblings": files}
             return self._send(200, json.dumps(about).encode())
         if not self._failed(self._seen("list", f"{kind}s/{name}")):
             self._page(stored, kind, int(query.get("cursor", ["0"])[0]))
@@ -170,16 +173,40 @@ class _Handler(Handler):
         elif self.path == "/api/validate-yaml":
             answer = {"errors": [], "warnings": []}
         elif "/preupload/" in self.path:
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            answer = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+            answer = {"files": [self._upload_mode(file) for file in json.loads(body)["files"]]}
+        elif self.path.endswith(".git/info/lfs/objects/batch"):
+            answer = {"transfer": "basic", "objects": [self._lfs_action(one) for one in json.loads(body)["objects"]]}
         elif "/commit/" in self.path:
             entries = [json.loads(line) for line in body.splitlines()]
-            sent = [entry["value"] for entry in entries if entry["key"] == "file"]
-            self.owner.received |= {file["path"]: base64.b64decode(file["content"]) for file in sent}
+            sent = {entry["value"]["path"]: self._committed(entry) for entry in entries if entry["key"] != "header"}
+            self.owner.received |= sent
             answer = {"commitUrl": f"{self.owner.url}/{name}/commit/1", "commitOid": "1"}
         else:
             return self._send(404, b"{}")
         return self._send(200, json.dumps(answer).encode())
+
+    def _upload_mode(self, file: Mapping[str, Any]) -> dict[str, Any]:
+        mode = "lfs" if file["size"] >= next(iter(self.owner.stored.values())).lfs_from else "regular"
+        return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+
+    def _lfs_action(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Where a content is to be put; nowhere if it is here already."""
+        if wanted["oid"] in self.owner.large:
+            return dict(wanted)
+        return {**wanted, "actions": {"upload": {"href": f"{self.owner.url}/large/{wanted['oid']}"}}}
+
+    def _committed(self, entry: Mapping[str, Any]) -> bytes:
+        file = entry["value"]
+        return self.owner.large[file["oid"]] if entry["key"] == "lfsFile" else base64.b64decode(file["content"])
+
+    def do_PUT(self) -> None:
+        body, oid = self._request_body(), self.path.rpartition("/")[2]
+        if self._failed(self._seen("upload", oid)):
+            return
+        right = hashlib.sha256(body).hexdigest() == oid
+        if right:
+            self.owner.large[oid] = body
+        self._send(200 if right else 400, b"{}")
 
     def _request_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
