@@ -75,12 +75,14 @@ def find_camera(root: Path, wanted: str | None, place: Path) -> Camera:
             "lerobot.scripts.convert_dataset_v21_to_v30"
         )
     cameras = [name for name, feature in info.features.items() if feature.is_camera]
-    found = [name for name in cameras if wanted in (None, name) or name.endswith(f".{wanted}")]
+    ends = [name for name in cameras if wanted is None or name.endswith(f".{wanted}")]
+    found = [wanted] if wanted in cameras else ends
     if not cameras:
         raise LeapError(f"{place}: it has no camera, and a sample needs an image")
     if len(found) != 1:
         said = "it has several cameras" if found else f"it has no camera {wanted!r}"
-        raise LeapError(f"{place}: {said}; give one: {', '.join(f'{root.name}:{name}' for name in cameras)}")
+        given = str(place).removesuffix(f":{wanted}")
+        raise LeapError(f"{place}: {said}; give one: {', '.join(f'{given}:{name}' for name in cameras)}")
     return Camera(found[0], info.features[found[0]].dtype == "video")
 
 
@@ -211,7 +213,7 @@ def _video_places(root: Path, camera: str) -> dict[int, tuple[Path, float]]:
     found = {}
     for file in _tables(root, "meta/episodes"):
         for _, row in table_rows(file, columns):
-            if len(row) < len(columns):
+            if len(row) < len(columns) or None in row.values():
                 raise LeapError(f"{file}: it does not say where the videos of {camera} lie; fetch the data set whole")
             episode, chunk, number, seconds = (row[name] for name in columns)
             found[episode] = root / folder / f"chunk-{chunk:03d}" / f"file-{number:03d}.mp4", seconds
