@@ -85,7 +85,7 @@ ALIASES: dict[str, Alias] = {
     "lora_target": Alias("lora_target_modules", _LF, "all = q,k,v,o,gate,up,down_proj",
                          lambda value: _LINEAR if value == "all" else value),
     "target_modules": Alias("lora_target_modules", _SWIFT, "all-linear = q,k,v,o,gate,up,down_proj",
-                            lambda value: _LINEAR if value == "all-linear" else value),
+                            lambda value: _LINEAR if value in ("all-linear", ["all-linear"]) else value),
     "adapter_name_or_path": Alias("resume_from_lora", _LF),
     "adapters": Alias("resume_from_lora", _SWIFT),
     "lora_weight_path": Alias("resume_from_lora", _2U1),

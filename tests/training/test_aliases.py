@@ -73,6 +73,7 @@ def test_all_linear_layers_are_those_of_the_full_preset() -> None:
     full = read_recipe(REPOSITORY / "configs" / "recipes" / "lora-full.yaml").lora_target_modules
     assert translated({"lora_target": "all"})["lora_target_modules"] == full
     assert translated({"target_modules": "all-linear"})["lora_target_modules"] == full
+    assert translated({"target_modules": ["all-linear"]})["lora_target_modules"] == full
 
 
 def test_a_switch_may_stand_alone() -> None:
