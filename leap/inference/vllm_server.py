@@ -164,7 +164,7 @@ def _names(settings: VllmSettings) -> list[str]:
 
 
 def _changes_images(adapter: Path, model: Path) -> bool:
-    """Whether an adapter has weights beside the LLM's. Unless vLLM is told, it leaves them out, and says nothing."""
+    """Whether an adapter has weights beside the LLM's. Unless vLLM is told, it answers without them."""
     components = family(read_config(model).get("model_type") or "").prefixes.items()
     others = tuple(prefix for prefix, component in components if component != "llm")
     names = (name for file in listed(adapter, "*.safetensors") for name in _weight_names(file))
