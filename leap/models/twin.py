@@ -16,7 +16,7 @@ def twin(model: Any) -> Any:
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     found = copy.deepcopy(model, dict(shared))  # which leaves compiled calls out: torch.nn.Module.__getstate__
     for module in found.modules():
-        for name in ("forward", "get_image_features"):
+        for name in ("forward", "get_image_features", "generate"):
             module.__dict__.pop(name, None)
     text = found.config.get_text_config(decoder=True)
     if text._attn_implementation == packed_forward.NAME:

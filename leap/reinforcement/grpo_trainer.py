@@ -20,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 from leap.errors import LeapError
 from leap.reinforcement.own_reward import OwnReward
 from leap.reinforcement.policy_recipe import PolicyRecipe
+from leap.reinforcement.shared_prompts import share_prefill, share_prompts
 from leap.reinforcement.shared_work import see_images_once, that_teach
 from leap.training.callbacks import ProgressLines
 from leap.training.checkpoint_writer import CheckpointWriter
@@ -85,6 +86,11 @@ class PolicyTrainer(GRPOTrainer):
         self._earlier: list[dict[str, Any]] = []
         self._first_step = 0
         see_images_once(job.model)
+        # Another family's positions are its own, and other attentions than sdpa take no mask of this kind.
+        config = job.model.config
+        self._shares = config.model_type == "qwen3_vl" and config._attn_implementation == "sdpa"
+        if self._shares:
+            share_prefill(job.model)
         super().__init__(**options)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Moments(self))
@@ -155,6 +161,35 @@ class PolicyTrainer(GRPOTrainer):
         recipe = self._job.recipe
         alone = recipe.beta == 0 and recipe.loss_type == "dapo"  # which divides by the tokens of all responses
         return super()._compute_loss(model, that_teach(inputs) if alone else inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **inputs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """What TRL computes, with each prompt once: see `shared_prompts`."""
+        shared = None
+        if self._shares and not compute_aux_loss:
+            pad = self.processing_class.tokenizer.pad_token_id
+            shared = share_prompts(self.model, input_ids, attention_mask, logits_to_keep, inputs, pad)
+        if shared is None:
+            options = {"batch_size": batch_size, "compute_entropy": compute_entropy}
+            found: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+            found = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep,
+                compute_aux_loss=compute_aux_loss, **options, **inputs,
+            )  # fmt: skip
+            return found
+        with self.accelerator.autocast():
+            outputs = model(**shared.inputs, fused_lm_head=True)
+        entropy = shared.of_responses(outputs.entropy) if compute_entropy else None
+        return shared.of_responses(outputs.log_probs), entropy, None
 
     # --- what is no number
 

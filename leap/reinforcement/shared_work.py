@@ -17,7 +17,7 @@ def see_images_once(model: Any) -> None:
         if image_grid_thw is None:
             return original(pixel_values, image_grid_thw, **options)
         images = pixel_values.split(image_grid_thw.prod(-1).tolist())
-        places, first = _copies(images)
+        places, first = copies(images)
         if len(first) == len(images):
             return original(pixel_values, image_grid_thw, **options)
         found = original(torch.cat([images[one] for one in first]), image_grid_thw[first], **options)
@@ -29,7 +29,7 @@ def see_images_once(model: Any) -> None:
     inner.get_image_features = once
 
 
-def _copies(images: tuple[Tensor, ...]) -> tuple[list[int], list[int]]:
+def copies(images: tuple[Tensor, ...]) -> tuple[list[int], list[int]]:
     """For each image which of the different ones it is, and where each of these stands first."""
     sums = torch.stack([image.double().sum() for image in images]).tolist()  # one wait for the device
     by_sum: dict[tuple[float, int], list[int]] = {}

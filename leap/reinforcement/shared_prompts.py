@@ -1,0 +1,207 @@
+"""The responses of a group behind their prompt, which goes through the model once.
+
+TRL gives the model a row a response, each with its own copy of the prompt, which is nearly all of a row where two
+images are asked about and the answer is a short plan. Here a row is a group: the prompt but its last token, then for
+each response that token again and the response. A response attends to the prompt and to itself, at the positions that
+it would have alone, so that its log-probabilities are the same, and the prompt's gradients are the sum over its copies.
+(The last token is repeated because it predicts each response's first one, and a position has one label.)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from leap.data.chat_encoding import IGNORED
+from leap.reinforcement.shared_work import copies
+
+
+@dataclass(frozen=True)
+class SharedPrompts:
+    """Arguments of the model, a row a group, and where each response's labels are.
+
+    `places` [responses, tokens of a response] are places in the flattened rows, of any value where `known` is False.
+    """
+
+    inputs: dict[str, Tensor]
+    places: Tensor
+    known: Tensor
+
+    def of_responses(self, values: Tensor) -> Tensor:
+        """[groups, row] to [responses, tokens of a response], 0 where there is no token."""
+        return values.flatten()[self.places] * self.known
+
+
+def share_prompts(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, response_length: int, images: dict[str, Any], pad: int
+) -> SharedPrompts | None:
+    """None where no two responses have a prompt in common. Prompts are padded on the left, responses on the right, the
+    last `response_length` columns. `model` is Qwen3-VL's, `images` its pixel_values, image_grid_thw, num_images and
+    mm_token_type_ids."""
+    width = input_ids.shape[1] - response_length
+    prompts, responses = input_ids[:, :width], input_ids[:, width:]
+    groups = _groups(prompts, images)
+    if len(groups) == len(input_ids):
+        return None
+    first = torch.tensor([rows[0] for rows in groups], device=input_ids.device)
+    shown = _images_of([rows[0] for rows in groups], images)
+    positions = _positions(model, prompts[first], attention_mask[first, :width], images, first, shown, width)
+    lengths = attention_mask[:, width:].sum(dim=1).tolist()
+    rows = [
+        _row(prompts[group[0]][attention_mask[group[0], :width].bool()], position,
+             [responses[row, : lengths[row]] for row in group])
+        for group, position in zip(groups, positions, strict=True)
+    ]  # fmt: skip
+    return _joined(rows, groups, lengths, responses.shape, shown, pad)
+
+
+def _groups(prompts: Tensor, images: dict[str, Any]) -> list[list[int]]:
+    """Rows by their prompt: its tokens, and what its images hold."""
+    seen: list[int] = [0] * len(prompts)
+    if images.get("pixel_values") is not None:
+        counts = images["num_images"]
+        sizes = [int(part.prod(-1).sum()) for part in images["image_grid_thw"].split(counts)]
+        seen, _ = copies(images["pixel_values"].split(sizes))
+    found: dict[tuple[int, ...], list[int]] = {}
+    for row, ids in enumerate(prompts.tolist()):
+        found.setdefault((seen[row], *ids), []).append(row)
+    return list(found.values())
+
+
+def _images_of(rows: list[int], images: dict[str, Any]) -> dict[str, Tensor]:
+    if images.get("pixel_values") is None:
+        return {}
+    grids = images["image_grid_thw"].split(images["num_images"])
+    pixels = images["pixel_values"].split([int(grid.prod(-1).sum()) for grid in grids])
+    return {
+        "pixel_values": torch.cat([pixels[row] for row in rows]),
+        "image_grid_thw": torch.cat([grids[row] for row in rows]),
+    }
+
+
+def _positions(
+    model: Any,
+    prompts: Tensor,
+    mask: Tensor,
+    images: dict[str, Any],
+    first: Tensor,
+    shown: dict[str, Tensor],
+    width: int,
+) -> list[Tensor]:
+    """Of each prompt's tokens, padding left out: [3, tokens]."""
+    if shown:
+        kinds = images["mm_token_type_ids"][first, :width]
+        grid = shown["image_grid_thw"]
+        found, _ = model.model.get_rope_index(prompts, kinds, image_grid_thw=grid, attention_mask=mask)
+    else:
+        found = (mask.cumsum(dim=1) - 1).expand(3, -1, -1)
+    return [found[:, row, of_row.bool()] for row, of_row in enumerate(mask)]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """[row] tokens, labels and branches (0 the prompt, then one for each response), [3, row] positions."""
+
+    ids: Tensor
+    labels: Tensor
+    branches: Tensor
+    positions: Tensor
+    starts: list[int]  # of each branch
+
+
+def _row(prompt: Tensor, positions: Tensor, responses: list[Tensor]) -> _Row:
+    last, known = prompt[-1:], len(prompt) - 1
+    ids, labels, branches = [prompt[:-1]], [torch.full_like(prompt[:-1], IGNORED)], [torch.zeros_like(prompt[:-1])]
+    places, starts, start = [positions[:, :-1]], [], known
+    for number, response in enumerate(responses, start=1):
+        branch = torch.cat([last, response])
+        starts.append(start)
+        start += len(branch)
+        ids.append(branch)
+        labels.append(torch.cat([response, torch.full_like(last, IGNORED)]))
+        branches.append(torch.full_like(branch, number))
+        places.append(positions[:, -1:] + torch.arange(len(branch), device=branch.device))
+    return _Row(torch.cat(ids), torch.cat(labels), torch.cat(branches), torch.cat(places, dim=1), starts)
+
+
+def _joined(
+    rows: list[_Row],
+    groups: list[list[int]],
+    lengths: list[int],
+    shape: torch.Size,
+    shown: dict[str, Tensor],
+    pad: int,
+) -> SharedPrompts:
+    width = max(len(row.ids) for row in rows)
+
+    def padded(values: list[Tensor], fill: int) -> Tensor:
+        return torch.stack(
+            [torch.nn.functional.pad(value, (0, width - value.shape[-1]), value=fill) for value in values]
+        )
+
+    branches = padded([row.branches for row in rows], -1)
+    order = torch.arange(width, device=branches.device)
+    own = branches[:, :, None] == branches[:, None, :]  # padding attends to padding: a row of no number would be NaN
+    shared = (branches[:, None, :] == 0) & (branches[:, :, None] >= 0)
+    allowed = (own | shared) & (order[:, None] >= order)
+    places = torch.zeros(shape, dtype=torch.long, device=branches.device)
+    known = torch.zeros(shape, dtype=torch.bool, device=branches.device)
+    for number, (row, group) in enumerate(zip(rows, groups, strict=True)):
+        for start, response in zip(row.starts, group, strict=True):
+            length = lengths[response]
+            places[response, :length] = number * width + start + order[:length]
+            known[response, :length] = True
+    inputs = {
+        "input_ids": padded([row.ids for row in rows], pad),
+        "attention_mask": allowed[:, None],
+        "position_ids": padded([row.positions for row in rows], 0).transpose(0, 1),
+        "shift_labels": padded([row.labels for row in rows], IGNORED),
+        **shown,
+    }
+    return SharedPrompts(inputs, places, known)
+
+
+def share_prefill(model: Any) -> None:
+    """Let `model.generate` read each prompt of a batch once, in place, where every one stands there as often as the
+    others, its copies one behind the other; keys and values are then copied. Qwen3-VL's positions are of its family."""
+    original: Callable[..., Any] = model.generate
+
+    def generate(**inputs: Any) -> Any:
+        rows = _repeated(model, inputs)
+        if rows is None:
+            return original(**inputs)
+        first, repeats, images = rows
+        cache = DynamicCache(config=model.config.get_text_config())
+        prompt = {
+            name: inputs[name][first, :-1] for name in ("input_ids", "attention_mask", "mm_token_type_ids")
+        }  # generation needs a token to begin with
+        model(**prompt, **images, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(repeats)
+        model.model.rope_deltas = model.model.rope_deltas.repeat_interleave(repeats, dim=0)
+        kept = {name: value for name, value in inputs.items() if name not in (*_OF_IMAGES, "mm_token_type_ids")}
+        return original(**kept, past_key_values=cache)
+
+    model.generate = generate
+
+
+_OF_IMAGES = ("pixel_values", "image_grid_thw")
+
+
+def _repeated(model: Any, inputs: dict[str, Any]) -> tuple[list[int], int, dict[str, Tensor]] | None:
+    """The first row of each prompt, how often each stands, and the images of these; None for rows in another order."""
+    if inputs.get("pixel_values") is None:
+        return None
+    ids = inputs["input_ids"]
+    counts = (ids == model.config.vision_start_token_id).sum(dim=1).tolist()
+    images = {**{name: inputs[name] for name in _OF_IMAGES}, "num_images": counts}
+    groups = _groups(ids, images)
+    repeats = len(groups[0])
+    if repeats == 1 or [row for group in groups for row in group] != list(range(len(ids))):
+        return None
+    if any(len(group) != repeats for group in groups):
+        return None
+    first = [group[0] for group in groups]
+    return first, repeats, _images_of(first, images)
