@@ -24,7 +24,7 @@ from leap.records.paths import find_path, may_be_hub_name
 from leap.terminal import first_few
 
 _NAME = re.compile(r"([^/@:]+/[^/@:]+)(?:@([\w.-]+(?:/[\w.-]+)*))?(?::([^:]+))?")
-_COMMIT, _CACHED = re.compile("[0-9a-f]{40}"), re.compile("models--(.+?)--(.+)")
+_CACHED = re.compile("models--(.+?)--(.+)")
 _IS_MODEL = ("config.json", "adapter_config.json")
 # What loading and serving read. Optimisers' states and other programs' forms of the weights stay on the hub.
 _READ = (".json", ".safetensors", ".txt", ".jinja", ".model", ".tiktoken", ".py", ".md")
@@ -116,7 +116,8 @@ def _fetch_once(model: HubModel, root: Path) -> Path:
     from huggingface_hub import is_offline_mode
 
     here, offline = _local_copy(model, root), is_offline_mode()
-    if here and (offline or here.is_relative_to(root / "models") or _COMMIT.fullmatch(model.revision or "")):
+    commit = read_listing(_snapshots(model) / (model.revision or ""))  # else others may have fetched some files only
+    if here and (offline or commit or here.is_relative_to(root / "models")):
         _say(f"{model}: {here}")
         return here
     if offline:

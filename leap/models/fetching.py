@@ -13,18 +13,20 @@ def fetch_models(arguments: argparse.Namespace, root: Path) -> None:
 
     Call it when all that is wrong with the command line itself has been said. Raises what `fetch_model` raises.
     """
+
+    def fetched(value: Any) -> Any:
+        if isinstance(value, list):
+            return [fetched(one) for one in value]
+        folder = fetch_model(value, root) if isinstance(value, HubModel) else value
+        if (
+            isinstance(folder, Path)
+            and (folder / ADAPTER).is_file()
+            and not given
+            and (base := named_base(folder, root))
+        ):
+            fetch_model(base, root)
+        return folder
+
+    given = getattr(arguments, "base_model_path", None)
     for flag, value in list(vars(arguments).items()):
-        setattr(arguments, flag, [_fetched(one, root) for one in value] if _is_list(value) else _fetched(value, root))
-    if getattr(arguments, "base_model_path", None) is None:
-        places = [one for value in vars(arguments).values() for one in (value if _is_list(value) else [value])]
-        for folder in (one for one in places if isinstance(one, Path) and (one / ADAPTER).is_file()):
-            if base := named_base(folder, root):
-                fetch_model(base, root)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
-def _fetched(value: Any, root: Path) -> Any:
-    return fetch_model(value, root) if isinstance(value, HubModel) else value
+        setattr(arguments, flag, fetched(value))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from downloading import QUICK, online
-from huggingface_hub import scan_cache_dir, snapshot_download
+from huggingface_hub import hf_hub_download, scan_cache_dir, snapshot_download
 from servers.hub import HubServer
 from servers.hub_store import Fault, Stored, by_path, cut
 
@@ -137,6 +137,20 @@ def test_what_huggingface_hub_has_fetched_is_found(
         assert not asked(hub)
     go_offline(monkeypatch)
     assert fetch_model(HubModel(NAME, "main", "lora"), offline_root) == theirs / "lora"
+
+
+def test_what_others_have_fetched_in_part_is_completed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers does it to look at a model's settings alone."""
+    with HubServer([stored()]) as hub:
+        commit = hub.stored["model", NAME].commit
+        settings = "lora/adapter_config.json"
+        theirs = hf_hub_download(NAME, settings, revision=commit, cache_dir=cache, endpoint=hub.url)
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        folder = fetch_model(HubModel(NAME, commit, "lora"), tmp_path)
+    assert Path(theirs).parent == folder
+    assert (folder / "adapter_model.safetensors").read_bytes() == b"weights"
 
 
 def test_a_new_commit_is_fetched_and_the_old_one_stays(

@@ -89,8 +89,7 @@ class _Handler(Handler):
             token = {"accessToken": "x", "exp": int(time.time()) + 3600, "casUrl": stored.xet_storage}
             return self._send(200, json.dumps(token).encode())
         if what != "tree":
-            files = [{"rfilename": path} for path in stored.files]
-            about = {"id": name, "sha": stored.commit, "private": stored.private, "siblings": files}
+            about = {"id": name, "sha": stored.commit, "private": stored.private, "siblings": []}
             return self._send(200, json.dumps(about).encode())
         if not self._failed(self._seen("list", f"{kind}s/{name}")):
             self._page(stored, kind, int(query.get("cursor", ["0"])[0]))
