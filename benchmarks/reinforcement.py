@@ -80,7 +80,8 @@ def validation_scenes(root: Path, examples: int) -> Path:
 def train(method: str, folder: str, seed: int, arguments: Any, limit: float | None) -> None:
     shared = ["--model_name_or_path", arguments.start, "--output_dir", folder, "--seed", seed]
     if method != "supervised":
-        call(GRPO, "--recipe", f"demo-{method}", *shared, *getattr(arguments, f"{method}_args"))
+        alone = ["--eval_benchmark", "null"]  # the others measure nothing meanwhile either
+        call(GRPO, "--recipe", f"demo-{method}", *shared, *alone, *getattr(arguments, f"{method}_args"))
         return
     given = [*shared, *arguments.supervised_args]
     if limit is not None and "--max_steps" not in given:

@@ -22,8 +22,13 @@ __all__ = ["online"]  # a fixture that the downloads use
 
 SMALL = "--max_steps 2 --warmup_steps 0 --image_tokens_min 4 --image_tokens_max 9"
 OURS = f"--model_name_or_path models/tiny --train_file data/train_demo.jsonl --val_file data/test_demo.jsonl {SMALL}"
+GRPO = "--model_name_or_path models/tiny --max_steps 2 --save_steps 2 --warmup_steps 0 --eval_benchmark 6"
 COMMANDS = {
     "scripts/training/run-finetuning.py": ["--recipe demo", f"--recipe full {OURS} --output_dir output/new"],
+    "scripts/training/run-grpo.py": [
+        "--recipe demo-grpo --model_name_or_path models/tiny --train_file tabletop",
+        *(f"--recipe demo-{method} {GRPO}" for method in ("grpo", "rft")),
+    ],
     "scripts/ablation/run-lora-finetuning.py": [f"--recipe {TINY_RECIPE} {SMALL}", f"--lora_preset light {OURS}"],
     "scripts/ablation/run-ablation-experiments.py": [
         f"--presets light,full --include_full_finetuning {OURS} --gpus none",

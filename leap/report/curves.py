@@ -68,6 +68,32 @@ def training_loss(loss: Loss) -> Figure:
     return figure
 
 
+def training_reward(log: Iterable[Mapping[str, Any]], title: str) -> Figure | None:
+    """What the responses of a run with rewards named right, over steps, and what the benchmark's subset has; below it
+    their length. None for a log without rewards."""
+    table = pd.DataFrame(log)
+    if "reward" not in table:
+        return None
+    table = table.set_index("step").sort_index()
+    figure = new_figure(10, 6, title)
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    sampled = 100 * table.get("rewards/grounded/mean", table["reward"]).dropna().astype(float)
+    clean(above, "both").plot(sampled, color=PALETTE[5], linewidth=0.8, marker=".", label="sampled responses")
+    window = max(2, len(sampled) // 10)
+    smooth = sampled.rolling(window, center=True, min_periods=1).mean()
+    above.plot(smooth, color=PALETTE[0], linewidth=1.8, label=f"the same, mean of {window} log entries")
+    if "eval_grounded" in table:
+        validation = table["eval_grounded"].dropna().astype(float)
+        above.plot(validation, color=PALETTE[1], linewidth=1.8, marker="o", label="the benchmark's subset, greedy")
+    above.set_ylabel("grounded" if "rewards/grounded/mean" in table else "100 x reward")
+    clean(below, "both").plot(table["completions/mean_length"].dropna().astype(float), color=PALETTE[2], linewidth=1.8)
+    below.set_ylabel("tokens")
+    below.set_ylim(bottom=0)
+    below.set_xlabel("training step")
+    legend_above(figure, above.get_lines())
+    return figure
+
+
 def _draw_losses(axes: Axes, loss: Loss) -> None:
     training, validation = (pd.Series(values, dtype=float).sort_index() for values in (loss.training, loss.validation))
     if len(training) > _SMOOTHED_FROM:

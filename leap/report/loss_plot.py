@@ -1,4 +1,4 @@
-"""A run's loss as an image in its folder, drawn while it trains."""
+"""A run's loss, or its reward, as an image in its folder, drawn while it trains."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from transformers import TrainerCallback
 
 from leap.models.checkpoints import LogEntry
-from leap.report.curves import Loss, training_loss
+from leap.report.curves import Loss, training_loss, training_reward
 from leap.report.style import save
 
-IMAGE = "training_loss"
+IMAGE, REWARD_IMAGE = "training_loss", "training_reward"
 
 
 class LossPlot(TrainerCallback):
@@ -28,3 +28,14 @@ class LossPlot(TrainerCallback):
         loss = Loss.of_log(log, Path(args.output_dir) / f"checkpoint-{state.global_step}")
         if loss.training or loss.validation:
             save(training_loss(loss), Path(args.output_dir) / IMAGE, ["png"])
+
+
+class RewardPlot(LossPlot):
+    """The same of the rewards: the loss of a run that learns from them is near 0 whatever it learns."""
+
+    def _draw(self, args: Any, state: Any) -> None:
+        run = Path(args.output_dir)
+        if not state.is_world_process_zero:
+            return
+        if figure := training_reward(state.log_history, f"Rewards up to step {state.global_step}"):
+            save(figure, run / REWARD_IMAGE, ["png"])

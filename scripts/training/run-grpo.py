@@ -32,10 +32,12 @@ def main() -> None:
     from leap.evaluation.training_benchmark import benchmark_maker
     from leap.reinforcement.learn import learn
     from leap.reinforcement.policy_prompts import Places
+    from leap.report.loss_plot import LossPlot, RewardPlot
 
     found = workspace.vlm_evaluation, workspace.vlabench
     places = Places(workspace.root, workspace.cache, workspace.repository, workspace.logs, *found)
-    learn(recipe, places, arguments.dry_run, (), benchmark_maker(*found, recipe.max_completion_length))
+    plot = RewardPlot() if recipe.method == "grpo" else LossPlot()
+    learn(recipe, places, arguments.dry_run, [plot], benchmark_maker(*found, recipe.max_completion_length))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ def test_it_learns_what_is_rewarded(workspace: Path, own: Path) -> None:
     assert sum(rewards[-3:]) > sum(rewards[:3])
     assert report["step"] == 12
     assert "rewards/own/mean" in report["history"][0]
+    assert (run / "training_reward.png").is_file()
     lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
     assert lines[-1].startswith("step 12/12  reward ")
     assert read_marker(run / "checkpoint-12")["recipe"]["num_generations"] == 4
