@@ -43,13 +43,15 @@ def main() -> None:
     from leap.models.fetching import fetch_models
     from leap.models.image_size import recorded_size
     from leap.provenance import git_state
-    from leap.report.model_card import Export, model_card, serving
 
     repository = arguments.push_to_hub
     if arguments.private and not repository:
         raise UsageError("--private goes with --push_to_hub NAME")
     if repository:
         check_push(repository)
+
+    from leap.report.model_card import Export, model_card, serving
+
     fetch_models(arguments, workspace.root)
     checkpoint = arguments.checkpoint
     given = arguments.base_model_path
