@@ -88,7 +88,8 @@ class Run:
             return None
         if strategy == "epoch":
             return math.ceil(len(self.train) / recipe.global_batch_size(world_size()))
-        return recipe.eval_steps or (math.ceil(self.steps / 5) if recipe.eval_benchmark else 50)
+        often_enough = max(5, (recipe.early_stopping_patience or 0) + 2)  # for early stopping to come to anything
+        return recipe.eval_steps or (max(1, self.steps // often_enough) if recipe.eval_benchmark else 50)
 
     @property
     def evaluated_on(self) -> dict[str, str]:
