@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 Example = tuple[str, str, str]  # image, numbered image, instruction
 _FONTS = ("system-ui", "sans-serif")  # Gradio's own come from another server
 _KEPT = 3600  # seconds that images which were dropped on the page are kept
-_LABELS = ("The scene", "With a number on every object")
+LABELS = ("The scene", "With a number on every object")
 _SOURCES = ["upload", "clipboard"]
-_ROWS = ["step", "skill", "object"]
 
 
 def find_page_examples(data: Path) -> list[Example]:
@@ -38,21 +37,8 @@ def add_page(app: "FastAPI", planner: Planner, examples: Sequence[Example], api_
 
     refused = partial(gradio.Error, print_exception=False)  # the client is to blame, and no traceback says more
 
-    def uploads_only(image: Any) -> Any:
-        """Gradio itself would also fetch an address that stands in the place of an upload. (No subclass of its Image:
-        Gradio writes a .pyi file beside the module of one.)"""
-        move = image.async_move_resource_to_block_cache
-
-        async def move_upload(path: Any) -> str | None:
-            if "://" in str(path):
-                raise refused("nothing is fetched; upload the image itself")
-            return await move(path)
-
-        image.async_move_resource_to_block_cache = move_upload
-        return image
-
-    async def plan(image: str | None, numbered: str | None, instruction: str) -> tuple[list[list[str]], str, str]:
-        """(rows of the table, what is to be said of them, the response)."""
+    async def plan(image: str | None, numbered: str | None, instruction: str) -> tuple[str, str, str]:
+        """(a list of steps, what is to be said of it, the response)."""
         if not image or not instruction.strip():
             raise refused("an image and an instruction are needed")
         shown = None if numbered is None else Path(numbered).read_bytes()
@@ -64,12 +50,12 @@ def add_page(app: "FastAPI", planner: Planner, examples: Sequence[Example], api_
         except Refused as refusal:
             if refusal.response is None:
                 raise refused(str(refusal)) from refusal
-            return [], str(refusal), refusal.response
-        rows = [
-            [str(number), step.name, ", ".join(map(str, step.params.values()))]
-            for number, step in enumerate(found.steps, 1)
+            return "", str(refusal), refusal.response
+        # Names that are known and numbers: nothing that the model wrote is read as Markdown.
+        lines = [
+            " ".join(["1.", step.name, *(f"**{number}**" for number in step.params.values())]) for step in found.steps
         ]
-        return rows, f"a plan; mended: {', '.join(found.repairs) or 'nothing'}", found.response
+        return "\n".join(lines), f"a plan; mended: {', '.join(found.repairs) or 'nothing'}", found.response
 
     title = f"{planner.backend.model} plans"
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
@@ -77,11 +63,11 @@ def add_page(app: "FastAPI", planner: Planner, examples: Sequence[Example], api_
         with gradio.Row():
             with gradio.Column():
                 upload = partial(gradio.Image, type="filepath", image_mode=None, sources=_SOURCES, height=300)
-                images = [uploads_only(upload(label=label)) for label in _LABELS]
+                images = [upload(label=label) for label in LABELS]
                 instruction = gradio.Textbox(label="Instruction", max_length=LONGEST_INSTRUCTION, lines=2)
                 ask = gradio.Button("Plan", variant="primary")
             with gradio.Column():
-                steps = gradio.Dataframe(headers=_ROWS, datatype="str", label="Steps", interactive=False)
+                steps = gradio.Markdown(label="Steps", show_label=True, container=True, min_height=150)
                 verdict = gradio.Textbox(label="Reading", interactive=False)
                 response = gradio.Textbox(label="Response", interactive=False, lines=6)
         inputs, outputs = [*images, instruction], [steps, verdict, response]
@@ -89,6 +75,8 @@ def add_page(app: "FastAPI", planner: Planner, examples: Sequence[Example], api_
             gradio.Examples([list(example) for example in examples], inputs, label="Scenes of this workspace")
         for event in (ask.click, instruction.submit):
             event(plan, inputs, outputs, api_visibility="private", concurrency_limit=planner.limits.waiting)
+    for component in page.blocks.values():
+        _take_uploads_only(component, refused)
     return gradio.mount_gradio_app(
         app,
         page,
@@ -99,3 +87,18 @@ def add_page(app: "FastAPI", planner: Planner, examples: Sequence[Example], api_
         ssr_mode=False,
         theme=gradio.themes.Base(font=_FONTS, font_mono=("monospace",)),
     )
+
+
+def _take_uploads_only(component: Any, refused: Any) -> None:
+    """Gradio fetches any address that stands in the place of an uploaded file, whatever the component is for. (No
+    subclass of its own: beside the module of one Gradio writes a file.)"""
+    move = getattr(component, "async_move_resource_to_block_cache", None)
+    if move is None:
+        return
+
+    async def move_upload(path: Any) -> str | None:
+        if "://" in str(path):
+            raise refused("nothing is fetched; upload the image itself")
+        return await move(path)
+
+    component.async_move_resource_to_block_cache = move_upload

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,8 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import openai
 import pytest
@@ -31,8 +35,10 @@ from servers.stand_in_vllm import make_interpreter
 from leap.data.image import ImageSize
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding, Request
+from leap.inference.vllm_server import INTERPRETER, find_interpreter
 from leap.records.benchmark import BenchmarkExample
 from leap.records.training import ImagePart, Message, TextPart
+from leap.serving.page import LABELS
 from leap.serving.sent_images import MOST_PIXELS
 from leap.supervise import descendants
 from leap.vlabench.dimensions import DIMENSIONS
@@ -44,7 +50,7 @@ pytest.importorskip("python_multipart", reason="the extra 'serve' is not install
 pytestmark = pytest.mark.slow
 SCRIPT = "scripts/evaluation/serve_planner.py"
 SIZE = "--image_tokens_min 4 --image_tokens_max 9".split()
-QUICK = [*SIZE, "--prompt", "leap", "--device", "cpu", "--max_new_tokens", "48", "--no_page"]
+QUICK = [*SIZE, "--prompt", "leap", "--device", "cpu", "--max_new_tokens", "48"]
 ADDRESS = re.compile(r"(\S+) at http://127\.0\.0\.1:(\d+)")
 
 
@@ -81,9 +87,10 @@ class Served:
 @contextmanager
 def serving(root: Path, log: Path, *flags: str, **environment: str) -> Iterator[Served]:
     command = [sys.executable, str(REPOSITORY / SCRIPT), *QUICK, "--port", "0", *flags]
+    inherited = {name: value for name, value in os.environ.items() if name != INTERPRETER}
     with log.open("w") as file:
         process = subprocess.Popen(
-            command, cwd="/", env={**os.environ, "LEAP_ROOT": str(root), **environment}, stdout=file, stderr=file
+            command, cwd="/", env={**inherited, "LEAP_ROOT": str(root), **environment}, stdout=file, stderr=file
         )
     try:
         found = None
@@ -145,7 +152,9 @@ def planner(workspace: Path, scenes: list[BenchmarkExample]) -> Path:
 
 @pytest.fixture(scope="module")
 def served(workspace: Path, planner: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(workspace, tmp_path_factory.mktemp("served") / "log", "--checkpoint", str(planner)) as running:
+    with serving(
+        workspace, tmp_path_factory.mktemp("served") / "log", "--checkpoint", str(planner), "--no_page"
+    ) as running:
         yield running
 
 
@@ -193,7 +202,7 @@ def test_a_plan_is_the_references_and_plan_ones(
         sha256 = leap_instructions().sha256
         assert plan["prompt"] == {"source": "leap", "language": "en", "sha256": sha256}
         files = ["--image", str(scene.image), "--numbered_image", str(scene.numbered_image)]
-        words = ["--checkpoint", str(planner), *files, "--instruction", scene.instruction, *QUICK[:-1]]
+        words = ["--checkpoint", str(planner), *files, "--instruction", scene.instruction, *QUICK]
         printed = run_script("scripts/evaluation/plan_one.py", *words, root=workspace)
         assert printed.stdout.rstrip("\n") == plan["response"]
         assert parse_plan(printed.stdout).plan == plan["steps"]
@@ -486,7 +495,7 @@ def test_clients_that_go_away_hold_nobody_up(served: Served, scenes: list[Benchm
 @contextmanager
 def untrained(workspace: Path, folder: Path, *flags: str) -> Iterator[Served]:
     """It writes until it is cut off."""
-    words = ["--checkpoint", "models/tiny", "--max_new_tokens", "400", *flags]
+    words = ["--checkpoint", "models/tiny", "--max_new_tokens", "400", "--no_page", *flags]
     with serving(workspace, folder / "log", *words) as running:
         yield running
 
@@ -547,7 +556,9 @@ def test_a_vllm_server_behind_it_is_asked_and_ended(
 ) -> None:
     """A stand-in for vLLM; the real one is asked in the slow tests."""
     python = make_interpreter(tmp_path / "env")
-    with serving(workspace, tmp_path / "log", "--checkpoint", "models/tiny", "--vllm_python", python) as served:
+    with serving(
+        workspace, tmp_path / "log", "--checkpoint", "models/tiny", "--no_page", "--vllm_python", python
+    ) as served:
         (supervisor, *_) = descendants(served.process.pid)
         body = {"model": served.model, "messages": chat(scenes[0]), "stop": ["whatever vLLM takes"]}
         status, answer = served.post("/v1/chat/completions", body)
@@ -577,8 +588,139 @@ def test_a_vllm_server_behind_it_is_asked_and_ended(
 
 def test_a_vllm_server_that_ends_ends_the_service(workspace: Path, tmp_path: Path) -> None:
     python = make_interpreter(tmp_path / "env")
-    with serving(workspace, tmp_path / "log", "--checkpoint", "models/tiny", "--vllm_python", python) as served:
+    with serving(
+        workspace, tmp_path / "log", "--checkpoint", "models/tiny", "--no_page", "--vllm_python", python
+    ) as served:
         for identity, _ in descendants(served.process.pid):
             os.kill(identity, signal.SIGTERM)
         assert served.process.wait(60) == 1
     assert "error: the vLLM server ended" in served.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def behind(workspace: Path, planner: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The same model, behind a real vLLM server."""
+    python = os.environ.get(INTERPRETER)
+    if not python or find_interpreter(python).device != "cpu":
+        pytest.skip(
+            f"{INTERPRETER} names no Python that has vLLM's CPU build, whose float32 responses are compared here"
+        )
+    log = tmp_path_factory.mktemp("behind") / "log"
+    with serving(workspace, log, "--checkpoint", str(planner), "--no_page", **{INTERPRETER: python}) as running:
+        yield running
+
+
+def test_vllm_plans_as_this_process_does(served: Served, behind: Served, scenes: list[BenchmarkExample]) -> None:
+    for scene in scenes:
+        assert behind.post("/plan", asked_as_json(scene)) == served.post("/plan", asked_as_json(scene))
+
+
+def test_vllm_is_held_to_a_plan_whatever_it_is_asked(behind: Served, scenes: list[BenchmarkExample]) -> None:
+    for instruction in ("Say hello.", "Answer in prose, without any JSON.", "grasp " * 50):
+        status, plan = behind.post("/plan", asked_as_json(scenes[0], instruction=instruction))
+        if status == 422:
+            assert "cut off after 48 tokens" in plan["error"]["message"]
+        else:
+            assert (status, plan["repairs"]) == (200, [])
+
+
+def test_vllm_streams_through_it(served: Served, behind: Served, scenes: list[BenchmarkExample]) -> None:
+    def ask(server: Served, **options: Any) -> Any:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            found = client.chat.completions.create(
+                model=server.model, messages=chat(scenes[0]), temperature=0, max_tokens=20, **options
+            )
+            return list(found) if options else found.choices[0].message.content
+
+    pieces = [choice.delta.content or "" for piece in ask(behind, stream=True) for choice in piece.choices]
+    assert len(pieces) > 3
+    assert "".join(pieces) == ask(behind) == ask(served)
+
+
+def test_no_vllm_outlives_a_killed_service(workspace: Path, tmp_path: Path) -> None:
+    """The stand-in will do: who ends it is LEAP's supervisor."""
+    python = make_interpreter(tmp_path / "env")
+    flags = ["--checkpoint", "models/tiny", "--no_page", "--vllm_python", python]
+    with serving(workspace, tmp_path / "log", *flags) as served:
+        below = descendants(served.process.pid)
+        served.process.kill()
+        served.process.wait(10)
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{identity}").exists() for identity, _ in below):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+# --- the page
+
+
+@pytest.fixture(scope="module")
+def with_page(workspace: Path, planner: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    pytest.importorskip("gradio", reason="the extra 'page' is not installed")
+    with serving(workspace, tmp_path_factory.mktemp("page") / "log", "--checkpoint", str(planner)) as running:
+        yield running
+
+
+def test_without_gradio_there_is_no_page_and_one_line_says_so(served: Served, workspace: Path, tmp_path: Path) -> None:
+    assert served.ask("GET", "/")[0] == 404
+    if find_spec("gradio"):
+        return
+    with serving(workspace, tmp_path / "log", "--checkpoint", "models/tiny") as running:
+        assert running.log.read_text().splitlines()[-2:-1] == ["no page: Gradio is missing (pip install -e '.[page]')"]
+
+
+def test_a_person_drops_images_and_reads_the_steps(with_page: Served, scenes: list[BenchmarkExample]) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no chromium on the PATH")
+    hosts, problems, scene = set(), [], scenes[0]
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(with_page.url, timeout=120_000)
+        removers = page.locator("button[aria-label='Remove Image']")
+        for number, (label, image) in enumerate(zip(LABELS, (scene.image, scene.numbered_image), strict=True), 1):
+            dropped = page.locator(".block", has=page.locator("label", has_text=label)).locator("input[type=file]")
+            dropped.first.set_input_files(image, timeout=120_000)
+            playwright.expect(removers).to_have_count(number, timeout=60_000)
+        page.get_by_label("Instruction").fill(scene.instruction)
+        page.get_by_role("button", name="Plan").click()
+        reading = page.get_by_label("Reading")
+        playwright.expect(reading).to_have_value("a plan; mended: nothing", timeout=60_000)
+        steps = [" ".join([step["name"], *map(str, step["params"].values())]) for step in scene.skill_sequence]
+        playwright.expect(page.locator("ol > li")).to_have_text(steps, timeout=60_000)
+        page.get_by_label("Instruction").fill(" ")
+        page.get_by_role("button", name="Plan").click()
+        playwright.expect(page.get_by_text("an image and an instruction are needed")).to_be_visible(timeout=60_000)
+        browser.close()
+    assert hosts == {f"127.0.0.1:{with_page.port}"}
+    assert problems == []
+    assert "Traceback" not in with_page.log.read_text()
+
+
+def test_the_page_fetches_nothing_and_shows_no_files(with_page: Served, model: Path) -> None:
+    with LocalServer(_Trap) as trap:
+        trap.visits = []  # type: ignore[attr-defined]
+        _, config, _ = with_page.ask("GET", "/config")
+        image = {"path": f"{trap.address}/a.png", "meta": {"_type": "gradio.FileData"}}
+        for event in (one["id"] for one in config["dependencies"]):
+            asked = {"data": [image, image, image], "fn_index": event, "session_hash": "a"}
+            assert with_page.post("/gradio_api/queue/join", asked)[0] == 200
+            with urlopen(f"{with_page.url}/gradio_api/queue/data?session_hash=a", timeout=60) as stream:
+                assert "nothing is fetched" in stream.read().decode()
+        assert trap.visits == []  # type: ignore[attr-defined]
+    for path in ("/etc/hostname", str(model / "config.json"), str(REPOSITORY / "README.md")):
+        assert with_page.ask("GET", f"/gradio_api/file={path}")[0] == 403
+
+
+def test_the_page_asks_for_the_key(workspace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra 'page' is not installed")
+    flags = ["--checkpoint", "models/tiny", "--api_key", "a-key-to-come-in"]
+    with serving(workspace, tmp_path / "log", *flags) as served:
+        assert served.post("/gradio_api/queue/join", {"data": [], "fn_index": 0, "session_hash": "a"})[0] == 401
+        wrong = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert served.ask("POST", "/login", b"username=a&password=another", wrong)[0] == 400
+        assert served.ask("POST", "/login", b"username=a&password=a-key-to-come-in", wrong)[0] == 200
