@@ -154,6 +154,7 @@ REFUSED = [
     (f"{E}/run_vlm_evaluation.py --engine openai --input_price -3", "--input_price: '-3': an amount in USD"),
     (f"{E}/plan_one.py --image a --instruction b --max_new_tokens 0", "--max_new_tokens: '0'"),
     (f"{E}/plan_one.py --image a --instruction b --image_tokens_min 9 --image_tokens_max 4", "is above"),
+    (f"{E}/serve_planner.py --api_key schlüssel", "--api_key: letters, digits and signs of ASCII"),
     (f"{E}/serve_planner.py --port 70000", "--port 70000: ports end at 65535"),
     (f"{E}/serve_planner.py --engine openai --checkpoint x", "--engine openai serves what that server has"),
     (f"{E}/serve_planner.py --request_timeout 0", "--request_timeout: '0': a number of seconds"),

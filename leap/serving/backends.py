@@ -54,7 +54,11 @@ class InProcess:
         self._batches = Batches(engine, rows)
 
     async def plan(self, request: Request, decoding: Decoding) -> Response:
-        response = await asyncio.wrap_future(self._batches.ask(request, decoding))
+        """No engine in this process can be held to a plan: what was asked for is what it writes, in a chat too."""
+        try:
+            response = await asyncio.wrap_future(self._batches.ask(request, decoding))
+        except LeapError as error:
+            raise Refused(503, str(error)) from error
         if response.error is not None:
             lacks_memory = response.error.startswith("out of memory")
             raise Refused(503 if lacks_memory else 400, response.error)
@@ -83,10 +87,15 @@ class Behind:
         self._endpoint = replace(endpoint, timeout=timeout, retries=1)
         self._engine = OpenAiEngine(self._endpoint, images, fenced_json_format(PLAN_SCHEMA))
         self._client: AsyncOpenAI | None = None
+        self._asking = 0
 
     async def plan(self, request: Request, decoding: Decoding) -> Response:
         def ask() -> Response:
-            (response,) = self._engine.responses([request], decoding)
+            self._asking += 1
+            try:
+                (response,) = self._engine.responses([request], decoding)
+            finally:
+                self._asking -= 1
             return response
 
         try:
@@ -140,4 +149,4 @@ class Behind:
     def close(self) -> bool:
         if self._vllm:
             self._vllm.close()
-        return True
+        return self._asking == 0

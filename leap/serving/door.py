@@ -15,6 +15,7 @@ from leap.serving.refusals import Refused
 
 _DRAINED = 2**28  # bytes of a refused body that are read and dropped, so that its sender gets to read why
 _TO_DRAIN = 10.0  # seconds
+_LONGEST_LENGTH = 20  # digits
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Limits:
     """Of one server."""
 
     waiting: int = 64  # requests under way and waiting; others are sent away
-    body: int = 2**25  # bytes: two images of 8 megapixels as PNG, in base64
+    body: int = 2**25  # bytes; base64 makes a third more of an image
     seconds: float = 300.0  # a request, from its first byte to its last
 
 
@@ -87,7 +88,7 @@ class Door:
         if guarded and self._expected and not self._has_key(headers):
             raise Refused(401, "the API key is missing or wrong; send it as Authorization: Bearer KEY")
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._limits.body:
+        if not length.isdecimal() or len(length) > _LONGEST_LENGTH or int(length) > self._limits.body:
             raise self._too_large()
         asks = guarded and scope["method"] == "POST"
         with self._places.one() if asks else nullcontext():

@@ -63,8 +63,8 @@ def open_backend(
     """The engine, loaded; `model` is None where a server has it. Raises LeapError where that fails."""
     if model is None:
         return Behind(options.endpoint(), images, limits.seconds)
-    # Prepared in the engine's own thread: worker processes would be forked anew for every batch.
-    options.given.update({"workers": 0} if options.engine == "hf" and "workers" not in options.given else {})
+    if options.engine == "hf":  # prepared in its own thread: worker processes would be forked anew for every batch
+        options.given.setdefault("workers", 0)
     engine = options.open(model)
     if isinstance(engine, VllmEngine):
         return Behind(engine.endpoint(decoding), images, limits.seconds, engine)

@@ -11,6 +11,7 @@ It listens on this machine alone unless --host says otherwise. Ctrl-C ends it, a
 
 import argparse
 import os
+import re
 import sys
 from importlib.util import find_spec
 
@@ -51,6 +52,8 @@ def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
     refuse_reversed(arguments, "image_tokens_min", "image_tokens_max")
     if arguments.port > _LAST_PORT:
         raise UsageError(f"--port {arguments.port}: ports end at {_LAST_PORT}")
+    if arguments.api_key and not re.fullmatch("[!-~]+", arguments.api_key):
+        raise UsageError("--api_key: letters, digits and signs of ASCII without blanks are needed")
     if arguments.engine == "openai" and (arguments.checkpoint or arguments.served_model_name):
         raise UsageError("--engine openai serves what that server has: give no --checkpoint and no --served_model_name")
     for library in ("fastapi", "uvicorn", "python_multipart"):
@@ -62,6 +65,7 @@ def main() -> None:
     workspace = WorkspaceConfig.find()
     arguments = parse_arguments(workspace)
     has_vllm = arguments.vllm_python or os.environ.get(INTERPRETER) or find_spec("vllm")
+    arguments.api_key = arguments.api_key or os.environ.get(API_KEY)
     arguments.engine = arguments.engine or ("vllm" if has_vllm else "hf")
     _refuse_what_would_be_ignored(arguments)
     options = EngineOptions.of(arguments)
@@ -69,7 +73,7 @@ def main() -> None:
     from leap.serving.serve import bind, host_names, shown_address
 
     bound, hosts = bind(arguments.host, arguments.port), host_names(arguments.host)
-    address, api_key = shown_address(arguments.host, bound), arguments.api_key or os.environ.get(API_KEY)
+    address, api_key = shown_address(arguments.host, bound), arguments.api_key
     if hosts == ["*"] and not api_key:
         print(f"anybody who reaches {address} can ask; --api_key asks them for a key", file=sys.stderr)
     size, model = (_served if options.served else _local)(workspace, arguments)

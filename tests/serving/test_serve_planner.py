@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +87,8 @@ class Served:
 
 @contextmanager
 def serving(root: Path, log: Path, *flags: str, **environment: str) -> Iterator[Served]:
-    command = [sys.executable, str(REPOSITORY / SCRIPT), *QUICK, "--port", "0", *flags]
+    mine = QUICK if "openai" not in flags else [*SIZE, "--prompt", "leap", "--max_new_tokens", "48"]
+    command = [sys.executable, str(REPOSITORY / SCRIPT), *mine, "--port", "0", *flags]
     inherited = {name: value for name, value in os.environ.items() if name != INTERPRETER}
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -584,6 +586,47 @@ def test_a_vllm_server_behind_it_is_asked_and_ended(
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(60) == 143
     assert not any(Path(f"/proc/{identity}").exists() for identity, _ in below)
+
+
+def test_a_server_that_runs_already_is_asked_for_plans(
+    workspace: Path, tmp_path: Path, served: Served, scenes: list[BenchmarkExample]
+) -> None:
+    """It refuses to be held to a schema, as some do, and is asked without."""
+    flags = ["--engine", "openai", "--base_url", f"{served.url}/v1", "--no_page"]
+    with serving(workspace, tmp_path / "log", *flags) as before:
+        assert before.model == served.model
+        assert before.post("/plan", asked_as_json(scenes[0])) == served.post("/plan", asked_as_json(scenes[0]))
+        body = {"model": served.model, "messages": chat(scenes[0]), "temperature": 0, "max_tokens": 20}
+        found, expected = (server.post("/v1/chat/completions", body)[1]["choices"] for server in (before, served))
+        assert found == expected
+        assert before.post("/v1/chat/completions", {**body, "n": 2})[1]["error"]["param"] == "n"
+
+
+class _Silent(Handler):
+    def do_GET(self) -> None:
+        body = b'{"data": [{"id": "silent"}]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.owner.asked.set()
+        self.owner.ended.wait()
+
+
+def test_a_server_that_never_answers_holds_up_no_end(
+    workspace: Path, tmp_path: Path, scenes: list[BenchmarkExample]
+) -> None:
+    with LocalServer(_Silent) as silent, ThreadPoolExecutor() as pool:
+        silent.asked = threading.Event()  # type: ignore[attr-defined]
+        flags = ["--engine", "openai", "--base_url", f"{silent.address}/v1", "--no_page", "--request_timeout", "600"]
+        with serving(workspace, tmp_path / "log", *flags) as before:
+            asked = pool.submit(before.post, "/plan", asked_as_json(scenes[0]))
+            silent.asked.wait()  # type: ignore[attr-defined]
+            before.process.send_signal(signal.SIGTERM)
+            assert before.process.wait(30) == 143
+            assert asked.result(30)[0] == 503
 
 
 def test_a_vllm_server_that_ends_ends_the_service(workspace: Path, tmp_path: Path) -> None:
