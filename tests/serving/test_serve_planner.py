@@ -709,7 +709,7 @@ def test_without_gradio_there_is_no_page_and_one_line_says_so(served: Served, wo
     if find_spec("gradio"):
         return
     with serving(workspace, tmp_path / "log", "--checkpoint", "models/tiny") as running:
-        assert running.log.read_text().splitlines()[-2:-1] == ["no page: Gradio is missing (pip install -e '.[page]')"]
+        assert "no page: Gradio is missing (pip install -e '.[page]')" in running.log.read_text().splitlines()
 
 
 def test_a_person_drops_images_and_reads_the_steps(with_page: Served, scenes: list[BenchmarkExample]) -> None:
