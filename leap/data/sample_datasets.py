@@ -12,7 +12,7 @@ from leap.data.formats import RawSample, SampleError, SampleReader, detect
 from leap.data.formats.stored_images import ImageFolder
 from leap.data.lerobot_dataset import INFO, find_camera, load_episodes
 from leap.data.sample_files import SampleFile
-from leap.errors import LeapError
+from leap.errors import LeapError, first_line
 from leap.records.paths import may_be_hub_name
 from leap.records.training import TrainingSample
 
@@ -102,16 +102,24 @@ class SampleDataset:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+        # Its first base is HTTPError of the HTTP library, which differs from release to release.
+        problems: tuple[Any, ...] = (HfHubHTTPError.__bases__[0], OSError, RuntimeError)
+
         def fetched(*parts: str) -> Path:
             return Path(snapshot_download(self.name, repo_type="dataset", allow_patterns=list(parts)))
 
+        root = None
         try:
             root = fetched(INFO)
-        except (HfHubHTTPError, LocalEntryNotFoundError):
-            return None  # `datasets` says what is wrong
-        if not (root / INFO).is_file():
-            return None
-        return fetched("meta/*", "data/*", f"videos/{find_camera(root, self.split, self.path).name}/*")
+            if not (root / INFO).is_file():
+                return None
+            return fetched("meta/*", "data/*", f"videos/{find_camera(root, self.split, self.path).name}/*")
+        except problems as error:
+            if root is None and isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError)):
+                return None  # `datasets` says what is wrong
+            raise LeapError(
+                f"{self.path}: not all of it came from the hub ({first_line(error)}); the same command fetches the rest"
+            ) from error
 
 
 SampleSource = SampleFile | SampleDataset

@@ -7,9 +7,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import pytest
 from conftest import TEST_DATA
 from PIL import Image
 from servers.hub import HubServer
-from servers.hub_store import Stored
+from servers.hub_store import Fault, Stored, cut
 from test_formats import Files, chat, encoder, files, same  # noqa: F401  (fixtures)
 
 from leap.data import lerobot_dataset
+from leap.data.lerobot_dataset import INFO
 from leap.data.sample_datasets import find_samples
 from leap.errors import LeapError
 
@@ -110,7 +112,9 @@ def test_frames_are_read_once_until_a_file_changes(folder: Path, monkeypatch: py
         assert "task 0 is not in meta/" in refusal(folder)
 
 
-def test_a_data_set_on_the_hub_brings_what_is_read_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def robot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub with the data set of the language column, and an empty one; a cache of its own on this side."""
     paths = [path for path in (WRITTEN / "language").rglob("*") if path.is_file()]
     content = {path.relative_to(WRITTEN / "language").as_posix(): path.read_bytes() for path in paths}
     other = {"videos/observation.images.other/chunk-000/file-000.mp4": b"another camera's"}
@@ -124,13 +128,29 @@ def test_a_data_set_on_the_hub_brings_what_is_read_of_it(tmp_path: Path, monkeyp
         }.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-        source = find_samples("some/robot:front", tmp_path, tmp_path)
-        assert source is not None
-        as_lerobot_reads(WRITTEN / "language", [row for _, row in source.samples() if isinstance(row, dict)])
-        assert not [seen for seen in hub.seen if "other" in seen.path]
-        unlike = find_samples("some/table", tmp_path, tmp_path)
-        assert unlike is not None
-        assert unlike._lerobot_root() is None  # type: ignore[union-attr]
+        yield hub
+
+
+def test_a_data_set_on_the_hub_brings_what_is_read_of_it(robot: HubServer, tmp_path: Path) -> None:
+    source = find_samples("some/robot:front", tmp_path, tmp_path)
+    assert source is not None
+    as_lerobot_reads(WRITTEN / "language", [row for _, row in source.samples() if isinstance(row, dict)])
+    assert not [seen for seen in robot.seen if "other" in seen.path]
+    unlike = find_samples("some/table", tmp_path, tmp_path)
+    assert unlike is not None
+    assert unlike._lerobot_root() is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("path", "fault"), [(INFO, cut(100)), (DATA, cut(100)), (DATA, Fault("503", 503))])
+def test_a_lost_connection_is_told_in_a_line_and_the_next_call_goes_on(
+    robot: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, fault: Fault
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between huggingface_hub's own tries
+    robot.reset(lambda seen: fault if seen.path == path else None)
+    words = r"some/robot:front: not all of it came from the hub \(.*\); the same command fetches the rest"
+    assert re.fullmatch(words, refusal(tmp_path / "some", "some/robot:front"))
+    robot.reset()
+    as_lerobot_reads(WRITTEN / "language", read(tmp_path / "some", "some/robot:front"))
 
 
 def information(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
