@@ -18,6 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from leap.errors import LeapError
+from leap.models.checkpoints import read_marker
 from leap.reinforcement.own_reward import OwnReward
 from leap.reinforcement.policy_recipe import PolicyRecipe
 from leap.reinforcement.shared_prompts import share_prefill, share_prompts
@@ -102,8 +103,6 @@ class PolicyTrainer(GRPOTrainer):
     def _init_training_state(self, *arguments: Any, **options: Any) -> tuple[int, int]:
         found: tuple[int, int] = super()._init_training_state(*arguments, **options)
         if self._job.resume:
-            from leap.models.checkpoints import read_marker
-
             self.state.log_history = own_log(self.state.log_history, read_marker(self._job.resume), self._job.identity)
         self._earlier = self.state.stateful_callbacks.get(SESSIONS, [])
         self._first_step = self.state.global_step
@@ -215,9 +214,8 @@ class PolicyTrainer(GRPOTrainer):
         with job.wall.spent("validation"), kept_random_numbers():
             scores = job.benchmark.scores(job)
         self.model.train(training)
-        Trainer.log(
-            self, dict(scores)
-        )  # TRL's adds, and forgets, what it gathered of the training steps since the last
+        # TRL's own would add, and forget, what it has gathered of training steps since it last logged.
+        Trainer.log(self, dict(scores))
         self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
         return scores
 
