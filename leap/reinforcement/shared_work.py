@@ -21,12 +21,22 @@ def see_images_once(model: Any) -> None:
         if len(first) == len(images):
             return original(pixel_values, image_grid_thw, **options)
         found = original(torch.cat([images[one] for one in first]), image_grid_thw[first], **options)
-        found.pooler_output = tuple(found.pooler_output[place] for place in places)
+        seen: tuple[Tensor, ...] = found.pooler_output
+        found.pooler_output = tuple(seen[place] for place in places)
         if layers := getattr(found, "deepstack_features", None):
-            found.deepstack_features = [tuple(layer[place] for place in places) for layer in layers]
+            sizes = [len(features) for features in seen]
+            found.deepstack_features = [_layer_of_copies(layer, sizes, places) for layer in layers]
         return found
 
     inner.get_image_features = once
+
+
+def _layer_of_copies(layer: Tensor | tuple[Tensor, ...], sizes: list[int], places: list[int]) -> Any:
+    """A layer's features, in the form they came in: an image each, or (transformers 5.17) all images in one."""
+    if isinstance(layer, Tensor):
+        images = layer.split(sizes)
+        return torch.cat([images[place] for place in places])
+    return tuple(layer[place] for place in places)
 
 
 def copies(images: tuple[Tensor, ...]) -> tuple[list[int], list[int]]:

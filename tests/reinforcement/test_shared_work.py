@@ -1,6 +1,7 @@
 """What is computed once gives what computing it for every response gives."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -36,6 +37,25 @@ def test_the_copies_of_an_image_are_seen_once(model: Path) -> None:
     assert seen == [36]  # of 68 patches
     assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(plain[0], once[0], strict=True))
     assert torch.allclose(plain[1], once[1], rtol=1e-3, atol=1e-3 * float(plain[1].abs().max()))
+
+
+def test_layers_of_all_images_in_one_tensor_are_taken_apart() -> None:
+    """As transformers 5.17 gives them: a stand-in for its model, whose features are the sums of four patches."""
+
+    def get_image_features(pixels: torch.Tensor, grid: torch.Tensor) -> Any:
+        tokens = pixels.reshape(-1, 4, pixels.shape[1]).sum(dim=1)
+        sizes = (grid.prod(-1) // 4).tolist()
+        return SimpleNamespace(pooler_output=tokens.split(sizes), deepstack_features=[tokens, -tokens])
+
+    model = SimpleNamespace(model=SimpleNamespace(get_image_features=get_image_features))
+    one, other = torch.randn(16, 3), torch.randn(4, 3)
+    given = torch.cat([one, other, one]), torch.tensor([[1, 4, 4], [1, 2, 2], [1, 4, 4]])
+    plain = get_image_features(*given)
+    see_images_once(model)
+    found = model.model.get_image_features(*given)
+    pairs = zip(found.deepstack_features, plain.deepstack_features, strict=True)
+    assert all(torch.equal(layer, expected) for layer, expected in pairs)
+    assert torch.equal(torch.cat(found.pooler_output), torch.cat(plain.pooler_output))
 
 
 def batch(advantages: list[float]) -> dict[str, Any]:
