@@ -3,11 +3,12 @@
 python benchmarks/make_readme.py
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import installed  # noqa: F401
+from peer_settings import installation
 from step_profile import as_markdown
 
 from configs.config import REPOSITORY
@@ -38,6 +39,24 @@ step's start waits for the data loader.
 | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |
 """
 
+PEERS = f"""
+## Other trainers
+
+`peers.py` trains with LEAP and with other projects on the same samples, one after the other on one GPU: "bf16" with
+weights of bfloat16 on both sides, "fp32" of float32, "lora" with adapters; all compute in bfloat16. Positions are those
+of a step, padding included. The versions and every setting are in [peer_settings.py](peer_settings.py); their
+environments are made by
+
+```bash
+{installation()}
+```
+"""
+
+PEERS_TABLE = """
+| setting | device | system | attention | micro-batch | samples/s | LEAP is | MFU | positions | GB | waiting for data |
+| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+"""
+
 
 def table(results: Path) -> str:
     """The page for the result files in a folder."""
@@ -54,7 +73,9 @@ def table(results: Path) -> str:
             training.append(_training(found, path))
         rows.append([*cells, found["commit"][:7], f"`{found['command']}`"])
     page = HEADER + _lines(rows)
-    return page + TRAINING + _lines(training) + _profiles(results) if training else page
+    page += TRAINING + _lines(training) + _profiles(results) if training else ""
+    peers = [row for path in listed(results, "training_peers_*.json") for row in _peers(read_object(path), path)]
+    return page + PEERS + (PEERS_TABLE + _lines(peers) if peers else "")
 
 
 def _lines(rows: Iterable[Sequence[str]]) -> str:
@@ -79,6 +100,30 @@ def _training(found: dict[str, Any], path: Path) -> list[str]:
         seed,
         f"differs by {parity['first_step_loss_difference']:.1e}" if parity else "-",
     ]
+
+
+def _peers(found: dict[str, Any], path: Path) -> Iterator[list[str]]:
+    """The fastest system first, and at the end those that failed, with the reason."""
+    place = [f"[{found['benchmark'].removeprefix('training_peers_')}](results/{path.name})", found["device"]]
+    systems = found["systems"].items()
+    for name, system in sorted(systems, key=lambda item: -item[1].get("samples_per_second", 0.0)):
+        rows = str(system.get("micro_batch", "-"))
+        if "error" in system:
+            yield [*place, name, "-", rows, f"failed: {system['error'].replace('|', '/')}", *["-"] * 5]
+            continue
+        rate = system["samples_per_second"]
+        yield [
+            *place,
+            name,
+            system["attention"],
+            rows,
+            _figure(rate),
+            f"{found['ours'] / rate:.2f} times as fast" if name != "LEAP" else "-",
+            f"{system['mfu']:.1%}" if system.get("mfu") else "-",
+            _figure(system["positions_a_step"]),
+            str(system["peak_gb"] or "-"),
+            f"{system['data_wait_share']:.1%}",
+        ]
 
 
 def _profiles(results: Path) -> str:

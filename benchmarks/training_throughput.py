@@ -5,7 +5,7 @@
     python benchmarks/training_throughput.py --modes full --skip_seed --mixed
     python benchmarks/training_throughput.py --modes full --skip_seed --profile --set gradient_checkpointing=false
     torchrun --nproc_per_node 2 benchmarks/training_throughput.py --modes full --skip_seed --one_gpu RESULT.json
-    python benchmarks/training_throughput.py --device cpu --tiny --batch 2 2 --image 96 64 --image_tokens 4 16
+    python benchmarks/training_throughput.py --device cpu --small --batch 2 2 --image 96 64 --image_tokens 4 16
 
 The seed's setting is the library's Trainer on a bfloat16 model, 6 samples x 6 accumulated batches (LoRA: 4 x 9),
 gradient checkpointing, images prepared in the main process. Ours is a recipe, trained by the code that users run. Both
@@ -22,11 +22,12 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import installed  # noqa: F401
 import yaml
@@ -44,8 +45,10 @@ from leap.progress import duration
 from leap.records.files import write_atomic
 from leap.records.json_files import read_object, write_json
 from leap.records.training import TrainingSample
-from leap.tabletop.tiny_model import save_new_model
 from leap.training.flops import EVERYTHING, Trained, sample_flops
+
+if TYPE_CHECKING:
+    from training_watch import Count
 
 PROFILED_STEPS = 2
 STARTED = time.perf_counter()
@@ -129,12 +132,9 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
+    add_arguments(parser)
     add = parser.add_argument
     add("--modes", nargs="+", choices=tuple(MODES), default=list(MODES), help="what is trained")
-    add("--device", default="cuda", help="cuda (each process its own) or cpu")
-    add("--steps", type=count, default=24, help="timed steps of ours (default %(default)s)")
-    add("--window", type=count, default=4, help="steps of ours in a window (default %(default)s)")
-    add("--warm_up", type=count, default=6, help="steps of ours before them (default %(default)s)")
     add("--seed_steps", type=count, default=12, help="timed steps of the seed's, each a window (default %(default)s)")
     add(
         "--parity_steps",
@@ -151,15 +151,28 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--profile", action="store_true", help=f"trace {PROFILED_STEPS} more steps of ours")
     add("--one_gpu", type=Path, metavar="RESULT", help="one rank's result from this machine, to say how ours scales")
+    return check_arguments(parser)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is trained on and how long is measured: peers.py has these flags as well."""
+    add = parser.add_argument
+    add("--device", default="cuda", help="cuda (each process its own) or cpu")
+    add("--steps", type=count, default=24, help="timed steps of ours (default %(default)s)")
+    add("--window", type=count, default=4, help="steps of ours in a window (default %(default)s)")
+    add("--warm_up", type=count, default=6, help="steps of ours before them (default %(default)s)")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe values of ours")
     add("--samples", type=count, help="samples of the training file (default: 1500, or more where the steps need them)")
     add("--batch", type=count, nargs=2, metavar=("ROWS", "ACCUMULATED"), help="on both sides, in place of the modes'")
     add("--image", type=count, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"), help="in pixels")
     add("--mixed", action="store_true", help="images of three sizes in place of --image's, and log-normal answers")
     add("--image_tokens", type=image_tokens, nargs=2, default=(256, 768), metavar=("MIN", "MAX"), help="of an image")
-    add("--tiny", action="store_true", help="the demo's small model, to try the benchmark itself")
+    add("--small", action="store_true", help="few and narrow layers, to try the benchmark itself")
     add("--workdir", type=Path, default=Path("/tmp/leap-speed"), help="what is made for the benchmark lies here")
     add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
+
+
+def check_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.steps % arguments.window:
         parser.error(f"--steps {arguments.steps} is no multiple of --window {arguments.window}")
@@ -168,6 +181,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def image_sizes(arguments: argparse.Namespace) -> tuple[tuple[int, int], ...]:
     return MIXED_IMAGES if arguments.mixed else (tuple(arguments.image),)
+
+
+def variant_name(arguments: argparse.Namespace) -> str:
+    """What a result's name has after the benchmark's, for other samples or another model."""
+    return "_mixed" * arguments.mixed + "_small" * arguments.small
 
 
 def limit_memory(device: str, gigabytes: float | None) -> None:
@@ -193,18 +211,15 @@ def prepare(arguments: argparse.Namespace, world: int) -> tuple[Path, Any, list[
     """The model and the samples; the first process makes them, the others wait."""
     from accelerate import PartialState
 
-    model = arguments.workdir / ("qwen3-vl-tiny" if arguments.tiny else "qwen3-vl-2b")
+    model = arguments.workdir / ("qwen3-vl-small" if arguments.small else "qwen3-vl-2b")
     state = PartialState(cpu=arguments.device == "cpu")
     with state.main_process_first():
         if not (model / "config.json").is_file():
-            if arguments.tiny:
-                save_new_model(model, [__doc__], seed=0)
-            else:
-                make_model(model, arguments.device)
+            make_model(model, arguments.device, small=arguments.small)
         processor = load_processor(model)
         largest = max(MODES[name].batch[0] * MODES[name].batch[1] for name in arguments.modes) * world
         needed = largest * (arguments.warm_up + arguments.steps + PROFILED_STEPS)
-        wanted = arguments.samples or (64 if arguments.tiny else max(1500, needed))
+        wanted = arguments.samples or (64 if arguments.small else max(1500, needed))
         samples = make_samples(arguments.workdir, wanted, processor, image_sizes(arguments), arguments.mixed)
     teller(state.process_index, "data")(f"{len(samples)} samples")
     return model, processor, samples
@@ -257,7 +272,7 @@ def measure_seed(setting: Setting, log: Callable[[str], None]) -> dict[str, Any]
 
 
 def measure_ours(setting: Setting, log: Callable[[str], None]) -> dict[str, Any]:
-    from training_watch import Clock, DataWait, Losses, StepProfile
+    from training_watch import Clock, Count, DataWait, Losses, StepProfile
 
     asked = setting.arguments
     found: dict[str, Any] = {"window": asked.window}
@@ -272,15 +287,31 @@ def measure_ours(setting: Setting, log: Callable[[str], None]) -> dict[str, Any]
     clock = Clock(asked.warm_up, asked.window, asked.steps, wait, log)
     traced = asked.profile and os.environ.get("RANK", "0") == "0"  # one rank's file
     profile = StepProfile(PROFILED_STEPS, asked.workdir / "trace.json") if traced else None
+    counted = Count()
     total = asked.warm_up + asked.steps + (PROFILED_STEPS + 1 if asked.profile else 0)
-    with wait.watching():
+    with wait.watching(), patch("leap.training.loop.forward_backward", counting(counted)):
         values = {"max_steps": total, "warmup_steps": 0}  # a whole run has more steps than 800
-        recipe = train_ours(setting, "timed", setting.samples, values, [clock, *([profile] if profile else [])], log)
+        callbacks = [counted, clock, *([profile] if profile else [])]
+        recipe = train_ours(setting, "timed", setting.samples, values, callbacks, log)
+    timed = slice(asked.warm_up, asked.warm_up + asked.steps)
     found |= {"windows": clock.windows, "waits": clock.waits, "recipe": recipe}
+    found |= {"samples": counted.samples[timed], "positions": counted.positions[timed]}
     if profile and profile.summary:
         found["profile"] = profile.summary
         log("where the time goes\n" + as_markdown(profile.summary))
     return found
+
+
+def counting(counted: "Count") -> Callable[..., Iterator[Any]]:
+    """The training loop's step, whose samples and positions are counted; those done again in smaller batches once."""
+    from leap.training.loop import forward_backward
+
+    def step(job: Any, model: Any, step_batches: list[dict[str, Any]], number: int) -> Iterator[Any]:
+        for batch, done in zip(step_batches, forward_backward(job, model, step_batches, number), strict=True):
+            counted.add(len(done[0]), batch["input_ids"].numel())
+            yield done
+
+    return step
 
 
 def train_ours(
@@ -347,7 +378,7 @@ def describe(setting: Setting) -> dict[str, Any]:
     if setting.world > 1:
         where["device"] = f"{setting.world} x {where['device']}"
     limit = setting.arguments.memory_limit_gb
-    variant = "_mixed" * setting.arguments.mixed + "_fsdp" * bool(setting.values.get("fsdp"))
+    variant = variant_name(setting.arguments) + "_fsdp" * bool(setting.values.get("fsdp"))
     return {
         "benchmark": f"training_throughput_{setting.name}{variant}" + (f"_{limit:g}gb" if limit else ""),
         **where,
@@ -376,7 +407,9 @@ def as_result(setting: Setting, side: str, found: dict[str, Any], result: dict[s
     added = {f"{prefix}{key}": found[key] for key in ("peak_gb", "peak_allocated_gb", "error") if key in found}
     if "error" in found:
         return {figure: None, **added}
-    rates = [found["window"] * ours_samples(setting, found) / seconds for seconds in found["windows"]]
+    rates = [
+        samples / seconds for samples, seconds in zip(window_samples(setting, found), found["windows"], strict=True)
+    ]
     rate, settings = statistics.median(rates), result["settings"]
     peak = settings["peak_tflops_a_gpu"]
     added |= {
@@ -390,6 +423,8 @@ def as_result(setting: Setting, side: str, found: dict[str, Any], result: dict[s
     if side == "seed":
         return added
     added["recipe"] = found["recipe"]
+    added["samples_a_step"] = statistics.mean(found["samples"]) * setting.world
+    added["positions_a_step"] = round(statistics.mean(found["positions"]) * setting.world)
     if "profile" in found:
         added["profile"] = found["profile"]
     if setting.arguments.one_gpu:
@@ -406,12 +441,11 @@ def scaling(rate: float, one: dict[str, Any]) -> dict[str, Any]:
     return {"one_gpu": {key: one[key] for key in kept}, "scaling": round(rate / one["ours"], 3)}
 
 
-def ours_samples(setting: Setting, found: dict[str, Any]) -> int:
-    """Samples of a step: ours says in its recipe how many, and they may differ from the seed's."""
-    recipe = found.get("recipe")
-    if recipe is None:
-        return setting.step_samples
-    return recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"] * setting.world
+def window_samples(setting: Setting, found: dict[str, Any]) -> list[int]:
+    """Samples of each window: ours counts them, since its recipe's may differ from the seed's."""
+    window = found["window"]
+    steps = found.get("samples") or [setting.batch[0] * setting.batch[1]] * (window * len(found["windows"]))
+    return [sum(steps[first : first + window]) * setting.world for first in range(0, len(steps), window)]
 
 
 def parity(seed: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:

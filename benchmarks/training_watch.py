@@ -1,4 +1,7 @@
-"""What is measured while a Trainer trains: windows of steps, waiting for data, losses, and where a GPU's time goes."""
+"""What is measured while a Trainer trains: windows of steps, what they held, waiting for data, losses, a GPU's time.
+
+It needs torch and transformers alone, since peer_clock.py has it in other projects' environments.
+"""
 
 import json
 import time
@@ -70,6 +73,24 @@ class Clock(TrainerCallback):
             self.waits.append(waited - self._edge[1])
             self._log(f"{self._window} steps in {self.windows[-1]:.2f} s, {self.waits[-1]:.2f} s of them for data")
         self._edge = (now, waited)
+
+
+class Count(TrainerCallback):
+    """Samples of each step and the positions that they fill, padding included, counted in the batches themselves."""
+
+    def __init__(self) -> None:
+        self.samples: list[int] = []
+        self.positions: list[int] = []
+        self._step = (0, 0)
+
+    def add(self, samples: int, positions: int) -> None:
+        """A micro-batch's."""
+        self._step = (self._step[0] + samples, self._step[1] + positions)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.samples.append(self._step[0])
+        self.positions.append(self._step[1])
+        self._step = (0, 0)
 
 
 class Losses(TrainerCallback):

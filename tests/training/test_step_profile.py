@@ -58,14 +58,14 @@ def test_kernels_have_the_kinds_that_profilers_know_them_by() -> None:
 def test_the_training_benchmark_measures_both_sides(tmp_path: Path) -> None:
     """On a tiny model: both start from the same loss on the same samples, of three sizes and all lengths."""
     options = (
-        "--device cpu --tiny --modes full --batch 2 1 --image 96 64 --image_tokens 4 16 --steps 4 --window 2 "
+        "--device cpu --small --modes full --batch 2 1 --image 96 64 --image_tokens 4 16 --steps 4 --window 2 "
         "--warm_up 1 --seed_steps 2 --profile --mixed --set bf16=false "
         f"--workdir {tmp_path / 'work'} --output {tmp_path}"
     ).split()
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "training_throughput.py"), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = tmp_path.glob("training_throughput_full_mixed-*.json")
+    (path,) = tmp_path.glob("training_throughput_full_mixed_small-*.json")
     found = json.loads(path.read_text())
     assert (len(found["windows"]), len(found["seed_windows"])) == (2, 2)
     assert found["parity"]["first_step_loss_difference"] < 1e-3
