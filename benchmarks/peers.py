@@ -8,10 +8,10 @@
 
 Every part is a process of its own: LEAP by training_throughput.py, a peer by peer_clock.py in its own environment
 (benchmarks/README.md has the commands that make them). All train the same model on the same file of samples, as many
-samples a step, in windows of as many steps after as many to warm up; all compute in bfloat16. "bf16" has weights of
-bfloat16 on both sides, "fp32" of float32, "lora" adapters on weights of bfloat16. Of a peer's micro-batches the largest
-that fits is taken. One that fails is a finding with its reason. Each part is written when it is done; the same command
-again takes up those that are missing, and --peers and --precisions choose some.
+samples a step, in windows of as many steps after as many to warm up, in bfloat16 arithmetic. "bf16" has weights of
+bfloat16 on both sides, "fp32" of float32, "lora" adapters on weights of bfloat16. Of a peer's micro-batches, without
+activation checkpointing, the largest that fits is taken. One that fails is a finding with its reason. Each part is
+written when it is done; the same command again takes up those that are missing, and --peers and --precisions choose.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from training_throughput import MODES, add_arguments, check_arguments, image_siz
 from leap.cli import Parser, count, run
 from leap.data.image import ImageSize
 from leap.models.image_size import record_size
+from leap.provenance import now
 from leap.records.files import write_atomic
 from leap.records.json_files import read_object, write_json
 from leap.records.training import TrainingSample
@@ -57,7 +58,7 @@ def main() -> int:
                 log("measured already")
                 continue
             for found in measure(arguments, precision, name, result):
-                result["systems"][name] = found
+                result["systems"][name] = {"end": now(), **found}
                 write_result(arguments.output, result)
                 log(found.get("error") or f"{found['samples_per_second']} samples/s, windows {found['windows']}")
             failed += [f"{precision}, {name}"] * ("error" in result["systems"][name])
