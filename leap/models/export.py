@@ -124,8 +124,9 @@ def push_model(folder: Path, name: str, private: bool) -> str:
         _upload(hub, repository.repo_id, folder, [glob.escape(one) + end for one in litter for end in ("", "/*")])
     except problems as error:
         raise LeapError(
-            f"--push_to_hub {name}: {first_line(error.__cause__ or error)}. Nothing is changed there. The model lies "
-            f"in {folder}; the same command goes on (hf auth login first), or hf upload {name} {folder}"
+            f"--push_to_hub {name}: {first_line(error.__cause__ or error)}. No file is committed there, though a new "
+            f"repository may stand empty. The model lies in {folder}; the same command goes on (hf auth login first), "
+            f"or hf upload {name} {folder}"
         ) from error
     return str(repository)
 
@@ -133,6 +134,7 @@ def push_model(folder: Path, name: str, private: bool) -> str:
 def _upload(hub: Any, repository: str, folder: Path, ignored: list[str]) -> None:
     """All files in one commit, or none. Contents that an interrupted upload has sent are not sent again."""
     from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
 
     def send() -> None:
         message = "Exported by LEAP"
@@ -141,7 +143,8 @@ def _upload(hub: Any, repository: str, folder: Path, ignored: list[str]) -> None
     try:
         send()
     except (OSError, RuntimeError, ValueError) as error:  # Xet's, which are no class of their own
-        if constants.HF_HUB_DISABLE_XET or find_spec("hf_xet") is None:
+        refused = isinstance(error, HfHubHTTPError)  # by the hub itself
+        if refused or constants.HF_HUB_DISABLE_XET or find_spec("hf_xet") is None:
             raise
         print(f"failed ({first_line(error)}); uploading once more, without Xet's storage", file=sys.stderr)
         constants.HF_HUB_DISABLE_XET = True

@@ -20,10 +20,11 @@ from test_families import one_thread
 from test_recipes import LORA, questions, train
 
 from leap.data.image import ImageSize
+from leap.errors import LeapError
 from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding
 from leap.models.checkpoints import MARKER, adapter_base
-from leap.models.export import export_model
+from leap.models.export import export_model, push_model
 
 EXPORT = "scripts/training/export_model.py"
 __all__ = ["one_thread"]  # a fixture that every test here uses
@@ -199,6 +200,27 @@ def test_a_push_without_xets_storage_goes_by_http(workspace: Path, model: Path, 
     assert hub.received == {path.name: path.read_bytes() for path in (tmp_path / "pushed").iterdir()}
 
 
+@pytest.mark.parametrize("status", [401, 403, 413])
+def test_what_the_hub_refuses_is_not_sent_again_without_xet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    pytest.importorskip("hf_xet")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for name, value in {"HF_HUB_DISABLE_XET": False, "HF_HUB_OFFLINE": False}.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    refuse = Fault("refused", status)
+    with HubServer(
+        [Stored("someone/small", "model", {})], lambda seen: refuse if seen.what == "commit" else None
+    ) as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        with pytest.raises(LeapError, match=r"No file is committed there, though a new repository may stand empty"):
+            push_model(folder, "someone/small", private=False)
+    assert [seen.what for seen in hub.seen] == ["commit"]
+    assert "uploading once more" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_an_interrupted_push_goes_on_and_changes_nothing_before(workspace: Path, model: Path, tmp_path: Path) -> None:
     """The second of the large files is refused: no commit; the same command then sends that one only."""
@@ -214,7 +236,7 @@ def test_an_interrupted_push_goes_on_and_changes_nothing_before(workspace: Path,
     with HubServer([Stored("someone/leap-test", "model", {}, private=True, lfs_from=20_000)], plan) as hub:
         failed = push(workspace, model, folder, hub.url)
         assert failed.returncode == 1
-        assert "Nothing is changed there" in failed.stderr
+        assert "No file is committed there" in failed.stderr
         assert "the same command goes on" in failed.stderr
         assert "Traceback" not in failed.stderr
         assert not hub.received

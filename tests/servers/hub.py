@@ -3,8 +3,9 @@
     with HubServer([Stored("someone/data", "dataset", {"a.txt": b"..."})], plan=plan) as hub:
         ... hub.url ... hub.seen ... hub.sent["a.txt"]
 
-A plan says what happens to each request for a file's content or for a listing, and to each upload of one: None is a
-right answer. It takes uploads too, large files by git LFS' protocol: what a commit has lies in `hub.received`.
+A plan says what happens to each request for a file's content or for a listing, to each upload of one, and to each
+commit: None is a right answer. It takes uploads too, large files by git LFS' protocol: what a commit has lies in
+`hub.received`.
 """
 
 import base64
@@ -176,6 +177,8 @@ class _Handler(Handler):
         elif self.path.endswith(".git/info/lfs/objects/batch"):
             answer = {"transfer": "basic", "objects": [self._lfs_action(one) for one in json.loads(body)["objects"]]}
         elif "/commit/" in self.path:
+            if self._failed(self._seen("commit", name)):
+                return None
             entries = [json.loads(line) for line in body.splitlines()]
             sent = {entry["value"]["path"]: self._committed(entry) for entry in entries if entry["key"] != "header"}
             self.owner.received |= sent

@@ -67,7 +67,7 @@ def cut(after: int) -> Fault:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request: of a file's content ("file"), a listing ("list"), an upload or anything else ("other")."""
+    """A request: of a file's content ("file"), a listing ("list"), an upload, a commit or anything else ("other")."""
 
     what: str
     path: str
