@@ -4,10 +4,11 @@ TRL gives the model a row a response, each with its own copy of the prompt, whic
 images are asked about and the answer is a short plan. Here a row is a group: the prompt but its last token, then for
 each response that token again and the response. A response attends to the prompt and to itself, at the positions that
 it would have alone, so that its log-probabilities are the same, and the prompt's gradients are the sum over its copies.
-(The last token is repeated because it predicts each response's first one, and a position has one label.)
+(The last token is repeated because it predicts each response's first one, and a position has one label. A group of many
+long responses has several rows.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from leap.data.chat_encoding import IGNORED
-from leap.reinforcement.shared_work import copies
+from leap.reinforcement.shared_work import OF_IMAGES, copies, images_by_row, images_of
+
+_ROW = 8192  # tokens of a row, at most: its mask has the square of it
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,13 @@ def share_prompts(
     mm_token_type_ids."""
     width = input_ids.shape[1] - response_length
     prompts, responses = input_ids[:, :width], input_ids[:, width:]
-    groups = _groups(prompts, images)
+    lengths: list[int] = attention_mask[:, width:].sum(dim=1).tolist()
+    groups = [part for group in _groups(prompts, images) for part in _parts(group, lengths, _ROW - width)]
     if len(groups) == len(input_ids):
         return None
     first = torch.tensor([rows[0] for rows in groups], device=input_ids.device)
-    shown = _images_of([rows[0] for rows in groups], images)
+    shown = images_of([rows[0] for rows in groups], images) if images.get("pixel_values") is not None else {}
     positions = _positions(model, prompts[first], attention_mask[first, :width], images, first, shown, width)
-    lengths = attention_mask[:, width:].sum(dim=1).tolist()
     rows = [
         _row(prompts[group[0]][attention_mask[group[0], :width].bool()], position,
              [responses[row, : lengths[row]] for row in group])
@@ -62,24 +65,23 @@ def _groups(prompts: Tensor, images: dict[str, Any]) -> list[list[int]]:
     """Rows by their prompt: its tokens, and what its images hold."""
     seen: list[int] = [0] * len(prompts)
     if images.get("pixel_values") is not None:
-        counts = images["num_images"]
-        sizes = [int(part.prod(-1).sum()) for part in images["image_grid_thw"].split(counts)]
-        seen, _ = copies(images["pixel_values"].split(sizes))
+        seen, _ = copies(images_by_row(images)[0])
     found: dict[tuple[int, ...], list[int]] = {}
     for row, ids in enumerate(prompts.tolist()):
         found.setdefault((seen[row], *ids), []).append(row)
     return list(found.values())
 
 
-def _images_of(rows: list[int], images: dict[str, Any]) -> dict[str, Tensor]:
-    if images.get("pixel_values") is None:
-        return {}
-    grids = images["image_grid_thw"].split(images["num_images"])
-    pixels = images["pixel_values"].split([int(grid.prod(-1).sum()) for grid in grids])
-    return {
-        "pixel_values": torch.cat([pixels[row] for row in rows]),
-        "image_grid_thw": torch.cat([grids[row] for row in rows]),
-    }
+def _parts(group: list[int], lengths: list[int], room: int) -> Iterator[list[int]]:
+    """As many responses as a row has room for beside their prompt, and at least one."""
+    part, tokens = list[int](), 0
+    for row in group:
+        if part and tokens + 1 + lengths[row] > room:
+            yield part
+            part, tokens = [], 0
+        part.append(row)
+        tokens += 1 + lengths[row]
+    yield part
 
 
 def _positions(
@@ -181,13 +183,10 @@ def share_prefill(model: Any) -> None:
         model(**prompt, **images, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(repeats)
         model.model.rope_deltas = model.model.rope_deltas.repeat_interleave(repeats, dim=0)
-        kept = {name: value for name, value in inputs.items() if name not in (*_OF_IMAGES, "mm_token_type_ids")}
+        kept = {name: value for name, value in inputs.items() if name not in (*OF_IMAGES, "mm_token_type_ids")}
         return original(**kept, past_key_values=cache)
 
     model.generate = generate
-
-
-_OF_IMAGES = ("pixel_values", "image_grid_thw")
 
 
 def _repeated(model: Any, inputs: dict[str, Any]) -> tuple[list[int], int, dict[str, Tensor]] | None:
@@ -196,7 +195,7 @@ def _repeated(model: Any, inputs: dict[str, Any]) -> tuple[list[int], int, dict[
         return None
     ids = inputs["input_ids"]
     counts = (ids == model.config.vision_start_token_id).sum(dim=1).tolist()
-    images = {**{name: inputs[name] for name in _OF_IMAGES}, "num_images": counts}
+    images = {**{name: inputs[name] for name in OF_IMAGES}, "num_images": counts}
     groups = _groups(ids, images)
     repeats = len(groups[0])
     if repeats == 1 or [row for group in groups for row in group] != list(range(len(ids))):
@@ -204,4 +203,4 @@ def _repeated(model: Any, inputs: dict[str, Any]) -> tuple[list[int], int, dict[
     if any(len(group) != repeats for group in groups):
         return None
     first = [group[0] for group in groups]
-    return first, repeats, _images_of(first, images)
+    return first, repeats, images_of(first, images)

@@ -1,10 +1,12 @@
 """What GRPO would compute more often than once: a group's responses have the same images, and many teach nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+OF_IMAGES = ("pixel_values", "image_grid_thw")
 
 
 def see_images_once(model: Any) -> None:
@@ -55,6 +57,19 @@ def copies(images: tuple[Tensor, ...]) -> tuple[list[int], list[int]]:
     return places, first
 
 
+def images_by_row(inputs: Mapping[str, Any]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Patches and grids of each row of a batch, which has `num_images` of them."""
+    grids = inputs["image_grid_thw"].split(inputs["num_images"])
+    sizes = torch.stack([grid.prod(-1).sum() for grid in grids]).tolist()  # one wait for the device
+    return inputs["pixel_values"].split(sizes), grids
+
+
+def images_of(rows: Sequence[int], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The model's arguments for the images of these rows."""
+    found = zip(OF_IMAGES, images_by_row(inputs), strict=True)
+    return {name: torch.cat([values[row] for row in rows]) for name, values in found}
+
+
 def that_teach(inputs: dict[str, Any]) -> dict[str, Any]:
     """The responses of a micro-batch with an advantage, at least one of them: those of a group that all earn the same
     have none, and no gradient where neither the divergence (`beta`) nor the number of responses is part of the loss."""
@@ -65,18 +80,12 @@ def that_teach(inputs: dict[str, Any]) -> dict[str, Any]:
         teaches[0] = True
     found = {
         name: value[teaches]
-        if isinstance(value, Tensor) and value.dim() and len(value) == len(teaches) and name not in _OF_IMAGES
+        if isinstance(value, Tensor) and value.dim() and len(value) == len(teaches) and name not in OF_IMAGES
         else value
         for name, value in inputs.items()
     }
     if "num_images" in inputs:
-        grid = inputs["image_grid_thw"]
-        counts = torch.tensor(inputs["num_images"], device=teaches.device)
-        shown = teaches.repeat_interleave(counts)
-        found["image_grid_thw"] = grid[shown]
-        found["pixel_values"] = inputs["pixel_values"][shown.repeat_interleave(grid.prod(-1))]
-        found["num_images"] = counts[teaches].tolist()
+        kept = teaches.nonzero().flatten().tolist()
+        found |= images_of(kept, inputs)
+        found["num_images"] = [inputs["num_images"][row] for row in kept]
     return found
-
-
-_OF_IMAGES = ("pixel_values", "image_grid_thw")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from leap.models.loading import load_model
+from leap.reinforcement import shared_prompts
 from leap.reinforcement.shared_prompts import share_prefill, share_prompts
 
 pytest.importorskip("trl")
@@ -41,9 +42,13 @@ def batch(loaded: Any) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     return ids, torch.stack(masks), shown
 
 
-def test_responses_behind_one_prompt_are_as_each_behind_its_own(model: Path) -> None:
+@pytest.mark.parametrize(("width", "rows"), [(8192, 3), (PROMPT + 8, 4)])  # the second group's have 5 and 4 tokens
+def test_responses_behind_one_prompt_are_as_each_behind_its_own(
+    model: Path, monkeypatch: pytest.MonkeyPatch, width: int, rows: int
+) -> None:
     from trl.trainer.utils import add_fused_lm_head
 
+    monkeypatch.setattr(shared_prompts, "_ROW", width)
     loaded = load_model(model, "float32")
     add_fused_lm_head(loaded, temperature=0.7, outputs=("log_probs", "entropy"))
     ids, mask, shown = batch(loaded)
@@ -55,8 +60,8 @@ def test_responses_behind_one_prompt_are_as_each_behind_its_own(model: Path) -> 
     plain = loaded(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True, **alone)
     shared = share_prompts(loaded, ids, mask, RESPONSE, shown, PAD)
     assert shared is not None
-    assert shared.inputs["input_ids"].shape[0] == 3
-    assert shared.inputs["pixel_values"].shape[0] == 48
+    assert shared.inputs["input_ids"].shape[0] == rows
+    assert shared.inputs["pixel_values"].shape[0] == 16 * rows
     together = loaded(**shared.inputs, fused_lm_head=True)
 
     known = mask[:, PROMPT:].bool()
