@@ -1,20 +1,23 @@
 """Evaluation speed: examples a second of every engine, and of the seed's setting, in one run on one machine.
 
     python benchmarks/evaluation_throughput.py --workdir /tmp/leap-speed
-    python benchmarks/evaluation_throughput.py --engines vllm --vllm_python ~/vllm/bin/python
+    python benchmarks/evaluation_throughput.py --engines vllm --vllm_python ~/vllm/bin/python --vllm_chat
     python benchmarks/evaluation_throughput.py --device cpu --image_tokens 64 64 --warm_up 32 --examples 76 \\
         --model demo/output/checkpoint-720 --data demo/dataset/vlm_evaluation_v1.0
 
 The seed's setting is plain `generate`, one example after the other, images prepared in the same process. Every
 example has two images of its own of 960x960 pixels and an instruction of its own; every answer has the same forced
 length on both sides; time counts from the first request to the last answer, preparation of images included, after a
-warm-up that is not timed. Without --model, a model of Qwen3-VL-2B's shape is made, of random weights. With --data, the
-examples are a benchmark's.
+warm-up that is not timed. "With start-up" is the whole from opening an engine to its last answer, warm-up included.
+--vllm_chat times vLLM's own offline class as well, as a user calls it, on the same examples. Without --model, a model
+of Qwen3-VL-2B's shape is made, of random weights. With --data, the examples are a benchmark's.
 """
 
 import argparse
+import os
 import random
 import statistics
+import subprocess
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -22,22 +25,28 @@ from pathlib import Path
 from typing import Any
 
 import installed  # noqa: F401
-from compared import add_arguments, open_engine, origin, plain_generation, result_path
+from compared import add_arguments, dtype_of, free_memory, open_engine, origin, plain_generation, result_path
 from full_size import make_model, make_requests
 from limits import examples_per_second
 
 from leap.cli import Parser, count, run, whole
 from leap.data.image import ImageEncoder, ImageSize, load_image
+from leap.errors import LeapError
 from leap.evaluation.requests import build_requests
 from leap.evaluation.settings import EvaluationSettings
+from leap.hardware import ALLOCATOR
+from leap.inference.chat_protocol import chat_messages
 from leap.inference.protocol import Decoding, Request, Response
+from leap.inference.vllm_server import find_interpreter
 from leap.models.loading import load_processor
-from leap.records.json_files import write_json
+from leap.records.json_files import read_object, write_json
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
 
+HERE = Path(__file__).resolve().parent
 WINDOW = 64  # examples
+QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 def main() -> None:
@@ -51,9 +60,10 @@ def main() -> None:
     requests = make_or_read_requests(model, size, arguments)
     seed = measure_seed(model, size, arguments, requests[: arguments.seed_examples + 1], decoding)
     print(f"seed's setting: {seed['rate']:.3f} examples/s", flush=True)
+    chat = measure_vllm_chat(model, size, arguments, requests, decoding) if arguments.vllm_chat else None
     for name in arguments.engines:
         found = measure_engine(name, model, size, arguments, requests, decoding)
-        result = {**where, **as_result(name, found, seed, arguments)}
+        result = {**where, **as_result(name, found, seed, arguments), **(beside(found, chat) if chat else {})}
         result |= share_of_limit(model, size, where["device"], requests[0], result)
         print(f"{name}: {result['ours']:.3f} examples/s, {result['ratio']:.1f} times", flush=True)
         write_json(result_path(arguments.output, result), result)
@@ -69,6 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--warm_up", type=whole, default=64, help="examples before them (default %(default)s)")
     add("--seed_examples", type=count, default=12, help="timed examples of the seed's setting (default %(default)s)")
     add("--new_tokens", type=count, default=128, help="of every answer (default %(default)s)")
+    add("--vllm_chat", action="store_true", help="time vLLM's LLM.chat too, in the environment of --vllm_python")
     add("--natural_end", action="store_true", help="answers end where the model ends them, --new_tokens at the latest")
     return parser.parse_args()
 
@@ -108,19 +119,91 @@ def measure_engine(
     try:
         print(f"{name}: loaded in {time.perf_counter() - started:.0f} s", flush=True)
         responses = list(engine.responses(requests[: arguments.warm_up], decoding))
-        print(f"{name}: warm after {time.perf_counter() - started:.0f} s", flush=True)
         begin, ends = time.perf_counter(), []
+        print(f"{name}: warm after {begin - started:.0f} s", flush=True)
         for response in engine.responses(requests[arguments.warm_up :], decoding):
             responses.append(response)
             ends.append(time.perf_counter() - begin)
         return {
             "ends": ends,
+            "start_up_seconds": begin - started,
             "answers": responses,
             "describe": engine.describe(),
             "peak_gb": peak_gb(name, arguments.device),
         }
     finally:
         engine.close()
+
+
+def measure_vllm_chat(
+    model: Path, size: ImageSize, arguments: argparse.Namespace, requests: Sequence[Request], decoding: Decoding
+) -> dict[str, Any]:
+    """vLLM's offline class on the same examples, which it reads from their files."""
+    options = chat_options(model, size, arguments)
+    readable = Path(options["allowed_local_media_path"])
+    job = {
+        "options": options,
+        "warm_up": arguments.warm_up,
+        "max_tokens": decoding.max_new_tokens,
+        "min_tokens": decoding.min_new_tokens,
+        "conversations": [chat_messages(request, size, readable) for request in requests],
+    }
+    found = chat_in_its_environment(job, arguments)
+    rate = len(found["texts"]) / found["seconds"]
+    print(f"LLM.chat: {rate:.3f} examples/s, warm after {found['start_up_seconds']:.0f} s", flush=True)
+    return {
+        "version": found["version"],
+        "options": options,
+        "rate": round(rate, 3),
+        **with_start_up(found["start_up_seconds"], found["seconds"], arguments),
+        "prompt_tokens": statistics.median(found["prompt_tokens"]),
+        "new_tokens": statistics.mean(found["new_tokens"]),
+        "texts": dict(zip((request.key for request in requests[arguments.warm_up :]), found["texts"], strict=True)),
+    }
+
+
+def chat_options(model: Path, size: ImageSize, arguments: argparse.Namespace) -> dict[str, Any]:
+    """vLLM's defaults, but for what makes it answer the same question as LEAP's engines."""
+    return {
+        "model": str(model.resolve()),
+        "dtype": dtype_of(arguments),
+        "max_model_len": 4096,
+        "limit_mm_per_prompt": {"image": 2, "video": 0},
+        "mm_processor_kwargs": {"size": ImageEncoder(load_processor(model), size).size},
+        "allowed_local_media_path": str((arguments.data or arguments.workdir).resolve()),
+        "generation_config": "vllm",
+        "enforce_eager": arguments.device == "cpu",
+    }
+
+
+def chat_in_its_environment(job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    folder = arguments.workdir.resolve() / "vllm_chat"
+    write_json(folder / "job.json", job)
+    python, log = find_interpreter(arguments.vllm_python).path, folder / "log.txt"
+    environment = {name: value for name, value in os.environ.items() if name != ALLOCATOR} | QUIET
+    if arguments.device == "cpu":
+        environment |= {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    free_memory(arguments.device)
+    command = [python, str(HERE / "vllm_chat.py"), str(folder / "job.json"), str(folder / "found.json")]
+    with log.open("w") as output:
+        done = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False)
+    if done.returncode:
+        raise LeapError(f"vllm_chat.py ended with exit code {done.returncode}; {log} says why")
+    return read_object(folder / "found.json")
+
+
+def with_start_up(start_up: float, seconds: float, arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds until an engine is warm, and examples a second of the whole, warm-up and all."""
+    whole = (arguments.warm_up + arguments.examples) / (start_up + seconds)
+    return {"start_up_seconds": round(start_up, 1), "with_start_up": round(whole, 3)}
+
+
+def beside(found: dict[str, Any], chat: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's own class, and to how many examples it gave the same text."""
+    texts = chat["texts"]
+    same = [response.text == texts[response.key] for response in found["answers"] if response.key in texts]
+    kept = {key: value for key, value in chat.items() if key != "texts"}
+    return {"vllm_chat": {**kept, "same_text": sum(same), "of": len(same)}}
 
 
 def as_result(name: str, found: dict[str, Any], seed: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -142,6 +225,7 @@ def as_result(name: str, found: dict[str, Any], seed: dict[str, Any], arguments:
         "seed_setting": round(seed["rate"], 4),
         "seed_windows": [round(1 / seconds, 4) for seconds in seed["seconds"]],
         "ours": round(rate, 3),
+        **with_start_up(found["start_up_seconds"], found["ends"][-1], arguments),
         "unit": "examples per second",
         "ratio": round(rate / seed["rate"], 1),
         "peak_gb": found["peak_gb"],

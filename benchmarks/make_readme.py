@@ -143,6 +143,11 @@ def _beside(found: dict[str, Any]) -> list[str]:
     if found.get("seed_setting"):
         other = found.get("compared_with", "the first implementation's setting")
         beside.append(f"{found['ratio']} times {other} ({_figure(found['seed_setting'])})")
+    if chat := found.get("vllm_chat"):
+        ratio = found["ours"] / chat["rate"]
+        beside.append(f"{ratio:.2f} times vLLM's LLM.chat ({_figure(chat['rate'])})")
+    if found.get("with_start_up"):
+        beside.append(f"{_figure(found['with_start_up'])} with start-up")
     if found.get("scaling"):
         beside.append(f"{found['scaling']:.2f} times one of these GPUs ({_figure(found['one_gpu']['ours'])})")
     if found.get("mfu"):
