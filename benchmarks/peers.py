@@ -244,7 +244,7 @@ def measure_peer(
     found_path.unlink(missing_ok=True)
     least, most = arguments.image_tokens
     environment = {
-        **os.environ,
+        **os.environ,  # with LEAP's setting of PyTorch's allocator, so that larger micro-batches fit
         **trainer.environment,
         "HF_HOME": str(folder / "cache"),
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[
