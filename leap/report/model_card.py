@@ -46,8 +46,10 @@ from leap.report.results import (
 )
 from leap.report.results_summary import HEADLINES, INCOMPLETE, METHOD, markdown_table, summarise_scores
 from leap.report.style import CONTROLS
+from leap.statistics.means import MEAN
 from leap.training.recipe import Recipe
 from leap.training.training_report import read_report
+from leap.vlabench.dimensions import NAMES
 from leap.vlabench.grounding import GROUNDED
 from leap.vlabench.prompts import leap_instructions, request_parts
 
@@ -304,19 +306,29 @@ class _Measured:
     def _plain(self) -> str | None:
         """The result that stands for the model: asked as models are compared, in the most dimensions."""
         plain = [name for name in self.own if all(map(_is_plain, self._manifests(name).values()))]
-        return max(plain, key=lambda name: len(self._manifests(name)), default=None)
+        return max(plain, key=lambda name: (-len(self._partial(name)), len(self._manifests(name))), default=None)
+
+    def _partial(self, name: str) -> list[str]:
+        """Dimensions that it does not have, or is not known to have a score of every example of."""
+        manifests = self._manifests(name)
+        return [dimension for dimension in NAMES if not _is_whole(manifests.get(dimension, {}))]
 
     def eval_results(self) -> Iterator[Any]:
-        """huggingface_hub's, of each dimension and of their mean; the intervals stand among a metric's arguments."""
+        """huggingface_hub's, of each whole dimension and of the mean of all; intervals are among a metric's arguments.
+
+        A part of the examples would stand there as the benchmark's score: the card's text alone has it.
+        """
         from huggingface_hub import EvalResult
 
         if (name := self._plain) is None:
             return
         manifests = self._manifests(name)
-        data = _data_set(next(iter(manifests.values())))
+        data, partial = _data_set(next(iter(manifests.values()))), self._partial(name)
+        left_out = {*partial, *([MEAN] if partial else [])}
         for score, found in self._tables.items():
             means = found.means
-            for row in means[(means["model"] == name) & means["mean"].notna()].to_dict("records"):
+            known = (means["model"] == name) & means["mean"].notna() & ~means["dimension"].isin(left_out)
+            for row in means[known].to_dict("records"):
                 ends = [round(row[end], 2) for end in ("low", "high") if not math.isnan(row[end])]
                 yield EvalResult(
                     task_type=_TASK,
@@ -365,6 +377,10 @@ class _Measured:
         if note := unlike_settings_note(self._results, names):
             yield markdown_text(note)
         yield f"`{INCOMPLETE}` behind a number: some examples have no score"
+        for name in names:
+            if partial := [one for one in self._partial(name) if one in self._manifests(name)]:
+                which = "" if len(partial) == len(NAMES) else f" in {', '.join(partial)}"
+                yield f"{markdown_text(name)}: not known to have a score of every example{which}: no benchmark score"
 
 
 class _DataSet(NamedTuple):
@@ -383,6 +399,12 @@ def _data_set(manifest: Mapping[str, Any]) -> _DataSet:
     return _DataSet(
         place.name, None, f"{place.name} (a data set in VLABench's form, sha256 {data.get('fingerprint', '')[:12]})"
     )
+
+
+def _is_whole(manifest: Mapping[str, Any]) -> bool:
+    """Whether all examples that lay there were asked, and each has a score."""
+    counts, there = manifest.get("counts", {}), manifest.get("blind", {}).get("examples")
+    return there == manifest.get("data", {}).get("examples", 0) and counts.get("examples", 0) == counts.get("scored")
 
 
 def _is_plain(manifest: Mapping[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from leap.inference.hf import HfEngine
 from leap.inference.protocol import Decoding
 from leap.inference.vllm_server import VllmSettings, _image_pixels, build_command
 from leap.models.checkpoints import MARKER, adapter_base
+from leap.report.model_card import Export, model_card
 from leap.training.recipe import read_recipe
 from leap.vlabench.prompts import leap_instructions
 
@@ -76,6 +77,27 @@ def test_the_metadata_is_what_the_hub_reads(root: Path, exported: tuple[Path, st
         assert value == round(row["mean"], 2)
         assert about == {"interval_95": [round(row["low"], 2), round(row["high"], 2)], "examples": row["n"]}
     assert len(scores) == 14  # six dimensions and their mean, official and grounded
+
+
+def test_a_part_of_the_examples_is_no_score_of_the_benchmark(root: Path, tmp_path: Path) -> None:
+    """Neither one example a task, nor all but one that failed."""
+    checkpoint, name = root / "output" / "carded" / "checkpoint-3", "carded-checkpoint-3"
+    asked = ["--checkpoint", str(checkpoint), *QUICK, "--num_episodes", "1", "--output_dir", str(tmp_path / "one")]
+    assert run_script(EVALUATE, *asked, root=root).returncode == 0
+    shutil.copytree(root / "eva_results", tmp_path / "failed")
+    manifest = tmp_path / "failed" / "Spatial" / name / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"scored": 2', '"scored": 1'))
+    cards = {}
+    for results in ("one", "failed"):
+        base, size = root / "models" / "tiny", ImageSize(4, 9)
+        export = Export(checkpoint, base, "x", tmp_path / "x", "float32", size, root, tmp_path / results)
+        cards[results] = ModelCard(model_card(export))
+    assert cards["one"].data.eval_results is None
+    assert f"- {name}: not known to have a score of every example: no benchmark score." in cards["one"].text
+    found = {(result.dataset_config, result.metric_type) for result in cards["failed"].data.eval_results}
+    assert len(found) == 10
+    assert not {dimension for dimension, _ in found} & {"Spatial", "mean"}
+    assert f"- {name}: not known to have a score of every example in Spatial: no benchmark" in cards["failed"].text
 
 
 def run_summary(root: Path) -> dict[str, Any]:
