@@ -161,8 +161,16 @@ async def chat_request(chat: ChatRequest) -> Request:
 
 
 def keyed(request: Request, draw: str) -> Request:
-    """With all in its key that its response depends on: in whatever batch, and however often it is asked."""
-    return replace(request, key=(request_hash(request), draw))
+    """With all in its key that its response depends on: in whatever batch, and however often it is asked.
+
+    The hash knows no turns: A, B and C from one user are to it what they are from three.
+    """
+    turns = [(turn.role, [(part.type, len(_text(part))) for part in turn.parts()]) for turn in request.messages]
+    return replace(request, key=(request_hash(request), repr(turns), draw))
+
+
+def _text(part: TextPart | ImagePart) -> str:
+    return part.text if isinstance(part, TextPart) else ""
 
 
 def _parts(content: str | list[_Text | _Image] | None) -> list[_Text | _Image]:

@@ -1,0 +1,39 @@
+"""Conversations as the service keys them, and what it passes on to another server."""
+
+import pytest
+
+from leap.data.image import SentImage
+from leap.inference.protocol import Request
+from leap.records.training import ImagePart, Message, TextPart
+from leap.serving.chat_requests import keyed
+
+IMAGE = ImagePart(type="image", image="sent")
+
+
+def text(value: str) -> TextPart:
+    return TextPart(type="text", text=value)
+
+
+def turns(*given: tuple[str, list[TextPart | ImagePart]]) -> tuple[Message, ...]:
+    return tuple(Message(role=role, content=parts) for role, parts in given)  # type: ignore[arg-type]
+
+
+A, B, C = text("A"), text("B"), text("C")
+ALIKE = [
+    [
+        turns(("user", [A]), ("assistant", [B]), ("user", [C])),
+        turns(("system", [A]), ("user", [B]), ("user", [C])),
+        turns(("user", [A, B, C])),
+        turns(("user", [A, text("B\0C")])),
+        turns(("user", [text("A\0B"), C])),
+    ],
+    [turns(("user", [IMAGE, text("image")])), turns(("user", [text("image"), IMAGE]))],
+]
+
+
+@pytest.mark.parametrize("conversations", ALIKE)
+def test_only_the_same_conversation_has_the_same_key(conversations: list[tuple[Message, ...]]) -> None:
+    """Requests of one key in a batch are answered once: another's would be somebody else's response."""
+    requests = [Request((), messages, (SentImage(b"png"),)) for messages in conversations]
+    assert len({keyed(request, "greedy").key for request in requests}) == len(requests)
+    assert keyed(requests[0], "greedy").key == keyed(requests[0], "greedy").key
