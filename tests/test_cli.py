@@ -157,6 +157,7 @@ REFUSED = [
     (f"{E}/serve_planner.py --api_key schlüssel", "--api_key: letters, digits and signs of ASCII"),
     (f"{E}/serve_planner.py --port 70000", "--port 70000: ports end at 65535"),
     (f"{E}/serve_planner.py --engine openai --checkpoint x", "--engine openai serves what that server has"),
+    (f"{E}/serve_planner.py --checkpoint a --lora_adapter_path b", "--checkpoint is a model of its own"),
     (f"{E}/serve_planner.py --request_timeout 0", "--request_timeout: '0': a number of seconds"),
     (f"{E}/analyze_output_results.py --max_cost nan", "--max_cost: 'nan': an amount in USD"),
     (f"{E}/analyze_output_results.py --only_models ,", "--only_models: ',': it names nothing"),

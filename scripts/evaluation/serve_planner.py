@@ -56,6 +56,8 @@ def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
         raise UsageError("--api_key: letters, digits and signs of ASCII without blanks are needed")
     if arguments.engine == "openai" and (arguments.checkpoint or arguments.served_model_name):
         raise UsageError("--engine openai serves what that server has: give no --checkpoint and no --served_model_name")
+    if arguments.checkpoint and arguments.lora_adapter_path:
+        raise UsageError("--checkpoint is a model of its own: give no --lora_adapter_path with it")
     for library in ("fastapi", "uvicorn", "python_multipart"):
         if not find_spec(library):
             raise LeapError(f"{library} is missing: pip install -c constraints.txt -e '.[serve]'")
@@ -111,6 +113,7 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace):
 
 def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace):
     """A model in a folder, not loaded yet."""
+    from leap.evaluation.model_names import refuse_no_adapter
     from leap.models.checkpoints import adapter_base, result_name, weight_files
     from leap.models.fetching import fetch_models
     from leap.models.loading import pick_device, pick_dtype
@@ -118,6 +121,8 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace):
 
     fetch_models(arguments, workspace.root)
     folder = arguments.checkpoint or arguments.lora_adapter_path or workspace.base_model
+    if arguments.base_model_path or arguments.lora_adapter_path:
+        refuse_no_adapter(folder)
     weight_files(folder)
     base = adapter_base(folder, workspace.root, arguments.base_model_path)
     size = choose_size(arguments, workspace.image_size, [folder], root=workspace.root, base=base)
