@@ -183,16 +183,18 @@ def _as_ours(part: _Text | _Image) -> TextPart | ImagePart:
 
 async def refuse_addresses(body: Mapping[str, Any]) -> None:
     """For a request that is passed on: raises Refused where the server would fetch something, or read an image that is
-    none or too large."""
+    none or too large, or where there are too many."""
     if lifted := [name for name in _OF_THE_IMAGES if name in body]:
         raise Refused(400, f"{lifted[0]}: the image size is the model's; leave it out", lifted[0])
     try:
         turns = _CONVERSATION.validate_python(body.get("messages"))
     except ValidationError as error:
         raise Refused(400, f"messages: {first_problem(error)}", "messages") from error
-    for part in (part for turn in turns for part in _parts(turn.content)):
-        if isinstance(part, _Image):
-            await check_image(read_data_uri(part.image_url.url, "messages"), "messages")
+    urls = [part.image_url.url for turn in turns for part in _parts(turn.content) if isinstance(part, _Image)]
+    if len(urls) > IMAGES_PER_PROMPT:  # before one is decoded: in a small body there is room for hundreds of large ones
+        raise Refused(400, f"messages: {len(urls)} images; send at most {IMAGES_PER_PROMPT}", "messages")
+    for url in urls:
+        await check_image(read_data_uri(url, "messages"), "messages")
 
 
 def completion(response: Response, model: str) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """Conversations as the service keys them, and what it passes on to another server."""
 
+from typing import Any
+
+import anyio
 import pytest
 
 from leap.data.image import SentImage
 from leap.inference.protocol import Request
 from leap.records.training import ImagePart, Message, TextPart
-from leap.serving.chat_requests import keyed
+from leap.serving.chat_requests import keyed, refuse_addresses
+from leap.serving.refusals import Refused
 
 IMAGE = ImagePart(type="image", image="sent")
 
@@ -37,3 +41,11 @@ def test_only_the_same_conversation_has_the_same_key(conversations: list[tuple[M
     requests = [Request((), messages, (SentImage(b"png"),)) for messages in conversations]
     assert len({keyed(request, "greedy").key for request in requests}) == len(requests)
     assert keyed(requests[0], "greedy").key == keyed(requests[0], "greedy").key
+
+
+def test_too_many_images_are_refused_before_one_is_decoded() -> None:
+    """None of these could be."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": [image] * 9}] * 2}
+    with pytest.raises(Refused, match="messages: 18 images; send at most 16"):
+        anyio.run(refuse_addresses, body)

@@ -569,7 +569,7 @@ def test_a_vllm_server_behind_it_is_asked_and_ended(
         assert (status, answer["response"]) == (422, "2 images")
         many = [{"type": "image_url", "image_url": {"url": uri(SMALL_PNG)}}] * 17
         status, answer = served.post("/v1/chat/completions", {**body, "messages": [{"role": "user", "content": many}]})
-        assert (status, answer["error"]["message"]) == (400, "At most 16 image(s) may be provided in one prompt.")
+        assert (status, answer["error"]["message"]) == (400, "messages: 17 images; send at most 16")
         for part in (
             {"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}},
             {"image_url": "http://127.0.0.1/a.png"},
