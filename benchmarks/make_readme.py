@@ -23,6 +23,8 @@ Speed, measured. Every row is a file in [results/](results) that names machine, 
 This page is written by `python benchmarks/make_readme.py`. Benchmarks need LEAP installed: `pip install -e .`
 "The first implementation" is the first version of LEAP (the published checkpoints are its): the library's Trainer on
 padded batches, rebuilt from its README in `seed_training.py`, and `generate` one by one.
+A command is that of the commit beside it: flags and files of older ones may have other names by now.
+`tabletop_base` is the first of the two trainings of models/leap-tabletop, whose card has what both came to.
 
 | benchmark | device | figure | beside it | commit | command |
 | --- | --- | ---: | --- | --- | --- |
