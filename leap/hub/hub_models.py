@@ -99,7 +99,7 @@ def local_folder(model: Path | HubModel, root: Path) -> Path:
     """Where a model lies, or would: `fetch_model` has seen to one of the hub's. Nothing is asked."""
     if isinstance(model, Path):
         return model
-    return _local_copy(model, root) or root / "models" / model.name
+    return _local_copy(model, root) or _of_that_name(model, root) or root / "models" / model.name
 
 
 def fetch_model(model: Path | HubModel, root: Path) -> Path:
@@ -120,7 +120,8 @@ def _fetch_once(model: HubModel, root: Path) -> Path:
     if here and (offline or commit or here.is_relative_to(root / "models")):
         _say(f"{model}: {here}")
         return here
-    if offline:
+    kept = here or _of_that_name(model, root)
+    if offline and kept is None:
         raise LeapError(
             f"{model}: neither {root / 'models'} nor the hub's cache ({_hub_cache()}) has it, and HF_HUB_OFFLINE (or "
             "TRANSFORMERS_OFFLINE) is set: unset it to download"
@@ -128,10 +129,13 @@ def _fetch_once(model: HubModel, root: Path) -> Path:
     try:
         hub = find_hub(_say)
     except LeapError as error:
-        if here is None or isinstance(error, UsageError):
+        if kept is None or isinstance(error, UsageError):
             raise
-        _say(f"{error}; {model} is taken as it was fetched last: {here}")
-        return here
+        what = "as it was fetched last" if here else "for what has its name here, wherever that came from"
+        _say(f"{error}; {model} is taken {what}: {kept}")
+        return kept
+    if kept and not here:
+        _say(f"note: {model}: {kept} is not known to have come from there; to have it, give its path")
     return _fetch(hub, model)
 
 
@@ -189,11 +193,19 @@ def _local_copy(model: HubModel, root: Path) -> Path | None:
     """The whole model's folder in models/ or in the hub's cache; None where it is not there."""
     ours = root / "models" / model.repository.partition("/")[2]
     listing, inside = read_listing(ours), model.subfolder or ""
-    this = listing is None or listing.repository == model.repository
-    if this and model.revision in (None, listing and listing.commit) and _is_whole(ours, model, listing):
+    this = listing and listing.repository == model.repository and model.revision in (None, listing.commit)
+    if this and _is_whole(ours, model, listing):
         return ours / inside
     cached = _snapshots(model) / _commit(model)
     return cached / inside if _is_whole(cached, model, read_listing(cached)) else None
+
+
+def _of_that_name(model: HubModel, root: Path) -> Path | None:
+    """A model in models/ that is called so and does not say where it came from: it may be one's own."""
+    ours = root / "models" / model.repository.partition("/")[2]
+    if model.revision or read_listing(ours) or not _is_whole(ours, model, None):
+        return None
+    return ours / (model.subfolder or "")
 
 
 def _commit(model: HubModel) -> str:

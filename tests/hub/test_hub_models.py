@@ -1,6 +1,5 @@
 """Models by their names on the hub: what a name means, what is fetched of one, and where it is found again."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -243,7 +242,7 @@ def test_ranks_that_start_together_fetch_it_once(tmp_path: Path, cache: Path, mo
 
 def test_what_lies_in_models_is_taken(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is this repository's, as far as a download noted it, and the wanted revision."""
-    root, other = roots(tmp_path, 2)
+    (root,) = roots(tmp_path, 1)
     with HubServer([stored()]) as hub:
         commit = hub.stored["model", NAME].commit
         download(Hub(hub.url), Repository(NAME, "model"), root / "models" / "planner", everything, QUICK)
@@ -254,8 +253,34 @@ def test_what_lies_in_models_is_taken(tmp_path: Path, cache: Path, monkeypatch: 
     for wrong in (HubModel("another/planner", None, "lora"), HubModel(NAME, "0" * 40, "lora")):
         with pytest.raises(LeapError, match="neither"):
             fetch_model(wrong, root)
-    shutil.copytree(root / "models" / "planner", other / "models" / "planner", ignore=lambda *_: [".cache"])
-    assert fetch_model(HubModel("another/planner", None, "lora"), other) == other / "models" / "planner" / "lora"
+
+
+def test_ones_own_model_of_that_name_is_not_taken_for_the_hubs(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless nothing can be asked; then it is said."""
+    model, places = HubModel(NAME, None, "lora"), roots(tmp_path, 3)
+    for root in places:
+        own = root / "models" / "planner" / "lora"
+        own.mkdir(parents=True)
+        (own / "adapter_config.json").write_text('{"mine": true}')
+    online, unreachable, offline = places
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for root in (unreachable, offline):
+        own = root / "models" / "planner" / "lora"
+        assert fetch_model(model, root) == local_folder(model, root) == own
+        assert f"taken for what has its name here, wherever that came from: {own}" in capsys.readouterr().err
+        assert hub_origin(own) is None
+        go_offline(monkeypatch)
+        with pytest.raises(LeapError, match="neither"):
+            fetch_model(HubModel(NAME, "main", "lora"), root)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with HubServer([stored()]) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        folder = fetch_model(model, online)
+    assert folder == local_folder(model, online)
+    assert folder.is_relative_to(cache)
+    assert f"{online / 'models/planner/lora'} is not known to have come from there" in capsys.readouterr().err
 
 
 def test_the_origin_is_known_until_a_file_changes(tmp_path: Path) -> None:
