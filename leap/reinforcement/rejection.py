@@ -26,6 +26,7 @@ from leap.reinforcement.policy_recipe import PolicyRecipe
 from leap.training.checkpoint_folder import training_in
 from leap.training.fine_tune import Run, check_run, plan_and_train
 from leap.training.recipe import Recipe
+from leap.training.resume import adapter_to_start
 from leap.vlabench.rewards import reward_terms, weighted
 
 if TYPE_CHECKING:
@@ -87,10 +88,12 @@ def _sample(run: Run, recipe: PolicyRecipe, prompts: Sequence[Prompt]) -> None:
         return
     size = ImageSize(recipe.image_tokens_min, recipe.image_tokens_max)
     device = pick_device()
+    adapter = adapter_to_start(run.recipe, run.root) if run.recipe.resume_from_lora else None
+    model, base = (adapter, run.model) if adapter else (run.model, None)
     decoding = Decoding(
         recipe.max_completion_length, temperature=recipe.temperature, top_p=recipe.top_p, seed=recipe.seed
     )
-    with closing(HfEngine(run.model, size, device, recipe.dtype)) as engine, JsonlAppender(path) as file:
+    with closing(HfEngine(model, size, device, recipe.dtype, base)) as engine, JsonlAppender(path) as file:
         for response in track(engine.responses(requests, decoding), "sampling responses", total=len(requests)):
             file.append(as_prediction(response, ""))
 

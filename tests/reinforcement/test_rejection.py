@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from conftest import run_script
+from test_recipes import LORA, train
 
 from leap.models.checkpoints import read_marker
 from leap.records.benchmark import Prediction
@@ -55,6 +56,20 @@ def test_sampling_goes_on_where_it_was_stopped(workspace: Path) -> None:
     file.write_bytes(b"".join(lines[:5]) + lines[5][:20])
     run_script(GRPO, *line, root=workspace)
     assert {response.model_dump_json() for response in read_store(file, Prediction)} == whole
+
+
+def test_an_adapter_to_start_from_is_asked(workspace: Path) -> None:
+    adapter = train(workspace, "to_sample", learning_rate=0.05, max_steps=3, save_steps=3, **LORA)
+    line = [*TINY.split(), "--reward_weights", "{form: 1.0}", "--num_generations", "2"]
+    lora = "--finetuning lora --lora_r 4 --lora_alpha 8 --resume_from_lora".split()
+    said = []
+    for name, more in {"base": [], "adapter": [*lora, str(adapter)]}.items():
+        done = run_script(GRPO, *line, "--output_dir", f"output/of_{name}", *more, root=workspace)
+        assert "there is nothing to choose from" in done.stderr
+        found = read_store(workspace / "output" / f"of_{name}" / "sampling" / "responses.jsonl", Prediction)
+        said.append({(one.example, one.repeat): one.text for one in found})
+    assert said[0].keys() == said[1].keys()
+    assert said[0] != said[1]
 
 
 def test_an_image_term_is_for_grpo_alone(workspace: Path) -> None:
