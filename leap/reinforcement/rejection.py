@@ -9,7 +9,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from leap.data.image import ImageSize
-from leap.errors import LeapError
+from leap.environment import world_size
+from leap.errors import LeapError, UsageError
 from leap.evaluation.predictions import as_prediction, read_repeats
 from leap.inference.protocol import Decoding, Request
 from leap.models.checkpoints import MARKER
@@ -45,8 +46,16 @@ def learn_rft(
     callbacks: Sequence[Any] = (),
     benchmark: "Callable[[Recipe], Benchmark] | None" = None,
 ) -> None:
-    """Sample into <output_dir>/sampling, then train on what was kept, each going on where it was stopped."""
+    """Sample into <output_dir>/sampling, then train on what was kept, each going on where it was stopped.
+
+    Raises UsageError where several ranks were started: they would all sample the same.
+    """
     sampling = f"{recipe.output_dir}/{SAMPLING}"
+    if world_size() > 1:
+        raise UsageError(
+            f"--method rft: one process samples, not {world_size()}; start it without torchrun (and, once it has "
+            f"sampled, train on {sampling}/{KEPT} with as many as you like: torchrun … run-finetuning.py)"
+        )
     run = check_run(recipe.model_copy(update={"output_dir": sampling}), places.root, cache, report=not dry_run)
     assert isinstance(run.train, CheckedFile), "a PolicyRecipe names one file"
     prompts = read_prompts(run.train)[: recipe.num_prompts]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from conftest import run_script
 from test_recipes import LORA, train
 
@@ -70,6 +71,14 @@ def test_an_adapter_to_start_from_is_asked(workspace: Path) -> None:
         said.append({(one.example, one.repeat): one.text for one in found})
     assert said[0].keys() == said[1].keys()
     assert said[0] != said[1]
+
+
+def test_several_ranks_are_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    done = run_script(GRPO, *TINY.split(), "--output_dir", "output/ranks", root=workspace)
+    assert done.returncode == 2
+    assert "--method rft: one process samples, not 2; start it without torchrun" in done.stderr.splitlines()[-1]
 
 
 def test_an_image_term_is_for_grpo_alone(workspace: Path) -> None:
