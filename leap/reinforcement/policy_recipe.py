@@ -93,6 +93,11 @@ class PolicyRecipe(Recipe):
         for key, instead in _NOT_IN_GRPO.items():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key}: GRPO does not take it; {instead}")
+        if self.beta and self.resume_from_lora:
+            raise ValueError(
+                "beta: TRL would measure the divergence from the base without the adapter of resume_from_lora; start "
+                "from the merged model (scripts/training/export_model.py), or leave out beta"
+            )
         if self.eval_strategy == "epoch":
             raise ValueError("eval_strategy=epoch: GRPO counts steps; give eval_steps")
         if self.max_steps is None:

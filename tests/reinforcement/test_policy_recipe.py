@@ -35,6 +35,10 @@ def test_a_shipped_recipe_is_whole(name: str) -> None:
         ("--image_share 0.5", "reward_weights: image and image_share need each other"),
         ("--val_file data/test_demo.jsonl", "val_file: GRPO does not take it; eval_benchmark"),
         ("--quantization 4bit --finetuning lora --freeze_vision false", "quantization: GRPO does not take it"),
+        (
+            "--beta 0.04 --finetuning lora --freeze_vision false --resume_from_lora output/some",
+            "the base without the adapter",
+        ),
         ("--max_steps null", "max_steps: GRPO needs a number of steps"),
         ("--steps_per_generation 4 --save_steps 50", "sampled every 4 steps"),
         ("--reward_file mine.py", "FILE.py:FUNCTION is expected"),
