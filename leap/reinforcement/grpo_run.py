@@ -95,9 +95,13 @@ def _learn(
 ) -> Path:
     import torch
 
+    from leap.training.accelerator import refuse_several_gpus
     from leap.training.signals import Signals, stop_message
 
     quiet_libraries()
+    refuse_several_gpus(
+        f"torchrun --standalone --nproc_per_node {torch.cuda.device_count()} scripts/training/run-grpo.py …"
+    )
     with Signals(is_main_process()) as signals, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # that TRL uses names which transformers is about to change
         trainer = _make_trainer(run, recipe, own, prompts, places, callbacks, signals)

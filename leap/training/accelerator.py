@@ -23,12 +23,7 @@ def make_accelerator(recipe: Recipe, root: Path, scalars: Path, find_unused: boo
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
-    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
-        count = torch.cuda.device_count()
-        raise LeapError(
-            f"{count} GPUs are visible to one process: start one process a GPU "
-            f"(NUM_GPUS={count} bash scripts/training/run-training.sh), or set CUDA_VISIBLE_DEVICES=0"
-        )
+    refuse_several_gpus(f"NUM_GPUS={torch.cuda.device_count()} bash scripts/training/run-training.sh")
     # DDP's buckets are to be the gradients themselves, not a second copy of them.
     ddp = DistributedDataParallelKwargs(
         find_unused_parameters=find_unused,
@@ -48,6 +43,17 @@ def make_accelerator(recipe: Recipe, root: Path, scalars: Path, find_unused: boo
         )
     except (ValueError, ImportError, RuntimeError, FileNotFoundError) as error:
         raise LeapError(f"accelerate refuses this recipe here: {first_line(error)}") from error
+
+
+def refuse_several_gpus(start: str) -> None:
+    """Raise LeapError where one process sees several GPUs; `start` is a command that starts one for each."""
+    import torch
+
+    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
+        raise LeapError(
+            f"{torch.cuda.device_count()} GPUs are visible to one process: start one process a GPU ({start}), "
+            "or set CUDA_VISIBLE_DEVICES=0"
+        )
 
 
 def _deepspeed(recipe: Recipe, root: Path) -> Any:

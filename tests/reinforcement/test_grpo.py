@@ -184,6 +184,13 @@ def test_a_model_whose_weights_are_no_numbers_ends_in_one_line(workspace: Path, 
     assert "step 1: the model's probabilities are no numbers. Nothing of it is saved" in done.stderr.splitlines()[-1]
 
 
+def test_several_gpus_need_several_processes(workspace: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    done = run_script(GRPO, *arguments("two", own, 1, "--save_steps", "1"), root=workspace)
+    assert done.returncode == 1
+    assert "2 GPUs are visible to one process: start one process a GPU (torchrun" in done.stderr.splitlines()[-1]
+
+
 def test_a_full_disk_ends_a_run_in_one_line(workspace: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(workspace)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
