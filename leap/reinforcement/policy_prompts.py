@@ -100,12 +100,13 @@ def read_prompts(checked: CheckedFile) -> list[Prompt]:
 def order_of(prompts: Sequence[Prompt], groups: int, image_share: float, seed: int) -> list[Asked]:
     """So many groups: all prompts in a shuffled order, as often as it takes. `image_share` of the prompts are asked
     twice in a row, the second time with the images of another one that has another plan."""
+    others = _Others(prompts) if image_share else None
     asked: list[Asked] = []
     turn = 0
     while len(asked) < groups:
         rng = random.Random(f"{seed}/{turn}")
         for prompt in rng.sample(range(len(prompts)), len(prompts)):
-            other = _another(prompts, prompt, rng) if rng.random() < image_share else None
+            other = others.one(prompt, rng) if others and rng.random() < image_share else None
             asked.append(Asked(prompt, prompt, "own" if other is None else "paired"))
             if other is not None:
                 asked.append(Asked(prompt, other, "other"))
@@ -113,16 +114,30 @@ def order_of(prompts: Sequence[Prompt], groups: int, image_share: float, seed: i
     return asked[:groups]
 
 
-def _another(prompts: Sequence[Prompt], prompt: int, rng: random.Random) -> int | None:
-    """A prompt with as many images and another plan; None where there is none."""
-    mine = prompts[prompt]
-    start = rng.randrange(len(prompts))
-    for step in range(len(prompts)):
-        number = (start + step) % len(prompts)
-        other = prompts[number]
-        if len(other.images) == len(mine.images) and plan_steps(other.reference) != plan_steps(mine.reference):
-            return number
-    return None
+class _Others:
+    """For each prompt those with as many images and another plan. Prompts of one plan lie side by side."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        plans: dict[int, dict[tuple[Any, ...], list[int]]] = {}
+        for number, prompt in enumerate(prompts):
+            steps = tuple(plan_steps(prompt.reference) or ())
+            plans.setdefault(len(prompt.images), {}).setdefault(steps, []).append(number)
+        # Of each prompt: the numbers among which it stands, and where those of its own plan begin and end.
+        self._of: dict[int, tuple[list[int], int, int]] = {}
+        for alike in plans.values():
+            numbers = list[int]()
+            for own in alike.values():
+                place = numbers, len(numbers), len(numbers) + len(own)
+                numbers.extend(own)
+                self._of.update(dict.fromkeys(own, place))
+
+    def one(self, prompt: int, rng: random.Random) -> int | None:
+        """Any of them; None where there is none."""
+        numbers, start, end = self._of[prompt]
+        if end - start == len(numbers):
+            return None
+        found = rng.randrange(len(numbers) - (end - start))
+        return numbers[found if found < start else found + end - start]
 
 
 @dataclass

@@ -12,9 +12,11 @@ from test_recipes import tiny_recipe
 from leap.errors import LeapError
 from leap.records.json_files import read_jsonl
 from leap.records.training import TrainingSample
+from leap.reinforcement import policy_prompts
 from leap.reinforcement.policy_prompts import Conversations, Places, Prompt, order_of, prompt_file, read_prompts
 from leap.tabletop.demo_workspace import make_fresh_samples
 from leap.training.fine_tune import check_run
+from leap.vlabench.grounding import plan_steps
 
 
 def places(root: Path) -> Places:
@@ -54,6 +56,37 @@ def test_a_share_of_the_prompts_is_asked_with_another_scene_too(prompts: list[Pr
             assert prompts[other.images_of].reference != prompts[other.prompt].reference
         else:
             assert other.images_of == other.prompt
+
+
+def test_another_scene_is_any_with_as_many_images_and_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many prompts there are, the plan of each is looked at once."""
+    kinds = [(2, 1)] * 30 + [(2, 2)] * 3 + [(2, 3)] + [(1, 1)] * 2  # images, what is picked
+    sample: Any = None
+    made = [
+        Prompt(sample, (Path("a.png"),) * count, [{"name": "pick", "params": {"target_entity_name": picked}}])
+        for count, picked in kinds
+    ]
+    looked = list[Any]()
+
+    def look(plan: Any) -> Any:
+        looked.append(plan)
+        return plan_steps(plan)
+
+    monkeypatch.setattr(policy_prompts, "plan_steps", look)
+    asked = order_of(made, 30_000, 1.0, seed=1)
+    assert len(looked) == len(made)
+    found: dict[int, set[int]] = {}
+    for one in asked:
+        if one.shown == "other":
+            found.setdefault(one.prompt, set()).add(one.images_of)
+    assert found == {
+        prompt: {
+            other
+            for other, (count, picked) in enumerate(kinds)
+            if count == kinds[prompt][0] and picked != kinds[prompt][1]
+        }
+        for prompt in range(34)
+    }  # the last two have one plan
 
 
 def test_a_row_is_a_conversation_with_the_images_that_are_shown(prompts: list[Prompt]) -> None:
