@@ -16,7 +16,7 @@ from leap.data.image import ImageEncoder, ImageSize
 from leap.data.sample_datasets import find_samples
 from leap.environment import world_size
 from leap.errors import LeapError
-from leap.hub.hub_models import cached_model, hub_origin, local_folder, named_model
+from leap.hub.hub_models import cached_model, hub_origin, local_folder
 from leap.models.checkpoints import (
     MARKER,
     checkpoint_step,
@@ -43,7 +43,7 @@ from leap.training.optimizer_choice import choose_optimizer
 from leap.training.places import check_places
 from leap.training.ranks import Ranks, join
 from leap.training.recipe import Recipe
-from leap.training.resume import adapter_to_start, find_resume, note_unknown_files, resolve_start
+from leap.training.resume import adapter_to_start, find_resume, model_to_train, note_unknown_files, resolve_start
 from leap.training.schedule import check_reports, check_schedule, check_stopping
 from leap.training.sharding import check_sharding
 from leap.training.stopping import BEST, Metric, best_step, evaluations, has_stopped, own_log
@@ -149,7 +149,7 @@ def check_run(
     """
     output = root / recipe.output_dir
     check_places(recipe, root)
-    model = local_folder(named_model(recipe.model_name_or_path, root), root)
+    model = local_folder(model_to_train(recipe, root), root)
     recipe = resolve_start(recipe, root)
     check_dtype(recipe)
     join()

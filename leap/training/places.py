@@ -11,6 +11,7 @@ from leap.records.files import check_folder
 from leap.records.json_files import read_object
 from leap.training.checkpoint_folder import resume_point
 from leap.training.recipe import Recipe
+from leap.training.resume import model_to_train
 
 # What a new clone lacks; harmless advice for a file of the user's own.
 _DOWNLOAD = "download LEAP's (python scripts/download/download_leap_data.py)"
@@ -33,7 +34,7 @@ def check_places(recipe: Recipe, root: Path) -> None:
     if recipe.deepspeed:
         check_deepspeed(root / recipe.deepspeed)
     check_folder(root / recipe.output_dir)
-    weight_files(fetch_model(named_model(recipe.model_name_or_path, root), root))
+    weight_files(fetch_model(model_to_train(recipe, root), root))
     if recipe.resume_from_lora and resume_point(root / recipe.output_dir) is None:
         fetch_model(named_model(recipe.resume_from_lora, root), root)
 

@@ -1,10 +1,11 @@
 """What a run goes on from: the newest whole checkpoint in its folder, if it is this very run's."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from leap.errors import LeapError
-from leap.hub.hub_models import local_folder, named_model
+from leap.hub.hub_models import HubModel, local_folder, named_model
 from leap.models.checkpoints import MARKER, UNKNOWN_FILES, changed_files, find_checkpoints, read_marker
 from leap.progress import is_main_process
 from leap.records.files import is_file
@@ -68,6 +69,15 @@ def _compared(recipe: dict[str, Any]) -> dict[str, Any]:
     for factor in _FACTORS:
         samples *= recipe.get(factor, 1)
     return {**values, "samples of an optimiser step": samples}
+
+
+def model_to_train(recipe: Recipe, root: Path) -> Path | HubModel:
+    """The base that the recipe names; one of the hub's, in a run that has begun, at the commit that it began with."""
+    model, begun = named_model(recipe.model_name_or_path, root), read_marker(root / recipe.output_dir)
+    origin, named = begun.get("base_hub"), begun.get("recipe", {}).get("model_name_or_path")
+    if isinstance(model, HubModel) and origin and named == recipe.model_name_or_path:
+        return replace(model, revision=origin["commit"])
+    return model
 
 
 def adapter_to_start(recipe: Recipe, root: Path) -> Path:

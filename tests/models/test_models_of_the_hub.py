@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from servers.hub_store import Stored
 from test_families import one_thread
 from test_recipes import LORA, TINY
 
+from leap.hub import hub_models
 from leap.models.checkpoints import ADAPTER, MARKER
 
 TRAIN, EVALUATE = "scripts/training/run-finetuning.py", "scripts/evaluation/run_vlm_evaluation.py"
@@ -84,6 +86,19 @@ def test_an_adapter_is_trained_on_one_published_and_evaluated_elsewhere(
     output = again / "models" / "merged"
     script(EXPORT, "--checkpoint", CHECKPOINT, "--output", str(output), root=again)
     assert (output / "model.safetensors").is_file()
+
+
+def test_a_run_goes_on_with_the_commit_that_it_began_with(workspace: Path, hub: HubServer, tmp_path: Path) -> None:
+    root, commit = new_root(workspace, tmp_path / "root"), hub.stored["model", BASE].commit
+    values = {**TINY, **LORA, "max_steps": 2, "save_steps": 1, "model_name_or_path": BASE}
+    flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    script(TRAIN, "--recipe", TINY_RECIPE, *flags, root=root)
+    last = root / "output" / "tiny" / "checkpoint-2"
+    shutil.rmtree(last)
+    hub.stored["model", BASE].files["config.json"] += b" "
+    hub_models._fetch_once.cache_clear()  # as in another process
+    script(TRAIN, "--recipe", TINY_RECIPE, *flags, root=root)
+    assert json.loads((last / MARKER).read_text())["base_hub"]["commit"] == commit
 
 
 def dry(name: str) -> list[str]:
