@@ -229,6 +229,12 @@ class OpenAiEngine:
                 yield response
             task.result()
 
+    async def response(self, request: Request, decoding: Decoding) -> Response:
+        """One, asked for in the caller's event loop: when the caller is cancelled, the server is asked no longer."""
+        found: list[Response] = []
+        await _Run(self._endpoint, self._images, decoding, self._response_format, 1).all([request], found.append)
+        return found[0]
+
 
 class _Failed(Exception):
     """No response to a request."""

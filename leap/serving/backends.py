@@ -6,8 +6,6 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-import anyio
-from anyio import to_thread
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as HttpResponse
 
@@ -87,19 +85,10 @@ class Behind:
         self._endpoint = replace(endpoint, timeout=timeout, retries=1)
         self._engine = OpenAiEngine(self._endpoint, images, fenced_json_format(PLAN_SCHEMA))
         self._client: AsyncOpenAI | None = None
-        self._asking = 0
 
     async def plan(self, request: Request, decoding: Decoding) -> Response:
-        def ask() -> Response:
-            self._asking += 1
-            try:
-                (response,) = self._engine.responses([request], decoding)
-            finally:
-                self._asking -= 1
-            return response
-
         try:
-            response = await to_thread.run_sync(ask, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+            response = await self._engine.response(request, decoding)
         except LeapError as error:
             raise Refused(502, str(error)) from error
         if response.error is not None:
@@ -149,4 +138,4 @@ class Behind:
     def close(self) -> bool:
         if self._vllm:
             self._vllm.close()
-        return self._asking == 0
+        return True
