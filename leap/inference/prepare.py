@@ -124,6 +124,9 @@ class ProcessorPreparer(Preparer):
             )
         except TemplateError as error:  # some templates know no system message, or no second question
             raise refusal(self._processor, f"fails ({error})") from error
+        except (ValueError, KeyError, IndexError, TypeError) as error:  # its way to refuse an image, or a conversation
+            name = type(self._processor).__name__
+            raise LeapError(f"{name} cannot read it ({type(error).__name__}: {first_line(error)})") from error
         (ids,) = found.pop("input_ids").tolist()
         image = getattr(self._processor, "image_token_id", None)
         if images and image is not None and image not in ids:

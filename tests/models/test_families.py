@@ -199,6 +199,17 @@ def test_names_of_qwens_settings_do_not_make_it_qwens(tmp_path: Path, requests: 
     assert isinstance(find_preparer(processor, SIZE), ProcessorPreparer)
 
 
+def test_what_a_processor_refuses_is_one_requests_own(tmp_path: Path, requests: list[Request]) -> None:
+    """Qwen's own refuses so long an image with a ValueError."""
+    processor = load_processor(save_tiny_model("qwen2_vl", tmp_path / "model", TEXTS))
+    Image.new("RGB", (3000, 10)).save(tmp_path / "long.png")
+    long = replace(requests[10], key=("long",), images=(tmp_path / "long.png",))
+    found = list(prepare_ahead(ProcessorPreparer(processor), [long, requests[10]], 0))
+    assert isinstance(found[0], Unprepared)
+    assert "cannot read it (ValueError: absolute aspect ratio must be smaller than 200" in found[0].reason
+    assert not isinstance(found[1], Unprepared)
+
+
 def test_a_size_that_memory_does_not_hold_makes_no_other_family(tmp_path: Path, requests: list[Request]) -> None:
     """Such images are failures, in one line each; at another size than asked for they would be silently wrong."""
     processor = load_processor(save_tiny_model("qwen2_vl", tmp_path / "model", TEXTS))
