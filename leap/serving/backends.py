@@ -15,7 +15,7 @@ from leap.inference.chat_protocol import fenced_json_format
 from leap.inference.openai import Endpoint, OpenAiEngine, open_client
 from leap.inference.protocol import Decoding, Engine, Request, Response
 from leap.inference.vllm import VllmEngine
-from leap.serving.chat_requests import chat_request, completion, read_chat, refuse_addresses
+from leap.serving.chat_requests import chat_request, completion, read_chat, refuse_too_much
 from leap.serving.plans import PLAN_SCHEMA
 from leap.serving.refusals import Refused
 from leap.serving.request_batches import Batches
@@ -99,7 +99,7 @@ class Behind:
         """Passed on as it is, streams included, once it is sure that nothing will be fetched for it."""
         import openai
 
-        await refuse_addresses(body)
+        await refuse_too_much(body)
         stack = AsyncExitStack()
         try:
             answer = await stack.enter_async_context(

@@ -31,6 +31,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "stop": ([],),
     "response_format": ({"type": "text"},),
 }
+MOST_CHOICES = 16  # of one request that is passed on: the server behind computes as many responses in its place
 _OF_THE_IMAGES = ("mm_processor_kwargs", "media_io_kwargs")  # vLLM's: they would lift the bounds on images
 
 
@@ -181,11 +182,14 @@ def _as_ours(part: _Text | _Image) -> TextPart | ImagePart:
     return TextPart(type="text", text=part.text) if isinstance(part, _Text) else ImagePart(type="image", image="sent")
 
 
-async def refuse_addresses(body: Mapping[str, Any]) -> None:
-    """For a request that is passed on: raises Refused where the server would fetch something, or read an image that is
-    none or too large, or where there are too many."""
+async def refuse_too_much(body: Mapping[str, Any]) -> None:
+    """For a request that is passed on. Raises Refused where the server would fetch something, read an image that is
+    none or too large, or more of them than a prompt may have, or write more responses than one place is worth."""
     if lifted := [name for name in _OF_THE_IMAGES if name in body]:
         raise Refused(400, f"{lifted[0]}: the image size is the model's; leave it out", lifted[0])
+    choices = body.get("n")
+    if choices is not None and (type(choices) is not int or not 1 <= choices <= MOST_CHOICES):
+        raise Refused(400, f"n: a whole number from 1 to {MOST_CHOICES} is needed", "n")
     try:
         turns = _CONVERSATION.validate_python(body.get("messages"))
     except ValidationError as error:

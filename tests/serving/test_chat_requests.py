@@ -8,7 +8,7 @@ import pytest
 from leap.data.image import SentImage
 from leap.inference.protocol import Request
 from leap.records.training import ImagePart, Message, TextPart
-from leap.serving.chat_requests import keyed, refuse_addresses
+from leap.serving.chat_requests import keyed, refuse_too_much
 from leap.serving.refusals import Refused
 
 IMAGE = ImagePart(type="image", image="sent")
@@ -48,4 +48,12 @@ def test_too_many_images_are_refused_before_one_is_decoded() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     body: dict[str, Any] = {"messages": [{"role": "user", "content": [image] * 9}] * 2}
     with pytest.raises(Refused, match="messages: 18 images; send at most 16"):
-        anyio.run(refuse_addresses, body)
+        anyio.run(refuse_too_much, body)
+
+
+@pytest.mark.parametrize("choices", [0, 17, 10_000, "10000", 2.0, True])
+def test_one_place_is_no_ten_thousand_responses(choices: Any) -> None:
+    messages = [{"role": "user", "content": "Plan."}]
+    anyio.run(refuse_too_much, {"messages": messages, "n": 16})
+    with pytest.raises(Refused, match="n: a whole number from 1 to 16 is needed"):
+        anyio.run(refuse_too_much, {"messages": messages, "n": choices})
