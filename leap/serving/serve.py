@@ -26,7 +26,7 @@ _TO_FINISH = 5  # seconds that requests under way have when the service ends
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """The port, before anything is loaded. It accepts nothing yet. Raises LeapError where it cannot be had."""
+    """The port, before anything is loaded: who connects waits until it is. Raises LeapError where it cannot be had."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -34,6 +34,7 @@ def bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen()  # with SO_REUSEADDR a second service would get the port as well, until one of them listens
     except OSError as error:
         raise LeapError(
             f"{host}:{port} cannot be served at ({error.strerror}); choose another --port or --host"

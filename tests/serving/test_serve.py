@@ -1,9 +1,11 @@
-"""Which model the service takes, before anything is loaded."""
+"""The port and the model that the service takes, before anything is loaded."""
 
 from pathlib import Path
 
 import pytest
 from conftest import run_script
+
+from leap.errors import LeapError
 
 pytest.importorskip("python_multipart", reason="the extra 'serve' is not installed")
 SCRIPT = "scripts/evaluation/serve_planner.py"
@@ -18,3 +20,10 @@ def test_an_adapters_flags_are_refused_for_a_whole_model(flags: str, workspace: 
     done = run_script(SCRIPT, *flags.split(), "--engine", "hf", "--device", "cpu", "--port", "0", root=workspace)
     assert done.returncode == 2
     assert "models/tiny is no LoRA adapter" in done.stderr
+
+
+def test_a_second_service_is_refused_the_port_while_the_first_one_loads() -> None:
+    from leap.serving.serve import bind
+
+    with bind("127.0.0.1", 0) as first, pytest.raises(LeapError, match="Address already in use"):
+        bind("127.0.0.1", first.getsockname()[1])
