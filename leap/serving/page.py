@@ -2,17 +2,20 @@
 
 import hmac
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from leap.errors import LeapError
+from leap.records.benchmark import BenchmarkExample
 from leap.serving.app import Planner
 from leap.serving.plans import LONGEST_INSTRUCTION
 from leap.serving.refusals import Refused
 from leap.vlabench.dimensions import DIMENSIONS
-from leap.vlabench.examples import dimension_folders, find_examples
+from leap.vlabench.examples import find_examples
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,9 +28,11 @@ _SOURCES = ["upload", "clipboard"]
 
 
 def find_page_examples(data: Path) -> list[Example]:
-    """The first of each dimension whose examples lie there."""
-    there = [dimension for dimension in DIMENSIONS if data.is_dir() and dimension_folders(data, dimension)]
-    found = [find_examples(data, dimension, max_tasks=1, num_episodes=1)[0] for dimension in there]
+    """The first of each dimension whose examples lie there whole: a plan needs none of them."""
+    found: list[BenchmarkExample] = []
+    for dimension in DIMENSIONS:
+        with suppress(LeapError):
+            found += find_examples(data, dimension, max_tasks=1, num_episodes=1)
     return [(str(one.image), str(one.numbered_image), one.instruction) for one in found]
 
 
