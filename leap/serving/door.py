@@ -87,6 +87,9 @@ class Door:
         headers = Headers(scope=scope)
         if guarded and self._expected and not self._has_key(headers):
             raise Refused(401, "the API key is missing or wrong; send it as Authorization: Bearer KEY")
+        # Browsers say so truthfully. Any page could else make a service of this machine compute.
+        if scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
+            raise Refused(403, "pages of other sites may ask nothing here")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > _LONGEST_LENGTH or int(length) > self._limits.body:
             raise self._too_large()

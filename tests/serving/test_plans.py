@@ -101,7 +101,7 @@ def test_the_schema_takes_the_benchmarks_plans_and_no_others() -> None:
 # --- the door
 
 
-def through(app: Callable[..., Awaitable[None]], limits: Limits, pieces: list[bytes], path: str = "/plan") -> int:
+def through(app: Callable[..., Awaitable[None]], limits: Limits, pieces: list[bytes], site: str = "none") -> int:
     """The status with which a request of these pieces is answered."""
     waiting, statuses = [*pieces], []
 
@@ -113,7 +113,8 @@ def through(app: Callable[..., Awaitable[None]], limits: Limits, pieces: list[by
     async def send(message: Any) -> None:
         statuses.append(message.get("status"))
 
-    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+    headers = [(b"sec-fetch-site", site.encode())]
+    scope = {"type": "http", "method": "POST", "path": "/plan", "headers": headers}
     anyio.run(Door(app, limits, Places(limits.waiting), None), scope, receive, send)
     return statuses[0]
 
@@ -133,3 +134,13 @@ def test_a_body_of_unknown_length_is_counted(pieces: list[bytes], status: int) -
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     assert through(read, Limits(body=8), pieces) == status
+
+
+@pytest.mark.parametrize(("site", "status"), [("same-origin", 200), ("none", 200), ("cross-site", 403)])
+def test_a_page_of_another_site_may_ask_nothing(site: str, status: int) -> None:
+    """Its form needs no permission to be sent here, and the model would compute for it."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    assert through(answer, Limits(), [b""], site) == status
