@@ -55,6 +55,7 @@ from leap.vlabench.prompts import leap_instructions, request_parts
 
 _TASK, _WHOSE = "image-text-to-text", {"leap": "LEAP's", "vlabench": "VLABench's"}
 _METRICS = {TOTAL: f"{TOTAL}, of 80", GROUNDED: f"{GROUNDED}, percent"}
+_NO_KEYS = {"processes", "own_reward"}  # of a marker's recipe, and of no recipe file
 _INSTRUCTION = "Put the pear into the basket."
 _USE = """\
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -106,12 +107,19 @@ class Export:
     def recipe(self) -> dict[str, Any]:
         """Values of a recipe that trains it again."""
         stored = self.report.get("recipe") or self.run.get("recipe", {})
-        return {key: _portable(value) for key, value in stored.items() if key in Recipe.model_fields}
+        # A run with rewards has keys of its own, whose recipe is of a room above this one.
+        known = stored.keys() - _NO_KEYS if self.rewarded else Recipe.model_fields.keys()
+        return {key: _portable(value) for key, value in stored.items() if key in known}
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether it learned from rewards (GRPO)."""
+        return "reward_weights" in self.run.get("recipe", {})
 
     @property
     def files(self) -> list[str]:
-        """Of training samples, as the recipe names them."""
-        given = self.run.get("recipe", {}).get("train_file") or []
+        """Of training samples, as the recipe names them; the marker of a run with rewards names none."""
+        given = self.run.get("recipe", {}).get("train_file") or self.report.get("recipe", {}).get("train_file") or []
         return [given] if isinstance(given, str) else [one["file"] if isinstance(one, dict) else one for one in given]
 
     @cached_property
@@ -244,7 +252,7 @@ def _training(export: Export) -> str:
     if not export.recipe:
         return "Not recorded: LEAP did not train it."
     processes = export.run.get("recipe", {}).get("processes", 1)
-    script = "scripts/training/run-finetuning.py --recipe recipe.yaml"
+    script = f"scripts/training/{'run-grpo' if export.rewarded else 'run-finetuning'}.py --recipe recipe.yaml"
     start = f"torchrun --standalone --nproc_per_node {processes}" if processes > 1 else "python"
     facts = "\n".join(f"- {fact}" for fact in _training_facts(export))
     recipe = markdown_block(yaml.safe_dump(export.recipe, sort_keys=False), "yaml")
@@ -264,7 +272,9 @@ def _training_facts(export: Export) -> Iterator[str]:
         frozen = [component for component in COMPONENTS if recipe.get(f"freeze_{component}")]
         trained = [component for component in COMPONENTS if component not in frozen]
         yield f"trained: {' and '.join(trained)}; frozen: {' and '.join(frozen) or 'nothing'}"
-    yield f"files: {markdown_text(', '.join(_portable(export.files)))}"
+    yield f"files: {markdown_text(', '.join(_portable(export.files))) or 'not recorded'}"
+    if export.rewarded:
+        yield f"learned from rewards, by GRPO with {recipe['num_generations']} responses to each prompt"
     if report := export.report:
         environment, data, sessions = report["environment"], report["data"], report["throughput"]["sessions"]
         yield f"samples: {data['rows']:,}"

@@ -1,6 +1,7 @@
 """GRPO on the tiny model: it learns what is rewarded, leaves LEAP's checkpoints, and never loses work."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from leap.models.checkpoints import read_log, read_marker
 from leap.records.json_files import read_json
+from leap.reinforcement.policy_recipe import PolicyRecipe
+from leap.training.recipe import read_recipe
 
 pytest.importorskip("trl", reason='TRL is an optional extra: pip install -c constraints.txt -e ".[rl]"')
 
@@ -82,6 +85,20 @@ def test_its_checkpoint_is_one_like_any_other(workspace: Path, own: Path) -> Non
     more = arguments("further", own, 1, "--save_steps", "1")
     more[more.index("models/tiny")] = checkpoint
     assert run_script(GRPO, *more, root=workspace).returncode == 0
+
+
+def test_its_card_has_the_recipe_that_trains_it_again(workspace: Path, tmp_path: Path) -> None:
+    flags = ["--checkpoint", "output/learns/checkpoint-12", "--output", str(tmp_path / "whole")]
+    done = run_script("scripts/training/export_model.py", *flags, root=workspace)
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "whole" / "README.md").read_text()
+    assert "scripts/training/run-grpo.py --recipe recipe.yaml" in card
+    assert "- files: data/train_demo.jsonl\n- learned from rewards, by GRPO with 4 responses to each prompt" in card
+    stored = re.search(r"```yaml\n(.*?)```", card, re.DOTALL)
+    assert stored
+    (tmp_path / "recipe.yaml").write_text(stored[1])
+    recipe = read_recipe(tmp_path / "recipe.yaml", kind=PolicyRecipe)
+    assert (recipe.method, recipe.weights, recipe.max_completion_length) == ("grpo", {"own": 1.0}, 8)
 
 
 def test_another_runs_folder_is_refused(workspace: Path, own: Path, tmp_path: Path) -> None:
