@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -84,7 +85,10 @@ class Planner:
 def make_app(planner: Planner, api_key: str | None, hosts: list[str]) -> FastAPI:
     """`hosts` are the names under which requests may reach it: a page of another site must not, by pointing its own
     name at this machine."""
-    app = FastAPI(title="LEAP planner", description=f"Plans by {planner.backend.model}", redoc_url=None)
+    described = f"Plans by {planner.backend.model}"
+    # The door asks for the key; this is so that the description says it, and its form has a field for it.
+    key = [Depends(HTTPBearer(auto_error=False))] if api_key else []
+    app = FastAPI(title="LEAP planner", description=described, redoc_url=None, dependencies=key)
     app.add_middleware(Door, limits=planner.limits, places=planner.places, api_key=api_key)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     app.add_exception_handler(Refused, _refuse)
