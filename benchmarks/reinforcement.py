@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import installed  # noqa: F401
 import pandas as pd
 
 from configs.config import REPOSITORY, WorkspaceConfig

@@ -14,6 +14,7 @@ from configs import config
 from configs.config import REPOSITORY, WorkspaceConfig
 from leap.environment import check_environment
 from leap.errors import LeapError
+from leap.reinforcement.policy_recipe import PolicyRecipe
 from leap.training.overrides import add_recipe_flags, recipe_overrides
 from leap.training.recipe import Recipe, read_recipe
 
@@ -116,7 +117,8 @@ def test_an_empty_folder_does_not_exist_for_whoever_needs_what_is_in_it(
 
 @pytest.mark.parametrize("name", [path.stem for path in FULL.parent.glob("*.yaml")])
 def test_every_recipe_is_valid(name: str) -> None:
-    assert read_recipe(FULL.with_name(f"{name}.yaml")).train_file.endswith(".jsonl")
+    kind = PolicyRecipe if name.endswith(("grpo", "rft")) else Recipe
+    assert read_recipe(FULL.with_name(f"{name}.yaml"), {}, kind).train_file
 
 
 def test_the_full_recipe_holds_the_seeds_values() -> None:

@@ -14,9 +14,10 @@ from configs.config import WorkspaceConfig
 from leap.errors import LeapError, UsageError
 from leap.records.paths import find_path, roots_beside
 from leap.records.training import TrainingSample
+from leap.reinforcement.policy_recipe import PolicyRecipe
 from leap.training.aliases import ALIASES, ANSWERS
 from leap.training.overrides import recipe_overrides
-from leap.training.recipe import PATHS, Recipe
+from leap.training.recipe import PATHS
 
 FINETUNE = "scripts/training/run-finetuning.py"
 
@@ -77,7 +78,7 @@ WORDS = ("dir", "path", "file", "folder", "root", "checkpoint", "image", "model"
          "results", "output", "annotations", "evaluation", "vlabench", "golden", "data")  # fmt: skip
 NO_PATHS = {"--checkpoints", "--recipe", "--model", "--models", "--only_models", "--model_name", "model", "--baseline",
             "--dimension", "--dimensions", "--image_tokens_min", "--image_tokens_max", "--max_checkpoints",
-            "--max_models", "--vllm_python", "--vllm_args", "--output_price"}  # fmt: skip
+            "--max_models", "--vllm_python", "--vllm_args", "--output_price", "--served_model_name"}  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -86,7 +87,7 @@ def test_every_flag_that_takes_a_path_looks_for_it(script: str, two: tuple[Path,
     (here / "mine").mkdir()
     for action in parser_of(script)._actions:
         names = {*(action.option_strings or [action.dest])}
-        of_recipe = action.dest in {*Recipe.model_fields, *ALIASES, *ANSWERS}  # recipe_overrides looks for these
+        of_recipe = action.dest in {*PolicyRecipe.model_fields, *ALIASES, *ANSWERS}  # recipe_overrides looks for these
         if action.nargs == 0 or action.choices or names & NO_PATHS or of_recipe:
             continue
         if any(word in name for name in names for word in WORDS):
