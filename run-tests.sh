@@ -13,7 +13,9 @@ source scripts/utils/environment.sh
 leap_set_up "$repository"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 unset LEAP_ROOT
-quick() { python -m pytest -m "not slow" -n 2 --dist loadfile "$@"; }
+# One thread each: threads of two processes that wait for each other by spinning make small tensors ten times as slow.
+# tests/conftest.py puts the files in order.
+quick() { OMP_NUM_THREADS=1 python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder "$@"; }
 if [ "${1:-}" = --all ]; then
     shift
     python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[jobs,docs]" # Ray and mkdocs

@@ -30,6 +30,18 @@ GOLDEN = TEST_DATA / "golden"
 TINY_RECIPE = str(Path(__file__).resolve().parent / "tiny.yaml")
 
 
+# Two processes share the files in this order: a long one that begins last would leave one of them waiting for it.
+LONG = {
+    *("test_pipeline", "test_out_of_memory", "test_engine", "test_checkpointing", "test_recipes", "test_workers"),
+    *("test_shared_prefix", "test_training_benchmark", "test_openai_engine", "test_crash_safety", "test_grpo"),
+    *("test_memory_plan", "test_checkpoint_writer", "test_statistics", "test_dry_runs", "test_interrupts"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(autouse=True)
 def _kept_interrupts() -> Iterator[None]:
     """A script that begins or ends lets Ctrl-C end its process at once, which here is that of all tests."""

@@ -177,6 +177,7 @@ def test_each_dimension_gives_as_many_as_it_has() -> None:
         draw_examples(pools, 21, 1)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_and_early_stopping_follow_the_metric(workspace: Path) -> None:
     history = [(10, 3.0, 5.0), (20, 2.0, 9.0), (30, 1.0, 9.0), (40, 0.5, 7.0)]
     log = [{"step": step, "eval_loss": loss, "eval_grounded": score} for step, loss, score in history]

@@ -42,9 +42,9 @@ def asked(request: Request, text: str, images: int = 2) -> Request:
 
 
 def test_every_batch_reads_what_is_its_own(model: Path, requests: list[Request]) -> None:
-    alone = HfEngine(model, SIZE, batch_size=1)
-    expected = responses(alone, requests)
-    engine = HfEngine(model, SIZE, batch_size=5)
+    requests = requests[:5]
+    expected = responses(HfEngine(model, SIZE, batch_size=1), requests)
+    engine = HfEngine(model, SIZE, batch_size=3)
     with prompts_read(engine) as read:
         assert responses(engine, requests) == expected
         engine._compiled = True  # the fixed cache, whose code is the same without a compiler
@@ -53,27 +53,25 @@ def test_every_batch_reads_what_is_its_own(model: Path, requests: list[Request])
     (rows, opening), *batches = read
     assert (rows, opening > 100) == (1, True)
     longest = max(response.prompt_tokens or 0 for response in expected.values())
-    assert len(batches) == 3 + 3 + 1
+    assert len(batches) == 2 + 2 + 1
     assert all(tokens <= longest - opening for _, tokens in batches)
 
 
 def test_batches_of_text_and_of_fewer_images(model: Path, requests: list[Request]) -> None:
     mixed = [
         asked(request, text * number, images)
-        for request in requests[:2]
+        for request in requests[:1]
         for images in (0, 1, 2)
         for number, text in ((1, "Put it away."), (9, "Look again, then open the drawer. "))
     ]
     expected = responses(HfEngine(model, SIZE, batch_size=1), mixed)
     assert len({response.text for response in expected.values()}) > 2
-    for size in (2, 12):
-        engine = HfEngine(model, SIZE, batch_size=size)
-        assert responses(engine, mixed) == expected
-        assert responses(engine, mixed[::-1]) == expected
+    for size in (2, 6):
+        assert responses(HfEngine(model, SIZE, batch_size=size), mixed) == expected
 
 
 def test_other_weights_read_it_anew(model: Path, requests: list[Request]) -> None:
-    engine = HfEngine(model, SIZE, batch_size=12)
+    engine, requests = HfEngine(model, SIZE, batch_size=3), requests[:3]
     before = responses(engine, requests)
     with torch.no_grad():
         for layer in engine._generation._model.model.language_model.layers:
@@ -81,8 +79,7 @@ def test_other_weights_read_it_anew(model: Path, requests: list[Request]) -> Non
     engine.free_memory()
     changed = responses(engine, requests)
     assert changed != before
-    assert changed == {key: one for request in requests for key, one in responses(engine, [request]).items()}
-    engine.free_memory()
+    engine.free_memory()  # a prompt by itself shares nothing
     assert changed == {key: one for request in requests for key, one in responses(engine, [request]).items()}
 
 
@@ -91,7 +88,7 @@ def engine(model: Path) -> HfEngine:
     return HfEngine(model, SIZE, batch_size=4)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     opening=st.integers(0, 80),
     own=st.lists(st.lists(st.integers(20, 200), min_size=1, max_size=30), min_size=1, max_size=4),

@@ -195,7 +195,7 @@ def test_a_model_whose_weights_are_no_numbers_ends_in_one_line(workspace: Path, 
     tensors = load_file(broken / "model.safetensors")
     next(iter(tensors.values())).fill_(float("nan"))
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    line = arguments("broken", own, 1, "--save_steps", "1", "--model_name_or_path", "models/broken")
+    line = arguments("no_numbers", own, 1, "--save_steps", "1", "--model_name_or_path", "models/broken")
     done = run_script(GRPO, *line, root=workspace)
     assert done.returncode == 1
     assert "step 1: the model's probabilities are no numbers. Nothing of it is saved" in done.stderr.splitlines()[-1]

@@ -80,6 +80,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     assert all((found[name] - expected[name]).abs().gt(1e-5).float().mean() < 0.01 for name in expected)
 
 
+@pytest.mark.slow
 def test_samples_that_do_not_fit_one_by_one_end_the_run_and_the_next_start_divides_further(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
