@@ -68,7 +68,8 @@ def test_listing_every_id_is_no_better_than_guessing_one() -> None:
 
 @given(plans, plans, st.integers(2, 4))
 def test_repeating_a_plan_gains_nothing(reference: list[Any], plan: list[Any], times: int) -> None:
-    if sum(step is not LIFT for step in plan) >= sum(step is not LIFT for step in reference):
+    wanted = max(1, sum(step is not LIFT for step in reference))  # lifts alone may be a reference when repeated
+    if sum(step is not LIFT for step in plan) >= wanted:
         assert reward(plan * times, reference) <= reward(plan, reference) + 1e-9
 
 
