@@ -41,7 +41,6 @@ from leap.records.json_files import read_object, write_json
 from leap.records.training import TrainingSample
 
 HERE = Path(__file__).resolve().parent
-LONGEST = 900  # seconds of a part
 SAME = ("device", "commit", "settings")  # of parts that may stand in one result
 
 
@@ -74,6 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--precisions", nargs="+", choices=tuple(PRECISIONS), default=list(PRECISIONS), help="what is measured")
     add("--peers", nargs="+", choices=tuple(PEERS), help="settings of peers (default: of each whose Python is given)")
     add("--rows", type=count, help="samples of a peer's micro-batch at most (default: a step's)")
+    add("--longest", type=count, default=900, help="seconds of a part at most (default %(default)s)")
     for trainer in TRAINERS:
         add(
             f"--{trainer.replace('-', '_')}_python",
@@ -218,7 +218,7 @@ def measure_leap(arguments: argparse.Namespace, precision: str) -> dict[str, Any
     words += ["--samples", arguments.samples] if arguments.samples else []
     words += [flag for flag in ("--mixed", "--small") if getattr(arguments, flag[2:])]
     words += ["--set", *chosen.values, *arguments.set] if chosen.values or arguments.set else []
-    reason = call(words, output.with_suffix(".log"), dict(os.environ), Path.cwd())
+    reason = call(words, output.with_suffix(".log"), dict(os.environ), Path.cwd(), arguments.longest)
     files = list(output.glob("training_throughput_*"))
     found = read_object(files[0]) if files else {}
     if reason or "ours" not in found:
@@ -254,7 +254,7 @@ def measure_peer(
         "IMAGE_MAX_TOKEN_NUM": str(most),
     }
     words = [python_of(arguments, peer), HERE / "peer_clock.py", part / "job.json", found_path]
-    reason = call(words, part / "log.txt", environment, part)
+    reason = call(words, part / "log.txt", environment, part, arguments.longest)
     found = read_object(found_path) if found_path.is_file() else {}
     described = {"options": options, "micro_batch": batch[0], "versions": found.get("versions", {})}
     reason = found.get("error") or reason or uneven(found, result["settings"]["samples_a_step"])
@@ -293,8 +293,8 @@ def options_of(
     return options | {"model_name_or_path": model, **data}
 
 
-def call(words: Sequence[Any], log: Path, environment: dict[str, str], folder: Path) -> str | None:
-    """Run a part, whose output goes to `log`; returns why it failed."""
+def call(words: Sequence[Any], log: Path, environment: dict[str, str], folder: Path, longest: int) -> str | None:
+    """Run a part of `longest` seconds at most, whose output goes to `log`; returns why it failed."""
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         with log.open("w") as output:
@@ -304,13 +304,13 @@ def call(words: Sequence[Any], log: Path, environment: dict[str, str], folder: P
                 stderr=subprocess.STDOUT,
                 env=environment,
                 cwd=folder,
-                timeout=LONGEST,
+                timeout=longest,
                 check=False,
             ).returncode
     except (FileNotFoundError, PermissionError) as error:
         return f"{words[0]}: {error.strerror}"
     except subprocess.TimeoutExpired:
-        return f"took longer than {LONGEST} s; {log} has its output"
+        return f"took longer than {longest} s; {log} has its output"
     last = (log.read_text(errors="replace").split("\n\n")[-1].strip().splitlines() or [""])[-1]
     return f"exit code {code}: {last} ({log})" if code else None
 

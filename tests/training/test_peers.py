@@ -16,7 +16,7 @@ from peer_settings import COMMON, PEERS, PRECISIONS, TRAINERS, installation
 
 # In a peer's place: memory suffices for three samples at once, and a setting is refused.
 TRAINER = """#!{python}
-import json, sys
+import json, sys, time
 from pathlib import Path
 job = json.loads(Path(sys.argv[2]).read_text())
 rows = job["options"]["per_device_train_batch_size"]
@@ -25,6 +25,8 @@ found |= dict.fromkeys("weights trained_weights autocast vision_attention optimi
 found["attention"] = "sdpa"
 if job["options"].get("attn_impl") == "flash_attention_4":
     sys.exit("ValueError: no FlashAttention here")
+if job["options"].get("model_init_kwargs", {{}}).get("attn_implementation") == "flash_attention_4":
+    time.sleep(60)
 if rows > 3:
     found["error"] = "OutOfMemoryError: CUDA out of memory.\\n Tried to allocate 9 GB"
 Path(sys.argv[3]).write_text(json.dumps(found))
@@ -45,7 +47,7 @@ def arguments(tmp_path: Path) -> argparse.Namespace:
         "mixed": False,
         "small": True,
     }
-    steps = {"steps": 4, "window": 2, "warm_up": 1, "rows": None}
+    steps = {"steps": 4, "window": 2, "warm_up": 1, "rows": None, "longest": 60}
     pythons = {f"{name.replace('-', '_')}_python": str(trainer) for name in TRAINERS}
     return argparse.Namespace(**given, **steps, **pythons, workdir=tmp_path / "work", output=tmp_path / "results")
 
@@ -75,6 +77,9 @@ def test_the_largest_micro_batch_that_fits_is_timed(arguments: argparse.Namespac
 def test_a_peer_that_fails_has_its_reason(arguments: argparse.Namespace) -> None:
     (found,) = peers.measure(arguments, "bf16", "ms-swift-fa4", new_result(arguments))
     assert found["error"].startswith("exit code 1: ValueError: no FlashAttention here (")
+    arguments.longest = 1
+    (found,) = peers.measure(arguments, "bf16", "trl-fa4", new_result(arguments))
+    assert found["error"].startswith("took longer than 1 s; ")
     arguments.trl_python = "/none/python"
     (found,) = peers.measure(arguments, "bf16", "trl-sdpa", new_result(arguments))
     assert found["error"] == "/none/python: No such file or directory"
