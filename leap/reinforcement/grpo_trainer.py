@@ -21,8 +21,8 @@ from leap.errors import LeapError
 from leap.models.checkpoints import read_marker
 from leap.reinforcement.own_reward import OwnReward
 from leap.reinforcement.policy_recipe import PolicyRecipe
-from leap.reinforcement.shared_prompts import share_prefill, share_prompts
-from leap.reinforcement.shared_work import see_images_once, that_teach
+from leap.reinforcement.shared_prompts import share_prompts, share_sampling
+from leap.reinforcement.shared_work import process_images_once, see_images_once, that_teach
 from leap.training.callbacks import ProgressLines
 from leap.training.checkpoint_writer import CheckpointWriter
 from leap.training.checkpointing import LossSum, Training, load, load_weights
@@ -91,7 +91,8 @@ class PolicyTrainer(GRPOTrainer):
         config = job.model.config
         self._shares = config.model_type == "qwen3_vl" and config._attn_implementation == "sdpa"
         if self._shares:
-            share_prefill(job.model)
+            share_sampling(job.model)
+            process_images_once(options["processing_class"].image_processor)
         super().__init__(**options)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Moments(self))

@@ -166,9 +166,11 @@ def _joined(
     return SharedPrompts(inputs, places, known)
 
 
-def share_prefill(model: Any) -> None:
+def share_sampling(model: Any) -> None:
     """Let `model.generate` read each prompt of a batch once, in place, where every one stands there as often as the
-    others, its copies one behind the other; keys and values are then copied. Qwen3-VL's positions are of its family."""
+    others, its copies one behind the other, and keep its keys and values once: a step's tokens of a group are one row,
+    behind its prompt and the earlier tokens of all of its responses, each seeing its own. (Copied keys and values are
+    nearly all that a step reads.) What is sampled from the logits is the library's part. Positions are Qwen3-VL's."""
     original: Callable[..., Any] = model.generate
 
     def generate(**inputs: Any) -> Any:
@@ -176,17 +178,61 @@ def share_prefill(model: Any) -> None:
         if rows is None:
             return original(**inputs)
         first, repeats, images = rows
-        cache = DynamicCache(config=model.config.get_text_config())
+        cache = _Branches(model.config.get_text_config())
         prompt = {
             name: inputs[name][first, :-1] for name in ("input_ids", "attention_mask", "mm_token_type_ids")
         }  # generation needs a token to begin with
         model(**prompt, **images, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(repeats)
+        cache.begin(repeats)
         model.model.rope_deltas = model.model.rope_deltas.repeat_interleave(repeats, dim=0)
         kept = {name: value for name, value in inputs.items() if name not in (*OF_IMAGES, "mm_token_type_ids")}
-        return original(**kept, past_key_values=cache)
+        forward = model.forward
+        model.forward = _one_token(model, forward, prompt["attention_mask"].bool(), repeats)
+        try:
+            return original(**kept, past_key_values=cache)
+        finally:
+            model.forward = forward
 
     model.generate = generate
+
+
+class _Branches(DynamicCache):
+    """Keys and values of prompts, then at each step those of a token of each of a prompt's responses. The length is
+    that of a prompt and one response, which is what generation counts."""
+
+    _prompt, _repeats = 0, 0
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config=config)
+
+    def begin(self, repeats: int) -> None:
+        self._prompt, self._repeats = self.get_seq_length(), repeats
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        length: int = super().get_seq_length(layer_idx)
+        return self._prompt + (length - self._prompt) // self._repeats if self._repeats else length
+
+
+def _one_token(model: Any, forward: Callable[..., Any], seen: Tensor, repeats: int) -> Callable[..., Any]:
+    """`forward` for a step of generation, whose rows are responses. `seen` [prompts, tokens]: what is no padding."""
+    own = torch.eye(repeats, dtype=torch.bool, device=seen.device)
+    of_prompt = seen[:, None].expand(-1, repeats, -1)
+    first = seen.sum(dim=1, keepdim=True) + model.model.rope_deltas[::repeats]
+
+    def step(input_ids: Tensor, past_key_values: _Branches, **_: Any) -> Any:
+        before = past_key_values.get_seq_length() - seen.shape[1]
+        of_response = own.repeat(1, before + 1).expand(len(seen), -1, -1)
+        found = forward(
+            input_ids=input_ids.view(len(seen), repeats),
+            attention_mask=torch.cat([of_prompt, of_response], dim=2)[:, None],
+            position_ids=(first + before).expand(3, -1, repeats),
+            past_key_values=past_key_values,
+            use_cache=True,
+        )
+        found.logits = found.logits.view(len(input_ids), 1, -1)
+        return found
+
+    return step
 
 
 def _repeated(model: Any, inputs: dict[str, Any]) -> tuple[list[int], int, dict[str, Tensor]] | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import BatchFeature
 
 OF_IMAGES = ("pixel_values", "image_grid_thw")
 
@@ -31,6 +32,29 @@ def see_images_once(model: Any) -> None:
         return found
 
     inner.get_image_features = once
+
+
+def process_images_once(image_processor: Any) -> None:
+    """Let an image that a batch holds often become patches once, in place: TRL asks for those of every response, and
+    for all of them again after sampling."""
+    original: Callable[..., Any] = image_processor.preprocess
+    known = dict[int, tuple[Any, Tensor, Tensor]]()  # of the last batch: the image too, or its id might be another's
+
+    def once(images: Any, **options: Any) -> Any:
+        flat = [image for group in images for image in (group if isinstance(group, list) else [group])]
+        fresh = [image for number, image in {id(image): image for image in flat}.items() if number not in known]
+        found = {id(image): known[id(image)] for image in flat if id(image) in known}
+        if fresh:
+            made = original(fresh, **options)
+            parts = made["pixel_values"].split(made["image_grid_thw"].prod(-1).tolist())
+            made_of = zip(fresh, parts, made["image_grid_thw"], strict=True)
+            found |= {id(image): (image, patches, grid) for image, patches, grid in made_of}
+        known.clear()
+        known.update(found)
+        _, patches, grids = zip(*(known[id(image)] for image in flat), strict=True)
+        return BatchFeature({"pixel_values": torch.cat(patches), "image_grid_thw": torch.stack(grids)})
+
+    image_processor.preprocess = once
 
 
 def _layer_of_copies(layer: Tensor | tuple[Tensor, ...], sizes: list[int], places: list[int]) -> Any:

@@ -8,7 +8,7 @@ import torch
 
 from leap.models.loading import load_model
 from leap.reinforcement import shared_prompts
-from leap.reinforcement.shared_prompts import share_prefill, share_prompts
+from leap.reinforcement.shared_prompts import share_prompts, share_sampling
 
 pytest.importorskip("trl")
 PAD, PROMPT, RESPONSE = 0, 14, 5
@@ -109,10 +109,10 @@ def test_a_prompt_that_is_read_once_is_answered_as_before(model: Path) -> None:
         return found
 
     plain = [responses(do_sample=sampled) for sampled in (False, True)]
-    share_prefill(loaded)
+    share_sampling(loaded)
     read = list[tuple[int, ...]]()
     loaded.model.language_model.register_forward_pre_hook(
         lambda _, __, given: read.append(tuple(given["inputs_embeds"].shape[:2])), with_kwargs=True
     )
     assert [responses(do_sample=sampled) for sampled in (False, True)] == plain
-    assert read[:2] == [(3, PROMPT - 1), (6, 1)]
+    assert read[:3] == [(3, PROMPT - 1), (3, 2), (3, 2)]

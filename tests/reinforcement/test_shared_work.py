@@ -5,9 +5,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL import Image
 
-from leap.models.loading import load_model
-from leap.reinforcement.shared_work import see_images_once, that_teach
+from leap.models.loading import load_model, load_processor
+from leap.reinforcement.shared_work import process_images_once, see_images_once, that_teach
 
 
 def features(model: Any, pixels: torch.Tensor, grid: torch.Tensor) -> list[torch.Tensor]:
@@ -84,3 +85,19 @@ def test_one_response_is_always_left() -> None:
     assert that_teach(batch([0.0, 0.0, 0.0]))["completion_ids"].tolist() == [[0, 1]]
     whole = batch([1.0, 2.0, -3.0])
     assert that_teach(whole) is whole
+
+
+def test_an_image_becomes_patches_once(model: Path) -> None:
+    """Also where it is asked for again, as TRL does after sampling; and what a batch does not hold is forgotten."""
+    processor = load_processor(model).image_processor
+    one, other, third = (Image.effect_noise((64 + 32 * number, 64), 90).convert("RGB") for number in range(3))
+    asked = [[one, other], [one], [other, one]]
+    plain = [processor(images=images, return_tensors="pt") for images in (asked, [[third]])]
+    original, made = processor.preprocess, list[int]()
+    processor.preprocess = lambda images, **options: made.append(len(images)) or original(images, **options)
+    process_images_once(processor)
+    for expected, images in zip(plain * 2, [asked, [[third]]] * 2, strict=True):
+        for _ in range(2):
+            found = processor(images=images, return_tensors="pt")
+            assert all(torch.equal(found[name], expected[name]) for name in ("pixel_values", "image_grid_thw"))
+    assert made == [2, 1, 2, 1]
