@@ -23,29 +23,60 @@ stage() { # title, command...
     stages+=("$(printf '%5d s  %s' $((SECONDS - started)) "$title")")
 }
 
+# Where a GPU computes, the cores have little to do: what need not wait for each other runs side by side.
+gpu=$(nvidia-smi -L 2>/dev/null | head -n 1) || gpu=
+titles=() pids=() beside_started=
+trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT # in the background they do not hear Ctrl-C
+beside() { # title, command...: a stage, which with a GPU runs until `together`
+    if [ -z "$gpu" ]; then
+        stage "$@"
+        return
+    fi
+    titles+=("$1")
+    beside_started=${beside_started:-$SECONDS}
+    shift
+    "$@" > "$LEAP_ROOT/logs/stage-${#titles[@]}.log" 2>&1 &
+    pids+=($!)
+}
+together() { # waits for them, shows what each printed, and ends where one failed
+    local index failed=0
+    for index in "${!pids[@]}"; do
+        printf '\n== %s\n' "${titles[index]}"
+        wait "${pids[index]}" || failed=$?
+        cat "$LEAP_ROOT/logs/stage-$((index + 1)).log"
+        [ "$failed" = 0 ] || exit "$failed"
+        stages+=("$(printf '%5d s  %s, beside others' $((SECONDS - beside_started)) "${titles[index]}")")
+    done
+    titles=() pids=() beside_started=
+}
+
 stage "set up" leap_set_up "$repository"
 export LEAP_ROOT="$repository/demo" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 stage "make the demo workspace" python scripts/utils/make_demo_workspace.py
-stage "fine-tune" bash scripts/training/run-training.sh --recipe demo
-checkpoint=$(ls -d demo/output/checkpoint-* | sort -V | tail -1)
+mkdir -p "$LEAP_ROOT/logs"
 evaluate() {
     python scripts/evaluation/run_vlm_evaluation.py --baseline_model models/leap-tabletop \
-        --scorer leap --prompt leap --max_new_tokens 200 --batch_size 36 "$@"
+        --scorer leap --prompt leap --max_new_tokens 200 --batch_size "$([ -n "$gpu" ] && echo 108 || echo 36)" "$@"
 }
-stage "evaluate the base" evaluate --dimension baseline
-stage "evaluate the checkpoint" evaluate --checkpoint "output/${checkpoint##*/}" --dimension all
-stage "image control: the same checkpoint with other scenes' images" \
+beside "evaluate the base" evaluate --dimension baseline
+stage "fine-tune" bash scripts/training/run-training.sh --recipe demo
+together
+checkpoint=$(ls -d demo/output/checkpoint-* | sort -V | tail -1)
+beside "evaluate the checkpoint" evaluate --checkpoint "output/${checkpoint##*/}" --dimension all
+beside "image control: the same checkpoint with other scenes' images" \
     evaluate --checkpoint "output/${checkpoint##*/}" --dimension all --image_control swapped
-stage "image control: the same checkpoint with blank images" \
+beside "image control: the same checkpoint with blank images" \
     evaluate --checkpoint "output/${checkpoint##*/}" --dimension all --image_control blank
-stage "draw" python scripts/evaluation/draw_evaluation_results.py
-stage "blind review: plans of both models" python scripts/evaluation/run_vlm_output.py \
+beside "blind review: plans of both models" python scripts/evaluation/run_vlm_output.py \
     --baseline_model models/leap-tabletop --max_checkpoints 1 --max_new_tokens 64 --temperature 0
+together
 review() {
     python scripts/evaluation/analyze_output_results.py --judge rubric
     python scripts/evaluation/draw_blind10_scores.py
 }
-stage "blind review: the deterministic rubric" review
+beside "draw" python scripts/evaluation/draw_evaluation_results.py
+beside "blind review: the deterministic rubric" review
+together
 stage "report" python scripts/evaluation/build_report.py
 
 printf '\n== done in %d s\n' "$SECONDS"

@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from leap.errors import LeapError
+from leap.hardware import usable_cores
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 _AHEAD = 4  # tasks that each process may have waiting or answered
+_ENOUGH = 8  # workers for one GPU: with four, a step of the 2B model never waited
 _SEMAPHORES = 4  # and a few more that each worker of a data loader or pool needs
 _DIED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: (?P<signal>\w+)|exited unexpectedly)")
 
@@ -31,6 +33,11 @@ def end_with_parent(_: Any = None) -> None:
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def default_loader_workers(on_gpu: bool, processes_here: int) -> int:
+    """How many prepare batches for each of `processes_here` training processes: a model on the CPU needs all cores."""
+    return min(_ENOUGH, max(1, usable_cores() // processes_here - 1)) if on_gpu else 0
 
 
 def usable_workers(wanted: int) -> int:

@@ -44,8 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _kept_interrupts() -> Iterator[None]:
-    """A script that begins or ends lets Ctrl-C end its process at once, which here is that of all tests."""
+    """A script that begins or ends lets Ctrl-C end its process at once, which here is that of all tests.
+
+    Under nohup what tests start would not hear a SIGHUP.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

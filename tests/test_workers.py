@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from leap.data.transfer import Arrays, tensors_of
 from leap.errors import LeapError, UsageError
 from leap.models.checkpoints import MARKER, find_checkpoints, is_resumable
-from leap.workers import clear_worker_errors, start_loader_worker
+from leap.workers import clear_worker_errors, default_loader_workers, start_loader_worker
 
 FINETUNE = REPOSITORY / "scripts" / "training" / "run-finetuning.py"
 # Batches of 2 MB, and more of them ahead than a small /dev/shm holds.
@@ -48,6 +48,12 @@ def read(make: Callable[[], Any], workers: int = 2) -> list[dict[str, Any]]:
     )
     with clear_worker_errors("--dataloader_num_workers"):
         return [tensors_of(batch) for batch in loader]
+
+
+def test_a_gpu_has_workers_by_default_and_a_model_on_the_cpu_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leap.workers.usable_cores", lambda: 16)
+    assert [default_loader_workers(True, ranks) for ranks in (1, 4, 16)] == [8, 3, 1]
+    assert default_loader_workers(False, 1) == 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -6,6 +6,7 @@ control, so that those of other projects can be used.
 """
 
 import gc
+import os
 import random
 import sys
 import time
@@ -39,7 +40,7 @@ from leap.training.schedule import warmup_steps
 from leap.training.sharding import Sharded
 from leap.training.signals import Signals, stop_message
 from leap.training.wall_time import SESSIONS, WallTime
-from leap.workers import start_loader_worker, usable_workers
+from leap.workers import default_loader_workers, start_loader_worker, usable_workers
 
 _PREFETCH = 3  # micro-batches that each worker may have ready
 
@@ -383,7 +384,10 @@ def _prepare(job: TrainingJob) -> tuple[nn.Module, Any]:
 
 def _loader(micro_batches: MicroBatches, recipe: Recipe, order: range) -> Iterator[dict[str, Any]]:
     """Micro-batches in order, each made by one worker while earlier ones are trained on."""
-    workers = usable_workers(recipe.dataloader_num_workers)
+    wanted = recipe.dataloader_num_workers
+    if wanted is None:
+        wanted = default_loader_workers(torch.cuda.is_available(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    workers = usable_workers(wanted)
     loader = DataLoader(
         micro_batches,
         batch_size=None,

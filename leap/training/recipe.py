@@ -244,7 +244,9 @@ class Recipe(BaseModel):
         "tensorboard"
     )
     seed: Annotated[_Integer, Field(ge=0, lt=2**32)] = 42  # as NumPy's generators take it
-    dataloader_num_workers: Workers = 0
+    dataloader_num_workers: Annotated[
+        Workers | None, Field(description="null: up to eight a GPU, and none beside a model on the CPU")
+    ] = None
 
     @field_validator("*", mode="before")
     @classmethod
