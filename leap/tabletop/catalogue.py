@@ -4,6 +4,7 @@ Looks (shapes, colours, textures) live in `leap.tabletop.appearance`, under the 
 """
 
 from dataclasses import dataclass
+from math import nan
 
 from leap.errors import LeapError
 
@@ -14,7 +15,8 @@ class ObjectKind:
 
     `noun` is how an instruction names it; `radius` is its footprint on the table in metres;
     `properties` are the facts that make a CommonSense or Semantic task answerable.
-    Density (kg/m3), friction (coefficient against wood) and reflectance (0..1) are set for material blocks only.
+    Density (kg/m3), friction (coefficient against wood), reflectance (0..1), expansion (10^-6/K) and
+    speed of sound (m/s) are set for material blocks only; NaN where nothing clear can be said.
     """
 
     name: str
@@ -22,16 +24,21 @@ class ObjectKind:
     category: str
     radius: float
     properties: frozenset[str] = frozenset()
-    density: float | None = None
-    friction: float | None = None
-    reflectance: float | None = None
+    density: float = nan
+    friction: float = nan
+    reflectance: float = nan
+    expansion: float = nan
+    speed_of_sound: float = nan
 
 
-def _kind(name: str, category: str, radius: float, *properties: str, noun: str = "", **physics: float) -> ObjectKind:
-    return ObjectKind(name, noun or name.replace("_", " "), category, radius, frozenset(properties), **physics)
+def _kind(name: str, category: str, radius: float, *properties: str, noun: str = "") -> ObjectKind:
+    return ObjectKind(name, noun or name.replace("_", " "), category, radius, frozenset(properties))
 
 
-# Physics figures are textbook values, rounded; only their order matters to a task.
+def _block(name: str, noun: str, *physics: float) -> ObjectKind:
+    return ObjectKind(name, noun, "block", 0.045, frozenset(), *physics)
+
+
 _KINDS = (
     _kind("apple", "fruit", 0.045, "red", "crisp", "in_legends"),
     _kind("banana", "fruit", 0.085, "yellow", "peeled_by_hand", "monkey_favourite"),
@@ -79,14 +86,17 @@ _KINDS = (
     _kind("ten_of_clubs", "card", 0.060, "worth_ten", noun="ten of clubs"),
     _kind("seven_of_hearts", "card", 0.060, "lucky_number", noun="seven of hearts"),
     _kind("two_of_spades", "card", 0.060, "lowest_card", noun="two of spades"),
-    _kind("steel_block", "block", 0.045, density=7850, friction=0.45, reflectance=0.65, noun="block of steel"),
-    _kind("wood_block", "block", 0.045, density=600, friction=0.40, reflectance=0.20, noun="block of wood"),
-    _kind("foam_block", "block", 0.045, density=30, friction=0.60, reflectance=0.40, noun="block of foam"),
-    _kind("stone_block", "block", 0.045, density=2600, friction=0.65, reflectance=0.25, noun="block of stone"),
-    _kind("gold_block", "block", 0.045, density=19300, friction=0.30, reflectance=0.75, noun="block of gold"),
-    _kind("rubber_block", "block", 0.045, density=1100, friction=0.90, reflectance=0.05, noun="block of black rubber"),
-    _kind("ice_block", "block", 0.045, density=917, friction=0.03, reflectance=0.10, noun="block of ice"),
-    _kind("mirror_block", "block", 0.045, density=2500, friction=0.35, reflectance=0.95, noun="mirrored block"),
+    # Density, friction, reflectance, expansion, speed of sound: textbook values, rounded; only their order matters.
+    # Ice lets light through, and melts when it is warmed. Wood differs along its grain and across it. Soft rubber has a
+    # fast sort of sound and a slow one.
+    _block("steel_block", "block of steel", 7850, 0.45, 0.65, 12, 5900),
+    _block("wood_block", "block of wood", 600, 0.40, 0.20, nan, nan),
+    _block("foam_block", "block of foam", 30, 0.60, 0.40, 70, 300),
+    _block("stone_block", "block of stone", 2600, 0.65, 0.25, 8, 4500),
+    _block("gold_block", "block of gold", 19300, 0.30, 0.75, 14, 3200),
+    _block("rubber_block", "block of black rubber", 1100, 0.90, 0.05, 170, nan),
+    _block("ice_block", "block of ice", 917, 0.03, nan, nan, 3900),
+    _block("mirror_block", "mirrored block", 2500, 0.35, 0.95, 9, 5600),
     _kind("plate", "container", 0.095),
     _kind("bowl", "container", 0.080),
     _kind("basket", "container", 0.105),

@@ -47,6 +47,14 @@ def test_no_evaluation_scene_occurs_in_training() -> None:
     }
 
 
+def test_a_larger_benchmark_holds_the_smaller_one() -> None:
+    larger = {scene_key(episode) for _, episode in benchmark_episodes(DemoSize(5, 5, 10))}
+    assert len(larger) == 300
+    assert {scene_key(episode) for _, episode in benchmark_episodes(DemoSize(5, 3, 6))} < larger
+    with pytest.raises(LeapError, match="1 to 5 in each"):
+        benchmark_episodes(DemoSize(tasks_per_dimension=6))
+
+
 def test_the_same_seed_gives_the_same_texts_and_scenes_in_any_process() -> None:
     digests = set()
     for hash_seed in ("1", "2"):

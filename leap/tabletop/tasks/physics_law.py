@@ -1,8 +1,9 @@
-"""PhysicsLaw: press the block that a law of physics singles out; density, friction or reflection decide."""
+"""PhysicsLaw: press the block that a law of physics singles out, by what it is made of."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 
 from leap.preparation.build.phrasing import expand
 from leap.tabletop.catalogue import KINDS, kinds_of
@@ -59,8 +60,12 @@ class Question:
         clear = max(first, second) >= self.ratio * min(first, second) and abs(first - second) >= self.gap
         return ordered[0] if clear and self.above < first < self.below else None
 
+    def holds_for(self, block: str) -> bool:
+        """Whether the law is clear on that material."""
+        return not isnan(self._value(block))
+
     def _value(self, block: str) -> float:
-        return getattr(KINDS[block], self.quantity)
+        return float(getattr(KINDS[block], self.quantity))
 
 
 WATER = 1000.0  # kg/m3
@@ -110,19 +115,42 @@ ABSORBS = (
     "would look darkest in the beam of a lamp",
     "has the least reflective surface",
 )
+EXPANDS = (
+    "would grow most on a [warm|hot] day",
+    "would be smallest in the cold",
+    "expands most when [heated|warmed]",
+    "would need the most room when all the blocks are hot",
+)
+KEEPS_ITS_SIZE = (
+    "would grow least on a [warm|hot] day",
+    "would be biggest in the cold",
+    "expands least when [heated|warmed]",
+    "would keep its size best when all the blocks are hot",
+)
+SOUND_IS_FAST = (
+    "would carry a sound [the fastest|with the highest speed]",
+    "would carry a tap of my hand to its other end [first|soonest]",
+    "has the [highest|greatest] speed of sound",
+    "would need the least time to carry a sound",
+)
+SOUND_IS_SLOW = (
+    "would carry a sound [the least fast|with the lowest speed]",
+    "would carry a tap of my hand to its other end last",
+    "has the [lowest|smallest] speed of sound",
+    "would need the most time to carry a sound",
+)
 
 
 @dataclass(frozen=True)
 class PhysicsTask:
-    """Press the block that answers one of the questions; `left_out` are materials on which the law is unclear."""
+    """Press the block that answers one of the questions, which are all of one quantity."""
 
     name: str
     questions: tuple[Question, ...]
-    left_out: tuple[str, ...] = ()
     dimension: str = "PhysicsLaw"
 
     def make(self, rng: random.Random, phrasing: str) -> Episode:
-        usable = [kind.name for kind in kinds_of("block") if kind.name not in self.left_out]
+        usable = [kind.name for kind in kinds_of("block") if self.questions[0].holds_for(kind.name)]
         while True:
             blocks = rng.sample(usable, rng.randint(4, 6))
             question = rng.choice(self.questions)
@@ -158,6 +186,20 @@ TASKS = (
     PhysicsTask(
         "reflection_qa",
         (Question("reflectance", True, REFLECTS, gap=0.14), Question("reflectance", False, ABSORBS, gap=0.14)),
-        left_out=("ice_block",),  # it lets light through
+    ),
+    # Of these two's questions, one nearly always has the same answer (rubber, foam), so the other is drawn more often.
+    PhysicsTask(
+        "thermal_expansion_qa",
+        (
+            Question("expansion", True, EXPANDS, ratio=1.5),
+            *3 * (Question("expansion", False, KEEPS_ITS_SIZE, ratio=1.5),),
+        ),
+    ),
+    PhysicsTask(
+        "speed_of_sound_qa",
+        (
+            *5 * (Question("speed_of_sound", True, SOUND_IS_FAST, ratio=1.4),),
+            Question("speed_of_sound", False, SOUND_IS_SLOW, ratio=1.4),
+        ),
     ),
 )
