@@ -235,7 +235,7 @@ def measure_peer(
 ) -> dict[str, Any]:
     peer = PEERS[name]
     trainer, folder = TRAINERS[peer.trainer], arguments.workdir.resolve() / "peers"
-    part = folder / f"{peer.trainer}-{precision}"
+    part = folder / f"{name}-{precision}"
     options = options_of(arguments, precision, peer, batch, folder)
     pins = dict(pin.split("==") for pin in (*PLATFORM, *trainer.versions))
     job = {"trainer": peer.trainer, "options": options, "packages": list(pins)}
@@ -275,7 +275,7 @@ def options_of(
         "max_steps": arguments.warm_up + arguments.steps,
         "per_device_train_batch_size": batch[0],
         "gradient_accumulation_steps": batch[1],
-        "output_dir": str(folder / f"{peer.trainer}-{precision}" / "output"),
+        "output_dir": str(folder / "output"),
         "use_cpu": on_cpu,
         **TRAINERS[peer.trainer].precisions[precision],
     }
