@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from leap.errors import LeapError
 from leap.records.litter import is_bare
-from leap.records.paths import at_home, find_path
+from leap.records.paths import at_home, find_data, find_path
 
 if TYPE_CHECKING:
     from leap.data.image import ImageSize
@@ -138,6 +138,10 @@ class WorkspaceConfig:
     def resolve(self, path: str | Path) -> Path:
         """A path as the user gave it: from the current folder or the workspace root, see `find_path`."""
         return find_path(path, self.root)
+
+    def find_data(self, path: str | Path) -> Path:
+        """The same, or the place in the cache of data at an address (s3://, gs://, hf://, …)."""
+        return find_data(path, self.root)
 
     def find_model(self, text: str) -> "Path | HubModel":
         """A model as the user gave it: a folder, or a name on the hub, which `fetch_models` makes a folder."""

@@ -7,7 +7,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
 from leap.errors import LeapError
+from leap.records.remote import address, as_path, is_there, open_file
 
 IMAGES_ARCHIVE = "images.tar.gz"  # which the published samples come with
 _FIRST_FOLDER = "demo-data/images/"
@@ -46,21 +47,26 @@ class ImageSize:
         return f"{self.min_tokens} to {self.max_tokens} tokens"
 
 
-def resolve_image(path: str, roots: Sequence[Path]) -> Path:
-    """The one file that a sample's image path means. None or several matches raise LeapError."""
-    given = Path(path)
-    candidates = [given] if given.is_absolute() else [root / given for root in roots]
-    found = _files(candidates) or _files(_in_renamed_folder(path, roots))
+def resolve_image(path: str, roots: Sequence[Path], there: Callable[[Path], bool] = is_there) -> Path:
+    """The one file that a sample's image path, or address, means. None or several matches raise LeapError."""
+    candidates = image_places(path, roots)
+    found = _files(candidates, there) or _files(_in_renamed_folder(path, roots), there)
     if len(found) == 1:
         return found[0]
-    tried = ", ".join(str(candidate) for candidate in found or candidates)
+    tried = ", ".join(map(address, found or candidates))
     if not found:
         raise LeapError(f"image {path}: missing (looked for {tried}); {_way_out(roots)}")
     raise LeapError(f"image {path}: two different files match ({tried}); set --image_root to the right folder")
 
 
-def _files(candidates: Sequence[Path]) -> list[Path]:
-    return list(dict.fromkeys(candidate.resolve() for candidate in candidates if candidate.is_file()))
+def image_places(path: str, roots: Sequence[Path]) -> list[Path]:
+    """Where a sample's image may be."""
+    given = as_path(path)
+    return [given] if given.is_absolute() else [root / given for root in roots]
+
+
+def _files(candidates: Sequence[Path], there: Callable[[Path], bool]) -> list[Path]:
+    return list(dict.fromkeys(candidate.resolve() for candidate in candidates if there(candidate)))
 
 
 def _in_renamed_folder(path: str, roots: Sequence[Path]) -> list[Path]:
@@ -102,14 +108,14 @@ def load_image(source: ImageSource) -> Image.Image:
     if isinstance(source, BlankImage):
         return Image.new("RGB", load_image(source.like).size, (128, 128, 128))
     try:
-        if not source.is_file():  # a pipe would be waited for
+        if not is_there(source):  # a pipe would be waited for
             raise LeapError("the image is missing; restore the file")
-        with source.open("rb") as file, open_image(file) as image:
+        with open_file(source) as file, open_image(file) as image:
             return as_rgb(image)
     except OSError as error:
         raise LeapError(f"{source}: the image cannot be read ({error.strerror})") from error
     except LeapError as error:
-        raise LeapError(f"{source}: {error}") from error
+        raise LeapError(f"{address(source)}: {error}") from error
 
 
 @contextmanager

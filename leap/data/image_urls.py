@@ -14,6 +14,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from leap.data.image import ImageSize, ImageSource, SentImage, load_image, open_image, refuse_stripes
 from leap.errors import LeapError
+from leap.records.remote import is_there, open_file
 
 TOKEN_SIDE = 32  # pixels: Qwen3-VL merges 2x2 patches of 16 into one token
 # Chunks of a PNG after which readers differ; EXIF may stand behind the pixels, or in a text.
@@ -40,7 +41,10 @@ def _content(source: ImageSource) -> bytes:
     if isinstance(source, SentImage):
         return source.content
     try:
-        return source.read_bytes() if isinstance(source, Path) and source.is_file() else b""
+        if not (isinstance(source, Path) and is_there(source)):
+            return b""
+        with open_file(source) as file:
+            return file.read()
     except OSError:
         return b""
 

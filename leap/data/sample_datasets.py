@@ -14,6 +14,7 @@ from leap.data.lerobot_dataset import INFO, find_camera, load_episodes
 from leap.data.sample_files import SampleFile
 from leap.errors import LeapError, first_line
 from leap.records.paths import may_be_hub_name
+from leap.records.remote import as_path, fetch_data, is_cached, is_remote, kind
 from leap.records.training import TrainingSample
 
 _ROWS = 256  # that are read at a time: a row may hold images
@@ -133,10 +134,14 @@ def _digest(value: Any) -> str:
 def find_samples(given: str, root: Path, cache: Path) -> SampleSource | None:
     """What `train_file` or `val_file` names: a file, a folder, or a data set on the hub (org/name), each with :split.
 
-    Relative paths start at `root`; None where there is nothing of that name and it is none that the hub has. Nothing is
-    read or fetched yet. A folder's tables go into `cache`.
+    Relative paths start at `root`, and an address will do as well; None where there is nothing of that name and it is
+    none that the hub has. Nothing is read or fetched yet. A folder's tables go into `cache`.
     """
-    place = root / given
+    place = as_path(given, root)
+    if is_cached(place):
+        return _remote_samples(place, cache)
+    if is_remote(given):
+        given = str(place)
     if place.is_file():
         return SampleFile(place)
     name, _, split = given.partition(":")
@@ -145,6 +150,24 @@ def find_samples(given: str, root: Path, cache: Path) -> SampleSource | None:
     if may_be_hub_name(name, root) and not name.endswith(_FILES):
         return SampleDataset(Path(given), name, split or None, None)
     return None
+
+
+def _remote_samples(place: Path, cache: Path) -> SampleSource | None:
+    name, _, split = place.name.partition(":")
+    for whole, wanted in ((place, None), (place.with_name(name), split or None)):
+        if (found := kind(whole)) == "file":
+            return SampleFile(whole) if wanted is None else None
+        if found:
+            return SampleDataset(place, str(whole), wanted, cache / "datasets")
+    return None
+
+
+def fetch_samples(source: SampleSource) -> None:
+    """What is at an address comes into the cache, in the version that is there now."""
+    if isinstance(source, SampleFile):
+        fetch_data(source.path)
+    elif source.cache:
+        fetch_data(Path(source.name))
 
 
 def iter_samples(source: SampleSource, images: ImageFolder) -> Iterator[tuple[int, TrainingSample | SampleError]]:

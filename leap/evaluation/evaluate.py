@@ -11,6 +11,7 @@ from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Engine
 from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
+from leap.records.upload import Upload
 from leap.vlabench.dimensions import Dimension
 
 
@@ -22,11 +23,12 @@ def evaluate_models(
     results: Path,
     repository: Path,
     archive: Path | None = None,
+    upload: Upload | None = None,
 ) -> list[DimensionResult]:
     """Every model on every dimension, into `results`/<dimension>/<model>/. Finished examples are kept.
 
     Answers that were made otherwise (another model, prompt, data set, scorer, decoding) are refused with LeapError, or
-    moved to a folder under `archive` where one is given.
+    moved to a folder under `archive` where one is given. Complete results are sent where `upload` says.
     """
     finished = []
     for model in models:
@@ -43,7 +45,10 @@ def evaluate_models(
                 folder.begin()
             _note_unknown_files(model, folders)
             _ask(model, folders, settings, load)
-            finished += [folder.finish() for folder in folders]
+            for folder in folders:
+                finished.append(folder.finish())
+                if upload and finished[-1].counts.complete:
+                    upload.send(folder.path)
     return finished
 
 

@@ -37,6 +37,7 @@ from leap.records.files import LOCK, is_file, move_folder
 from leap.records.json_files import JsonlAppender, write_json
 from leap.records.litter import listed
 from leap.records.locks import FolderLock
+from leap.records.remote import address
 from leap.redaction import hide_all
 from leap.vlabench.blind import blind_scores
 from leap.vlabench.dimensions import DIMENSIONS, Dimension
@@ -194,7 +195,7 @@ class ResultFolder:
             "image_size_source": self._settings.image_size_source,
             "scorer": self._settings.scorer.to_dict(),
             "data": {
-                "path": str(self._settings.data),
+                "path": address(self._settings.data),
                 "examples": len(self._examples),
                 "fingerprint": fingerprint(self._examples),
             },

@@ -9,6 +9,7 @@ from pathlib import Path
 from leap.environment import rank
 from leap.errors import UsageError
 from leap.records.litter import is_data
+from leap.records.remote import as_path, is_remote
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # First and last words of paths in a workspace: nobody who mistypes one should get what a stranger calls so on the hub.
@@ -25,6 +26,8 @@ def find_path(path: str | Path, root: Path) -> Path:
     text = str(path)
     if not text.strip() or "\0" in text:
         raise UsageError(f"{text!r} is no path; leave the flag out to have its default")
+    if is_remote(text):
+        raise UsageError(f"{text}: a path of this machine is needed; results go elsewhere with --upload")
     given = at_home(path)
     if given.is_absolute():
         return given
@@ -34,6 +37,11 @@ def find_path(path: str | Path, root: Path) -> Path:
     if os.path.exists(here) and not os.path.samefile(here, there) and not _is_empty(here):
         _say(f"{text}: the workspace's is taken, {there}; for the one here, {here}, write its whole path")
     return there
+
+
+def find_data(path: str | Path, root: Path) -> Path:
+    """The same for data to read, which may be at an address as well: see leap.records.remote."""
+    return as_path(str(path)) if is_remote(str(path)) else find_path(path, root)
 
 
 def may_be_hub_name(text: str, root: Path, explicit: bool = False) -> bool:

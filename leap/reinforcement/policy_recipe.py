@@ -18,6 +18,7 @@ _NOT_IN_GRPO = {
     "fp16": "take bf16",
     "tokens_per_micro_batch": "per_device_train_batch_size says how many responses go through the model at once",
     "compile": "leave it out",
+    "upload": "copy the checkpoints with the store's own tool",
 }
 
 

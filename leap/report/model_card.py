@@ -34,6 +34,7 @@ from leap.models.export import EXPORTED, Format
 from leap.models.families import COMPONENTS
 from leap.progress import duration
 from leap.records.files import is_file, read_text
+from leap.records.remote import is_remote
 from leap.records.table_cells import markdown_block, markdown_text
 from leap.report.results import (
     TOTAL,
@@ -208,6 +209,9 @@ def _datasets(export: Export) -> list[str]:
 
 
 def _dataset(name: str, root: Path) -> str | None:
+    if is_remote(name):
+        owner, _, rest = name.removeprefix("hf://datasets/").partition("/")
+        return f"{owner}/{rest.partition('/')[0].partition('@')[0]}" if name.startswith("hf://datasets/") else None
     source, place = find_samples(name, root, root), root / name
     if isinstance(source, SampleDataset) and source.cache is None:
         return source.name

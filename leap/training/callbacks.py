@@ -1,14 +1,19 @@
-"""What happens at a run's moments beside training: progress lines, and early stopping."""
+"""What happens at a run's moments beside training: progress lines, checkpoints that are sent, early stopping."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from transformers import TrainerCallback
 
 from leap.progress import duration
+from leap.records.upload import Upload
 from leap.terminal import overwrite
+from leap.training.checkpoint_folder import whole_checkpoints
 from leap.training.stopping import Metric, best_step, has_stopped
 
 # What an evaluation logs, as a person reads it.
@@ -47,6 +52,33 @@ class ProgressLines(TrainerCallback):
             overwrite(line, end="" if live else "\n")
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+class UploadCheckpoints(TrainerCallback):
+    """Sends every whole checkpoint of a run while training goes on, and first those that no earlier start has sent."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload, self._waiting = upload, SimpleQueue[Path | None]()
+        self._thread = threading.Thread(target=self._send_all, daemon=True)
+
+    def _send_all(self) -> None:
+        while folder := self._waiting.get():
+            self._upload.send(folder)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for folder in whole_checkpoints(Path(args.output_dir)):
+            self._waiting.put(folder)
+        self._thread.start()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._waiting.put(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._waiting.put(None)
+        if not self._waiting.empty():
+            print(f"sending the last checkpoints to {self._upload.address}", file=sys.stderr, flush=True)
+        self._thread.join()
+        self._upload.refuse_failed()
 
 
 class EarlyStopping(TrainerCallback):

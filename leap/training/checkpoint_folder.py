@@ -84,9 +84,14 @@ def _no_room(place: Path, cause: str, needed: int) -> str:
     )
 
 
+def whole_checkpoints(run: Path) -> list[Path]:
+    """Those that LEAP finished, oldest first."""
+    return [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
+
+
 def remove_oldest(run: Path, keep: int | None, best: str | None = None) -> None:
     """Remove all whole checkpoints but the newest `keep` and `best`. Call it when the newest is whole."""
-    whole = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
+    whole = whole_checkpoints(run)
     for old in whole[:-keep] if keep else []:
         if best is None or old.resolve() != Path(best).resolve():
             old.rename(partial_folder(old))  # first, so that a kill leaves nothing that looks whole
@@ -103,8 +108,7 @@ def _remove(folder: Path) -> None:
 
 def strip_older(run: Path) -> None:
     """Strip all whole checkpoints but the newest RESUMABLE_KEPT, those that a kill left half-stripped included."""
-    whole = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
-    for old in whole[:-RESUMABLE_KEPT]:
+    for old in whole_checkpoints(run)[:-RESUMABLE_KEPT]:
         _strip(old)
 
 
@@ -170,7 +174,7 @@ def _as_bf16(settings: dict[str, Any]) -> dict[str, Any]:
 
 def resume_point(run: Path) -> Path | None:
     """The newest whole checkpoint; None where there is none. Raises LeapError where it was stripped."""
-    whole = [folder for folder in find_checkpoints(run) if (folder / MARKER).is_file()]
+    whole = whole_checkpoints(run)
     if whole and not is_resumable(whole[-1]):
         raise LeapError(
             f"{whole[-1]}: training cannot go on from it: it was stripped to its weights (only the newest "

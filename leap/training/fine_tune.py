@@ -36,14 +36,23 @@ from leap.preparation.check.overlap import count_shared
 from leap.progress import is_main_process
 from leap.records.files import cache_in_use
 from leap.records.json_files import write_json
+from leap.records.remote import NotFetched, as_path
+from leap.records.upload import Upload
 from leap.training.batches import check_packing, make_batches
-from leap.training.checkpoint_folder import resume_point, training_in
+from leap.training.checkpoint_folder import resume_point, training_in, whole_checkpoints
 from leap.training.dry_run import describe
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.places import check_places
 from leap.training.ranks import Ranks, join
 from leap.training.recipe import Recipe
-from leap.training.resume import adapter_to_start, find_resume, model_to_train, note_unknown_files, resolve_start
+from leap.training.resume import (
+    adapter_to_start,
+    find_resume,
+    model_to_train,
+    note_unknown_files,
+    refuse_another_run,
+    resolve_start,
+)
 from leap.training.schedule import check_reports, check_schedule, check_stopping
 from leap.training.sharding import check_sharding
 from leap.training.stopping import BEST, Metric, best_step, evaluations, has_stopped, own_log
@@ -123,16 +132,44 @@ def plan_and_train(
     benchmark: "Callable[[Recipe], Benchmark] | None" = None,
 ) -> None:
     """With `dry_run`, or where the run is finished, only the plan. For the rest see `check_run` and `train`."""
-    with cache_in_use(cache, keep=not dry_run) as place:
-        checked = check_run(recipe, root, place, report=not dry_run, benchmark=benchmark)
     log = print if is_main_process() else (lambda *_: None)
+    upload = None
+    if recipe.upload and is_main_process() and not dry_run:
+        upload = Upload(recipe.upload, (root / recipe.output_dir).parent, MARKER)
+    with cache_in_use(cache, keep=not dry_run) as place:
+        try:
+            checked = check_run(recipe, root, place, report=not dry_run, benchmark=benchmark)
+        except NotFetched as note:
+            log(f"images      {note}")
+            return
     log(describe(checked))
     if dry_run:
         return
+    if upload:
+        refuse_another_upload(upload, checked)
     if checked.finished:
         log(f"this run is finished: {checked.resume}")
+        if upload:
+            for folder in whole_checkpoints(checked.output):
+                upload.send(folder)
+            upload.refuse_failed()
         return
-    log(f"done: {train(checked, repository, logs, callbacks)}")
+    from leap.training.callbacks import UploadCheckpoints
+
+    sending = [UploadCheckpoints(upload)] if upload else []
+    log(f"done: {train(checked, repository, logs, [*sending, *callbacks])}")
+
+
+def refuse_another_upload(upload: Upload, run: Run) -> None:
+    """Raises LeapError where another run's checkpoints lie where this one's go, now or when one is to be sent."""
+
+    def same(there: Any, _: Any) -> bool:
+        refuse_another_run(f"{upload.address}/{run.output.name}", there, run.identity)
+        return True  # also where it was stripped here since
+
+    upload.same = same
+    if first := upload.stored(run.output / f"checkpoint-{min(run.recipe.save_steps, run.steps)}"):
+        same(first, None)
 
 
 def check_run(
@@ -173,7 +210,7 @@ def check_run(
         source = find_samples(file, root, cache)
         assert source is not None, "check_places has found it"
         usual = [root, root / "data", *([source.folder] if source.folder else [])]
-        roots = [root / recipe.image_root] if recipe.image_root else list(dict.fromkeys(usual))
+        roots = [as_path(recipe.image_root, root)] if recipe.image_root else list(dict.fromkeys(usual))
         return check_training_file(
             source,
             roots,

@@ -9,10 +9,11 @@ from pydantic.fields import FieldInfo
 
 from leap.errors import UsageError
 from leap.records.paths import find_path
+from leap.records.remote import is_remote
 from leap.records.yaml_text import load_yaml
 from leap.terminal import shorten
 from leap.training.aliases import ALIASES, ANSWERS, RESUME, answers, translated
-from leap.training.recipe import PATHS, Recipe
+from leap.training.recipe import DATA, PATHS, Recipe
 
 
 def add_recipe_flags(
@@ -110,6 +111,8 @@ def recipe_overrides(
 
 
 def _path(name: str, text: str, root: Path) -> str:
+    if name in DATA and is_remote(text):
+        return text
     try:
         place = find_path(text, root)
     except UsageError as error:

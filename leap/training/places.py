@@ -9,6 +9,7 @@ from leap.hub.hub_models import fetch_model, named_model
 from leap.models.checkpoints import weight_files
 from leap.records.files import check_folder
 from leap.records.json_files import read_object
+from leap.records.remote import address, as_path, is_cached, kind
 from leap.training.checkpoint_folder import resume_point
 from leap.training.recipe import Recipe
 from leap.training.resume import model_to_train
@@ -28,15 +29,21 @@ def check_places(recipe: Recipe, root: Path) -> None:
     named = [("train_file", one.file) for one in recipe.train_files]
     for name, file in [*named, *([("val_file", recipe.val_file)] if recipe.val_file else [])]:
         if find_samples(file, root, root) is None:
-            raise LeapError(f"{root / file}: there is no such file; {_DOWNLOAD}, or name yours with --{name}")
-    if recipe.image_root and not (root / recipe.image_root).is_dir():
-        raise LeapError(f"{root / recipe.image_root}: there is no such folder; name the images' with --image_root")
+            raise LeapError(
+                f"{address(as_path(file, root))}: there is no such file; {_DOWNLOAD}, or name yours with --{name}"
+            )
+    if recipe.image_root and not _is_folder(place := as_path(recipe.image_root, root)):
+        raise LeapError(f"{address(place)}: there is no such folder; name the images' with --image_root")
     if recipe.deepspeed:
         check_deepspeed(root / recipe.deepspeed)
     check_folder(root / recipe.output_dir)
     weight_files(fetch_model(model_to_train(recipe, root), root))
     if recipe.resume_from_lora and resume_point(root / recipe.output_dir) is None:
         fetch_model(named_model(recipe.resume_from_lora, root), root)
+
+
+def _is_folder(place: Path) -> bool:
+    return kind(place) == "directory" if is_cached(place) else place.is_dir()
 
 
 def check_deepspeed(path: Path) -> None:

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -27,6 +28,7 @@ from leap.records.files import is_file, read_text
 from leap.records.json_files import first_problem
 from leap.records.litter import listed
 from leap.records.paths import at_home
+from leap.records.remote import is_remote
 from leap.records.yaml_text import LARGEST, load_yaml
 from leap.terminal import in_one_line, shorten
 from leap.training.aliases import answers, translated
@@ -37,8 +39,9 @@ from leap.training.stopping import Metric
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
          "image_root", "val_file", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples",
          "gradient_checkpointing", "packing", "tokens_per_micro_batch", "compile", "early_stopping_patience",
-         "fsdp", "eval_benchmark", "metric_for_best_model"}  # fmt: skip
+         "fsdp", "eval_benchmark", "metric_for_best_model", "upload"}  # fmt: skip
 PATHS = ("model_name_or_path", "train_file", "val_file", "image_root", "output_dir", "resume_from_lora", "deepspeed")
+DATA = ("train_file", "val_file", "image_root")  # of these, those that may be at an address
 ADAPTER_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora", "use_dora")
 
 
@@ -226,6 +229,9 @@ class Recipe(BaseModel):
     logging_steps: Count = 10
     save_steps: Count = 200
     save_total_limit: Annotated[Count | None, Field(description="keep the newest N checkpoints")] = None
+    upload: Annotated[
+        str | None, Field(description="send each checkpoint to s3://…, gs://…, hf://… or a shared folder as well")
+    ] = None
     # null: "steps" where there is a val_file or an eval_benchmark
     eval_strategy: Annotated[Literal["no", "steps", "epoch"] | None, BeforeValidator(_word_no)] = None
     eval_steps: Annotated[
@@ -260,8 +266,10 @@ class Recipe(BaseModel):
 
     @field_validator(*PATHS, mode="before")
     @classmethod
-    def place(cls, value: Any) -> Any:
-        """~ is a home folder in a file too, where no shell has put it in place."""
+    def place(cls, value: Any, info: ValidationInfo) -> Any:
+        """~ is a home folder in a file too, where no shell has put it in place. Only data may be at an address."""
+        if isinstance(value, str) and is_remote(value) and info.field_name not in DATA:
+            raise ValueError(f"{value}: a path of this machine is needed; checkpoints go elsewhere with `upload`")
         if not isinstance(value, str) or not value.startswith("~"):
             return value
         try:

@@ -31,12 +31,12 @@ def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
         )
     folder = newest or output
     if is_file(folder / MARKER):
-        _refuse_another_run(folder, identity)
+        refuse_another_run(str(folder), read_marker(folder), identity)
     return newest
 
 
-def _refuse_another_run(folder: Path, identity: dict[str, Any]) -> None:
-    found = read_marker(folder)
+def refuse_another_run(folder: str, found: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raises LeapError where a folder's marker, `found`, is not that of a run of this identity."""
     different = [component for component in ("base_model", "data") if found.get(component) != identity[component]]
     if "base_files" in found and "base_files" in identity:  # older runs do not say them
         changed = changed_files(found["base_files"], identity["base_files"])

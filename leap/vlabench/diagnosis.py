@@ -147,7 +147,8 @@ def seen_transitions(root: Path) -> frozenset[Transition]:
     left out: whoever evaluates its dimension is told of it.
     """
     found: set[Transition] = set()
-    for folder in (folder for dimension in DIMENSIONS for folder in dimension_folders(root, dimension)):
+    names = "operation_sequence.json"
+    for folder in (folder for dimension in DIMENSIONS for folder in dimension_folders(root, dimension, names)):
         for task in listed(folder, "*/"):
             for _, example in example_folders(task):
                 found |= transitions(_reference(example / "output" / "operation_sequence.json"))

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ from leap.records.benchmark import BenchmarkExample, OperationSequence
 from leap.records.files import is_file, read_text
 from leap.records.json_files import read_object
 from leap.records.litter import listed
+from leap.records.remote import fetch_data, folders_in, is_cached
 from leap.terminal import shown
 from leap.vlabench.dimensions import DIMENSIONS, Dimension, find_dimension
 
@@ -21,14 +23,27 @@ DOWNLOAD_AGAIN = f"download the benchmark again ({DOWNLOAD})"  # it brings only 
 _EXAMPLE = re.compile(r"example(\d+)")
 
 
-def dimension_folders(root: Path, dimension: Dimension) -> list[Path]:
-    """The folders under `root` that have one of the dimension's spellings; a whole benchmark has one."""
-    if not root.is_dir():
+def dimension_folders(root: Path, dimension: Dimension, names: str = "*") -> list[Path]:
+    """The folders under `root` that have one of the dimension's spellings; a whole benchmark has one.
+
+    Where `root` is at an address, their files of such `names` are fetched.
+    """
+    if is_cached(root):
+        _fetch_dimension(root, dimension, names)
+    elif not root.is_dir():
         raise LeapError(
             f"{root}: the benchmark is not there; download it ({DOWNLOAD}), "
             "or make the demo (scripts/utils/make_demo_workspace.py)"
         )
     return [folder for folder in listed(root) if folder.is_dir() and _is(folder.name, dimension)]
+
+
+@cache
+def _fetch_dimension(root: Path, dimension: Dimension, names: str) -> None:
+    """Once in a process: an evaluation reads all of it several times."""
+    for name in folders_in(root):
+        if _is(name, dimension):
+            fetch_data(root / name, names)
 
 
 def dimension_folder(root: Path, dimension: Dimension) -> Path:

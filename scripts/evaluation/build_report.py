@@ -27,7 +27,12 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--output_dir", type=find, help="the folder to write (default: report/ in the results)")
     add("--models", nargs="+", type=shown, metavar="MODEL", help="only these models (default: all that have results)")
     add("--baseline", type=shown, help="the model that the others are compared with (default: Baseline)")
-    add("--data_dir", type=find, default=workspace.vlm_evaluation, help="the benchmark: images and references")
+    add(
+        "--data_dir",
+        type=workspace.find_data,
+        default=workspace.vlm_evaluation,
+        help="the benchmark: images and references",
+    )
     add("--review_dir", type=find, help="the tables of a blind review (default: blind_10/ in the results)")
     add("--run_dir", type=find, default=workspace.output, help="the training run whose loss is drawn")
     add("--inspect_log", action="store_true", help="write inspect_ai's logs too, into inspect_log/ in the results")

@@ -32,7 +32,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     where = "model folder, or OWNER/NAME[@REVISION][:SUBFOLDER] on the hub (default: the baseline)"
     add("--checkpoint", "--model_path", dest="checkpoint", type=model, help=where)
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
-    add("--data_path", type=find, default=workspace.vlm_evaluation, help="the benchmark's folder")
+    add("--data_path", type=workspace.find_data, default=workspace.vlm_evaluation, help="the benchmark's folder")
     add("--num_episodes", type=count_or_all, help="only the first N examples of each task")
     add("--max_tasks", type=count_or_all, help="only the first N tasks of each dimension")
     add("--batch_mode", action="store_true", help="the baseline and every checkpoint of --checkpoints_dir")
@@ -42,6 +42,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--skip_baseline", action="store_true", help="for --batch_mode")
     add("--model_name", help="the name of the results (default: from the folder)")
     add("--output_dir", type=find, default=workspace.eva_results, help="where results go")
+    add("--upload", help="send each complete result to s3://…, gs://…, hf://… or a shared folder as well")
     add("--fresh", action="store_true", help="start anew; old results go to backup_eva_results/")
     controls = ("none", "swapped", "blank", "absent")
     add("--image_control", choices=controls, default="none", help="other scenes' images, grey ones, or none at all")
@@ -97,12 +98,18 @@ def main() -> int | None:
     models, settings, load = (_served if options.served else _local)(workspace, arguments, options)
 
     from leap.evaluation.evaluate import evaluate_models
+    from leap.evaluation.manifest import MANIFEST
+    from leap.records.upload import Upload
     from leap.report.live import print_results
 
     results = arguments.output_dir
+    upload = Upload(arguments.upload, results, MANIFEST) if arguments.upload else None
     archive = workspace.backup_eva_results if arguments.fresh else None
-    finished = evaluate_models(models, dimensions, settings, load, results, workspace.repository, archive)
-    return None if print_results(finished, results) else FAILED
+    finished = evaluate_models(models, dimensions, settings, load, results, workspace.repository, archive, upload)
+    complete = print_results(finished, results)
+    if upload:
+        upload.refuse_failed()
+    return None if complete else FAILED
 
 
 def _settings(

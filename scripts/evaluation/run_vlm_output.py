@@ -25,14 +25,14 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add, find = parser.add_argument, workspace.resolve
     add(
         "--data_file",
-        type=find,
+        type=workspace.find_data,
         default=workspace.data / "blind_10.jsonl",
         help="training samples: image, question, reference",
     )
     add("--max_samples", type=count_or_all, help="only the first N samples")
     add(
         "--image_root",
-        type=find,
+        type=workspace.find_data,
         help="where relative images start (default: the workspace root, data/, the data file's folder)",
     )
     add(
@@ -61,8 +61,10 @@ def main() -> int | None:
     options = EngineOptions.of(arguments)
 
     from leap.records.files import check_folder
+    from leap.records.remote import fetch_data
 
     check_folder(arguments.save_dir)
+    fetch_data(arguments.data_file)
     if not arguments.data_file.is_file():
         raise LeapError(
             f"{arguments.data_file}: there is no such file of samples; download LEAP's (python "

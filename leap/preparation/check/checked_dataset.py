@@ -12,9 +12,10 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from leap.data.formats.leap_samples import LeapSample
 from leap.data.formats.sample_format import FormatName, LearnedTurns, SampleFormat
 from leap.data.formats.stored_images import ImageFolder
 from leap.data.image import ImageEncoder
-from leap.data.sample_datasets import SampleSource
+from leap.data.sample_datasets import SampleSource, fetch_samples
 from leap.data.sample_files import SampleFile
 from leap.errors import LeapError
 from leap.hardware import usable_cores
@@ -39,6 +40,7 @@ from leap.progress import is_main_process, track
 from leap.records.files import replacing
 from leap.records.json_files import write_json
 from leap.records.locks import FolderLock
+from leap.records.remote import announce, is_cached
 from leap.records.training import ImagePart, TrainingSample
 from leap.terminal import in_one_line, shorten
 
@@ -115,6 +117,7 @@ def check_training_file(
     """
     file = SampleFile(source) if isinstance(source, Path) else source
     path = file.path
+    fetch_samples(file)
     form = format_named(data_format) if data_format else detect(file.samples(), path)
     reader = SampleReader(form, learned, ImageFolder(cache / "training" / "images"))
     fingerprint = file.fingerprint()
@@ -127,7 +130,8 @@ def check_training_file(
             _check_samples(file, fingerprint, reader, chat, folder / "samples.arrow", name)
     table = SampleTable(folder / "samples.arrow")
     roots = (*image_roots, *([reader.images.path] if read_as and reader.images else []))
-    measured, fitting, too_long = _measure(table, roots, encoder, max_length, max_samples, FactStore(cache), name)
+    look = partial(_check_images, roots=roots, store=FactStore(cache), name=name, fetch=report)
+    measured, fitting, too_long = _measure(table, look, encoder, max_length, max_samples)
     checked = CheckedFile(
         path=path,
         fingerprint=fingerprint,
@@ -188,17 +192,15 @@ def _check_samples(
 
 def _measure(
     table: SampleTable,
-    roots: Sequence[Path],
+    look: Callable[[list[str]], tuple[FoundImages, Looked]],
     encoder: ImageEncoder,
     max_length: int,
     max_samples: int | None,
-    store: FactStore,
-    name: str,
 ) -> tuple[Measured, np.ndarray, np.ndarray]:
     """As many of the first samples as are needed; the places of those that fit, and of the too long ones among them."""
     samples = len(table) if max_samples is None else min(max_samples, len(table))
     while True:
-        found, looked = _check_images(table.image_names(samples), roots, store, name)
+        found, looked = look(table.image_names(samples))
         measured = table.measure(samples, found, looked, encoder)
         fitting, too_long = measured.split(max_length)
         lacking = (max_samples or 0) - len(fitting)  # where some of the first are too long
@@ -207,8 +209,12 @@ def _measure(
         samples = min(len(table), samples + lacking)
 
 
-def _check_images(images: list[str], roots: Sequence[Path], store: FactStore, name: str) -> tuple[FoundImages, Looked]:
+def _check_images(
+    images: list[str], roots: Sequence[Path], store: FactStore, name: str, fetch: bool
+) -> tuple[FoundImages, Looked]:
     found = find_images(images, roots)
+    if any(map(is_cached, found.status)):
+        announce({Path(file): status for file, status in store.unknown(found.status).items() if is_cached(file)}, fetch)
     looked = store.look(found.status, f"checking the images of {name}", lambda folder: _alone(folder, name))
     return found, looked
 

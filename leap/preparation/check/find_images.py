@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leap.data.image import resolve_image
+from leap.data.image import image_places, resolve_image
 from leap.errors import LeapError
 from leap.preparation.check.image_facts import Status
+from leap.records.remote import as_path, is_cached, list_folders, status
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,16 @@ class FoundImages:
 
 
 def find_images(images: Sequence[str], roots: Sequence[Path]) -> FoundImages:
-    """Look every image up, without opening it. 150,000 take about two seconds on a local disk."""
+    """Look every image up, without opening it. 150,000 take about two seconds on a local disk.
+
+    Those at an address are looked up in listings of their folders, which come a thousand names at a time.
+    """
     folders = [str(root) for root in roots]
     found = FoundImages()
+    _list_remote(images, roots)
     for index, image in enumerate(images):
         try:
-            file, status = _find(image, folders)
+            file, there = _find(image, folders)
         except LeapError as error:
             file = ""
             found.missing[index] = str(error)
@@ -34,22 +39,44 @@ def find_images(images: Sequence[str], roots: Sequence[Path]) -> FoundImages:
             file = ""
             found.missing[index] = f"image {image}: cannot be reached ({error.strerror})"
         else:
-            found.status[file] = status.st_size, status.st_mtime_ns
+            found.status[file] = there
         found.files.append(file)
     return found
 
 
-def _find(image: str, folders: Sequence[str]) -> tuple[str, os.stat_result]:
+def _list_remote(images: Sequence[str], roots: Sequence[Path]) -> None:
+    if not any(map(is_cached, roots)) and not any("://" in image for image in images):
+        return
+    places = (place for image in images for place in image_places(image, roots) if is_cached(place))
+    list_folders({place.parent for place in places})
+
+
+def _find(image: str, folders: Sequence[str]) -> tuple[str, Status]:
     """The one file that the path means. In the common case that is one look at each root."""
     candidates = []
-    for file in [image] if os.path.isabs(image) else [os.path.join(folder, image) for folder in folders]:
-        try:
-            status = os.stat(file)
-        except (OSError, ValueError):  # resolve_image says what is wrong
-            continue
-        if stat.S_ISREG(status.st_mode):
-            candidates.append((file, status))
+    absolute = os.path.isabs(image) or "://" in image
+    for file in [str(as_path(image))] if absolute else [os.path.join(folder, image) for folder in folders]:
+        if there := _status(file):
+            candidates.append((file, there))
     if len(candidates) == 1:
         return candidates[0]
-    file = str(resolve_image(image, [Path(folder) for folder in folders]))
-    return file, os.stat(file)
+    file = str(resolve_image(image, [Path(folder) for folder in folders], is_listed))
+    if (there := _status(file)) is None:
+        raise LeapError(f"image {image}: it has just gone")
+    return file, there
+
+
+def is_listed(place: Path) -> bool:
+    """Whether an image is there: one at an address by its folder's listing, so that it is not fetched for that."""
+    return _status(str(place)) is not None
+
+
+def _status(file: str) -> Status | None:
+    """None for what is no file, or is not there; resolve_image says what is wrong."""
+    if is_cached(file):
+        return status(Path(file))
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None

@@ -24,6 +24,7 @@ from leap.hardware import usable_cores
 from leap.progress import track
 from leap.records.files import encoded
 from leap.records.locks import FolderLock
+from leap.records.remote import Status, fetch, is_cached
 from leap.workers import map_in_order
 
 _FORMAT = 1  # of the store; to be raised when a fact is measured otherwise
@@ -52,7 +53,6 @@ class Facts(NamedTuple):
     phash: int  # 64 bits: ImageHash's phash, the signs of the lowest frequencies around their median
 
 
-Status = tuple[int, int]  # of a file: size in bytes, time of change in nanoseconds
 _Known = dict[str, tuple[Status, Facts]]  # by path
 
 
@@ -94,9 +94,13 @@ class FactStore:
         looked.facts = {path: known[path][1] for path in asked if path not in looked.broken}
         return looked
 
+    def unknown(self, files: Mapping[str, Status]) -> dict[str, Status]:
+        """Those that would be decoded."""
+        return _stale(files, self._read())
+
     def _decode(self, stale: dict[str, Status], known: _Known, looked: Looked, what: str) -> None:
         files = list(stale)
-        parts = (files[start : start + _TOGETHER] for start in range(0, len(files), _TOGETHER))
+        parts = (_fetched(files[start : start + _TOGETHER], stale) for start in range(0, len(files), _TOGETHER))
         processes = usable_cores() if len(stale) > _FEW else 1
         seen = chain.from_iterable(map_in_order(look_at_files, parts, processes))
         try:
@@ -149,6 +153,12 @@ def _statuses(files: Iterable[str], looked: Looked) -> dict[str, Status]:
 def _stale(asked: Mapping[str, Status], known: _Known) -> dict[str, Status]:
     """The files that are new, or not as they were when they were decoded."""
     return {path: status for path, status in asked.items() if path not in known or known[path][0] != status}
+
+
+def _fetched(files: list[str], stale: Mapping[str, Status]) -> list[str]:
+    """Here and not in the process that decodes them: many come at once, in the version that was listed."""
+    fetch({Path(file): stale[file] for file in files if is_cached(file)})
+    return files
 
 
 def look_at_files(files: Iterable[str]) -> list[Facts | str]:

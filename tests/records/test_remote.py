@@ -1,0 +1,260 @@
+"""Data at an address: files come whole, once, in the version that is there, into a cache that stays under its bound."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from conftest import PYTHONPATH
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+
+from leap.errors import LeapError, UsageError
+from leap.records import remote
+from leap.records.paths import find_data, find_path
+from leap.records.remote import address, as_path, cache_folder, fetch_data, is_there, open_file
+from leap.records.upload import Upload
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryFileSystem]:
+    """An empty store in memory, and an empty cache."""
+    monkeypatch.setenv("LEAP_CACHE", str(tmp_path / "cache"))
+    remote._listing.cache_clear()
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def read(place: str) -> bytes:
+    with open_file(as_path(place)) as file:
+        return file.read()
+
+
+def cached() -> dict[str, int]:
+    """Every file in the cache, by its address."""
+    return {address(path): path.stat().st_size for path in cache_folder().glob("[!.]*/**/*") if path.is_file()}
+
+
+def asked(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Files that the store is asked for from now on."""
+    found: list[str] = []
+    get_file = MemoryFileSystem.get_file
+
+    def noted(self: Any, rpath: str, *arguments: Any, **options: Any) -> None:
+        found.append(rpath)
+        get_file(self, rpath, *arguments, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", noted)
+    return found
+
+
+def test_an_address_is_a_path_and_back(store: MemoryFileSystem) -> None:
+    for place in ("s3://bucket/images/1 2.png", "hf://datasets/a/b@main/x.jsonl", "memory://b"):
+        assert address(as_path(place)) == place
+    assert as_path("file:///data/a.png") == Path("/data/a.png")
+    assert as_path("data/a.png", Path("/root")) == Path("/root/data/a.png")
+    assert address(Path("/data/a.png")) == "/data/a.png"
+
+
+@pytest.mark.parametrize("place", ["s3://", "s3://bucket/../../etc/passwd", "s3://bucket//a", "zip://a::s3://b/c"])
+def test_an_address_leads_nowhere_else(place: str, store: MemoryFileSystem) -> None:
+    with pytest.raises(LeapError, match="no address of a file or folder"):
+        as_path(place)
+
+
+def test_only_data_may_be_elsewhere(store: MemoryFileSystem, tmp_path: Path) -> None:
+    assert find_data("s3://b/data", tmp_path) == cache_folder() / "s3" / "b" / "data"
+    with pytest.raises(UsageError, match="results go elsewhere with --upload"):
+        find_path("s3://b/results", tmp_path)
+
+
+def test_a_file_comes_once(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.pipe_file("/b/a.png", b"first")
+    came = asked(store, monkeypatch)
+    assert [read("memory://b/a.png") for _ in range(3)] == [b"first"] * 3
+    assert len(came) == 1
+    assert not is_there(as_path("memory://b/none.png"))
+    with pytest.raises(LeapError, match=r"^memory://b/none.png: there is no such file$"):
+        read("memory://b/none.png")
+
+
+def test_what_changes_there_comes_anew_and_what_goes_there_goes(
+    store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "deep/b", "c"):
+        store.pipe_file(f"/data/{name}", b"one")
+    fetch_data(as_path("memory://data"))
+    came = asked(store, monkeypatch)
+    store.pipe_file("/data/a", b"two")
+    store.rm_file("/data/c")
+    fetch_data(as_path("memory://data"))
+    assert len(came) == 1
+    assert read("memory://data/a") == b"two"
+    assert cached() == {"memory://data/a": 3, "memory://data/deep/b": 3}
+
+
+def test_the_least_recently_used_go(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEAP_CACHE_GB", "0.000001")  # 1,000 bytes
+    for number in range(4):
+        store.pipe_file(f"/b/{number}", bytes(300))
+    for number in (0, 1, 2):
+        read(f"memory://b/{number}")
+    read("memory://b/0")
+    read("memory://b/3")
+    assert cached().keys() == {"memory://b/0", "memory://b/2", "memory://b/3"}
+    assert read("memory://b/1") == bytes(300)
+
+
+def test_more_than_the_cache_holds_is_refused(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.pipe_file("/b/large", bytes(3000))
+    for bound, problem in (("0.000001", "too much for the cache; raise LEAP_CACHE_GB"), ("none", "LEAP_CACHE_GB=none")):
+        monkeypatch.setenv("LEAP_CACHE_GB", bound)
+        with pytest.raises(LeapError, match=problem):
+            read("memory://b/large")
+    for number in range(4):
+        store.pipe_file(f"/folder/{number}", bytes(300))
+    monkeypatch.setenv("LEAP_CACHE_GB", "0.000001")
+    with pytest.raises(LeapError, match=r"^memory://folder: its 1.2 kB are needed together"):
+        fetch_data(as_path("memory://folder"))
+    assert cached() == {}
+
+
+def test_what_breaks_off_leaves_nothing(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.pipe_file("/b/a", bytes(1000))
+
+    def short(self: Any, rpath: str, lpath: str, *_: Any, **__: Any) -> None:
+        Path(lpath).write_bytes(bytes(400))
+
+    def broken(self: Any, rpath: str, lpath: str, *_: Any, **__: Any) -> None:
+        short(self, rpath, lpath)
+        raise ConnectionResetError("connection reset by peer")
+
+    for get_file, problem in ((broken, "be reached .connection reset by peer"), (short, "400 bytes came of 1000")):
+        monkeypatch.setattr(MemoryFileSystem, "get_file", get_file)
+        with pytest.raises(LeapError, match=problem):
+            read("memory://b/a")
+        assert cached() == {}
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+from leap.records.remote import as_path, open_file
+def half(self, rpath, lpath, *_, **__):
+    Path(lpath).write_bytes(bytes(400))
+    os.kill(os.getpid(), 9)
+MemoryFileSystem.get_file = half
+fsspec.filesystem("memory").pipe_file("/b/a", bytes(1000))
+open_file(as_path("memory://b/a"))
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_leaves_no_half_file(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED], env={**os.environ, "PYTHONPATH": PYTHONPATH}, check=False)
+    assert killed.returncode == -9
+    (left,) = cached()
+    assert left.startswith("memory://b/.a.")
+    store.pipe_file("/b/a", b"whole")
+    assert read("memory://b/a") == b"whole"
+    monkeypatch.setenv("LEAP_CACHE_GB", "0.0000006")  # 600 bytes: what nobody has used goes first
+    store.pipe_file("/b/c", bytes(300))
+    read("memory://b/c")
+    assert cached().keys() == {"memory://b/a", "memory://b/c"}
+
+
+SHARED = """
+import sys
+from pathlib import Path
+from leap.records.remote import as_path, fetch
+import fsspec
+from leap.records import remote
+system = fsspec.filesystem("memory")
+for number in range(40):
+    system.pipe_file(f"/b/{number}", bytes(1000))
+    place = as_path(f"memory://b/{number}")
+    info = system.info(f"/b/{number}") | {"created": 1}  # the same file in every process
+    fetch({place: remote._status(info)})
+    with remote.open_file(place) as file:
+        assert len(file.read()) == 1000
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_share_one_bound(store: MemoryFileSystem) -> None:
+    bound = {"LEAP_CACHE_GB": "0.00001", "PYTHONPATH": PYTHONPATH}  # 10,000 bytes
+    running = [subprocess.Popen([sys.executable, "-c", SHARED], env={**os.environ, **bound}) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
+    sizes = cached()
+    assert 0 < sum(sizes.values()) <= 10_000
+    assert set(sizes.values()) == {1000}
+
+
+def test_what_is_missing_is_said_with_what_to_install(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LeapError, match="nowhere://b/a: Protocol not known: nowhere; install what fsspec has it from"):
+        read("nowhere://b/a")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    with pytest.raises(LeapError, match=r's3://b/a: Install s3fs to access S3; pip install -e "\.\[s3\]"$'):
+        read("s3://b/a")
+
+
+def test_a_folder_is_sent_whole_and_its_marker_last(store: MemoryFileSystem, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "M&T" / "m"
+    (folder / "deep").mkdir(parents=True)
+    for name, text in (("a", "1"), ("deep/b", "2"), (".lock", "not sent"), ("manifest.json", '{"end": 1}')):
+        (folder / name).write_text(text)
+    upload = Upload("memory://out/", tmp_path / "results", "manifest.json")
+    upload.send(folder)
+    sent = {name: store.cat_file(name) for name in store.find("/out/M&T")}
+    assert sent == {"/out/M&T/m/a": b"1", "/out/M&T/m/deep/b": b"2", "/out/M&T/m/manifest.json": b'{"end": 1}'}
+    assert list(store.store)[-1] == "/out/M&T/m/manifest.json"
+    upload.refuse_failed()
+
+
+def test_what_was_sent_is_not_sent_again_and_what_failed_is(
+    store: MemoryFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m").mkdir()
+    for name, text in (("a", "1"), ("manifest.json", "{}")):
+        (tmp_path / "m" / name).write_text(text)
+    put_file, sent = MemoryFileSystem.put_file, list[str]()
+
+    def noted(self: Any, lpath: str, rpath: str, *arguments: Any, **options: Any) -> None:
+        sent.append(rpath)
+        if len(sent) == 2:
+            raise PermissionError("AccessDenied")
+        put_file(self, lpath, rpath, *arguments, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", noted)
+    upload = Upload("memory://out", tmp_path, "manifest.json")
+    for _ in range(2):
+        upload.send(tmp_path / "m")
+    assert len(sent) == 1
+    (tmp_path / "m" / "manifest.json").write_text('{"end": 2}')  # more was answered since
+    upload.send(tmp_path / "m")
+    assert upload.stored(tmp_path / "m") is None, "what is being replaced must not look whole"
+    with pytest.raises(LeapError, match=r"1 not sent to memory://out, such as .*access is refused \(AccessDenied\)"):
+        upload.refuse_failed()
+    assert "the same command sends it" in capsys.readouterr().err
+    upload.send(tmp_path / "m")
+    assert upload.stored(tmp_path / "m") == {"end": 2}
+    upload.refuse_failed()
+
+
+def test_a_shared_folder_will_do(tmp_path: Path) -> None:
+    (tmp_path / "run" / "m").mkdir(parents=True)
+    (tmp_path / "run" / "m" / "manifest.json").write_text("{}")
+    Upload(str(tmp_path / "shared"), tmp_path / "run", "manifest.json").send(tmp_path / "run" / "m")
+    assert (tmp_path / "shared" / "m" / "manifest.json").read_text() == "{}"
+    (tmp_path / "closed").write_text("no folder")
+    with pytest.raises((LeapError, OSError), match="closed"):
+        Upload(str(tmp_path / "closed"), tmp_path / "run", "manifest.json")

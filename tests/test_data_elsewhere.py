@@ -1,0 +1,130 @@
+"""Training and evaluation on data at addresses: what they give is what they give on the same files of this machine."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY_RECIPE, run_script
+from fsspec.implementations.memory import MemoryFileSystem
+from test_remote import cached, store  # noqa: F401  (a fixture)
+
+from leap.records import remote
+from leap.records.remote import cache_folder
+
+FINETUNE, EVALUATE = "scripts/training/run-finetuning.py", "scripts/evaluation/run_vlm_evaluation.py"
+STEPS = (
+    f"--recipe {TINY_RECIPE} --max_steps 2 --save_steps 1 --warmup_steps 0 --logging_steps 1 --learning_rate 1e-3 "
+    "--image_tokens_min 4 --image_tokens_max 9 --per_device_train_batch_size 2"
+).split()
+ASK = "--checkpoint models/tiny --image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 3 --device cpu".split()
+
+
+@pytest.fixture
+def elsewhere(workspace: Path, tmp_path: Path, store: MemoryFileSystem) -> Path:  # noqa: F811
+    """A workspace with the model alone; its data are in the store."""
+    root = tmp_path / "empty"
+    root.mkdir()
+    (root / "models").symlink_to(workspace / "models")
+    store.put(f"{workspace / 'data'}/", "/lab/data", recursive=True)
+    store.put(f"{workspace / 'dataset'}/", "/lab/dataset", recursive=True)
+    return root
+
+
+def losses(text: str) -> list[str]:
+    return [line.split("loss ")[1].split()[0] for line in text.splitlines() if line.startswith("step ")]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_training(
+    workspace: Path,
+    elsewhere: Path,
+    store: MemoryFileSystem,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A dry run fetches a few images to know how long all take; the run itself learns what it learns from a disk."""
+    here = run_script(FINETUNE, *STEPS, "--output_dir", "output/here", root=workspace)
+    places = "--train_file memory://lab/data/train_demo.jsonl --image_root memory://lab/data --output_dir output/there"
+    options = [*STEPS, *places.split(), "--upload", "memory://lab/runs"]
+    monkeypatch.setattr(remote, "_FEW", 3)
+    planned = run_script(FINETUNE, *options, "--dry_run", root=elsewhere)
+    assert planned.returncode == 0, planned.stderr
+    assert re.search(
+        r"^images      \d+ files of memory://lab/data/images\S* to fetch, .* of the first 3\.", planned.stdout
+    )
+    assert len(cached()) == 4
+    there = run_script(FINETUNE, *options, root=elsewhere)
+    assert there.returncode == 0, there.stderr
+    assert losses(there.stderr) == losses(here.stderr) != []
+    assert "to fetch" in there.stderr
+
+    sent = {name: store.cat_file(name) for name in store.find("/lab/runs/there")}
+    kept = files(elsewhere / "output" / "there")
+    assert sent == {f"/lab/runs/there/{name}": content for name, content in kept.items() if name.startswith("check")}
+    markers = [name for name in store.store if name.endswith("checkpoint-2/leap_run.json")]
+    assert [*store.store].index(markers[0]) == max([*store.store].index(name) for name in sent)
+
+
+def test_what_was_not_sent_is_sent_by_the_same_command(
+    elsewhere: Path,
+    store: MemoryFileSystem,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = [*STEPS, "--train_file", "memory://lab/data/train_demo.jsonl", "--upload", "memory://lab/runs"]
+    put_file = MemoryFileSystem.put_file
+
+    def refused(self: Any, lpath: str, rpath: str, *arguments: Any, **values: Any) -> None:
+        if "checkpoint-2/" in rpath:
+            raise PermissionError("AccessDenied")
+        put_file(self, lpath, rpath, *arguments, **values)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", refused)
+    failed = run_script(FINETUNE, *options, root=elsewhere)
+    assert failed.returncode == 1
+    assert "error: 1 not sent to memory://lab/runs, such as " in failed.stderr.splitlines()[-1]
+    assert (elsewhere / "output" / "checkpoint-2").is_dir()
+    assert not store.exists("/lab/runs/output/checkpoint-2/leap_run.json")
+    monkeypatch.undo()
+    monkeypatch.setenv("LEAP_CACHE", str(cache_folder()))
+    again = run_script(FINETUNE, *options, root=elsewhere)
+    assert again.returncode == 0, again.stderr
+    assert "this run is finished" in again.stdout
+    assert store.exists("/lab/runs/output/checkpoint-2/leap_run.json")
+    other = run_script(FINETUNE, *options, "--learning_rate", "2e-3", "--output_dir", "other/output", root=elsewhere)
+    assert other.returncode == 1
+    assert "memory://lab/runs/output: it belongs to another run: learning_rate" in other.stderr
+
+
+def test_evaluation(workspace: Path, elsewhere: Path, store: MemoryFileSystem) -> None:  # noqa: F811
+    (name,) = (workspace / "dataset").iterdir()
+    ask = [*ASK, "--dimension", "M&T", "Spatial"]
+    here = run_script(EVALUATE, *ask, "--output_dir", "here", root=workspace)
+    places = ["--data_path", f"memory://lab/dataset/{name.name}", "--upload", "memory://lab/results"]
+    there = run_script(EVALUATE, *ask, *places, root=elsewhere)
+    assert (there.returncode, here.returncode) == (0, 0), there.stderr
+    for dimension in ("M&T", "Spatial"):
+        one, other = workspace / "here" / dimension / "tiny", elsewhere / "eva_results" / dimension / "tiny"
+        for file in ("predictions.jsonl", "final_score.json"):
+            assert (one / file).read_bytes() == (other / file).read_bytes()
+        manifest = json.loads((other / "manifest.json").read_text())
+        assert manifest["data"]["path"] == places[1]
+        sent = {name: store.cat_file(name) for name in store.find(f"/lab/results/{dimension}")}
+        assert sent == {f"/lab/results/{dimension}/tiny/{name}": content for name, content in files(other).items()}
+    assert {Path(name).name for name in cached() if "/Complex/" in name} == {"operation_sequence.json"}
+
+
+def test_what_is_not_there_is_named(elsewhere: Path) -> None:
+    for option, place in (("--train_file", "memory://lab/none.jsonl"), ("--image_root", "memory://none/images")):
+        options = [*STEPS, "--train_file", "memory://lab/data/train_demo.jsonl", option, place]
+        done = run_script(FINETUNE, *options, root=elsewhere)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert f"error: {place}: there is no such" in done.stderr
+    done = run_script(EVALUATE, *ASK, "--data_path", "memory://none", root=elsewhere)
+    assert done.returncode == 1
+    assert "memory://none: there is no such file, folder or bucket" in done.stderr
+    done = run_script(FINETUNE, *STEPS, "--output_dir", "memory://lab/output", root=elsewhere)
+    assert done.returncode == 2
