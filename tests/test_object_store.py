@@ -1,18 +1,22 @@
 """Data and results on a real S3 server of this machine, with the scripts that users call, in processes of their own."""
 
-import os
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import run_script_apart
+from PIL import Image
 from test_data_elsewhere import ASK, EVALUATE, FINETUNE, STEPS, files, losses
 
-from leap.records.remote import as_path, cache_folder, open_file
+from leap.preparation.check.find_images import find_images
+from leap.preparation.check.image_facts import FactStore
+from leap.records.remote import as_path, cache_folder
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("s3fs", reason="pip install s3fs, which constraints.txt does not allow: see pyproject.toml")
+s3fs = pytest.importorskip("s3fs", reason="pip install s3fs, which constraints.txt does not allow: see pyproject.toml")
 server = pytest.importorskip("moto.server", reason="pip install moto[server], for an S3 server of this machine")
 BUCKET, DATA = "lab", "s3://lab/data"
 
@@ -28,13 +32,11 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture
 def root(endpoint: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with the model alone; its data are in a bucket."""
-    import s3fs
-
     names = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "a-secret-word", "AWS_ENDPOINT_URL": endpoint}
     for name, value in names.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LEAP_CACHE", str(tmp_path / "cache"))
-    system = s3fs.S3FileSystem(skip_instance_cache=True)
+    system = store()
     if not system.exists(BUCKET):
         system.mkdir(BUCKET)
         system.put(f"{workspace / 'data'}/", f"{BUCKET}/data", recursive=True)
@@ -45,10 +47,13 @@ def root(endpoint: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.Mon
     return root
 
 
-def sent(place: str) -> dict[str, bytes]:
-    import s3fs
+def store() -> Any:
+    """As it is now: with no listing of before."""
+    return s3fs.S3FileSystem(skip_instance_cache=True)
 
-    system = s3fs.S3FileSystem(skip_instance_cache=True)
+
+def sent(place: str) -> dict[str, bytes]:
+    system = store()
     return {name.removeprefix(f"{place}/"): system.cat_file(name) for name in system.find(place)}
 
 
@@ -99,14 +104,24 @@ def test_what_is_wrong_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "there are no credentials" in error(*train)
 
 
-def test_many_small_files_come_at_once(root: Path) -> None:
-    import s3fs
+def png(number: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (16, 16), (number % 256, number // 256, 0)).save(content, "PNG")
+    return content.getvalue()
 
-    system = s3fs.S3FileSystem(skip_instance_cache=True)
-    system.pipe({f"lab/many/{number:04}": os.urandom(100) for number in range(300)})
-    from leap.records.remote import fetch_data
 
-    fetch_data(as_path("s3://lab/many"))
-    for number in (0, 150, 299):
-        with open_file(as_path(f"s3://lab/many/{number:04}")) as file:
-            assert file.read() == system.cat_file(f"lab/many/{number:04}")
+def test_images_are_checked_that_go_before_they_are_decoded(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By several processes, forked while others are fetched; a later look fetches nothing."""
+    system = store()
+    images = {f"{number:03}.png": png(number) for number in range(300)}
+    system.pipe({f"lab/many/{name}": content for name, content in images.items()})
+    monkeypatch.setenv("LEAP_CACHE_GB", str(40 * len(images["000.png"]) / 1e9))
+    found = find_images(list(images), [as_path("s3://lab/many")])
+    looked = FactStore(tmp_path).look(found.status)
+    assert (len(looked.facts), looked.broken, looked.decoded) == (300, {}, 300)
+    assert 0 < len(list((cache_folder() / "s3").rglob("*.png"))) <= 40
+    before = {path.name for path in (cache_folder() / "s3").rglob("*.png")}
+    assert FactStore(tmp_path).look(found.status).decoded == 0
+    assert {path.name for path in (cache_folder() / "s3").rglob("*.png")} == before

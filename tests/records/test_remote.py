@@ -12,6 +12,8 @@ import pytest
 from conftest import PYTHONPATH
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
+from servers.hub import HubServer
+from servers.hub_store import Stored
 
 from leap.errors import LeapError, UsageError
 from leap.records import remote
@@ -258,3 +260,27 @@ def test_a_shared_folder_will_do(tmp_path: Path) -> None:
     (tmp_path / "closed").write_text("no folder")
     with pytest.raises((LeapError, OSError), match="closed"):
         Upload(str(tmp_path / "closed"), tmp_path / "run", "manifest.json")
+
+
+OF_THE_HUB = """
+from leap.records.remote import address, as_path, cache_folder, fetch_data, kind, open_file, status
+data = as_path("hf://datasets/lab/plans")
+assert [kind(data / name) for name in ("images", "train.jsonl", "none")] == ["directory", "file", None]
+assert kind(as_path("hf://datasets/nobody/none/a")) is None
+assert status(data / "images" / "a.png")[0] == 3
+fetch_data(data / "train.jsonl")
+assert len(open_file(data / "train.jsonl").read()) == 5000
+assert open_file(data / "images" / "b.png").read() == b"defg"
+fetch_data(data)
+assert open_file(data / "images" / "a.png").read() == b"abc"
+"""
+
+
+@pytest.mark.slow
+def test_a_data_set_of_the_hub(store: MemoryFileSystem, tmp_path: Path) -> None:
+    """In a process of its own: huggingface_hub reads its address as it is imported. Each file comes once."""
+    files = {"train.jsonl": bytes(5000), "images/a.png": b"abc", "images/b.png": b"defg"}
+    with HubServer([Stored("lab/plans", "dataset", files)]) as hub:
+        own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "PYTHONPATH": PYTHONPATH}
+        subprocess.run([sys.executable, "-c", OF_THE_HUB], env={**os.environ, **own}, check=True, timeout=120)
+        assert sorted(seen.path for seen in hub.seen if seen.what == "file") == sorted(files)

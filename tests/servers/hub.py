@@ -70,15 +70,19 @@ class _Handler(Handler):
         path = unquote(url.path)
         if match := re.fullmatch(r"/content/(model|dataset)/([^/]+/[^/]+)/(.*)", path):
             return self._content(self.owner.stored[match[1], match[2]], match[3])
-        match = re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/(revision|tree|xet-read-token)/([^/]+))?", path)
+        match = re.fullmatch(
+            r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/(revision|tree|xet-read-token)/([^/]+)(?:/(.+))?)?", path
+        )
         if match:
-            return self._api(match[1], match[2], match[3], match[4], parse_qs(url.query))
-        match = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.*)", path)
+            return self._api(*match.groups(), query=parse_qs(url.query))
+        match = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/(main|[0-9a-f]{40})/(.*)", path)
         if match is None:  # what else the client asks a hub for
             return self._send(404, b"{}")
         return self._resolve("dataset" if match[1] else "model", match[2], match[4])
 
-    def _api(self, kind: str, name: str, what: str | None, revision: str, query: Mapping[str, Any]) -> None:
+    def _api(
+        self, kind: str, name: str, what: str | None, revision: str, folder: str | None, query: Mapping[str, Any]
+    ) -> None:
         stored = self.owner.stored.get((kind, name))
         if stored is None:
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
@@ -92,11 +96,19 @@ class _Handler(Handler):
         if what != "tree":
             about = {"id": name, "sha": stored.commit, "private": stored.private, "siblings": []}
             return self._send(200, json.dumps(about).encode())
+        if folder and not any(path.startswith(f"{folder}/") for path in stored.files):
+            return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
         if not self._failed(self._seen("list", f"{kind}s/{name}")):
-            self._page(stored, kind, int(query.get("cursor", ["0"])[0]))
+            below = f"{folder}/" if folder else ""
+            flat = query.get("recursive") == ["false"]
+            entries = [
+                entry
+                for entry in stored.entries()
+                if entry["path"].startswith(below) and not (flat and "/" in entry["path"].removeprefix(below))
+            ]
+            self._page(stored, kind, entries, int(query.get("cursor", ["0"])[0]))
 
-    def _page(self, stored: Stored, kind: str, start: int) -> None:
-        entries = stored.entries()
+    def _page(self, stored: Stored, kind: str, entries: list[dict[str, Any]], start: int) -> None:
         more = f"{self.owner.upstream or self.owner.url}/api/{kind}s/{stored.name}/tree/{stored.commit}"
         link = {"Link": f'<{more}?recursive=true&cursor={start + PAGE}>; rel="next"'}
         content = json.dumps(entries[start : start + PAGE]).encode()
