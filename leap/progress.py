@@ -50,7 +50,7 @@ def show_bytes(what: str, total: int, state: Callable[[], tuple[int, str]]) -> I
     ended = threading.Event()
 
     def watch() -> None:
-        with _display(what, total, in_bytes=True) as show:
+        with display(what, total, in_bytes=True) as show:
             while not ended.wait(_LOOK_EVERY):
                 show(*state())
             show(*state())
@@ -73,7 +73,7 @@ def _shown(
 ) -> Iterator[Item]:
     """`weight` is what an item counts for."""
     started, done = time.monotonic(), 0
-    with _display(what, total, in_bytes) as show:
+    with display(what, total, in_bytes) as show:
         for item in items:
             yield item
             done += weight(item)
@@ -84,7 +84,7 @@ def _shown(
 
 
 @contextmanager
-def _display(what: str, total: int | None, in_bytes: bool) -> Iterator[Callable[..., None]]:
+def display(what: str, total: int | None, in_bytes: bool) -> Iterator[Callable[..., None]]:
     """What it gives is called with how much is done, and with a note beside it, as often as one likes."""
     if sys.stderr.isatty():
         amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(), TimeElapsedColumn())

@@ -32,7 +32,7 @@ def parser_of(script: str) -> cli.Parser:
         raise Seen(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", show)
+        patch.setattr(cli.Parser, "parse_known_args", show)
         with pytest.raises(Seen) as seen:
             run_script(script)
     return seen.value.args[0]
@@ -223,7 +223,10 @@ WRONG = [
     f"{E}/run_vlm_output.py --data_file nowhere",
     f"{E}/run_vlm_output.py --data_file {__file__} --baseline_model nowhere",
     f"{E}/run_parallel_evaluation.py --gpus 0,0",
-    f"{E}/run_parallel_evaluation.py --dry_run -- --checkpoint x",
+    f"{E}/run_parallel_evaluation.py --gpus 0 --ray_address auto",
+    f"{E}/run_vlm_evaluation.py --jobs 2",
+    f"{E}/run_vlm_evaluation.py --engine openai --ray_address auto",
+    f"{E}/run_vlm_evaluation.py --gpus_per_model 2 --ray_address auto",
     f"{E}/analyze_output_results.py --judge x,nonsense=3",
     f"{E}/analyze_output_results.py --judge rubric --pairwise",
     f"{E}/compare_models.py a b --score nonsense",

@@ -69,11 +69,14 @@ def test_a_pages_command_is_accepted(line: str, parse_only: None) -> None:
         folder, task = (rest[rest.index(flag) + 1] for flag in ("--include_path", "--tasks"))
         assert (REPOSITORY / folder / f"{task}.yaml").is_file()
     else:
-        assert program in ("git", "cd", "conda", "pip", "tensorboard"), f"nobody checks {program}"
+        assert program in ("git", "cd", "conda", "pip", "ray", "tensorboard"), f"nobody checks {program}"
 
 
-# Of hf download, vLLM, inspect and pip.
-OTHERS_FLAGS = {"--repo-type", "--local-dir", "--max-num-seqs", "--generation-config", "--log-dir", "--no-deps"}
+# Of hf download, vLLM, inspect, pip and ray.
+OTHERS_FLAGS = {
+    *("--repo-type", "--local-dir", "--max-num-seqs", "--generation-config", "--log-dir", "--no-deps"),
+    *("--data-parallel-size", "--disable-usage-stats"),
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -1,19 +1,19 @@
 """The stages of an ablation as jobs: train every run, evaluate what is trained. What is done is not done again."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leap.ablation.ablation_plan import PlannedRun
 from leap.data.image import ImageSize
-from leap.evaluation.model_names import size_suffix
-from leap.evaluation.sweep import evaluation_jobs, named_models
-from leap.jobs.job_runner import ray_installed, run_jobs, slots_for
+from leap.evaluation.model_names import named_models, size_suffix
+from leap.jobs.job_runner import ray_flags, run_jobs, slots_for
 from leap.jobs.process import Job
+from leap.jobs.ray_cluster import ray_installed
 from leap.jobs.show import print_outcome
 from leap.models.checkpoints import MARKER
 from leap.models.image_size import size_flags
-from leap.vlabench.dimensions import DIMENSIONS
 
 _SAVING = 300.0  # seconds that a run has to save a checkpoint when it is to stop
 
@@ -26,6 +26,7 @@ class Machine:
     gpus: Sequence[str] | None
     at_once: int | None
     environment: Mapping[str, str]
+    ray_address: str | None = None
 
     @property
     def slots(self) -> int:
@@ -33,11 +34,16 @@ class Machine:
         slots = slots_for(self.gpus, self.at_once)
         return slots if ray_installed() else 1
 
+    @property
+    def all_gpus(self) -> dict[str, str]:
+        """The environment in which a job sees every GPU."""
+        return {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
+
     def run(self, jobs: Sequence[Job], grace: float) -> bool:
         """Whether all are done; each failed one is reported with the end of its log, and stops no other."""
         if not jobs:
             return True
-        given = [replace(job, environment=self.environment) for job in jobs]
+        given = [replace(job, environment={**self.environment, **job.environment}) for job in jobs]
         return print_outcome(run_jobs(given, self.logs, self.gpus, self.at_once, grace))
 
 
@@ -81,5 +87,12 @@ def evaluate(
     """
     models = evaluated_models(planned, places)
     print(f"\n== evaluate: {len(models)} models", flush=True)
-    asked = [*size_flags(places.image_size), *options]
-    return machine.run(evaluation_jobs(script, models, DIMENSIONS, places.baseline, "models", asked), grace=30)
+    command = [sys.executable, str(script), "--baseline_model", str(places.baseline), *size_flags(places.image_size)]
+    command += [
+        *options,
+        *ray_flags(machine.ray_address, machine.gpus or [], machine.at_once),
+        "--checkpoint",
+        *map(str, models.values()),
+    ]
+    # All GPUs at once, over which its own workers go.
+    return machine.run([Job("evaluation", command, machine.all_gpus)], grace=30)

@@ -1,89 +1,174 @@
 """Models on dimensions: predict, score, and manifests from which the numbers can be made again."""
 
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from leap import provenance
+from leap.errors import LeapError
 from leap.evaluation.result_folder import DimensionResult, ResultFolder
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
-from leap.inference.protocol import Engine
+from leap.inference.protocol import Engine, Request, Response
 from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
 from leap.records.upload import Upload
+from leap.terminal import in_one_line
 from leap.vlabench.dimensions import Dimension
 
 
-def evaluate_models(
-    models: Iterable[EvaluatedModel],
-    dimensions: Sequence[Dimension],
-    settings: EvaluationSettings,
-    load: Callable[[EvaluatedModel], Engine],
-    results: Path,
-    repository: Path,
-    archive: Path | None = None,
-    upload: Upload | None = None,
-) -> list[DimensionResult]:
-    """Every model on every dimension, into `results`/<dimension>/<model>/. Finished examples are kept.
+class ModelRun:
+    """One model on its dimensions; their folders are held until `close`, or the end of a `with` block.
 
-    Answers that were made otherwise (another model, prompt, data set, scorer, decoding) are refused with LeapError, or
-    moved to a folder under `archive` where one is given. Complete results are sent where `upload` says.
+    Raises LeapError where the stored answers were made otherwise, unless `archive` says where to move them.
     """
-    finished = []
-    for model in models:
+
+    def __init__(
+        self,
+        model: EvaluatedModel,
+        dimensions: Sequence[Dimension],
+        settings: EvaluationSettings,
+        results: Path,
+        repository: Path,
+        archive: Path | None = None,
+    ) -> None:
+        self.model = model
+        self.failure: LeapError | None = None
         with ExitStack() as held:
-            folders = [
+            self._folders = [
                 held.enter_context(ResultFolder(results, model, dimension, settings, repository))
                 for dimension in dimensions
             ]
             if archive is not None:  # when all of them are ours
                 place = archive / provenance.now().replace(":", "")
-                for folder in folders:
+                for folder in self._folders:
                     folder.move_away(place)
-            for folder in folders:
+            for folder in self._folders:
                 folder.begin()
-            _note_unknown_files(model, folders)
-            _ask(model, folders, settings, load)
-            for folder in folders:
-                finished.append(folder.finish())
-                if upload and finished[-1].counts.complete:
-                    upload.send(folder.path)
-    return finished
+            self._held = held.pop_all()
+        self._asked = {folder.dimension.name: folder for folder in self._folders if folder.waiting}
+        older = [folder.dimension.name for folder in self._folders if folder.of_unknown_files]
+        if older:
+            print(f"{model.name}: its stored answers ({', '.join(older)}) are {UNKNOWN_FILES}")
+
+    def __enter__(self) -> "ModelRun":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._held.close()
+
+    @property
+    def requests(self) -> list[Request]:
+        """All that is unanswered, of all dimensions: an engine is fastest where it never waits for the last few."""
+        return [request for folder in self._asked.values() for request in folder.waiting]
+
+    def open(self) -> None:
+        """Make ready for answers, before anything is loaded to give them."""
+        for folder in self._asked.values():
+            folder.open()
+
+    def note_engine(self, described: dict[str, Any], again: bool = False) -> None:
+        """What answers, as an engine describes itself; `again` renews the note."""
+        for folder in self._asked.values():
+            folder.note_engine(described, again)
+
+    def record(self, response: Response, seconds: float) -> None:
+        """Put an answer on disk; `seconds` have passed since the one before it."""
+        self._asked[response.key[0]].record(response, seconds)
+
+    def finish(self) -> list[DimensionResult]:
+        """The scores of what is answered. Raises the LeapError that ended the asking, if one did."""
+        if self.failure:
+            raise self.failure
+        return [folder.finish() for folder in self._folders]
 
 
-def _note_unknown_files(model: EvaluatedModel, folders: Sequence[ResultFolder]) -> None:
-    older = [folder.dimension.name for folder in folders if folder.of_unknown_files]
-    if older:
-        print(f"{model.name}: its stored answers ({', '.join(older)}) are {UNKNOWN_FILES}")
+# Gives each run back when it has been asked all that it waits for, or has its `failure`.
+Answering = Callable[[Iterable[ModelRun]], Generator[ModelRun, None, None]]
+Load = Callable[[EvaluatedModel], AbstractContextManager[Engine]]  # which says what becomes of the engine afterwards
 
 
-def _ask(
-    model: EvaluatedModel,
-    folders: Sequence[ResultFolder],
-    settings: EvaluationSettings,
-    load: Callable[[EvaluatedModel], Engine],
-) -> None:
-    """All that is unanswered, of all dimensions at once: an engine is fastest where it never waits for the last few.
+def in_this_process(load: Load, settings: EvaluationSettings) -> Answering:
+    """One model after the other. It is loaded once, and not at all where nothing is left to ask it."""
 
-    The model is loaded once, and not at all where nothing is left to ask it.
-    """
-    asked = {folder.dimension.name: folder for folder in folders if folder.waiting}
-    waiting = [request for folder in asked.values() for request in folder.waiting]
-    if not waiting:
+    def answered(runs: Iterable[ModelRun]) -> Generator[ModelRun, None, None]:
+        for run in runs:
+            with run:
+                try:
+                    _ask(run, load, settings)
+                except LeapError as error:
+                    run.failure = error
+                yield run
+
+    return answered
+
+
+def _ask(run: ModelRun, load: Load, settings: EvaluationSettings) -> None:
+    if not (waiting := run.requests):
         return
-    for folder in asked.values():
-        folder.open()
-    with closing(load(model)) as engine:
+    run.open()
+    with load(run.model) as engine:
         responses = engine.responses(
             waiting, settings.decoding
         )  # a server of ours starts here, made for these requests
-        for folder in asked.values():
-            folder.note_engine(engine)
+        run.note_engine(engine.describe())
         before = time.monotonic()
-        for response in track(responses, model.name, total=len(waiting)):
+        for response in track(responses, run.model.name, total=len(waiting)):
             now = time.monotonic()
-            asked[response.key[0]].record(response, now - before)
+            run.record(response, now - before)
             before = now
-        for folder in asked.values():  # a server gives its model's name with its answers
-            folder.note_engine(engine, again=True)
+        run.note_engine(engine.describe(), again=True)  # a server gives its model's name with its answers
+
+
+def evaluate_models(
+    models: Sequence[Callable[[], EvaluatedModel]],
+    dimensions: Sequence[Dimension],
+    settings: EvaluationSettings,
+    answered: Answering,
+    results: Path,
+    repository: Path,
+    archive: Path | None = None,
+    upload: Upload | None = None,
+) -> tuple[list[DimensionResult], list[LeapError]]:
+    """Every model on every dimension, into `results`/<dimension>/<model>/; and why models have failed, each in a line
+    when it does, while the others go on. The only one's failure is raised. Finished examples are kept.
+
+    Answers that were made otherwise (another model, prompt, data set, scorer, decoding) are refused with LeapError, or
+    moved to a folder under `archive` where one is given. Complete results are sent where `upload` says.
+    """
+    finished: list[DimensionResult] = []
+    failed: list[LeapError] = []
+
+    def leave_out(error: LeapError) -> None:
+        if len(models) == 1:
+            raise error
+        print(in_one_line(f"error: {error}"), file=sys.stderr, flush=True)
+        failed.append(error)
+
+    def runs() -> Iterator[ModelRun]:
+        for identified in models:
+            try:
+                run = ModelRun(identified(), dimensions, settings, results, repository, archive)
+            except LeapError as error:
+                leave_out(error)
+            else:
+                yield run
+
+    with closing(answered(runs())) as found:
+        for run in found:
+            try:
+                for result in run.finish():
+                    finished.append(result)
+                    if upload and result.counts.complete:
+                        upload.send(result.folder)
+            except LeapError as error:
+                leave_out(error)
+    return finished, failed

@@ -1,6 +1,7 @@
 """Which models an evaluation takes, and under which names."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,17 @@ def _sizes(results: Path, name: str) -> list[list[int]]:
     """The image sizes of the results under a name: one, or none where there are no results."""
     manifests = (read_manifest(results / dimension.name / name) for dimension in DIMENSIONS)
     return [found for one in manifests if (found := one.get("settings", {}).get("image_tokens"))]
+
+
+def named_models(folders: Sequence[Path], baseline: Path, output: Path) -> dict[str, Path]:
+    """The folders by the names of their results. Raises UsageError where two would share a result folder."""
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name = BASELINE if folder.resolve() == baseline.resolve() else result_name(folder, output)
+        if name in named:
+            raise UsageError(f"{folder} and {named[name]} would both be {name} in the results; evaluate one at a time")
+        named[name] = folder
+    return named
 
 
 def plain_model(

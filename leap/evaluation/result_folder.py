@@ -30,7 +30,7 @@ from leap.evaluation.score import Counts
 from leap.evaluation.setting_differences import unlike_members
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.hub.hub_models import hub_origin
-from leap.inference.protocol import Engine, Request, Response, request_hash
+from leap.inference.protocol import Request, Response, request_hash
 from leap.models.checkpoints import changed_files, read_marker
 from leap.records.benchmark import BenchmarkExample
 from leap.records.files import LOCK, is_file, move_folder
@@ -128,7 +128,7 @@ class ResultFolder:
         write_json(self.path / MANIFEST, self._manifest)
         self._file = self._held.enter_context(JsonlAppender(self.path / PREDICTIONS))
 
-    def note_engine(self, engine: Engine, again: bool = False) -> None:
+    def note_engine(self, described: dict[str, Any], again: bool = False) -> None:
         """Keep with the answers what makes them: a later run may only score them, with other code elsewhere.
 
         `again` renews the note of this run.
@@ -136,7 +136,7 @@ class ResultFolder:
         origin = {name: self._manifest[name] for name in ("code", "command", "versions")}
         started = {"time": provenance.now(), "answers": 0, "seconds": 0.0, **origin}
         before = self._manifest["inference"].pop() if again else started
-        self._manifest["inference"].append({**before, **engine.describe()})
+        self._manifest["inference"].append({**before, **described})
         self._write_note()
 
     def record(self, response: Response, seconds: float) -> None:

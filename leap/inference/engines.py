@@ -20,7 +20,7 @@ _LOCAL = ("device", "dtype", "batch_size", "workers", "base_model_path", "lora_a
 @dataclass(frozen=True)
 class ModelToOpen:
     """A model in `folder` (an adapter's on `base`). Images lie under `data`, mostly; `log` is where a server writes,
-    `name` what its requests call the model."""
+    `name` what its requests call the model. A server may take `gpus` GPUs; `expected` requests come."""
 
     folder: Path
     base: Path | None
@@ -30,6 +30,8 @@ class ModelToOpen:
     data: Path | None
     log: Path
     name: str = MODEL_NAME
+    gpus: int = 1
+    expected: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ def _open_hf(given: dict[str, Any], model: ModelToOpen) -> Engine:
 
     names = ("batch_size", "workers", "quantization", "trust_remote_code")
     chosen = {name: given[name] for name in names if name in given}
-    return HfEngine(model.folder, model.images, model.device, model.dtype, model.base, **chosen)
+    return HfEngine(
+        model.folder, model.images, model.device, model.dtype, model.base, expected=model.expected, **chosen
+    )
 
 
 def _open_vllm(given: dict[str, Any], model: ModelToOpen) -> Engine:
@@ -65,6 +69,7 @@ def _open_vllm(given: dict[str, Any], model: ModelToOpen) -> Engine:
         lora=model.folder if model.base else None,
         readable=model.data,
         name=model.name,
+        gpus=model.gpus,
         extra=tuple(given.get("vllm_args", ())),
         api_servers=given.get("workers"),
         **({"max_num_seqs": given["batch_size"]} if "batch_size" in given else {}),

@@ -39,7 +39,8 @@ class HfEngine:
     """One loaded model; that of a folder, an adapter's on its `base`.
 
     `batch_size` is a cap; without one, batches are as large as the memory allows. `workers` prepare images.
-    `compiled` compiles the decoding step also for a few requests, where it does not pay.
+    `compiled` compiles the decoding step also for a few requests, where it does not pay; `expected` requests come in
+    all, whatever part of them is asked at a time.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class HfEngine:
         quantization: Quantization | None = None,
         trust_remote_code: bool = False,
         compiled: bool = False,
+        expected: int = 0,
     ) -> None:
         self._device, self._dtype, self._cap = device, dtype, batch_size
         self._workers = default_workers(device) if workers is None else workers
-        self._worth_compiling = _WORTH_COMPILING
+        self._worth_compiling, self._expected = _WORTH_COMPILING, expected
         if isinstance(source, LoadedModel):
             model, processor = source.model, source.processor
             self._worth_compiling = sys.maxsize  # who has it compiles it, and forgetting ours would forget theirs
@@ -102,7 +104,7 @@ class HfEngine:
 
         A sampled answer depends on the seed and on its request's key, not on what else is asked.
         """
-        longest_first = sorted(requests, key=lambda request: (-_text_length(request), request.key))
+        longest_first = sorted(requests, key=lambda request: (-request.text_length, request.key))
         batch: list[Prepared] = []
         with clear_worker_errors("--workers"):
             for item in prepare_ahead(self._preparer, longest_first, self._workers):
@@ -110,7 +112,8 @@ class HfEngine:
                     yield Response(item.key, error=item.reason)
                     continue
                 rows = self._rows = self._rows or self._find_rows(item, decoding)
-                self._compiled |= self._generation.compiles and len(requests) >= self._worth_compiling * rows
+                total = max(len(requests), self._expected)
+                self._compiled |= self._generation.compiles and total >= self._worth_compiling * rows
                 batch.append(item)
                 if len(batch) >= rows:
                     yield from self._response_batch(batch, decoding)
@@ -164,7 +167,3 @@ class HfEngine:
             prompt_tokens=len(prepared.ids),
             new_tokens=len(response) if end is None else end + 1,
         )
-
-
-def _text_length(request: Request) -> int:
-    return sum(len(part.text) for message in request.messages for part in message.parts() if part.type == "text")

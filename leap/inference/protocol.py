@@ -40,6 +40,11 @@ class Request:
     messages: tuple[Message, ...]
     images: tuple[ImageSource, ...]
 
+    @property
+    def text_length(self) -> int:
+        """Characters of all its texts."""
+        return sum(len(part.text) for message in self.messages for part in message.parts() if part.type == "text")
+
 
 def request_hash(request: Request) -> str:
     """sha256 of all that the model is shown: the texts, and the contents of the images, in reading order."""

@@ -38,6 +38,7 @@ MODEL_NAME = "leap"  # what requests call the served model, an adapter on its ba
 MAX_MODEL_LEN, IMAGES_PER_PROMPT = 8192, 16  # enough for the evaluation's requests without few-shot examples
 INTERPRETER = "LEAP_VLLM_PYTHON"
 _HOW = f"make one with scripts/utils/make_vllm_environment.sh and name its python with --vllm_python or {INTERPRETER}"
+_PARALLEL = r"--(tensor|data|pipeline)[-_]parallel[-_]size|-(tp|dp|pp)\b"  # vLLM's flags that share a model out
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM has kernels for
 _PROBE = """
 import importlib.metadata, json
@@ -64,6 +65,7 @@ class VllmSettings:
     api_servers: int | None = None  # processes that prepare requests; None: from the CPU cores
     lora: Path | None = None  # an adapter on `model`
     name: str = MODEL_NAME  # what requests call the model
+    gpus: int = 1  # the first of the visible ones; tensor parallel, unless `extra` says otherwise
     seed: int = 0
     extra: tuple[str, ...] = ()  # vLLM's own flags; they win over those above
 
@@ -121,6 +123,8 @@ def build_command(
         flags["--allowed-local-media-path"] = settings.readable.resolve()
     switches = ["--enable-prefix-caching", "--disable-uvicorn-access-log"]
     switches += ["--enforce-eager"] if settings.on_cpu else []
+    if settings.gpus > 1 and not any(re.match(_PARALLEL, word) for word in settings.extra):
+        switches += ["--tensor-parallel-size", str(settings.gpus)]
     command = [python, "-m", "vllm.entrypoints.cli.main", "serve", str(settings.model.resolve())]
     command += [word for name, value in flags.items() for word in (name, str(value))]
     return [*command, *switches, *_names(settings), *settings.extra]
@@ -205,9 +209,10 @@ def _environment(settings: VllmSettings | None = None) -> dict[str, str]:
         return environment
     index = int(settings.device.partition(":")[2] or 0)
     visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device.strip()]
-    if visible and index >= len(visible):
+    if visible and index + settings.gpus > len(visible):
         raise LeapError(f"--device {settings.device}: CUDA_VISIBLE_DEVICES shows {len(visible)} devices")
-    environment["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
+    shown = visible or list(map(str, range(index + settings.gpus)))
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(shown[index : index + settings.gpus])
     return environment
 
 

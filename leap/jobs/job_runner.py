@@ -7,16 +7,14 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from leap.errors import LeapError, UsageError
 from leap.jobs.process import Job, JobResult, StopRequest, end_leftover, log_file, run_job
+from leap.jobs.ray_cluster import INSTALL_RAY, LOCAL, ray_installed
 from leap.jobs.show import show_progress
 
-WITHOUT_RAY = (
-    'Ray is not installed: one job after the other (pip install -c constraints.txt -e ".[jobs]" runs {slots} at once)'
-)
+WITHOUT_RAY = f"Ray is not installed: one job after the other ({INSTALL_RAY} runs {{slots}} at once)"
 _THREADS = "OMP_NUM_THREADS"
 
 
@@ -36,6 +34,19 @@ def slots_for(gpus: Sequence[str] | None, at_once: int | None) -> int:
     if at_once and at_once > len(gpus):
         raise UsageError(f"{at_once} jobs at once, but {len(gpus)} GPU(s): each job has one of its own")
     return at_once or len(gpus)
+
+
+def ray_flags(address: str | None, gpus: Sequence[str], at_once: int | None) -> list[str]:
+    """Flags with which run_vlm_evaluation.py shares requests out: over a cluster, or the GPUs of this machine.
+
+    None for one place, and without Ray, after saying so.
+    """
+    slots = slots_for(gpus, at_once)
+    if not address and slots > 1 and not ray_installed():
+        print(WITHOUT_RAY.format(slots=slots))
+    elif address or slots > 1:
+        return ["--ray_address", address or LOCAL, *(["--jobs", str(at_once)] if at_once else [])]
+    return []
 
 
 def run_jobs(
@@ -69,14 +80,6 @@ def run_jobs(
         if setting.stop.level():
             raise KeyboardInterrupt
     return [results[job.name] for job in jobs]
-
-
-def ray_installed() -> bool:
-    try:
-        version("ray")
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _refuse_twins(jobs: Sequence[Job]) -> None:

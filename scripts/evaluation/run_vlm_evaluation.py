@@ -5,6 +5,7 @@
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint EvanSirius/leap-ckpts:checkpoint-5000
     python scripts/evaluation/run_vlm_evaluation.py --dimension baseline
     python scripts/evaluation/run_vlm_evaluation.py --batch_mode --max_checkpoints 5
+    python scripts/evaluation/run_vlm_evaluation.py --batch_mode --ray_address auto
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/lora_standard/checkpoint-200
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --image_control blank
     python scripts/evaluation/run_vlm_evaluation.py --checkpoint output/checkpoint-200 --engine vllm
@@ -15,6 +16,9 @@ Answers are kept as they come: the same command continues an interrupted evaluat
 """
 
 import argparse
+import sys
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import leap.interrupt  # noqa: F401  (before what takes time)
@@ -29,8 +33,8 @@ from leap.vlabench.sources import SOURCES
 def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     parser = Parser(__doc__)
     add, find, model = parser.add_argument, workspace.resolve, workspace.find_model
-    where = "model folder, or OWNER/NAME[@REVISION][:SUBFOLDER] on the hub (default: the baseline)"
-    add("--checkpoint", "--model_path", dest="checkpoint", type=model, help=where)
+    where = "model folders, or OWNER/NAME[@REVISION][:SUBFOLDER] on the hub (default: the baseline)"
+    add("--checkpoint", "--model_path", dest="checkpoint", type=model, nargs="+", help=where)
     add("--dimension", nargs="+", default=["all"], help="one or several in any spelling, all, or baseline")
     add("--data_path", type=workspace.find_data, default=workspace.vlm_evaluation, help="the benchmark's folder")
     add("--num_episodes", type=count_or_all, help="only the first N examples of each task")
@@ -58,6 +62,10 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="longer answers are cut and counted")
     add_size_arguments(parser, workspace.image_size)
     add_engine_arguments(parser, model)
+    add = parser.add_argument_group("several GPUs, or nodes").add_argument
+    add("--ray_address", help="a Ray cluster: auto (this node's), HOST:PORT, or local (Ray on this machine alone)")
+    add("--jobs", type=count, help="ray: models at once (default: as many as there is room for)")
+    add("--gpus_per_model", type=count, help="ray: GPUs of each vLLM server, tensor parallel (default: 1)")
     return parser.parse_args()
 
 
@@ -68,6 +76,17 @@ def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
     one = arguments.checkpoint or arguments.lora_adapter_path or arguments.engine == "openai"
     if baseline and (arguments.dimension != ["baseline"] or one or arguments.batch_mode):
         raise UsageError("--dimension baseline evaluates the baseline on all dimensions; give it no model and no other")
+    several = len(arguments.checkpoint or ()) > 1
+    if several and arguments.model_name:
+        raise UsageError(f"--model_name: {len(arguments.checkpoint)} models cannot share one name")
+    if (arguments.jobs or arguments.gpus_per_model) and not arguments.ray_address:
+        raise UsageError("--jobs and --gpus_per_model go with --ray_address")
+    if arguments.ray_address and arguments.engine == "openai":
+        raise UsageError("--ray_address does nothing with --engine openai: a server is asked from one process")
+    if (arguments.gpus_per_model or 1) > 1 and arguments.engine != "vllm":
+        raise UsageError(
+            f"--gpus_per_model {arguments.gpus_per_model}: only --engine vllm shares a model out over GPUs"
+        )
     if arguments.batch_mode and (one or arguments.model_name):
         raise UsageError("--batch_mode takes the baseline and all checkpoints; give it no --checkpoint or --model_name")
     if not arguments.batch_mode and (arguments.skip_baseline or arguments.max_checkpoints):
@@ -95,21 +114,30 @@ def main() -> int | None:
     check_name(arguments.model_name)
     check_folder(arguments.output_dir)
     dimensions = find_dimensions([] if arguments.dimension == ["baseline"] else arguments.dimension)
-    models, settings, load = (_served if options.served else _local)(workspace, arguments, options)
+    with ExitStack() as held:
+        models, settings, answered = (
+            _served(workspace, arguments, options) if options.served else _local(workspace, arguments, options, held)
+        )
 
-    from leap.evaluation.evaluate import evaluate_models
-    from leap.evaluation.manifest import MANIFEST
-    from leap.records.upload import Upload
+        from leap.evaluation.evaluate import evaluate_models
+        from leap.evaluation.manifest import MANIFEST
+        from leap.records.upload import Upload
+
+        results = arguments.output_dir
+        upload = Upload(arguments.upload, results, MANIFEST) if arguments.upload else None
+        archive = workspace.backup_eva_results if arguments.fresh else None
+        finished, failed = evaluate_models(
+            models, dimensions, settings, answered, results, workspace.repository, archive, upload
+        )
+
     from leap.report.live import print_results
 
-    results = arguments.output_dir
-    upload = Upload(arguments.upload, results, MANIFEST) if arguments.upload else None
-    archive = workspace.backup_eva_results if arguments.fresh else None
-    finished = evaluate_models(models, dimensions, settings, load, results, workspace.repository, archive, upload)
     complete = print_results(finished, results)
+    for error in failed:
+        print(f"NOT EVALUATED {error}", file=sys.stderr)
     if upload:
         upload.refuse_failed()
-    return None if complete else FAILED
+    return None if complete and not failed else FAILED
 
 
 def _settings(
@@ -149,18 +177,24 @@ def _settings(
 
 def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
     """The one model that a server has, or that --model names."""
+    from leap.evaluation.evaluate import in_this_process
     from leap.evaluation.model_names import served_model
     from leap.inference.openai import OpenAiEngine
 
     settings = _settings(workspace, arguments, options, None, choose_size(arguments, workspace.image_size))
     endpoint, results = options.endpoint(), arguments.output_dir
     model = served_model(endpoint.shown_url, endpoint.shown_model, settings, results, arguments.model_name)
-    return [model], settings, lambda _: OpenAiEngine(endpoint, settings.images)
+    return (
+        [lambda: model],
+        settings,
+        in_this_process(lambda _: closing(OpenAiEngine(endpoint, settings.images)), settings),
+    )
 
 
-def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
-    """Models in folders, loaded one after the other."""
-    from leap.evaluation.model_names import chosen_models, identify, refuse_no_adapter
+def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions, held: ExitStack):
+    """Models in folders: in this process one after the other, or over a Ray cluster, until `held` is left."""
+    from leap.evaluation.evaluate import in_this_process
+    from leap.evaluation.model_names import chosen_models, identify, named_models, refuse_no_adapter
     from leap.evaluation.settings import EvaluatedModel
     from leap.inference.engines import ModelToOpen
     from leap.models.checkpoints import weight_files
@@ -173,25 +207,37 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
         skipped = None if arguments.skip_baseline else baseline
         folders = chosen_models(skipped, arguments.checkpoints_dir, arguments.max_checkpoints)
     else:
-        folders = [arguments.checkpoint or arguments.lora_adapter_path or baseline]
+        folders = arguments.checkpoint or [arguments.lora_adapter_path or baseline]
         if arguments.base_model_path or arguments.lora_adapter_path:
             refuse_no_adapter(folders[0])
-    for folder in folders:
-        weight_files(folder)
+    named_models(folders, baseline, workspace.output)
+    if len(folders) == 1:  # one of several that has none stops no other
+        weight_files(folders[0])
     size = choose_size(arguments, workspace.image_size, folders, baseline, workspace.root, base)
-    device = pick_device(arguments.device)
-    dtype = pick_dtype(arguments.dtype, device)
+    if arguments.ray_address:
+        from leap.jobs.ray_cluster import connected, pick_cluster_device
+        from leap.jobs.ray_pool import RayPool
+
+        held.enter_context(connected(arguments.ray_address, arguments.jobs))
+        device, dtype = pick_cluster_device(arguments.device, arguments.dtype)
+    else:
+        device = pick_device(arguments.device)
+        dtype = pick_dtype(arguments.dtype, device)
     settings, results = _settings(workspace, arguments, options, dtype, size), arguments.output_dir
 
     def identified(folder: Path) -> EvaluatedModel:
         places = baseline, workspace.output, workspace.root
         return identify(folder, *places, settings, results, arguments.model_name, base)
 
-    def load(model: EvaluatedModel):
+    def to_open(model: EvaluatedModel):
         log = workspace.logs / f"vllm-{model.name}.log"
-        return options.open(ModelToOpen(model.folder, model.base, settings.images, device, dtype, settings.data, log))
+        return ModelToOpen(model.folder, model.base, settings.images, device, dtype, settings.data, log)
 
-    return map(identified, folders), settings, load
+    models = [partial(identified, folder) for folder in folders]
+    if not arguments.ray_address:
+        return models, settings, in_this_process(lambda model: closing(options.open(to_open(model))), settings)
+    pool = RayPool(options, (arguments.gpus_per_model or 1) * (device != "cpu"), arguments.jobs)
+    return models, settings, partial(pool.answer, decoding=settings.decoding, model_to_open=to_open)
 
 
 if __name__ == "__main__":

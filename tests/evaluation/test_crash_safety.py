@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from leap import provenance
 from leap.cli import run
 from leap.data.image import ImageSize
 from leap.errors import LeapError
-from leap.evaluation.evaluate import evaluate_models
+from leap.evaluation.evaluate import evaluate_models, in_this_process
 from leap.evaluation.evaluation_progress import Monitor
 from leap.evaluation.predictions import read_predictions
 from leap.evaluation.rescore import rescore
@@ -105,7 +105,15 @@ def evaluate(
 ) -> None:
     chosen = EvaluationSettings(data, leap_instructions(), ImageSize(4, 9), Decoding(), **settings)
     load = ScriptedEngine if engine is None else lambda: engine
-    evaluate_models([MODEL], DIMENSIONS, chosen, lambda _: load(), root, REPOSITORY, archive)
+    evaluate_models(
+        [lambda: MODEL],
+        DIMENSIONS,
+        chosen,
+        in_this_process(lambda _: closing(load()), chosen),
+        root,
+        REPOSITORY,
+        archive,
+    )
 
 
 class Clock:
@@ -364,7 +372,14 @@ def test_an_engine_that_does_not_load_leaves_finished_dimensions_complete(data: 
 
     settings = EvaluationSettings(data, leap_instructions(), ImageSize(4, 9), Decoding())
     with pytest.raises(LeapError, match="no such server"):
-        evaluate_models([MODEL], DIMENSIONS, settings, lambda _: broken(), tmp_path, REPOSITORY)
+        evaluate_models(
+            [lambda: MODEL],
+            DIMENSIONS,
+            settings,
+            in_this_process(lambda _: closing(broken()), settings),
+            tmp_path,
+            REPOSITORY,
+        )
     shown = {found.dimension: found.status for found in Monitor(tmp_path).read()}
     assert shown == {"Semantic": "complete", "Spatial": "stopped"}
 

@@ -108,6 +108,13 @@ def test_own_flags_win_and_few_cores_need_few_processes() -> None:
     assert "--enforce-eager" in command
 
 
+def test_a_model_over_several_gpus_is_tensor_parallel_unless_the_user_says_otherwise() -> None:
+    assert flags(build_command("python", settings(gpus=2), 8123, PIXELS, 4))["--tensor-parallel-size"] == "2"
+    assert "--tensor-parallel-size" not in build_command("python", settings(), 8123, PIXELS, 4)
+    for own in (("--data-parallel-size", "2"), ("--data_parallel_size=2",), ("-dp", "2")):
+        assert "--tensor-parallel-size" not in build_command("python", settings(gpus=2, extra=own), 8123, PIXELS, 4)
+
+
 def test_an_adapter_is_served_under_the_models_name(model: Path, tmp_path: Path) -> None:
     config = tmp_path / "adapter_config.json"
     config.write_text('{"r": 20, "rank_pattern": {"q_proj": 33}}')

@@ -247,7 +247,6 @@ def test_checkpoints_of_two_sizes_are_refused_until_one_is_given(root: Path, tmp
     for name, flags in {
         EVALUATE: [*QUICK, *batch, "--output_dir", str(tmp_path / "results")],
         BLIND: ["--checkpoints_dir", str(folder), "--save_dir", str(tmp_path / "results"), "--device", "cpu"],
-        PARALLEL: [*batch, "--dry_run"],
     }.items():
         refused = script(name, *flags, "--baseline_model", "models/base", root=root)
         assert refused.returncode == 2
@@ -260,13 +259,11 @@ def test_checkpoints_of_two_sizes_are_refused_until_one_is_given(root: Path, tmp
     assert set(map(tuple, sizes(tmp_path / "results").values())) == {tuple(OWN)}
 
 
-def test_jobs_ask_at_one_size_too(root: Path) -> None:
+def test_models_that_are_named_are_asked_at_one_size_too(root: Path, tmp_path: Path) -> None:
     models = ["--checkpoint", "models/base", "output/own/checkpoint-1", "--baseline_model", "models/base"]
-    done = script(PARALLEL, *models, *"--dimension spatial --dry_run --jobs 1 --gpus none".split(), root=root)
+    done = script(PARALLEL, "--gpus", "none", *models, *QUICK, "--output_dir", str(tmp_path), root=root)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 2
-    assert all("--image_tokens_min 4 --image_tokens_max 9" in line for line in lines)
+    assert sizes(tmp_path) == {"Baseline": OWN, "own-checkpoint-1": OWN}
 
 
 def test_plans_of_a_blind_review_are_made_at_the_checkpoints_size(root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""A Ray cluster: connecting to one, or starting one of our own on this machine; what there is room for in it."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from leap.errors import LeapError, UsageError, first_line
+from leap.hardware import usable_cores, visible_gpus
+
+INSTALL_RAY = 'pip install -c constraints.txt -e ".[jobs]"'
+LOCAL = "local"  # the address of a Ray of our own, on this machine
+
+
+def ray_installed() -> bool:
+    try:
+        version("ray")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def connected(address: str, places: int | None = None, gpus: Sequence[str] | None = None) -> Iterator[None]:
+    """Ray at an address ("auto": this machine's cluster), or one of our own (LOCAL) on our cores, `places` at least,
+    and `gpus`, or all that are visible."""
+    if not ray_installed():
+        raise UsageError(f"--ray_address {address}: Ray is not installed ({INSTALL_RAY})")
+    if "://" in address:
+        raise UsageError(
+            f"--ray_address {address}: give auto, or a head node's HOST:PORT, and run this on a node of the cluster "
+            "(ray job submit, kubectl exec)"
+        )
+    import ray
+
+    own, kept = {}, signal.getsignal(signal.SIGTERM)
+    if address == LOCAL:
+        gpus = visible_gpus() if gpus is None else gpus
+        cores = max(usable_cores(), places or 1)
+        own = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False, "object_store_memory": 100 * 2**20}
+        # Ray's memory guard would kill the small worker that watches a job, never the job itself.
+        os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0"})
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise LeapError(f"--ray_address {address}: no Ray cluster answers there ({first_line(error)})") from error
+    signal.signal(signal.SIGTERM, kept)  # Ray has set its own
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def room_for(gpus: int, at_once: int | None) -> tuple[int, int]:
+    """(CPUs of each, how many) for models or jobs with so many GPUs each, in the cluster as it is now.
+
+    Without GPUs they share the cores: `at_once` of them, or one a node. With GPUs they have half of their share of a
+    node's cores: others may use it, too. What is more than there is room for waits for it.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    cores = [int(node["CPU"]) for node in nodes]
+    if not gpus:
+        room = at_once or max(1, len(nodes))
+        return max(1, min(min(cores, default=1), sum(cores) // room)), room
+    places = [int(node.get("GPU", 0) // gpus) for node in nodes]
+    shares = [number // place // 2 for number, place in zip(cores, places, strict=True) if place]
+    return max(1, min(shares, default=1)), at_once or max(1, sum(places))
+
+
+def pick_cluster_device(wanted: str | None, dtype: str | None) -> tuple[str, str]:
+    """`pick_device` and `pick_dtype` for the cluster's workers, who are asked: this machine may have no GPU."""
+    import ray
+
+    from leap.models.loading import pick_dtype
+
+    if wanted and ":" in wanted:
+        raise UsageError(f"--device {wanted}: Ray chooses among a node's GPUs; give cuda")
+    device = wanted if wanted not in (None, "auto") else "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+    if device == "cpu":
+        return device, pick_dtype(dtype, device)
+    try:
+        return device, ray.get(ray.remote(num_gpus=1, num_cpus=0)(pick_dtype).remote(dtype, device))
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, LeapError) else error) from None

@@ -1,0 +1,352 @@
+"""Many models' requests over a Ray cluster: each worker holds one model, and is given a shard whenever it is free.
+
+Ray places the workers, starts lost ones anew wherever there is room, and ends all of them with the driver. What is kept
+here is which requests have no response yet: those of a worker that died are asked again, by whichever is free first.
+"""
+
+import os
+import socket
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from heapq import nlargest
+from typing import Any, Protocol, TypeVar
+
+from leap import provenance
+from leap.errors import LeapError
+from leap.inference.engines import EngineOptions, ModelToOpen
+from leap.inference.protocol import Decoding, Engine, Request, Response
+from leap.inference.vllm_server import INTERPRETER
+from leap.jobs.ray_cluster import room_for
+from leap.progress import display
+
+_AT_ONCE = 2  # shards that a worker has, so that the next one is there when it is done with one
+_LEAST, _MOST = 32, 512  # requests of a shard: the last ones are small, so that workers end together
+_REFUSALS = 3  # workers that cannot load a model until it has failed
+_DEATHS = 10  # of a worker while it loads a model, or of workers that had a request: more are no accident
+_ENGINE_FAILURES = 3  # the same where the engine says why
+_LONGEST = 64  # requests that a server's room is measured on
+_LOOK_EVERY, _SAY_EVERY = 5.0, 30.0  # seconds: at the cluster for room, and between two lines that there is none
+
+
+class Work(Protocol):
+    """All that is asked of one model, and where its responses go."""
+
+    failure: LeapError | None
+
+    @property
+    def requests(self) -> list[Request]: ...
+
+    @property
+    def model(self) -> Any: ...
+
+    def open(self) -> None: ...
+
+    def note_engine(self, described: dict[str, Any], again: bool = False) -> None: ...
+
+    def record(self, response: Response, seconds: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+SomeWork = TypeVar("SomeWork", bound=Work)
+
+
+class ModelHolder:
+    """A worker, in a process of its own somewhere in the cluster: the engine of one model at a time."""
+
+    def __init__(self, options: EngineOptions, number: int) -> None:
+        self._options, self._number = options, number
+        self._engine: Engine | None = None
+
+    def ready(self) -> None:
+        """Returns when the process is there."""
+
+    def load(self, model: ModelToOpen, longest: Sequence[Request], decoding: Decoding) -> dict[str, Any]:
+        """Hold this model from now on; what describes the engine, the machine and its libraries."""
+        if self._engine:
+            self._engine.close()
+            self._engine = None
+        for folder in (model.folder, model.base, model.data):
+            if folder and not folder.is_dir():
+                raise LeapError(f"{folder} is not there; every node needs it under this path, as on a shared disk")
+        log = model.log.with_stem(f"{model.log.stem}-{self._number}")
+        self._engine = self._options.open(replace(model, log=log))
+        self._engine.responses(longest, decoding)  # a server starts here; nothing is asked yet
+        return {"engine": self._engine.describe(), "node": socket.gethostname(), "versions": provenance.versions()}
+
+    def answer(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
+        assert self._engine
+        yield from self._engine.responses(requests, decoding)
+
+
+@dataclass(eq=False)
+class _Task:
+    """A `Work` while it is asked."""
+
+    work: Any
+    left: deque[Request]  # that no worker has now
+    running: int = 0  # shards
+    holders: int = 0  # workers that held its model at once, at most
+    refused_by: set[int] = field(default_factory=set)
+    losses: Counter[tuple[str, ...]] = field(default_factory=Counter)
+
+    def fail(self, reason: str) -> None:
+        self.work.failure = LeapError(reason)
+        self.left.clear()
+
+
+@dataclass(eq=False)
+class _Worker:
+    number: int
+    actor: Any
+    task: _Task | None = None  # whose model it holds, or loads
+    up: bool = False
+    loading: bool = False
+    deaths: int = 0  # since it last loaded a model
+    running: int = 0  # shards
+
+
+@dataclass(eq=False)
+class _Shard:
+    task: _Task
+    requests: dict[tuple[str, ...], Request]  # that have no response yet
+
+
+class RayPool:
+    """The workers of one command.
+
+    `models_at_once` bounds them; without it there are as many as the cluster has room for, more when nodes join: one
+    for `gpus_per_model` GPUs, or with 0 one a node, on its cores. `model_to_open` says where a work's model lies.
+    """
+
+    def __init__(self, options: EngineOptions, gpus_per_model: int, models_at_once: int | None) -> None:
+        python = os.environ.get(INTERPRETER)
+        if options.engine == "vllm" and python:  # the nodes' own environment may name another, or none
+            options = replace(options, given={"vllm_python": python, **options.given})
+        self._options, self._gpus, self._most = options, gpus_per_model, models_at_once
+        self._workers: list[_Worker] = []
+        self._calls: dict[Any, Callable[[Any], None]] = {}  # what is to be done when there is something to hear
+        self._looked = self._said = -_SAY_EVERY
+        self._versions = provenance.versions()
+
+    def answer(
+        self, works: Iterable[SomeWork], decoding: Decoding, model_to_open: Any
+    ) -> Generator[SomeWork, None, None]:
+        """Each work when it has been asked all, or has failed; those that wait are begun as workers become free."""
+        waiting, tasks, more = iter(works), list[_Task](), True
+        self._model_to_open, self._decoding, self._before, self._done = model_to_open, decoding, time.monotonic(), 0
+        try:
+            with display("evaluation", None, in_bytes=False) as self._show:
+                while more or tasks:
+                    self._grow()
+                    if more and any(_is_free(worker) for worker in self._workers):
+                        work = next(waiting, None)
+                        more = work is not None
+                        tasks += [self._begin(work)] if work else []
+                    self._give(tasks)
+                    for task in [task for task in tasks if not task.left and not task.running]:
+                        yield task.work
+                        task.work.close()
+                        tasks.remove(task)
+                    if more or tasks:
+                        self._listen(block=not (more and any(map(_is_free, self._workers))))
+        finally:
+            for task in tasks:
+                task.work.close()
+
+    def _begin(self, work: SomeWork) -> _Task:
+        # Longest first, as the engines have it: what does not fit in memory shows at once, and shards are alike.
+        requests = sorted(work.requests, key=lambda request: -request.text_length)
+        if requests:
+            work.open()
+        return _Task(work, deque(requests))
+
+    def _grow(self) -> None:
+        """Start workers where there is room for more. Ray itself starts those anew that die."""
+        import ray
+
+        if time.monotonic() - self._looked < _LOOK_EVERY:
+            return
+        self._looked = time.monotonic()
+        cpus, room = room_for(self._gpus, self._most)
+        for number in range(len(self._workers), room):
+            actor = ray.remote(ModelHolder).options(
+                num_gpus=self._gpus,
+                num_cpus=cpus,
+                max_restarts=-1,
+                max_concurrency=1 if self._options.engine == "hf" else _AT_ONCE,  # a server takes all at once
+                scheduling_strategy="DEFAULT" if self._gpus else "SPREAD",
+            )
+            worker = _Worker(number, actor.remote(self._options, number))
+            self._workers.append(worker)
+            self._await(worker)
+
+    def _await(self, worker: _Worker) -> None:
+        """Nothing is given to a worker until it is there: after its start, and again after it was lost."""
+        worker.up, worker.task = False, None
+        ready = worker.actor.ready.options(max_task_retries=-1).remote()  # Ray's own patience
+        self._calls[ready] = partial(self._hear_ready, worker)
+
+    def _give(self, tasks: Sequence[_Task]) -> None:
+        """Shards to the workers that hold their models, and models to those that have nothing to do."""
+        for worker in self._workers:
+            if _is_free(worker):
+                able = [task for task in tasks if task.left and worker.number not in task.refused_by]
+                if able:
+                    self._load(worker, max(able, key=lambda task: len(task.left) / (self._takers(task) + 1e-9)))
+            while worker.task and not worker.loading and worker.running < _AT_ONCE and worker.task.left:
+                self._ask(worker, worker.task)
+
+    def _takers(self, task: _Task) -> int:
+        return sum(worker.task is task for worker in self._workers)
+
+    def _load(self, worker: _Worker, task: _Task) -> None:
+        longest = nlargest(_LONGEST, task.left, key=lambda request: (len(request.images), request.text_length))
+        model = replace(self._model_to_open(task.work.model), gpus=max(1, self._gpus), expected=len(task.left))
+        worker.task, worker.loading = task, True
+        self._calls[worker.actor.load.remote(model, longest, self._decoding)] = partial(self._hear_load, worker)
+
+    def _ask(self, worker: _Worker, task: _Task) -> None:
+        size = min(max(len(task.left) // (2 * self._takers(task)), _LEAST), _MOST, len(task.left))
+        requests = [task.left.popleft() for _ in range(size)]
+        # Never repeated by Ray: responses that have come are on disk, and the others may come in another order.
+        call = worker.actor.answer.options(num_returns="streaming").remote(requests, self._decoding)
+        shard = _Shard(task, {request.key: request for request in requests})
+        self._calls[call] = partial(self._hear_shard, worker, shard)
+        worker.running += 1
+        task.running += 1
+
+    def _listen(self, block: bool) -> None:
+        import ray
+
+        ready, _ = ray.wait(list(self._calls), timeout=_LOOK_EVERY if block else 0)
+        for call in ready:
+            self._calls[call](call)
+        if not any(worker.task and not worker.loading for worker in self._workers):
+            self._say_waiting()
+
+    def _hear_ready(self, worker: _Worker, call: Any) -> None:
+        import ray
+
+        del self._calls[call]
+        try:
+            ray.get(call)
+        except ray.exceptions.RayError as error:
+            raise LeapError(f"{_reason(error)}: every node needs this LEAP and what it imports") from error
+        worker.up = True
+
+    def _hear_load(self, worker: _Worker, call: Any) -> None:
+        import ray
+
+        del self._calls[call]
+        task, worker.loading = worker.task, False
+        assert task
+        try:
+            loaded = ray.get(call)
+        except ray.exceptions.RayError as error:
+            self._refuse(worker, task, error)
+            return
+        worker.deaths = 0
+        self._refuse_other_versions(loaded)
+        if task.work.failure is None:
+            holders = sum(one.task is task and not one.loading for one in self._workers)
+            task.work.note_engine({**loaded["engine"], "ray_workers": max(holders, task.holders)}, task.holders > 0)
+            task.holders = max(holders, task.holders)
+
+    def _refuse(self, worker: _Worker, task: _Task, error: Any) -> None:
+        """A model that one worker cannot load may be another's: a node may lack its files, or have no memory for it."""
+        reason = _reason(error)
+        if _is_lost(error):
+            worker.deaths += 1
+            self._await(worker)
+            if worker.deaths < _DEATHS:
+                return
+        worker.task, worker.deaths = None, 0
+        task.refused_by.add(worker.number)
+        if len(task.refused_by) >= min(_REFUSALS, len(self._workers)):
+            task.fail(reason)
+        else:
+            print(f"worker {worker.number}: {reason}", file=sys.stderr, flush=True)
+
+    def _refuse_other_versions(self, loaded: Mapping[str, Any]) -> None:
+        for name, here in self._versions.items():
+            if (there := loaded["versions"].get(name)) != here:
+                raise LeapError(
+                    f"node {loaded['node']} has {name} {there}, and this one {here}: install the same on all"
+                )
+
+    def _hear_shard(self, worker: _Worker, shard: _Shard, call: Any) -> None:
+        """Take all that has come of it."""
+        import ray
+
+        try:
+            while True:
+                self._record(shard, ray.get(next(call)))
+                if not call.next_ready():
+                    return
+        except StopIteration:
+            self._end(worker, shard, call)
+        except ray.exceptions.RayError as error:
+            self._end(worker, shard, call)
+            self._lose(worker, shard, error)
+
+    def _record(self, shard: _Shard, response: Response) -> None:
+        if shard.requests.pop(response.key, None):  # else it had a response: nothing is counted twice
+            now = time.monotonic()
+            shard.task.work.record(response, now - self._before)
+            self._before = now
+            self._done += 1
+            self._show(self._done)
+
+    def _end(self, worker: _Worker, shard: _Shard, call: Any) -> None:
+        del self._calls[call]
+        worker.running -= 1
+        shard.task.running -= 1
+
+    def _lose(self, worker: _Worker, shard: _Shard, error: Any) -> None:
+        """A worker that died, or whose engine failed, loads its model anew; what it owes is asked again, last."""
+        task, reason = shard.task, _reason(error)
+        if _is_lost(error) and worker.up:
+            self._await(worker)
+        worker.task = None
+        task.losses.update(shard.requests.keys())
+        limit = _DEATHS if _is_lost(error) else _ENGINE_FAILURES
+        if any(task.losses[key] >= limit for key in shard.requests):
+            task.fail(f"{task.work.model.name}: {reason}")
+        elif task.work.failure is None:
+            task.left.extend(shard.requests.values())
+
+    def _say_waiting(self) -> None:
+        import ray
+
+        if time.monotonic() - self._said > _SAY_EVERY:
+            free = {name: ray.available_resources().get(name, 0) for name in ("CPU", "GPU")}
+            needs = f"{self._gpus} GPU(s)" if self._gpus else "a node's CPUs"
+            text = f"no model is loaded yet: {len(self._workers)} worker(s) of {needs} each; free in the cluster: "
+            print(text + ", ".join(f"{number:g} {name}" for name, number in free.items()), file=sys.stderr, flush=True)
+            self._said = time.monotonic()
+
+
+def _is_free(worker: _Worker) -> bool:
+    return worker.up and not worker.loading and not worker.running and not (worker.task and worker.task.left)
+
+
+def _is_lost(error: Any) -> bool:
+    """Whether the worker died, and not only failed in what it did."""
+    import ray
+
+    return not isinstance(error, ray.exceptions.RayTaskError)
+
+
+def _reason(error: Any) -> str:
+    """Raises what is no failure of a machine or an engine, but a mistake in a program."""
+
+    if _is_lost(error):
+        return f"a worker died ({str(error).strip().splitlines()[-1].strip()})"
+    if not isinstance(error.cause, LeapError):
+        raise error
+    return str(error.cause)

@@ -1,0 +1,142 @@
+"""Evaluations over Ray: what workers, nodes and drivers that are killed leave is what one process leaves."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from ray_nodes import RayNodes
+from test_jobs import needs_ray
+from test_killed_evaluation import EXAMPLES, bench, final_files, line_count
+
+from leap.supervise import descendants
+
+pytestmark = [pytest.mark.slow, needs_ray]
+__all__ = ["bench"]  # a fixture
+REPEATS, KILLS = 10, 20
+TOTAL = 6 * EXAMPLES * REPEATS
+COMMAND = [
+    sys.executable,
+    "scripts/evaluation/run_vlm_evaluation.py",
+    *"--checkpoint models/tiny --model_name m --image_tokens_min 4 --image_tokens_max 9 --device cpu".split(),
+    *f"--max_new_tokens 3 --batch_size 2 --workers 0 --repeats {REPEATS} --temperature 1".split(),
+]
+NAME = "m_T1"
+LOCAL = "--ray_address local --jobs 2".split()
+
+
+@pytest.fixture(scope="module")
+def alone(bench: Path) -> dict[str, bytes]:
+    """What one process leaves."""
+    evaluate = start(bench, "alone")
+    assert evaluate.wait() == 0, log(bench, "alone")
+    return files(bench, "alone")
+
+
+def start(root: Path, run: str, *options: str, nodes: RayNodes | None = None) -> subprocess.Popen[bytes]:
+    """The evaluation into results of its own."""
+    command = [*COMMAND, "--output_dir", str(root / run / "eva_results"), *options]
+    own = {"LEAP_ROOT": str(root), "OMP_NUM_THREADS": "1"}
+    if nodes:
+        return nodes.start(0, command, **own)
+    with (root / f"{run}.log").open("ab") as output:
+        return subprocess.Popen(command, env={**os.environ, **own}, cwd=REPOSITORY, stdout=output, stderr=output)
+
+
+def log(root: Path, run: str) -> str:
+    return (root / f"{run}.log").read_text()
+
+
+def files(root: Path, run: str) -> dict[str, bytes]:
+    return final_files(root / run)
+
+
+def lines(root: Path, run: str) -> int:
+    return line_count(root / run, NAME)
+
+
+def answers(root: Path, run: str) -> int:
+    """How many were recorded, each time that one was."""
+    manifests = (root / run).glob(f"eva_results/*/{NAME}/manifest.json")
+    return sum(note["answers"] for path in manifests for note in json.loads(path.read_text())["inference"])
+
+
+def wait_until(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
+    while process.poll() is None and not reached():
+        time.sleep(0.005)
+
+
+def workers(driver: subprocess.Popen[bytes]) -> list[int]:
+    """Processes of the driver's own Ray that hold a model, or will."""
+    found = []
+    for pid, _ in descendants(driver.pid):
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::ModelHolder"):
+                found.append(pid)
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def test_twenty_killed_workers(bench: Path, alone: dict[str, bytes]) -> None:
+    """None lost, none doubled."""
+    rng, killed, seen = random.Random(22), 0, 0
+    with start(bench, "chaos", *LOCAL) as driver:
+        while killed < KILLS and driver.poll() is None:
+            wait_until(driver, lambda seen=seen: lines(bench, "chaos") > seen)  # type: ignore[misc]
+            time.sleep(rng.uniform(0, 0.2))
+            seen = lines(bench, "chaos")
+            if found := workers(driver):
+                os.kill(rng.choice(found), signal.SIGKILL)
+                killed += 1
+        assert driver.wait() == 0, log(bench, "chaos")
+    assert killed == KILLS
+    assert answers(bench, "chaos") == TOTAL
+    assert files(bench, "chaos") == alone
+
+
+def test_a_killed_driver_goes_on_with_the_same_command(bench: Path, alone: dict[str, bytes]) -> None:
+    with start(bench, "driver", *LOCAL) as driver:
+        wait_until(driver, lambda: lines(bench, "driver") > TOTAL / 4)
+        held = workers(driver)
+        driver.kill()
+    kept = lines(bench, "driver")
+    assert 0 < kept < TOTAL
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in held):  # its workers end with it
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with start(bench, "driver", *LOCAL) as driver:
+        assert driver.wait() == 0, log(bench, "driver")
+    assert files(bench, "driver") == alone
+
+
+@pytest.fixture
+def nodes() -> Iterator[RayNodes]:
+    made = RayNodes()
+    try:
+        if not made.connect():
+            pytest.skip("network namespaces need root, and ip of iproute2")
+        yield made
+    finally:
+        made.close()
+
+
+def test_a_node_that_is_lost(bench: Path, alone: dict[str, bytes], nodes: RayNodes) -> None:
+    """Two nodes with addresses of their own; the power of one goes in the middle, and another takes its place."""
+    nodes.add(0)
+    nodes.add(1)
+    evaluate = start(bench, "nodes", "--ray_address", nodes.address, "--jobs", "2", nodes=nodes)
+    wait_until(evaluate, lambda: lines(bench, "nodes") > TOTAL / 4)
+    nodes.kill(1)
+    wait_until(evaluate, lambda: lines(bench, "nodes") > TOTAL / 2)
+    assert evaluate.wait() == 0, nodes.log()
+    assert answers(bench, "nodes") == TOTAL
+    assert files(bench, "nodes") == alone
