@@ -1,10 +1,11 @@
 """Run a command that must not outlive the process which asked for it, whatever end that process comes to.
 
-    python -I supervise.py PARENT_PID COMMAND [ARGUMENTS ...]
+    python -I supervise.py PARENT_PID GRACE COMMAND [ARGUMENTS ...]
 
 The command runs in a process group of its own. When it ends, when a signal ends this process, or when the parent is
 gone (SIGKILL gives it no chance to clean up), the whole group is ended, and on Linux every descendant that has left the
-group: SIGTERM first, SIGKILL after GRACE seconds. Uses the standard library alone, so that it starts at once.
+group: SIGTERM first, SIGKILL after GRACE seconds or at a second signal; at most 10 s after the parent is gone. Uses the
+standard library alone, so that it starts at once.
 """
 
 import contextlib
@@ -14,25 +15,30 @@ import subprocess
 import sys
 import time
 
-GRACE = 10.0  # seconds for an orderly end
+GRACE = 10.0  # seconds for an orderly end, where nobody says how many
 _POLL = 0.1  # seconds
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def main() -> int:
-    """The command's exit code, 128 + N where signal N ended it."""
-    parent, command = int(sys.argv[1]), sys.argv[2:]
+    """The command's exit code, 128 + N where signal N ended it; 127 where it cannot be started."""
+    parent, grace, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
     signums: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda signum, _: signums.append(signum))
     _adopt_orphans()
-    child = subprocess.Popen(command, process_group=0)
+    try:
+        child = subprocess.Popen(command, process_group=0)
+    except OSError as error:
+        print(f"cannot start {command[0]}: {error.strerror}", file=sys.stderr)
+        return 127
     while child.poll() is None and not signums and os.getppid() == parent:
         time.sleep(_POLL)
     if child.poll() is None:
         _signal_all(child.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE)
+        deadline = time.monotonic() + (grace if signums else min(grace, GRACE))
+        while child.poll() is None and time.monotonic() < deadline and len(signums) < 2:
+            time.sleep(_POLL)
     _signal_all(child.pid, signal.SIGKILL)  # what the command started and left behind, too
     code = child.wait()
     _end_orphans()
@@ -79,21 +85,6 @@ def descendants(ancestor: int) -> list[tuple[int, str]]:
             found_all.append(process)
             below.append(process[0])
     return found_all
-
-
-def end_all(processes: list[tuple[int, str]]) -> None:
-    """End those that are still there: SIGTERM, on which one that supervises others ends them, then SIGKILL."""
-    for number, timeout in ((signal.SIGTERM, 2 * GRACE), (signal.SIGKILL, GRACE)):
-        deadline = time.monotonic() + timeout
-        while (left := [one for one in processes if _is_there(one)]) and time.monotonic() < deadline:
-            for process in left:
-                send(process, number)
-            time.sleep(_POLL)
-
-
-def _is_there(process: tuple[int, str]) -> bool:
-    found = _status(process[0])
-    return found is not None and found[1:] == (process[1], True)
 
 
 def _status(process: int) -> tuple[int, str, bool] | None:

@@ -61,7 +61,7 @@ def is_gone(process: int) -> bool:
 
 
 def supervised(parent: str, folder: Path, *words: str) -> list[str]:
-    return [sys.executable, "-I", supervise.__file__, parent, *leaver(folder, *words)]
+    return [sys.executable, "-I", supervise.__file__, parent, "10", *leaver(folder, *words)]
 
 
 def test_a_command_that_ends_leaves_nothing(tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def test_a_command_whose_parent_is_killed_leaves_nothing(tmp_path: Path) -> None
 
 
 def test_a_job_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
-    stop = StopRequest(tmp_path / "stop")
+    stop = StopRequest()
     threading.Thread(target=lambda: left(tmp_path) and stop.ask()).start()
-    ended = run_job(Job("leaver", leaver(tmp_path, "stays")), tmp_path, dict(os.environ), stop, grace=30)
+    ended = run_job(Job("leaver", leaver(tmp_path, "stays")), tmp_path, {}, stop, grace=30)
     assert ended.state == "stopped"
     assert all(map(is_gone, left(tmp_path)))
 
@@ -103,9 +103,8 @@ def test_another_process_with_the_id_of_one_that_ended_is_left_alone() -> None:
     try:
         (found,) = [one for one in supervise.descendants(os.getpid()) if one[0] == process.pid]
         supervise.send((process.pid, f"{found[1]}0"), signal.SIGKILL)
-        supervise.end_all([(process.pid, f"{found[1]}0")])
         assert process.poll() is None
-        supervise.end_all([found])
+        supervise.send(found, signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
     finally:
         process.kill()

@@ -20,7 +20,7 @@ _SAVING = 300.0  # seconds that a run has to save a checkpoint when it is to sto
 
 @dataclass(frozen=True)
 class Machine:
-    """Where jobs run, and what each is given in its environment."""
+    """Where jobs run, and what each is given in its environment; with a Ray cluster's address, all over it."""
 
     logs: Path
     gpus: Sequence[str] | None
@@ -39,12 +39,12 @@ class Machine:
         """The environment in which a job sees every GPU."""
         return {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
-    def run(self, jobs: Sequence[Job], grace: float) -> bool:
+    def run(self, jobs: Sequence[Job], grace: float, ray_address: str | None = None) -> bool:
         """Whether all are done; each failed one is reported with the end of its log, and stops no other."""
         if not jobs:
             return True
         given = [replace(job, environment={**self.environment, **job.environment}) for job in jobs]
-        return print_outcome(run_jobs(given, self.logs, self.gpus, self.at_once, grace))
+        return print_outcome(run_jobs(given, self.logs, self.gpus, self.at_once, grace, ray_address))
 
 
 def train(planned: Sequence[PlannedRun], machine: Machine) -> bool:
@@ -53,7 +53,7 @@ def train(planned: Sequence[PlannedRun], machine: Machine) -> bool:
     print(f"\n== train: {len(planned) - len(waiting)} of {len(planned)} runs are trained already", flush=True)
     # In the workspace, from which a recipe's relative paths start, whatever lies in the user's folder.
     jobs = [Job(f"training_{one.ablation.name}", one.ablation.command, folder=one.run.root) for one in waiting]
-    return machine.run(jobs, _SAVING)
+    return machine.run(jobs, _SAVING, machine.ray_address)
 
 
 @dataclass(frozen=True)
@@ -94,5 +94,5 @@ def evaluate(
         "--checkpoint",
         *map(str, models.values()),
     ]
-    # All GPUs at once, over which its own workers go.
+    # Here, with all GPUs: its own workers go over them, or over the cluster.
     return machine.run([Job("evaluation", command, machine.all_gpus)], grace=30)

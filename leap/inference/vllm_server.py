@@ -351,7 +351,7 @@ def _free_port() -> int:
 def _start(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
     """The command under a supervisor that ends it when this process ends."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    supervised = [sys.executable, "-I", supervise.__file__, str(os.getpid()), *command]
+    supervised = [sys.executable, "-I", supervise.__file__, str(os.getpid()), str(supervise.GRACE), *command]
     with log.open("wb") as file:
         file.write(hide(f"{shlex.join(command)}\n").encode())
         file.flush()

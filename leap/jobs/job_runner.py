@@ -1,30 +1,19 @@
-"""Many jobs over the GPUs of this machine: through Ray where it is installed, one after the other without it."""
+"""Many jobs over the GPUs of this machine or of a cluster: through Ray, or one after the other without it."""
 
-import os
 import signal
-import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 from leap.errors import LeapError, UsageError
-from leap.jobs.process import Job, JobResult, StopRequest, end_leftover, log_file, run_job
-from leap.jobs.ray_cluster import INSTALL_RAY, LOCAL, ray_installed
+from leap.jobs.process import Job, JobResult, StopRequest, log_file, run_job
+from leap.jobs.ray_cluster import INSTALL_RAY, LOCAL, connected, ray_installed, room_for
 from leap.jobs.show import show_progress
 
 WITHOUT_RAY = f"Ray is not installed: one job after the other ({INSTALL_RAY} runs {{slots}} at once)"
-_THREADS = "OMP_NUM_THREADS"
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What all jobs of a run share."""
-
-    logs: Path
-    stop: StopRequest
-    grace: float
+_RETRIES = 3  # of a job whose node or worker was lost: a training run goes on from its last checkpoint
 
 
 def slots_for(gpus: Sequence[str] | None, at_once: int | None) -> int:
@@ -36,49 +25,54 @@ def slots_for(gpus: Sequence[str] | None, at_once: int | None) -> int:
     return at_once or len(gpus)
 
 
-def ray_flags(address: str | None, gpus: Sequence[str], at_once: int | None) -> list[str]:
-    """Flags with which run_vlm_evaluation.py shares requests out: over a cluster, or the GPUs of this machine.
-
-    None for one place, and without Ray, after saying so.
-    """
-    slots = slots_for(gpus, at_once)
-    if not address and slots > 1 and not ray_installed():
+def ray_address(address: str | None, slots: int) -> str | None:
+    """`address`, or that of a Ray of our own for several places here; None without Ray, which is said, and for one."""
+    if address or slots == 1:
+        return address
+    if not ray_installed():
         print(WITHOUT_RAY.format(slots=slots))
-    elif address or slots > 1:
-        return ["--ray_address", address or LOCAL, *(["--jobs", str(at_once)] if at_once else [])]
-    return []
+        return None
+    return LOCAL
+
+
+def ray_flags(address: str | None, gpus: Sequence[str], at_once: int | None) -> list[str]:
+    """Flags with which run_vlm_evaluation.py shares requests out over a cluster, or the GPUs of this machine."""
+    chosen = ray_address(address, slots_for(gpus, at_once))
+    return ["--ray_address", chosen, *(["--jobs", str(at_once)] if at_once else [])] if chosen else []
 
 
 def run_jobs(
-    jobs: Sequence[Job], logs: Path, gpus: Sequence[str] | None = None, at_once: int | None = None, grace: float = 10.0
+    jobs: Sequence[Job],
+    logs: Path,
+    gpus: Sequence[str] | None = None,
+    at_once: int | None = None,
+    grace: float = 10.0,
+    address: str | None = None,
 ) -> list[JobResult]:
     """Run every job, whatever becomes of the others; the results come in the order of `jobs`.
 
     `gpus` are names for CUDA_VISIBLE_DEVICES, one for each job that runs. Without them `at_once` jobs share the CPU;
-    an empty list hides every GPU from them. A job writes `logs`/<name>.log, and its PID to <name>.pid while it runs.
-    Raises KeyboardInterrupt after an interrupt, once every job has ended: by SIGTERM, by SIGKILL `grace` seconds later
-    or at a second interrupt.
+    an empty list hides every GPU from them. With the `address` of a Ray cluster its GPUs count. A job writes
+    `logs`/<name>.log. Raises KeyboardInterrupt after an interrupt, once every job has ended: by SIGTERM, by SIGKILL
+    `grace` seconds later or at a second interrupt.
     """
     _refuse_twins(jobs)
     slots = min(slots_for(gpus, at_once), max(1, len(jobs)))
-    gpus = list(gpus[:slots]) if gpus else gpus
-    parallel = slots > 1 and ray_installed()
     logs.mkdir(parents=True, exist_ok=True)
-    if slots > 1 and not parallel:
-        print(WITHOUT_RAY.format(slots=slots))
-    print(f"{len(jobs)} job(s), {slots if parallel else 1} at a time; logs in {logs}", flush=True)
-    results: dict[str, JobResult] = {}
+    stop, results = StopRequest(), dict[str, JobResult]()
     with ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="leap-jobs-"))
-        setting = _Setting(logs, StopRequest(Path(scratch) / "stop"), grace)
-        if parallel:
-            stack.enter_context(_ray(slots, gpus))
-        stack.enter_context(setting.stop.on_signals())  # after Ray, which sets a handler of its own
-        ended = _through_ray(jobs, setting, slots, gpus) if parallel else _in_turn(jobs, setting, gpus)
-        for result in show_progress(stack.enter_context(closing(ended)), jobs, logs):
+        if chosen := ray_address(address, slots):
+            stack.enter_context(connected(chosen, slots, gpus[:slots] if gpus else gpus))
+        stack.enter_context(stop.on_signals())  # after Ray, which sets a handler of its own
+        print(f"{len(jobs)} job(s), {'over Ray' if chosen else 'one after the other'}; logs in {logs}", flush=True)
+        if chosen:
+            ended = _through_ray(jobs, logs, grace, stop, at_once, hide_gpus=gpus == [] and not address)
+        else:
+            ended = _in_turn(jobs, logs, grace, stop, gpus)
+        for result in show_progress(stack.enter_context(closing(ended)), jobs):
             results[result.name] = result
-        if setting.stop.level():
-            raise KeyboardInterrupt
+    if stop.level:
+        raise KeyboardInterrupt
     return [results[job.name] for job in jobs]
 
 
@@ -90,87 +84,52 @@ def _refuse_twins(jobs: Sequence[Job]) -> None:
         )
 
 
-def _environment(job: Job, gpus: Sequence[str] | None, slots: int) -> dict[str, str]:
-    """The caller's environment with the job's own, one GPU (the first), and its share of the CPU's threads."""
-    whole = {"PYTHONUNBUFFERED": "1", **os.environ}
-    if slots > 1:
-        whole.setdefault(_THREADS, str(max(1, len(os.sched_getaffinity(0)) // slots)))
-    if gpus is not None:
-        whole["CUDA_VISIBLE_DEVICES"] = gpus[0] if gpus else ""
-    return {**whole, **job.environment}
-
-
-def _in_turn(jobs: Sequence[Job], setting: _Setting, gpus: Sequence[str] | None) -> Generator[JobResult, None, None]:
+def _in_turn(
+    jobs: Sequence[Job], logs: Path, grace: float, stop: StopRequest, gpus: Sequence[str] | None
+) -> Generator[JobResult, None, None]:
+    shown = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus[0] if gpus else ""}
     for job in jobs:
-        environment = _environment(job, gpus, slots=1)
-        yield run_job(job, setting.logs, environment, setting.stop, setting.grace)
-
-
-@contextmanager
-def _ray(slots: int, gpus: Sequence[str] | None) -> Iterator[None]:
-    """A Ray of our own on this machine; it hands out just these GPUs."""
-    # Ray's memory guard would kill the small worker that watches a job, never the job itself.
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0"}
-    if gpus:
-        settings["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    with _environ(settings):
-        import ray
-
-        ray.init(
-            address="local",
-            num_cpus=slots,
-            num_gpus=len(gpus or ()),
-            object_store_memory=100 * 2**20,
-            include_dashboard=False,
-            logging_level="ERROR",
-            log_to_driver=False,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _environ(settings: Mapping[str, str]) -> Iterator[None]:
-    kept = dict(os.environ)
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
+        yield run_job(job, logs, shown, stop, grace)
 
 
 def _through_ray(
-    jobs: Sequence[Job], setting: _Setting, slots: int, gpus: Sequence[str] | None
+    jobs: Sequence[Job], logs: Path, grace: float, stop: StopRequest, at_once: int | None, hide_gpus: bool
 ) -> Generator[JobResult, None, None]:
+    """Ray finds each its place, and runs it again elsewhere where a node is lost."""
     import ray
 
-    task = ray.remote(num_cpus=1, num_gpus=int(bool(gpus)), max_retries=0)(_in_worker)
-    waiting = {task.remote(job, setting, _environment(job, gpus, slots)): job for job in jobs}
+    gpus = int(ray.cluster_resources().get("GPU", 0) > 0 and not hide_gpus)
+    cpus, _ = room_for(gpus, at_once)
+    shown = {"CUDA_VISIBLE_DEVICES": ""} if hide_gpus else {}
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES)(_in_worker)
+    waiting = {task.remote(job, logs, shown, grace): job for job in jobs}
+    asked = 0
     try:
         while waiting:
-            ended, _ = ray.wait(list(waiting), timeout=0.5)
-            for reference in ended:
-                job = waiting.pop(reference)
-                try:
-                    yield ray.get(reference)
-                except ray.exceptions.RayError as error:  # the worker died, or could not keep the log
-                    end_leftover(setting.logs, job.name)
-                    reason = str(error).strip().splitlines()[-1]
-                    yield JobResult(job.name, "failed", 0.0, log_file(setting.logs, job.name), f"lost by Ray: {reason}")
+            if stop.level > asked:
+                asked = stop.level
+                for reference in waiting:
+                    ray.cancel(reference, force=asked > 1)
+            for reference in ray.wait(list(waiting), timeout=0.5)[0]:
+                yield _result(reference, waiting.pop(reference), logs)
     finally:
-        if waiting:  # an error here must not leave jobs behind
-            setting.stop.ask()
-            ray.wait(list(waiting), num_returns=len(waiting), timeout=setting.grace + 10)
+        for reference in waiting:  # an error here must not leave jobs behind
+            ray.cancel(reference, force=True)
 
 
-def _in_worker(job: Job, setting: _Setting, environment: Mapping[str, str]) -> JobResult:
+def _result(reference: Any, job: Job, logs: Path) -> JobResult:
     import ray
 
-    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU")
-    if gpus and "CUDA_VISIBLE_DEVICES" not in job.environment:
-        environment = {**environment, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    try:
+        result: JobResult = ray.get(reference)
+    except ray.exceptions.TaskCancelledError:
+        return JobResult(job.name, "stopped", 0.0, log_file(logs, job.name), "not started")
+    except ray.exceptions.RayError as error:  # the worker died too often, or could not keep the log
+        reason = str(error).strip().splitlines()[-1]
+        return JobResult(job.name, "failed", 0.0, log_file(logs, job.name), f"lost by Ray: {reason}")
+    return result
+
+
+def _in_worker(job: Job, logs: Path, shown: Mapping[str, str], grace: float) -> JobResult:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it, and the job would inherit that
-    return run_job(job, setting.logs, environment, setting.stop, setting.grace)
+    return run_job(job, logs, shown, StopRequest(), grace)

@@ -130,7 +130,7 @@ class RayPool:
         self._options, self._gpus, self._most = options, gpus_per_model, models_at_once
         self._workers: list[_Worker] = []
         self._calls: dict[Any, Callable[[Any], None]] = {}  # what is to be done when there is something to hear
-        self._looked = self._said = -_SAY_EVERY
+        self._looked, self._said = -_LOOK_EVERY, time.monotonic()
         self._versions = provenance.versions()
 
     def answer(
@@ -226,7 +226,9 @@ class RayPool:
         ready, _ = ray.wait(list(self._calls), timeout=_LOOK_EVERY if block else 0)
         for call in ready:
             self._calls[call](call)
-        if not any(worker.task and not worker.loading for worker in self._workers):
+        if any(worker.up for worker in self._workers):
+            self._said = time.monotonic()
+        elif time.monotonic() - self._said > _SAY_EVERY:
             self._say_waiting()
 
     def _hear_ready(self, worker: _Worker, call: Any) -> None:
@@ -323,12 +325,11 @@ class RayPool:
     def _say_waiting(self) -> None:
         import ray
 
-        if time.monotonic() - self._said > _SAY_EVERY:
-            free = {name: ray.available_resources().get(name, 0) for name in ("CPU", "GPU")}
-            needs = f"{self._gpus} GPU(s)" if self._gpus else "a node's CPUs"
-            text = f"no model is loaded yet: {len(self._workers)} worker(s) of {needs} each; free in the cluster: "
-            print(text + ", ".join(f"{number:g} {name}" for name, number in free.items()), file=sys.stderr, flush=True)
-            self._said = time.monotonic()
+        free = {name: ray.available_resources().get(name, 0) for name in ("CPU", "GPU")}
+        needs = f"{self._gpus} GPU(s)" if self._gpus else "a node's CPUs"
+        text = f"waiting for room for a worker ({needs}); free in the cluster: "
+        print(text + ", ".join(f"{number:g} {name}" for name, number in free.items()), file=sys.stderr, flush=True)
+        self._said = time.monotonic()
 
 
 def _is_free(worker: _Worker) -> bool:

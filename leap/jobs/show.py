@@ -6,34 +6,21 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from leap.console import new_console
-from leap.jobs.process import HEADER, Job, JobResult, pid_file
+from leap.jobs.process import HEADER, Job, JobResult
 from leap.progress import duration
-from leap.terminal import first_few, in_one_line
+from leap.terminal import in_one_line
 
 
-class _Running(ProgressColumn):
-    """The jobs that have a PID file."""
-
-    def __init__(self, names: Sequence[str], logs: Path) -> None:
-        super().__init__()
-        self._names, self._logs = names, logs
-
-    def render(self, task: Task) -> Text:
-        running = [name for name in self._names if pid_file(self._logs, name).exists()]
-        return Text(f"running: {first_few(running, 3)}" if running else "", "cyan")
-
-
-def show_progress(results: Iterable[JobResult], jobs: Sequence[Job], logs: Path) -> Iterator[JobResult]:
-    """Yield the results as they come and print a line for each; on a terminal with a bar that says what is running."""
+def show_progress(results: Iterable[JobResult], jobs: Sequence[Job]) -> Iterator[JobResult]:
+    """Yield the results as they come and print a line for each; on a terminal with a bar."""
     columns = (TextColumn("jobs"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
-    running = _Running([job.name for job in jobs], logs)
     console = new_console(stderr=True)
-    bar = Progress(*columns, running, console=console, refresh_per_second=2, disable=not sys.stderr.isatty())
+    bar = Progress(*columns, console=console, refresh_per_second=2, disable=not sys.stderr.isatty())
     with bar as progress:
         shown = progress.add_task("jobs", total=len(jobs))
         for number, result in enumerate(results, start=1):

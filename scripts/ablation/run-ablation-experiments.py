@@ -4,6 +4,7 @@
     bash scripts/ablation/run-ablation-experiments.sh batch --include_full_finetuning --seeds 3
     bash scripts/ablation/run-ablation-experiments.sh --presets light,standard --max_steps 1000 --name short
     bash scripts/ablation/run-ablation-experiments.sh --gpus 0,1,2,3 -- --engine vllm
+    bash scripts/ablation/run-ablation-experiments.sh --ray_address auto
     bash scripts/ablation/run-ablation-experiments.sh --demo         small, in demo/, without a GPU
 
 `batch` and no word mean the same: all presets. Recipe values given here hold for every run; what stands behind -- goes
@@ -38,6 +39,7 @@ def parse_arguments(line: list[str]) -> argparse.Namespace:
     add("--demo", action="store_true", help="all presets and full fine-tuning in the demo workspace, made if missing")
     add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
     add("--jobs", type=count, help="runs at once (default: one a GPU, one without a GPU)")
+    add("--ray_address", help="a Ray cluster for runs and evaluations: auto or HOST:PORT (default: this machine alone)")
     add("--dry_run", action="store_true", help="check everything and print the plan, train nothing")
     add("--report_only", action="store_true", help="write the report of what is there, train and evaluate nothing")
     add_recipe_flags(parser, refused=(*OWN, "early_stopping_patience"))
@@ -54,6 +56,8 @@ def _workspace(demo: bool) -> WorkspaceConfig:
 def main() -> int | None:
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     arguments, options = parse_arguments(sys.argv[1:end]), sys.argv[end + 1 :]
+    if arguments.gpus and arguments.ray_address:
+        raise UsageError("--gpus names those of this machine; --ray_address shares out all of a cluster")
     if arguments.dry_run and arguments.report_only:
         raise UsageError("--dry_run writes nothing, --report_only writes the report: give one of them")
 
@@ -67,7 +71,8 @@ def main() -> int | None:
     demo, name, workspace = arguments.demo, arguments.name, _workspace(arguments.demo)
     check_name(name, "--name")
     refuse_options(options)
-    gpus, values = chosen_gpus(arguments.gpus), recipe_overrides(arguments, workspace.root)
+    gpus = None if arguments.ray_address else chosen_gpus(arguments.gpus)
+    values = recipe_overrides(arguments, workspace.root)
     scripts = Scripts(
         workspace.repository / "scripts",
         workspace.recipes,
@@ -93,7 +98,9 @@ def main() -> int | None:
         places=Places(workspace.output, workspace.eva_results, workspace.base_model, size.tokens),
         folder=workspace.eva_results / ("ablation" if name is None else f"ablation_{name}"),
         options=[*(_DEMO_EVALUATION.split() if demo else ()), *options],
-        machine=Machine(workspace.logs, gpus, arguments.jobs, {"LEAP_ROOT": str(workspace.root)}),
+        machine=Machine(
+            workspace.logs, gpus, arguments.jobs, {"LEAP_ROOT": str(workspace.root)}, arguments.ray_address
+        ),
     )
     print(experiment.describe(), f"\n{size}", flush=True)
     if arguments.dry_run:

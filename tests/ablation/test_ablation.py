@@ -51,6 +51,7 @@ from leap.report.curves import Loss
 from leap.report.results import dimension_means
 from leap.statistics.comparison import holm
 from leap.statistics.intervals import student_interval
+from leap.supervise import descendants
 from leap.training import fine_tune as runs
 from leap.training.dry_run import costs
 from leap.training.overrides import add_recipe_flags, recipe_overrides
@@ -532,9 +533,9 @@ def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_p
         [sys.executable, str(REPOSITORY / ABLATION), *SMALL], env=environment, stdout=subprocess.DEVNULL
     ) as process:
         wait_for((light / "checkpoint-2" / "leap_run.json").is_file)
-        job = int((root / "logs" / "training_t_lora_light.pid").read_text())
+        jobs = descendants(process.pid)
         process.kill()
-    wait_for(lambda: not alive(job))
+    wait_for(lambda: not any(alive(job) for job, _ in jobs))
     shutil.rmtree(light / "checkpoint-4", ignore_errors=True)  # where the job was faster than the kill
 
     # A run that fails stops no other, but makes the end one.
