@@ -527,7 +527,7 @@ def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_p
     shutil.copy(workspace / "workspace.json", root)
     light, full = root / "output" / "t_lora_light", root / "output" / f"t_{FULL}"
 
-    # Killed while it trains: its job ends with it, and what is saved stays.
+    # Killed while it trains: its job ends too, and what is saved stays.
     environment = {**os.environ, "LEAP_ROOT": str(root)}
     with subprocess.Popen(
         [sys.executable, str(REPOSITORY / ABLATION), *SMALL], env=environment, stdout=subprocess.DEVNULL
@@ -542,7 +542,7 @@ def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_p
     with FolderLock(full):  # as if another process trained there
         failed = run_script(ABLATION, *SMALL, root=root)
     assert failed.returncode == 1
-    assert "continues checkpoint-2" in failed.stdout
+    assert re.search("continues checkpoint-[23]", failed.stdout)  # it had its time to save another
     assert f"MISSING t_{FULL}-checkpoint-4: not trained" in failed.stdout
     report = root / "eva_results" / "ablation_t"
     assert "| full fine-tuning |" in (report / "report.md").read_text()
