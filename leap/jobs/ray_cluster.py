@@ -45,7 +45,7 @@ def connected(address: str, places: int | None = None, gpus: Sequence[str] | Non
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise LeapError(f"--ray_address {address}: no Ray cluster answers there ({first_line(error)})") from error
     signal.signal(signal.SIGTERM, kept)  # Ray has set its own
     try:

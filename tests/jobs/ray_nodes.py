@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from conftest import PYTHONPATH, REPOSITORY
@@ -15,9 +16,9 @@ PORT = 6399
 class RayNodes:
     """Two namespaces with a cable between them. Ray's first node is in the first, and so is what `start` starts."""
 
-    def __init__(self, cpus: int = 1) -> None:
+    def __init__(self) -> None:
         self.names = [f"ray-{os.getpid()}-{number}" for number in range(2)]
-        self.address, self._cpus = f"{HEAD}:{PORT}", cpus
+        self.address = f"{HEAD}:{PORT}"
         self._started: list[subprocess.Popen[bytes]] = []
         self._folders = [Path("/tmp") / name for name in self.names]  # Ray's sockets need short paths
 
@@ -32,18 +33,22 @@ class RayNodes:
             return False
         return all(subprocess.run(line.split(), capture_output=True, check=False).returncode == 0 for line in commands)
 
-    def add(self, number: int) -> None:
+    def add(self, number: int, cpus: int) -> None:
+        """Start Ray there, and return when it runs."""
         role = f"--head --port {PORT}" if number == 0 else f"--address {self.address}"
-        own = f"--node-ip-address 10.78.0.{number + 1} --num-cpus {self._cpus} --temp-dir {self._folders[number]}"
+        own = f"--node-ip-address 10.78.0.{number + 1} --num-cpus {cpus} --temp-dir {self._folders[number]}"
         shared = "--object-store-memory 80000000 --disable-usage-stats --block"
         dashboard = "--include-dashboard false" * (number == 0)
         words = f"{role} {own} {shared} {dashboard}".split()
-        self.start(number, [sys.executable, "-m", "ray.scripts.scripts", "start", *words])
+        process = self.start(number, [sys.executable, "-m", "ray.scripts.scripts", "start", *words])
+        while "Ray runtime started" not in self.log(number):
+            assert process.poll() is None, self.log(number)
+            time.sleep(0.1)
 
     def start(self, number: int, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         inside = ["ip", "netns", "exec", self.names[number], "unshare", "--uts", "sh", "-c"]
         inside += [f'hostname node-{number} && exec "$@"', "-"]
-        whole = {**os.environ, "PYTHONPATH": PYTHONPATH, **environment}
+        whole = {**os.environ, "PYTHONPATH": PYTHONPATH, "RAY_AUTH_MODE": "disabled", **environment}
         log = self._folders[number].with_suffix(".log")
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -54,13 +59,15 @@ class RayNodes:
 
     def kill(self, number: int) -> None:
         """All processes of a node at once, as when its power goes."""
-        while found := subprocess.run(
-            ["ip", "netns", "pids", self.names[number]], capture_output=True, text=True, check=True
-        ).stdout.split():
-            subprocess.run(["kill", "-9", *found], capture_output=True, check=False)
+        while found := self.processes(number):
+            subprocess.run(["kill", "-9", *map(str, found)], capture_output=True, check=False)
 
-    def log(self) -> str:
-        return "".join(path.read_text() for folder in self._folders if (path := folder.with_suffix(".log")).is_file())
+    def processes(self, number: int) -> list[int]:
+        listed = subprocess.run(["ip", "netns", "pids", self.names[number]], capture_output=True, text=True, check=True)
+        return list(map(int, listed.stdout.split()))
+
+    def log(self, number: int) -> str:
+        return self._folders[number].with_suffix(".log").read_text()
 
     def close(self) -> None:
         for number, name in enumerate(self.names):
