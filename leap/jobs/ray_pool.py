@@ -22,6 +22,7 @@ from leap.inference.protocol import Decoding, Engine, Request, Response
 from leap.inference.vllm_server import INTERPRETER
 from leap.jobs.ray_cluster import room_for
 from leap.progress import display
+from leap.records.remote import cache_folder, is_cached
 
 _AT_ONCE = 2  # shards that a worker has, so that the next one is there when it is done with one
 _LEAST, _MOST = 32, 512  # requests of a shard: the last ones are small, so that workers end together
@@ -58,8 +59,9 @@ SomeWork = TypeVar("SomeWork", bound=Work)
 class ModelHolder:
     """A worker, in a process of its own somewhere in the cluster: the engine of one model at a time."""
 
-    def __init__(self, options: EngineOptions, number: int) -> None:
+    def __init__(self, options: EngineOptions, number: int, cache: str) -> None:
         self._options, self._number = options, number
+        os.environ["LEAP_CACHE"] = cache  # paths of files at an address are those in the driver's
         self._engine: Engine | None = None
 
     def ready(self) -> None:
@@ -71,7 +73,7 @@ class ModelHolder:
             self._engine.close()
             self._engine = None
         for folder in (model.folder, model.base, model.data):
-            if folder and not folder.is_dir():
+            if folder and not is_cached(folder) and not folder.is_dir():
                 raise LeapError(f"{folder} is not there; every node needs it under this path, as on a shared disk")
         log = model.log.with_stem(f"{model.log.stem}-{self._number}")
         self._engine = self._options.open(replace(model, log=log))
@@ -181,7 +183,7 @@ class RayPool:
                 max_concurrency=1 if self._options.engine == "hf" else _AT_ONCE,  # a server takes all at once
                 scheduling_strategy="DEFAULT" if self._gpus else "SPREAD",
             )
-            worker = _Worker(number, actor.remote(self._options, number))
+            worker = _Worker(number, actor.remote(self._options, number, str(cache_folder())))
             self._workers.append(worker)
             self._await(worker)
 
