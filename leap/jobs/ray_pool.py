@@ -256,7 +256,7 @@ class RayPool:
             return
         worker.deaths = 0
         self._refuse_other_versions(loaded)
-        if task.work.failure is None:
+        if task.left or task.running:  # else others have answered all of it meanwhile, and its folders are let go
             holders = sum(one.task is task and not one.loading for one in self._workers)
             task.work.note_engine({**loaded["engine"], "ray_workers": max(holders, task.holders)}, task.holders > 0)
             task.holders = max(holders, task.holders)
@@ -347,7 +347,6 @@ def _is_lost(error: Any) -> bool:
 
 def _reason(error: Any) -> str:
     """Raises what is no failure of a machine or an engine, but a mistake in a program."""
-
     if _is_lost(error):
         return f"a worker died ({str(error).strip().splitlines()[-1].strip()})"
     if not isinstance(error.cause, LeapError):
