@@ -27,7 +27,7 @@ def find_path(path: str | Path, root: Path) -> Path:
     if not text.strip() or "\0" in text:
         raise UsageError(f"{text!r} is no path; leave the flag out to have its default")
     if is_remote(text):
-        raise UsageError(f"{text}: a path of this machine is needed; results go elsewhere with --upload")
+        raise UsageError(f"{text}: a path of this machine is needed here (results go elsewhere with --upload)")
     given = at_home(path)
     if given.is_absolute():
         return given

@@ -59,11 +59,15 @@ class UploadCheckpoints(TrainerCallback):
 
     def __init__(self, upload: Upload) -> None:
         self._upload, self._waiting = upload, SimpleQueue[Path | None]()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._send_all, daemon=True)
 
     def _send_all(self) -> None:
-        while folder := self._waiting.get():
-            self._upload.send(folder)
+        try:
+            while folder := self._waiting.get():
+                self._upload.send(folder)
+        except Exception as error:  # noqa: BLE001  whatever it is, the end of training raises it
+            self._error = error
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for folder in whole_checkpoints(Path(args.output_dir)):
@@ -78,6 +82,8 @@ class UploadCheckpoints(TrainerCallback):
         if not self._waiting.empty():
             print(f"sending the last checkpoints to {self._upload.address}", file=sys.stderr, flush=True)
         self._thread.join()
+        if self._error:
+            raise self._error
         self._upload.refuse_failed()
 
 

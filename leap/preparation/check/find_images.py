@@ -68,7 +68,7 @@ def _find(image: str, folders: Sequence[str]) -> tuple[str, Status]:
 
 def is_listed(place: Path) -> bool:
     """Whether an image is there: one at an address by its folder's listing, so that it is not fetched for that."""
-    return _status(str(place)) is not None
+    return status(place) is not None if is_cached(place) else place.is_file()
 
 
 def _status(file: str) -> Status | None:
