@@ -24,9 +24,9 @@ stage() { # title, command...
 }
 
 # Where a GPU computes, the cores have little to do: what need not wait for each other runs side by side.
-gpu=$(nvidia-smi -L 2>/dev/null | head -n 1) || gpu=
+gpu=
 titles=() pids=() beside_started=
-trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT # in the background they do not hear Ctrl-C
+trap 'for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done' EXIT
 beside() { # title, command...: a stage, which with a GPU runs until `together`
     if [ -z "$gpu" ]; then
         stage "$@"
@@ -35,7 +35,9 @@ beside() { # title, command...: a stage, which with a GPU runs until `together`
     titles+=("$1")
     beside_started=${beside_started:-$SECONDS}
     shift
+    set -m # a process group of its own, which Ctrl-C does not reach and the trap ends whole
     "$@" > "$LEAP_ROOT/logs/stage-${#titles[@]}.log" 2>&1 &
+    set +m
     pids+=($!)
 }
 together() { # waits for them, shows what each printed, and ends where one failed
@@ -51,6 +53,7 @@ together() { # waits for them, shows what each printed, and ends where one faile
 }
 
 stage "set up" leap_set_up "$repository"
+if nvidia-smi -L >/dev/null 2>&1 && python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then gpu=yes; fi
 export LEAP_ROOT="$repository/demo" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 stage "make the demo workspace" python scripts/utils/make_demo_workspace.py
 mkdir -p "$LEAP_ROOT/logs"
