@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from leap.vlabench.parsing import parse_plan
 from leap.vlabench.rewards import Shown
 from leap.vlabench.sources import choose_instructions
 
+_WINDOW = 8  # samplings among whose prompts those of about one length are found
 _KEPT = 64  # prompts whose images stay decoded: a group's responses have one prompt
 
 
@@ -97,21 +99,32 @@ def read_prompts(checked: CheckedFile) -> list[Prompt]:
     return found
 
 
-def order_of(prompts: Sequence[Prompt], groups: int, image_share: float, seed: int) -> list[Asked]:
-    """So many groups: all prompts in a shuffled order, as often as it takes. `image_share` of the prompts are asked
-    twice in a row, the second time with the images of another one that has another plan."""
+def order_of(prompts: Sequence[Prompt], groups: int, image_share: float, seed: int, together: int = 1) -> list[Asked]:
+    """So many groups: all prompts in a shuffled order, as often as it takes, and those of the `together` that are
+    sampled at once with plans of about one length. `image_share` of the prompts are asked twice in a row, the second
+    time with the images of another one that has another plan."""
     others = _Others(prompts) if image_share else None
     asked: list[Asked] = []
     turn = 0
     while len(asked) < groups:
         rng = random.Random(f"{seed}/{turn}")
-        for prompt in rng.sample(range(len(prompts)), len(prompts)):
+        for prompt in _alike_together(prompts, rng.sample(range(len(prompts)), len(prompts)), together, rng):
             other = others.one(prompt, rng) if others and rng.random() < image_share else None
             asked.append(Asked(prompt, prompt, "own" if other is None else "paired"))
             if other is not None:
                 asked.append(Asked(prompt, other, "other"))
         turn += 1
     return asked[:groups]
+
+
+def _alike_together(prompts: Sequence[Prompt], order: list[int], together: int, rng: random.Random) -> list[int]:
+    """Responses are sampled until the longest of them ends: one long plan among short ones makes all of them wait."""
+    found = list[int]()
+    for start in range(0, len(order), _WINDOW * together):
+        near = sorted(order[start : start + _WINDOW * together], key=lambda one: len(prompts[one].reference))
+        sampled = [near[first : first + together] for first in range(0, len(near), together)]
+        found += chain.from_iterable(rng.sample(sampled, len(sampled)))
+    return found
 
 
 class _Others:

@@ -149,8 +149,11 @@ class PolicyRecipe(Recipe):
         """Prompts of a whole run: each is asked once where there are so many."""
         if self.method == "rft" or self.max_steps is None:
             return self.num_prompts or 960
-        asked = self.per_device_train_batch_size * self.micro_batches_sampled * world_size // self.num_generations
-        return asked * (self.max_steps // self.steps_of_a_sampling)
+        return self.prompts_sampled(world_size) * (self.max_steps // self.steps_of_a_sampling)
+
+    def prompts_sampled(self, world_size: int) -> int:
+        """Prompts whose responses are sampled at once, by all ranks."""
+        return self.per_device_train_batch_size * self.micro_batches_sampled * world_size // self.num_generations
 
     def plain(self, **changes: Any) -> Recipe:
         """The same as LEAP's own trainer has it, of what rejection sampling kept."""

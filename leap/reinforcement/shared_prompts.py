@@ -9,7 +9,7 @@ long responses has several rows.)
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,9 +47,15 @@ def share_prompts(
     width = input_ids.shape[1] - response_length
     prompts, responses = input_ids[:, :width], input_ids[:, width:]
     lengths: list[int] = attention_mask[:, width:].sum(dim=1).tolist()
-    groups = [part for group in _groups(prompts, images) for part in _parts(group, lengths, _ROW - width)]
-    if len(groups) == len(input_ids):
+    found = _groups(prompts, images)
+    if len(found) == len(input_ids):
         return None
+    first_alike = _first_alike(found, responses, lengths)
+    groups = [
+        part
+        for group in found
+        for part in _parts([row for row in group if first_alike[row] == row], lengths, _ROW - width)
+    ]
     first = torch.tensor([rows[0] for rows in groups], device=input_ids.device)
     shown = images_of([rows[0] for rows in groups], images) if images.get("pixel_values") is not None else {}
     positions = _positions(model, prompts[first], attention_mask[first, :width], images, first, shown, width)
@@ -58,7 +64,8 @@ def share_prompts(
              [responses[row, : lengths[row]] for row in group])
         for group, position in zip(groups, positions, strict=True)
     ]  # fmt: skip
-    return _joined(rows, groups, lengths, responses.shape, shown, pad)
+    shared = _joined(rows, groups, lengths, responses.shape, shown, pad)
+    return replace(shared, places=shared.places[first_alike], known=shared.known[first_alike])
 
 
 def _groups(prompts: Tensor, images: dict[str, Any]) -> list[list[int]]:
@@ -70,6 +77,17 @@ def _groups(prompts: Tensor, images: dict[str, Any]) -> list[list[int]]:
     for row, ids in enumerate(prompts.tolist()):
         found.setdefault((seen[row], *ids), []).append(row)
     return list(found.values())
+
+
+def _first_alike(groups: list[list[int]], responses: Tensor, lengths: list[int]) -> list[int]:
+    """Of each response the first of its group with the same tokens, which stands for all of them: a sure model says
+    the same again and again."""
+    found = list(range(len(responses)))
+    for group in groups:
+        seen = dict[tuple[int, ...], int]()
+        for row in group:
+            found[row] = seen.setdefault(tuple(responses[row, : lengths[row]].tolist()), row)
+    return found
 
 
 def _parts(group: list[int], lengths: list[int], room: int) -> Iterator[list[int]]:

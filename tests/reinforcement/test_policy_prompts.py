@@ -46,6 +46,18 @@ def test_every_prompt_is_asked_once_before_any_is_asked_again(prompts: list[Prom
     assert asked != order_of(prompts, len(asked), 0.0, seed=2)
 
 
+def test_what_is_sampled_at_once_is_of_about_one_length() -> None:
+    sample: Any = None
+    made = [Prompt(sample, (), [{"name": "lift"}] * (12 if number % 6 == 0 else 2)) for number in range(96)]
+
+    def mixed(together: int) -> int:
+        asked = [len(made[one.prompt].reference) for one in order_of(made, len(made), 0.0, 1, together)]
+        return sum(len(set(asked[start : start + 4])) - 1 for start in range(0, len(asked), 4))
+
+    assert mixed(4) <= 3 < mixed(1)  # a window of 32 prompts has at most one mixed step
+    assert sorted(one.prompt for one in order_of(made, len(made), 0.0, 1, 4)) == list(range(len(made)))
+
+
 def test_a_share_of_the_prompts_is_asked_with_another_scene_too(prompts: list[Prompt]) -> None:
     asked = order_of(prompts, 400, 0.5, seed=1)
     counts = Counter(one.shown for one in asked)

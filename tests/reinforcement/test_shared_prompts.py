@@ -75,6 +75,22 @@ def test_responses_behind_one_prompt_are_as_each_behind_its_own(
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max() + 1e-3))
 
 
+def test_responses_that_are_alike_stand_there_once(model: Path) -> None:
+    from trl.trainer.utils import add_fused_lm_head
+
+    loaded = load_model(model, "float32")
+    add_fused_lm_head(loaded, temperature=0.7, outputs=("log_probs", "entropy"))
+    ids, mask, shown = batch(loaded)
+    plain = share_prompts(loaded, ids, mask, RESPONSE, shown, PAD)
+    rows = [0, 1, 0, 3, 1, 0]  # where the batch has rows 0, 2 and 5 of a prompt, and 1 and 4 of another
+    alike = share_prompts(loaded, ids[rows], mask[rows], RESPONSE, shown, PAD)
+    assert plain
+    assert alike
+    assert alike.inputs["input_ids"].shape[1] < plain.inputs["input_ids"].shape[1]
+    found, expected = (one.of_responses(loaded(**one.inputs, fused_lm_head=True).log_probs) for one in (alike, plain))
+    assert torch.allclose(found, expected[rows], atol=1e-5)
+
+
 def test_responses_that_share_nothing_are_left_as_they_are(model: Path) -> None:
     loaded = load_model(model, "float32")
     ids, mask, shown = batch(loaded)
