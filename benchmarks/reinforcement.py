@@ -1,24 +1,28 @@
 """Does learning from rewards teach a model to look, more than as much further supervised training?
 
     LEAP_ROOT=demo python benchmarks/reinforcement.py
-    LEAP_ROOT=demo python benchmarks/reinforcement.py --seeds 1 --methods grpo --grpo_args "--learning_rate 5e-5"
+    LEAP_ROOT=demo python benchmarks/reinforcement.py --seeds 1 --arms "grpo --learning_rate 1e-4" "supervised"
 
-From one checkpoint of the demo, for each seed a run of GRPO on fresh scenes; one of LEAP's own trainer on the demo's
-training file (`supervised`); where asked for, one of it on the reference answers of GRPO's own prompts (`answers`), and
-one of rejection sampling. Each trains on two CPU cores for the same `--seconds`: how many steps that is, a short run of
-each method says. All are evaluated on scenes that none was trained on, with their own images and with another scene's.
-These are more than the demo's own 108: a workspace of another seed is made for them. Differences of `grounded` are
-paired by example, after each example's mean over the seeds. Finished parts are not repeated.
+From one checkpoint of the demo, each arm trains once for each seed, for the same time on two CPU cores: `grpo` on fresh
+scenes; `supervised` on the demo's training file and `answers` on the reference answers of GRPO's own prompts, both by
+LEAP's own trainer; `rft` samples and keeps. Flags of the training script may stand behind a name. GRPO is stopped where
+the time is up (give `--max_steps`, which its rate is scheduled by); how many supervised steps it is, a short run says,
+and with `--gpu` a GPU takes them. All are evaluated on scenes that none was trained on, with their own images and with
+another scene's. These are more than the demo's own 108: a workspace of another seed is made for them. Differences of
+`grounded` are paired by example, after each example's mean over the seeds. Finished parts are not repeated.
 """
 
 import os
 import queue
+import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,52 +43,108 @@ from leap.training.training_report import REPORT
 GRPO, FINETUNE = "scripts/training/run-grpo.py", "scripts/training/run-finetuning.py"
 EVALUATE, MAKE = "scripts/evaluation/run_vlm_evaluation.py", "scripts/utils/make_demo_workspace.py"
 RESULTS = "eva_reinforcement"
-_TRIAL = {"grpo": 8, "supervised": 40, "answers": 40}  # steps whose speed is measured
-_ASKED = "--prompt leap --scorer leap --max_new_tokens 200 --batch_size 36 --dimension all --dtype float32"
+ARMS = {"grpo": "demo-grpo", "rft": "demo-rft", "supervised": "demo", "answers": "demo"}  # and their recipes
+_TRIAL = 40  # supervised steps whose speed is measured
+_ONE_TRIAL = threading.Lock()
+_ASKED = "--prompt leap --scorer leap --max_new_tokens 200 --batch_size 108 --dimension all --dtype float32"
 
 
 def main() -> None:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--start", default="output/checkpoint-720", help="the checkpoint that all runs start from")
-    add("--seeds", type=count, default=3, help="runs of each method")
-    add("--methods", nargs="+", choices=(*_TRIAL, "rft"), default=["grpo", "supervised"], help="which")
-    add("--seconds", type=count, default=600, help="that each run trains, but for rejection sampling")
+    add("--arms", nargs="+", default=["grpo", "supervised"], help=f"{', '.join(ARMS)}, each with flags of its own")
+    add("--seeds", type=count, default=3, help="runs of each arm")
+    add("--seconds", type=count, default=600, help="that each run trains")
     add("--at_once", type=count, default=1, help="runs at the same time, on two cores each")
+    add("--gpu", action="store_true", help="supervised runs take their steps on the GPU")
     add("--prompts", type=count, default=2000, help="fresh scenes that GRPO asks about")
-    add("--grpo_args", type=shlex.split, default=[], help="flags of run-grpo.py beside --recipe demo-grpo")
-    add("--rft_args", type=shlex.split, default=[], help="the same beside --recipe demo-rft")
-    add("--supervised_args", type=shlex.split, default=[], help="flags of run-finetuning.py beside --recipe demo")
-    add("--answers_args", type=shlex.split, default=[], help="the same, of the runs on the prompts' answers")
     add("--examples_per_task", type=count, default=24, help="validation scenes of each of the 18 tasks")
     add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
     arguments = parser.parse_args()
     workspace = WorkspaceConfig.find()
+    root, start = workspace.root, workspace.root / arguments.start
 
-    scenes = validation_scenes(workspace.root, arguments.examples_per_task)
-    prompts = make_fresh_samples(workspace.root, arguments.prompts, seed=1)
+    scenes = validation_scenes(root, arguments.examples_per_task)
+    prompts = make_fresh_samples(root, arguments.prompts, seed=1)
+    bench = Bench(root, start, prompts, arguments.seconds, arguments.gpu)
+    runs = [Run(arm, seed) for arm in arguments.arms for seed in range(1, arguments.seeds + 1)]
     pool = Cores(arguments.at_once)
-    timed = [method for method in arguments.methods if method in _TRIAL]
-    pool.each(lambda method: train(method, "trial", 0, _TRIAL[method], prompts, arguments), timed)
-    steps = {method: steps_in(arguments.seconds, workspace.root / folder_of(method, "trial")) for method in timed}
-    runs = [(method, seed) for seed in range(1, arguments.seeds + 1) for method in arguments.methods]
-    pool.each(lambda one: train(one[0], one[1], one[1], steps.get(one[0]), prompts, arguments), runs)
-
-    evaluated = {"start": [workspace.root / arguments.start]}
-    seconds: dict[str, list[float]] = {}
-    for method, seed in runs:
-        folder = workspace.root / folder_of(method, seed)
-        evaluated.setdefault(method, []).append(newest(folder))
-        sessions = read_json(folder / REPORT)["throughput"]["sessions"]
-        seconds.setdefault(method, []).append(sum(one["seconds"] for one in sessions))
-    names = {method: [name_of(method, one) for one in found] for method, found in evaluated.items()}
-    asked = [(one, name_of(method, one)) for method, found in evaluated.items() for one in found]
-    pool.each(lambda one: evaluate(*one, scenes), asked)
+    pool.each(bench.train, runs)
+    pool.each(lambda one: evaluate(*one, scenes), [("start", start), *((one.name, bench.newest(one)) for one in runs)])
+    names, seconds = {"start": ["start"]}, dict[str, list[float]]()
+    for one in runs:
+        names.setdefault(one.arm, []).append(one.name)
+        seconds.setdefault(one.arm, []).append(bench.seconds_of(one))
     found = results(workspace.eva_results.with_name(RESULTS), names)
     where = {"device": device_name("cpu"), "command": command(), **git_state(REPOSITORY), "versions": versions()}
-    write_json(arguments.output / "reinforcement-cpu.json", {**where, "steps": steps, "seconds": seconds, **found})
+    write_json(arguments.output / "reinforcement-cpu.json", {**where, "seconds": seconds, **found})
     for name, row in found["comparisons"].items():
         print(f"{name}: {row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}], p {row['p']:.4f}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of an arm's runs. `arm` is a method's name and its own flags."""
+
+    arm: str
+    seed: int
+
+    @property
+    def method(self) -> str:
+        return self.arm.split()[0]
+
+    @property
+    def name(self) -> str:
+        """Of its folder and of its results."""
+        return "_".join([re.sub(r"[^\w.]+", "_", self.arm), str(self.seed)])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs have in common: where they start, the prompts, and the time that each has."""
+
+    root: Path
+    start: Path
+    prompts: Path
+    seconds: int
+    gpu: bool
+
+    def train(self, run: Run) -> None:
+        if (self.root / "output" / run.name / REPORT).is_file():
+            return
+        given = ["--recipe", ARMS[run.method], "--model_name_or_path", self.start, "--seed", run.seed]
+        if run.method in ("grpo", "answers"):
+            given += ["--train_file", self.prompts]
+        if run.method == "grpo":
+            given += ["--eval_benchmark", "null"]  # the others measure nothing meanwhile either
+        given += [*shlex.split(run.arm)[1:], "--output_dir", f"output/{run.name}"]
+        on_cpu = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
+        if run.method in ("grpo", "rft"):
+            call(GRPO, *given, limit=self.seconds if run.method == "grpo" else None, **on_cpu)
+            return
+        steps = self._steps_in_time()
+        call(FINETUNE, *given, "--max_steps", steps, "--save_steps", steps, **({} if self.gpu else on_cpu))
+
+    def _steps_in_time(self) -> int:
+        """How many supervised steps two cores take in the time."""
+        with _ONE_TRIAL:
+            return self._try_steps()
+
+    def _try_steps(self) -> int:
+        flags = ["--recipe", "demo", "--model_name_or_path", self.start, "--output_dir", "output/trial"]
+        steps = ["--max_steps", _TRIAL, "--save_steps", _TRIAL, "--warmup_steps", 2]
+        call(FINETUNE, *flags, *steps, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="2")
+        (session,) = read_json(self.root / "output" / "trial" / REPORT)["throughput"]["sessions"]
+        return max(_TRIAL, round(self.seconds * session["steps"] / session["seconds"]))
+
+    def newest(self, run: Run) -> Path:
+        found = (self.root / "output" / run.name).glob("checkpoint-*")
+        return max(found, key=lambda path: int(path.name.split("-")[1]))
+
+    def seconds_of(self, run: Run) -> float:
+        sessions = read_json(self.root / "output" / run.name / REPORT)["throughput"]["sessions"]
+        return sum(one["seconds"] for one in sessions)
 
 
 class Cores:
@@ -119,39 +179,7 @@ def validation_scenes(root: Path, examples: int) -> Path:
     return place / "dataset" / "vlm_evaluation_v1.0"
 
 
-def folder_of(method: str, run: Any) -> str:
-    return f"output/{method}_{run}"
-
-
-def train(method: str, name: Any, seed: int, steps: int | None, prompts: Path, arguments: Any) -> None:
-    script = FINETUNE if method in ("supervised", "answers") else GRPO
-    recipe = "demo" if script == FINETUNE else f"demo-{method}"
-    given = ["--recipe", recipe, "--model_name_or_path", arguments.start, "--output_dir", folder_of(method, name)]
-    given += ["--seed", seed]
-    if method in ("grpo", "answers"):
-        given += ["--train_file", prompts]
-    if method == "grpo":
-        given += ["--eval_benchmark", "null"]  # the others measure nothing meanwhile either
-    if steps is not None:
-        given += ["--max_steps", steps, "--save_steps", steps]
-    call(script, *given, *getattr(arguments, f"{method}_args"), CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="2")
-
-
-def steps_in(seconds: int, trial: Path) -> int:
-    """How many steps take so long, by a short run."""
-    (session,) = read_json(trial / REPORT)["throughput"]["sessions"]
-    return max(1, round(seconds * session["steps"] / session["seconds"]))
-
-
-def newest(folder: Path) -> Path:
-    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-
-
-def name_of(method: str, checkpoint: Path) -> str:
-    return method if method == "start" else checkpoint.parent.name
-
-
-def evaluate(checkpoint: Path, name: str, scenes: Path) -> None:
+def evaluate(name: str, checkpoint: Path, scenes: Path) -> None:
     """Answer all scenes, with their own images and with another scene's."""
     where = ["--data_path", scenes, "--output_dir", WorkspaceConfig.find().eva_results.with_name(RESULTS)]
     for control in ("none", "swapped"):
@@ -170,26 +198,31 @@ def results(folder: Path, names: dict[str, list[str]]) -> dict[str, Any]:
             frames.append(mine.groupby(keys, as_index=False)["grounded"].mean().assign(model=label))
     table = pd.concat(frames)
     rows: dict[str, Any] = {}
-    pairs = [(one, "start") for one in names if one != "start"] + [
-        ("grpo", one) for one in ("supervised", "answers", "rft")
-    ]
+    others = [(one, other) for one in names for other in names if one.startswith("grpo") and other != one]
+    pairs = [(one, "start") for one in names if one != "start"] + [pair for pair in others if pair[1] != "start"]
     for ours, theirs in pairs:
-        if {ours, theirs} <= names.keys():
-            compared = compare(table, ours, theirs, "grounded").set_index("dimension").loc[MEAN]
-            rows[f"{ours} - {theirs}"] = {name: float(compared[name]) for name in ("difference", "low", "high", "p")}
+        compared = compare(table, ours, theirs, "grounded").set_index("dimension").loc[MEAN]
+        rows[f"{ours} - {theirs}"] = {name: float(compared[name]) for name in ("difference", "low", "high", "p")}
     means = table.groupby(["model", "dimension"])["grounded"].mean().groupby("model").mean()
     runs = scores.groupby(["model", "dimension"])[["grounded", "length_ratio"]].mean().groupby("model").mean()
     return {"grounded": means.to_dict(), "runs": runs.to_dict("index"), "comparisons": rows}
 
 
-def call(script: str, *arguments: Any, **environment: str) -> None:
-    """A script of LEAP's, which goes on where it was stopped. What it prints is shown."""
+def call(script: str, *arguments: Any, limit: int | None = None, **environment: str) -> None:
+    """A script of LEAP's, which goes on where it was stopped; after `limit` seconds it is asked to save and end. What
+    it prints is shown."""
     words = [sys.executable, str(REPOSITORY / script), *map(str, arguments)]
     print("$ " + shlex.join(words[1:]), flush=True)
     started = time.monotonic()
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    known = {**os.environ, "PYTHONPATH": path, **environment}
-    if code := subprocess.run(words, env=known, check=False).returncode:
+    process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path, **environment})
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        code = 0
+    if code:
         raise LeapError(f"{script}: it ended with {code}")
     print(f"({time.monotonic() - started:.0f} s)", flush=True)
 
