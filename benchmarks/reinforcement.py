@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ RESULTS = "eva_reinforcement"
 ARMS = {"grpo": "demo-grpo", "rft": "demo-rft", "supervised": "demo", "answers": "demo"}  # and their recipes
 _TRIAL = 40  # supervised steps whose speed is measured
 _ONE_TRIAL = threading.Lock()
+_ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
 _ASKED = "--prompt leap --scorer leap --max_new_tokens 200 --batch_size 108 --dimension all --dtype float32"
 
 
@@ -71,7 +72,10 @@ def main() -> None:
     runs = [Run(arm, seed) for arm in arguments.arms for seed in range(1, arguments.seeds + 1)]
     pool = Cores(arguments.at_once)
     pool.each(bench.train, runs)
-    pool.each(lambda one: evaluate(*one, scenes), [("start", start), *((one.name, bench.newest(one)) for one in runs)])
+    pool.each(
+        lambda one: evaluate(one[0], one[1], scenes),
+        [("start", start), *((one.name, bench.newest(one)) for one in runs)],
+    )
     names, seconds = {"start": ["start"]}, dict[str, list[float]]()
     for one in runs:
         names.setdefault(one.arm, []).append(one.name)
@@ -119,12 +123,11 @@ class Bench:
         if run.method == "grpo":
             given += ["--eval_benchmark", "null"]  # the others measure nothing meanwhile either
         given += [*shlex.split(run.arm)[1:], "--output_dir", f"output/{run.name}"]
-        on_cpu = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
         if run.method in ("grpo", "rft"):
-            call(GRPO, *given, limit=self.seconds if run.method == "grpo" else None, **on_cpu)
+            call(GRPO, *given, environment=_ON_CPU, limit=self.seconds if run.method == "grpo" else None)
             return
         steps = self._steps_in_time()
-        call(FINETUNE, *given, "--max_steps", steps, "--save_steps", steps, **({} if self.gpu else on_cpu))
+        call(FINETUNE, *given, "--max_steps", steps, "--save_steps", steps, environment={} if self.gpu else _ON_CPU)
 
     def _steps_in_time(self) -> int:
         """How many supervised steps two cores take in the time."""
@@ -134,7 +137,7 @@ class Bench:
     def _try_steps(self) -> int:
         flags = ["--recipe", "demo", "--model_name_or_path", self.start, "--output_dir", "output/trial"]
         steps = ["--max_steps", _TRIAL, "--save_steps", _TRIAL, "--warmup_steps", 2]
-        call(FINETUNE, *flags, *steps, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="2")
+        call(FINETUNE, *flags, *steps, environment=_ON_CPU)
         (session,) = read_json(self.root / "output" / "trial" / REPORT)["throughput"]["sessions"]
         return max(_TRIAL, round(self.seconds * session["steps"] / session["seconds"]))
 
@@ -208,7 +211,7 @@ def results(folder: Path, names: dict[str, list[str]]) -> dict[str, Any]:
     return {"grounded": means.to_dict(), "runs": runs.to_dict("index"), "comparisons": rows}
 
 
-def call(script: str, *arguments: Any, limit: int | None = None, **environment: str) -> None:
+def call(script: str, *arguments: Any, environment: Mapping[str, str] = {}, limit: int | None = None) -> None:
     """A script of LEAP's, which goes on where it was stopped; after `limit` seconds it is asked to save and end. What
     it prints is shown."""
     words = [sys.executable, str(REPOSITORY / script), *map(str, arguments)]
