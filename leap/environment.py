@@ -17,6 +17,9 @@ _WHOLE = {
 }
 
 
+DDP_TIMEOUT = 1800  # seconds until a rank that does not answer is lost: the Trainer's default for `ddp_timeout`
+
+
 def check_environment() -> None:
     """Raise UsageError for a variable that must be a whole number and is none, and for a rank without its ranks."""
     for name, least in _WHOLE.items():
@@ -34,6 +37,11 @@ def check_environment() -> None:
 def world_size() -> int:
     """How many processes train together, as torchrun says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def rank() -> int:

@@ -30,7 +30,7 @@ FORWARDS = {
 def commands(readme: Path) -> list[list[str]]:
     """Every command of a page's bash blocks as words, without the variables set before it."""
     lines = "\n".join(BLOCK.findall(readme.read_text())).replace("\\\n", " ").splitlines()
-    split = [re.sub(r"^[A-Z_]+=\S+ ", "", line) for line in lines]
+    split = [re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line) for line in lines]
     return [words for line in split if (words := shlex.split(line, comments=True))]
 
 

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,9 @@ from leap.records.json_files import write_json
 from leap.reinforcement.own_reward import OwnReward
 from leap.reinforcement.policy_prompts import Conversations, Places, Prompt, order_of, read_prompts
 from leap.reinforcement.policy_recipe import PolicyRecipe
-from leap.training.checkpoint_folder import training_in
-from leap.training.fine_tune import Run, base_name, check_run, full_identity, load_start, print_best
+from leap.training.fine_tune import Run, base_name, check_run, full_identity, load_start, print_best, writing_alone
+from leap.training.ranks import Ranks
 from leap.training.recipe import Recipe
-from leap.training.resume import find_resume
 from leap.training.schedule import check_reports, warmup_steps
 
 if TYPE_CHECKING:
@@ -60,10 +58,9 @@ def learn_grpo(
     if run.finished:
         log(f"this run is finished: {run.resume}")
         return
-    with training_in(run.output) if is_main_process() else nullcontext():
-        if is_main_process() and find_resume(run.output, run.identity) != run.resume:
-            raise LeapError(f"{run.output}: another process trained here meanwhile; run the same command again")
-        log(f"done: {_learn(run, recipe, own, prompts, places, callbacks)}")
+    ranks = Ranks(recipe.ddp_timeout)
+    with writing_alone(run, ranks):
+        log(f"done: {_learn(run, ranks, recipe, own, prompts, places, callbacks)}")
 
 
 def _describe(run: Run, recipe: PolicyRecipe, prompts: Sequence[Prompt]) -> str:
@@ -87,6 +84,7 @@ def _describe(run: Run, recipe: PolicyRecipe, prompts: Sequence[Prompt]) -> str:
 
 def _learn(
     run: Run,
+    ranks: Ranks,
     recipe: PolicyRecipe,
     own: OwnReward | None,
     prompts: Sequence[Prompt],
@@ -104,7 +102,7 @@ def _learn(
     )
     with Signals(is_main_process()) as signals, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # that TRL uses names which transformers is about to change
-        trainer = _make_trainer(run, recipe, own, prompts, places, callbacks, signals)
+        trainer = _make_trainer(run, ranks, recipe, own, prompts, places, callbacks, signals)
         try:
             trainer.train(resume_from_checkpoint=str(run.resume) if run.resume else None)
         except torch.OutOfMemoryError as error:
@@ -123,6 +121,7 @@ def _learn(
 
 def _make_trainer(
     run: Run,
+    ranks: Ranks,
     recipe: PolicyRecipe,  # as `run.recipe`, whose optimiser is no longer "auto"
     own: OwnReward | None,
     prompts: Sequence[Prompt],
@@ -144,7 +143,7 @@ def _make_trainer(
     from leap.training.training_report import TrainingReport, about
 
     identity = full_identity(run, places.repository)
-    if is_main_process():
+    if ranks.writes:
         write_json(run.output / MARKER, identity)
     model, steps, size = load_start(run), run.steps, recipe.global_batch_size(world_size())
     optimizer = make_optimizer(run.recipe, model)
@@ -167,6 +166,7 @@ def _make_trainer(
         benchmark=run.benchmark,
         eval_steps=run.eval_steps,
         resume=run.resume,
+        ranks=ranks,
     )
     ours: list[Any] = [TrainingReport(about(run, identity, f"{size} responses a step"))]
     ours.append(PolicyProgress(lambda done: done * size))

@@ -77,6 +77,11 @@ class PolicyRecipe(Recipe):
 
     _own: str | None = PrivateAttr(None)  # sha256 of the user's own reward, which decides what is learned
 
+    @property
+    def any_ranks(self) -> bool:
+        """TRL divides a sampling among the ranks that there are."""
+        return False
+
     @model_validator(mode="after")
     def rewarded(self) -> "PolicyRecipe":
         if bool(self.reward_weights.get("own")) and not self.reward_file:

@@ -195,7 +195,7 @@ def render(how: Pretraining) -> tuple[SceneBank, SceneBank]:
                     print(f"rendering {name}: {done} in {seconds:.0f} s", file=sys.stderr, flush=True)
                 if seconds > how.render_seconds:
                     break
-        Ranks().gather(0)
+        Ranks().wait()
         banks.append(read_bank(folder))
         if is_main_process():
             print(f"rendered {name}: {banks[-1].count}", file=sys.stderr, flush=True)

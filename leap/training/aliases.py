@@ -140,6 +140,7 @@ _INSTEAD: dict[str, str] = {
     "how a step is divided so that it fits the GPU is found by trying it; " + _OUT: "auto_find_batch_size",
     "seed is for all; " + _OUT: "data_seed full_determinism",
     "torchrun or accelerate launch starts the ranks; " + _OUT: "local_rank master_addr master_port ray_num_workers",
+    "a folder that nodes do not share is found, and written on each of them; " + _OUT: "save_on_each_node",
     "LEAP's script trains; " + _OUT: "do_train",
     "a val_file is evaluated; " + _OUT: "do_eval",
     "eval_benchmark answers examples of the benchmark while training; " + _OUT:
@@ -190,9 +191,9 @@ _INSTEAD: dict[str, str] = {
     # It changes nothing that is learned, or LEAP sees to it.
     _OUT:
         "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor dataloader_drop_last "
-        "remove_unused_columns label_names ddp_timeout ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb tf32 "
+        "remove_unused_columns label_names ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb tf32 "
         "average_tokens_across_devices eval_accumulation_steps eval_delay eval_on_start prediction_loss_only "
-        "save_safetensors save_on_each_node log_level disable_tqdm logging_nan_inf_filter torch_empty_cache_steps "
+        "save_safetensors log_level disable_tqdm logging_nan_inf_filter torch_empty_cache_steps "
         "include_num_input_tokens_seen skip_memory_metrics use_cpu use_cache cache_dir low_cpu_mem_usage "
         "use_fast_tokenizer print_param_status add_version check_model use_hf model_name model_author",
 }  # fmt: skip

@@ -109,9 +109,9 @@ def _checkpoint_all(model: Any) -> None:
 
 
 def _plan(run: "Run", world_size: int) -> BatchPlan:
-    """The run's plan with the recipe's accumulation as the number of micro-batches."""
-    recipe = run.recipe
-    size, micro_batches = recipe.global_batch_size(world_size), recipe.gradient_accumulation_steps
+    """The run's plan, whose micro-batches have no more samples than the recipe's; see `Run.global_batch_size`."""
+    recipe, size = run.recipe, run.global_batch_size
+    micro_batches = math.ceil(size / (recipe.per_device_train_batch_size * world_size))
     return BatchPlan(_cost(run.train), size, run.steps, recipe.seed, micro_batches, world_size)
 
 

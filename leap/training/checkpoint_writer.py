@@ -25,8 +25,9 @@ from leap.training.checkpointing import (
     gather_state,
     live_state,
     prune_checkpoints,
+    rng_state,
     save_progress,
-    save_rng_state,
+    save_rng_states,
     save_weights,
     weights_dtype,
 )
@@ -93,9 +94,9 @@ class CheckpointWriter:
         Raises LeapError in all ranks where one of them cannot begin. `finish` the one before first.
         """
         assert self._pending is None
-        training, accelerator = self._training, self._training.accelerator
+        training = self._training
         place = self._run / f"checkpoint-{state.global_step}"
-        folder = partial_folder(place)
+        folder, random_numbers = partial_folder(place), self._ranks.gather(rng_state())
         loss = fmean(self._ranks.gather(losses.since_log.item()))
         needed = checkpoint_bytes(training.model, training.plain_optimizer)
         marker = {
@@ -106,18 +107,21 @@ class CheckpointWriter:
         }
         state = replace(state, log_history=[*state.log_history])  # as it is now
 
-        self._everywhere(place, needed, lambda: start_checkpoint(place, needed), first_only=True)
-        self._everywhere(place, needed, lambda: save_rng_state(folder, accelerator))
+        def begin() -> None:
+            start_checkpoint(place, needed)
+            save_rng_states(folder, random_numbers)
+
+        self._everywhere(place, needed, begin)
         if training.deepspeed:  # its engine's files are written by all ranks
             engine: Any = training.wrapped
-            self._everywhere(place, needed, lambda: engine.save_checkpoint(str(folder)))
+            self._everywhere(place, needed, lambda: engine.save_checkpoint(str(folder)), in_all=True)
         progress = partial(save_progress, training, folder, state, loss, losses.last_logged)
-        self._everywhere(place, needed, progress, first_only=True)
+        self._everywhere(place, needed, progress)
 
-        beside = self._ranks.first(self._fits_beside(needed))
+        beside = all(self._ranks.gather(self._fits_beside(needed)))
         gathered = training.deepspeed or is_sharded(training.model)
-        weights, optimizer = gather_state(training) if gathered else live_state(training)
-        if accelerator.is_main_process:
+        weights, optimizer = gather_state(training, self._ranks.writes) if gathered else live_state(training)
+        if self._ranks.writes:
             if beside and not gathered:
                 weights, optimizer = self._copy.of({"weights": weights, "optimizer": optimizer}).values()
 
@@ -140,14 +144,14 @@ class CheckpointWriter:
         if self._pending is None:
             return None
         (state, place, needed), self._pending = self._pending, None
-        self._everywhere(place, needed, self._join, first_only=True)
+        self._everywhere(place, needed, self._join)
         return state
 
     def _fits_beside(self, needed: int) -> bool:
-        """Whether training can go on meanwhile: for the first rank to say, whose memory is needed."""
+        """Whether training can go on meanwhile: for those ranks to say that write, whose memory is needed."""
         training = self._training
-        if not training.accelerator.is_main_process:
-            return False
+        if not self._ranks.writes:
+            return True
         if training.deepspeed or getattr(training.model, "hf_quantizer", None):
             return False  # what their own code writes is the live state
         if self._copy.taken or is_sharded(training.model):  # gathered weights are in the host's memory in any case
@@ -190,13 +194,13 @@ class CheckpointWriter:
             sys.stderr.flush()
             os._exit(INTERRUPTED)
 
-    def _everywhere(self, place: Path, needed: int, work: Callable[[], None], first_only: bool = False) -> None:
-        """One part of saving, in the first or in all ranks. Where it fails in one, it ends in a LeapError in all.
+    def _everywhere(self, place: Path, needed: int, work: Callable[[], None], in_all: bool = False) -> None:
+        """One part of saving, in the ranks that write or in all. Where it fails in one, it ends in a LeapError in all.
 
         `work` must not call other ranks: one that failed would let them wait for ever.
         """
         failure = None
-        if self._training.accelerator.is_main_process or not first_only:
+        if self._ranks.writes or in_all:
             try:
                 with explaining_disk_errors(place, needed):
                     work()

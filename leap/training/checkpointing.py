@@ -22,6 +22,7 @@ from torch.utils.serialization import config as serialization
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
+from leap.environment import world_size
 from leap.models.checkpoints import ADAPTER, TRAINER_STATE, find_checkpoints, read_log, read_marker
 from leap.models.loading import load_model, refusing
 from leap.models.lora import has_adapters, load_adapters, name_base
@@ -33,6 +34,7 @@ from leap.training.checkpoint_folder import (
 )
 from leap.training.optimizer_state import (
     gather_optimizer_state,
+    gather_whole,
     restore_optimizer_state,
     restore_scheduler_state,
 )
@@ -137,7 +139,7 @@ def _going_on_from(folder: Path) -> AbstractContextManager[None]:
 
 def load_rng_state(folder: Path, accelerator: Accelerator) -> None:
     """Go on with the random numbers of this rank; of a run of other ranks there are none."""
-    file = folder / _rng_name(accelerator)
+    file = folder / _rng_name(accelerator.process_index, accelerator.num_processes)
     if not file.is_file():
         return
     with safe_globals():  # torch.load refuses all that it does not know, such as NumPy's state
@@ -152,19 +154,28 @@ def load_rng_state(folder: Path, accelerator: Accelerator) -> None:
             torch.cuda.random.set_rng_state(saved["cuda"])
 
 
-def save_rng_state(folder: Path, accelerator: Accelerator) -> None:
+def rng_state() -> dict[str, Any]:
     """This rank's random numbers."""
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()}
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "cpu": torch.random.get_rng_state(),
+    }
     if torch.cuda.is_available():
-        several = accelerator.num_processes > 1
+        several = world_size() > 1
         state["cuda"] = torch.cuda.random.get_rng_state_all() if several else torch.cuda.random.get_rng_state()
-    torch.save(state, folder / _rng_name(accelerator))
+    return state
 
 
-def _rng_name(accelerator: Accelerator) -> str:
+def save_rng_states(folder: Path, states: list[dict[str, Any]]) -> None:
+    """All ranks', in their order."""
+    for rank, state in enumerate(states):
+        torch.save(state, folder / _rng_name(rank, len(states)))
+
+
+def _rng_name(rank: int, world_size: int) -> str:
     """As the Trainer names them."""
-    several = accelerator.num_processes > 1
-    return f"rng_state_{accelerator.process_index}.pth" if several else "rng_state.pth"
+    return f"rng_state_{rank}.pth" if world_size > 1 else "rng_state.pth"
 
 
 State = tuple[dict[str, Any], dict[str, Any]]  # weights, and the optimiser's state ({} where DeepSpeed writes it)
@@ -180,27 +191,25 @@ def live_state(training: Training) -> State:
     return weights, gather_optimizer_state(model, training.plain_optimizer)
 
 
-def gather_state(training: Training) -> State:
-    """The whole state in the first rank's host memory, which no step changes. All ranks call it."""
+def gather_state(training: Training, keep: bool) -> State:
+    """The whole state in this rank's host memory, which no step changes, if it is to `keep` it. All ranks call it."""
     model = training.model
     if training.deepspeed:
         return training.accelerator.get_state_dict(training.wrapped), {}
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     # Gathered, tied weights are two: one is saved.
     names = {name for name, _ in model.named_parameters()}
     twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - names
-    weights = {name: value for name, value in weights.items() if name not in twice}
-    optimizer = gather_optimizer_state(model, training.plain_optimizer)
-    for values in optimizer.get("state", {}).values():  # counts of steps are not divided: they are the optimiser's own
-        values.update(
-            {key: value.clone() for key, value in values.items() if isinstance(value, Tensor) and not value.dim()}
-        )
-    return weights, optimizer
+    weights = {name: value for name, value in get_model_state_dict(model).items() if name not in twice}
+    return gather_whole(weights, keep), gather_optimizer_state(model, training.plain_optimizer, keep)
 
 
 def save_weights(training: Training, folder: Path, weights: dict[str, Any], optimizer: dict[str, Any]) -> None:
     """The large files, and those that do not change while training."""
-    training.model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
+    model: Any = training.model
+    # Else transformers writes nothing, and says nothing, in all ranks but the first: nodes may have disks of their own.
+    model.should_save_on_this_rank = lambda _: True
+    model.save_pretrained(folder, state_dict=weights)
+    assert any(folder.glob("*.safetensors")), "a checkpoint without weights is none"
     training.processor.save_pretrained(folder)
     if has_adapters(training.model):
         name_base(folder, training.base_name)

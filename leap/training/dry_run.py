@@ -14,6 +14,7 @@ from leap.training import memory
 from leap.training.batches import why_padded
 from leap.training.flops import Trained, sample_flops
 from leap.training.recipe import Recipe
+from leap.training.sharding import shards
 from leap.training.trainable_model import Trainable
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def describe(run: "Run") -> str:
     """The plan of a run, for `--dry_run` and for the start of a real one."""
     recipe, samples = run.recipe, run.train
-    size = recipe.global_batch_size(world_size())
+    size = run.global_batch_size
     images = enumerate(np.bincount(samples.images).tolist())
     lines = [
         f"model       {run.model}",
@@ -39,6 +40,7 @@ def describe(run: "Run") -> str:
         *_packing(run),
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
         *_costs(run),
+        *_ranks(run),
         f"start       {'continues ' + str(run.resume) if run.resume else 'from the base model'}",
     ]
     if samples.report and (samples.too_long or samples.duplicates):
@@ -57,6 +59,11 @@ def _read_as(run: "Run") -> list[str]:
 def _packing(run: "Run") -> list[str]:
     reason = why_padded(run.recipe, str(read_config(run.model).get("model_type")))
     return [f"packing     none ({reason}): samples are padded, which is slower"] if reason else []
+
+
+def _ranks(run: "Run") -> list[str]:
+    begun, now = run.identity["recipe"]["processes"], world_size()
+    return [f"ranks       {now}, of {begun} that it began with: its steps keep their samples"] if begun != now else []
 
 
 def _validation(run: "Run") -> list[str]:
@@ -90,7 +97,7 @@ class Costs:
 def costs(run: "Run") -> Costs:
     recipe = run.recipe
     trained, frozen = run.trainable.trained, run.trainable.frozen
-    shares = world_size() if recipe.fsdp else 1
+    shares = shards(recipe)
     written = math.ceil(run.steps / recipe.save_steps)
     return Costs(
         trained,
@@ -100,7 +107,7 @@ def costs(run: "Run") -> Costs:
         memory.checkpoint_size(trained, frozen, recipe.optim, adapter=recipe.finetuning == "lora"),
         written,
         min(written, recipe.save_total_limit or written),
-        _sample_flops(run) * run.steps * recipe.global_batch_size(1),
+        _sample_flops(run) * run.steps * run.global_batch_size / world_size(),
     )
 
 

@@ -3,8 +3,8 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from leap.data.chat_encoding import ChatFormat
 from leap.data.formats.sample_format import FormatName
 from leap.data.image import ImageEncoder, ImageSize
 from leap.data.sample_datasets import find_samples
-from leap.environment import world_size
+from leap.environment import local_world_size, world_size
 from leap.errors import LeapError
 from leap.hub.hub_models import cached_model, hub_origin, local_folder
 from leap.models.checkpoints import (
@@ -43,13 +43,15 @@ from leap.training.checkpoint_folder import resume_point, training_in, whole_che
 from leap.training.dry_run import describe
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.places import check_places
-from leap.training.ranks import Ranks, join
+from leap.training.ranks import Ranks, join, naming_lost_ranks
 from leap.training.recipe import Recipe
 from leap.training.resume import (
     adapter_to_start,
+    agree_on_resume,
     find_resume,
     model_to_train,
     note_unknown_files,
+    ranks_of_step,
     refuse_another_run,
     resolve_start,
 )
@@ -77,7 +79,8 @@ class Run:
     train: CheckedSamples
     validation: CheckedFile | None
     identity: dict[str, Any]
-    resume: Path | None  # the newest complete checkpoint
+    newest: Path | None  # the newest complete checkpoint that this rank has
+    resume: Path | None  # that all ranks have
     trainable: Trainable
     shared: int = 0  # validation samples that are training samples too
     benchmark: "Benchmark | None" = None
@@ -85,8 +88,16 @@ class Run:
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run, as the Trainer counts them."""
-        an_epoch = math.ceil(len(self.train) / self.recipe.global_batch_size(world_size()))
-        return self.recipe.max_steps or math.ceil(an_epoch * self.recipe.num_train_epochs)
+        return self.recipe.max_steps or math.ceil(self.steps_per_epoch * self.recipe.num_train_epochs)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.train) / self.global_batch_size)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of an optimiser step: of a run that goes on, as many as it began with, on however many ranks."""
+        return self.recipe.global_batch_size(self.identity["recipe"]["processes"])
 
     @property
     def eval_steps(self) -> int | None:
@@ -96,7 +107,7 @@ class Run:
         if strategy == "no":
             return None
         if strategy == "epoch":
-            return math.ceil(len(self.train) / recipe.global_batch_size(world_size()))
+            return self.steps_per_epoch
         often_enough = max(5, (recipe.early_stopping_patience or 0) + 2)  # for early stopping to come to anything
         return recipe.eval_steps or (max(1, self.steps // often_enough) if recipe.eval_benchmark else 50)
 
@@ -136,28 +147,29 @@ def plan_and_train(
     upload = None
     if recipe.upload and is_main_process() and not dry_run:
         upload = Upload(recipe.upload, (root / recipe.output_dir).parent, MARKER)
-    with cache_in_use(cache, keep=not dry_run) as place:
-        try:
-            checked = check_run(recipe, root, place, report=not dry_run, benchmark=benchmark)
-        except NotFetched as note:
-            log(f"images      {note}")
+    with naming_lost_ranks(recipe.ddp_timeout):
+        with cache_in_use(cache, keep=not dry_run) as place:
+            try:
+                checked = check_run(recipe, root, place, report=not dry_run, benchmark=benchmark)
+            except NotFetched as note:
+                log(f"images      {note}")
+                return
+        log(describe(checked))
+        if dry_run:
             return
-    log(describe(checked))
-    if dry_run:
-        return
-    if upload:
-        refuse_another_upload(upload, checked)
-    if checked.finished:
-        log(f"this run is finished: {checked.resume}")
         if upload:
-            for folder in whole_checkpoints(checked.output):
-                upload.send(folder)
-            upload.refuse_failed()
-        return
-    from leap.training.callbacks import UploadCheckpoints
+            refuse_another_upload(upload, checked)
+        if checked.finished:
+            log(f"this run is finished: {checked.resume}")
+            if upload:
+                for folder in whole_checkpoints(checked.output):
+                    upload.send(folder)
+                upload.refuse_failed()
+            return
+        from leap.training.callbacks import UploadCheckpoints
 
-    sending = [UploadCheckpoints(upload)] if upload else []
-    log(f"done: {train(checked, repository, logs, [*sending, *callbacks])}")
+        sending = [UploadCheckpoints(upload)] if upload else []
+        log(f"done: {train(checked, repository, logs, [*sending, *callbacks])}")
 
 
 def refuse_another_upload(upload: Upload, run: Run) -> None:
@@ -189,8 +201,9 @@ def check_run(
     model = local_folder(model_to_train(recipe, root), root)
     recipe = resolve_start(recipe, root)
     check_dtype(recipe)
-    join()
-    ranks = Ranks()
+    join(recipe.ddp_timeout)
+    ranks = Ranks(recipe.ddp_timeout)
+    agree(recipe, ranks)
     recipe = recipe.model_copy(update={"optim": choose_optimizer(recipe, model, output, ranks)})
     check_reports(recipe.report_to)
     processor = load_processor(model)
@@ -236,22 +249,23 @@ def check_run(
     if "llm" not in recipe.trained and not train.images.any():
         raise LeapError(f"{train.path}: no sample has an image, so that nothing would learn while the LLM is frozen")
     asked = benchmark(recipe) if recipe.eval_benchmark and benchmark else None
+    ranks.wait()
     identity = {
-        "recipe": {**recipe.identity(), "processes": world_size()},
+        "recipe": {**recipe.identity(), "processes": ranks_of_step(recipe, output, ranks)},
         "base_model": weights_hash(model),
         "base_files": small_files(model),
         "data": train.fingerprint,
     }
-    resume = find_resume(output, identity)
-    note_unknown_files(resume)
-    ranks.same("recipe, base model and data of this run", identity)
+    newest = find_resume(output, identity)
+    ranks.same("this run", identity)
     ranks.same("validation samples", validation.fingerprint if validation else None)
     ranks.same("examples of the benchmark", asked.fingerprint if asked else None)
     ranks.same(
         "samples that are used",
         [(len(samples), int(samples.tokens.sum())) for samples in (train, validation) if samples],
     )
-    ranks.same("checkpoint to resume from", str(resume.name) if resume else None)
+    resume = agree_on_resume(output, newest, ranks)
+    note_unknown_files(resume)
     shared = count_shared(train, validation) if validation else 0
     run = Run(
         recipe,
@@ -264,6 +278,7 @@ def check_run(
         train,
         validation,
         identity,
+        newest,
         resume,
         trainable,
         shared,
@@ -276,19 +291,40 @@ def check_run(
     return run
 
 
+def agree(recipe: Recipe, ranks: Ranks) -> None:
+    """Raises LeapError in all ranks where one has another recipe, LEAP or library, by which they would drift apart."""
+    own_places = {"output_dir", "image_root", "dataloader_num_workers"}  # these may be each node's own
+    code = provenance.git_state(Path(__file__).resolve().parents[2]) if world_size() > 1 else None
+    ranks.same("recipe", recipe.model_dump(exclude=own_places))
+    if recipe.hybrid_shard:
+        ranks.same("ranks of a node (LOCAL_WORLD_SIZE)", local_world_size())
+    ranks.same("versions", {**provenance.versions(), "LEAP's code": code})
+
+
+@contextmanager
+def writing_alone(run: Run, ranks: Ranks) -> Iterator[None]:
+    """This rank's part in keeping other processes out of the run's folder: that of the ranks which write there."""
+    writers = ranks.share(run.output)
+    if writers > 1 and run.recipe.deepspeed:
+        raise LeapError(f"{run.output}: DeepSpeed's checkpoints are of all ranks: let all nodes share the folder")
+    with training_in(run.output) if ranks.writes else nullcontext():
+        if ranks.writes and find_resume(run.output, run.identity) != run.newest:
+            raise LeapError(f"{run.output}: another process trained here meanwhile; run the same command again")
+        yield
+
+
 def train(run: Run, repository: Path, logs: Path, callbacks: Sequence[Any] = ()) -> Path:
     """Train to the last step and return the last checkpoint's folder. Losses go to TensorBoard files under `logs`.
 
     `callbacks` are transformers' TrainerCallbacks, called after LEAP's own. Raises Stopped where a signal ended it,
     with a checkpoint saved.
     """
-    with training_in(run.output) if is_main_process() else nullcontext():
-        if is_main_process() and find_resume(run.output, run.identity) != run.resume:
-            raise LeapError(f"{run.output}: another process trained here meanwhile; run the same command again")
-        return _train(run, repository, logs / "tensorboard", callbacks)
+    ranks = Ranks(run.recipe.ddp_timeout)
+    with writing_alone(run, ranks):
+        return _train(run, ranks, repository, logs / "tensorboard", callbacks)
 
 
-def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) -> Path:
+def _train(run: Run, ranks: Ranks, repository: Path, scalars: Path, callbacks: Sequence[Any]) -> Path:
     import torch
 
     from leap.training.accelerator import make_accelerator
@@ -297,7 +333,7 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     from leap.training.loop import TrainingJob, train_loop
     from leap.training.memory_plan import keeps_gradients, optimizer_bytes
     from leap.training.out_of_memory import recall, remember
-    from leap.training.sharding import shard
+    from leap.training.sharding import shard, shards
     from leap.training.training_report import TrainingReport, about
     from leap.training.wall_time import WallTime
 
@@ -307,17 +343,18 @@ def _train(run: Run, repository: Path, scalars: Path, callbacks: Sequence[Any]) 
     model = load_start(run)
     divided = recipe.fsdp and accelerator.num_processes > 1
     if divided:
-        model = shard(model, accelerator.device, getattr(torch, recipe.dtype))
+        nodes = accelerator.num_processes // shards(recipe)
+        model = shard(model, accelerator.device, getattr(torch, recipe.dtype), nodes)
     elif not recipe.quantization:
         model = model.to(accelerator.device)
-    ranks = Ranks()
-    earlier = ranks.first(recall(run.output))
+    known = [plan for plan in ranks.gather(recall(run.output)) if plan]
+    earlier = max(known, key=lambda plan: plan.micro_batches, default=None)
     batches = make_batches(run, model, accelerator, optimizer_bytes(model, recipe.optim), earlier)
     ranks.same("division of a step", batches.memory_plan)
     if is_main_process():
         print(f"batches     {batches.summary}", file=sys.stderr, flush=True)
     identity = full_identity(run, repository)
-    if is_main_process():
+    if ranks.writes:
         write_json(run.output / MARKER, identity)
     own = [
         TrainingReport(about(run, identity, batches.summary)),

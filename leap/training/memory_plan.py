@@ -21,7 +21,7 @@ import torch
 from leap.data.batch_plan import BatchPlan, Cost
 from leap.errors import LeapError
 from leap.progress import duration, is_main_process
-from leap.training.optimizer_state import is_sharded
+from leap.training.optimizer_state import is_sharded, shard_count
 from leap.training.optimizers import OPTIMIZERS
 from leap.training.sharding import sharded_units
 
@@ -241,7 +241,7 @@ def _divided_bytes(model: Any, whole: bool) -> float:
     units = [sum(weight.numel() for weight in part.parameters()) for part in sharded_units(model)]
     total = sum(weight.numel() for weight in model.parameters())
     together = (_HALF + 4) * (total - sum(units) + 3 * max(units))
-    return together + 4 * total / (1 if whole else torch.distributed.get_world_size())
+    return together + 4 * total / (1 if whole else shard_count(model))
 
 
 def keeps_gradients(model: Any, device: torch.device) -> bool:
@@ -312,4 +312,4 @@ def optimizer_bytes(model: Any, optim: str) -> float:
     held = sum(
         OPTIMIZERS[optim].moments_bytes * weight.numel() for weight in model.parameters() if weight.requires_grad
     )
-    return held / torch.distributed.get_world_size() if is_sharded(model) else held
+    return held / shard_count(model)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from leap.environment import world_size
 from leap.models.checkpoints import read_marker
 from leap.training import memory
 from leap.training.optimizers import STOCHASTIC
 from leap.training.ranks import Ranks
 from leap.training.recipe import Recipe
+from leap.training.sharding import shards
 
 _ROOM = 0.8  # of a GPU's memory: what states may take, so that activations have the rest
 
@@ -25,7 +25,7 @@ def choose_optimizer(recipe: Recipe, model: Path, output: Path, ranks: Ranks) ->
     limit = min(limits, default=None)
     if limit is None:
         return "adamw_torch"
-    if recipe.fsdp and world_size() > 1:  # each holds a part of them only
+    if shards(recipe) > 1:  # each holds a part of them only
         return "adamw_torch_fused"
     needed = memory.state_bytes(memory.count_weights(model), 0, "adamw_torch_fused", recipe.bf16)
     fits = recipe.finetuning == "lora" or needed <= _ROOM * limit

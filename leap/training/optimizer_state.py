@@ -18,16 +18,44 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def gather_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def shard_count(model: nn.Module) -> int:
+    """Ranks that one copy of its weights is divided among; 1 where each holds all of them."""
+    from torch.distributed.tensor import DTensor
+
+    meshes = (parameter.device_mesh for parameter in model.parameters() if isinstance(parameter, DTensor))
+    mesh = next(meshes, None)
+    return mesh.shape[-1] if mesh else 1
+
+
+def gather_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
     """{"state": {name: {key: whole tensor}}, "param_groups": [{…, "params": names}]}.
 
-    All ranks call it. Shards are gathered on the CPU of the first rank, and the others get an empty dictionary.
+    All ranks call it. Shards are gathered on the CPU of those ranks that `keep` them; others get an empty dictionary.
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
+    state = dict(get_optimizer_state_dict(model, optimizer))
     # Whole tensors stay where they are: torch.save copies them one by one, which needs less memory than all at once.
-    options = StateDictOptions(full_state_dict=True, cpu_offload=is_sharded(model))
-    return dict(get_optimizer_state_dict(model, optimizer, options=options))
+    return gather_whole(state, keep) if is_sharded(model) else state
+
+
+def gather_whole(values: dict[str, Any], keep: bool) -> dict[str, Any]:
+    """Divided tensors put together, and all copied to the CPU one by one; {} in ranks that do not `keep` them.
+
+    Not torch's full_state_dict, which copies them to the first rank alone, or leaves all of them on every GPU.
+    """
+    from torch.distributed.tensor import DTensor
+
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
+        if isinstance(whole, dict):
+            whole = gather_whole(whole, keep)
+        elif isinstance(whole, Tensor) and keep:
+            whole = whole.detach().to("cpu", copy=True)
+        if keep:
+            found[name] = whole
+    return found
 
 
 def restore_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from pydantic import (
 
 from leap.cli import LARGEST_COUNT, MOST_IMAGE_TOKENS, MOST_WORKERS
 from leap.data.formats.sample_format import FormatName, LearnedTurns
+from leap.environment import DDP_TIMEOUT
 from leap.errors import LeapError, UsageError
 from leap.models.families import COMPONENTS, Component
 from leap.records.files import is_file, read_text
@@ -39,7 +40,7 @@ from leap.training.stopping import Metric
 _FREE = {"output_dir", "logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to",
          "image_root", "val_file", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples",
          "gradient_checkpointing", "packing", "tokens_per_micro_batch", "compile", "early_stopping_patience",
-         "fsdp", "eval_benchmark", "metric_for_best_model", "upload"}  # fmt: skip
+         "fsdp", "hybrid_shard", "ddp_timeout", "eval_benchmark", "metric_for_best_model", "upload"}  # fmt: skip
 PATHS = ("model_name_or_path", "train_file", "val_file", "image_root", "output_dir", "resume_from_lora", "deepspeed")
 DATA = ("train_file", "val_file", "image_root")  # of these, those that may be at an address
 ADAPTER_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_parts", "use_rslora", "use_dora")
@@ -59,6 +60,7 @@ NotNegative = Annotated[Finite, Field(ge=0)]
 _Integer = Annotated[int, BeforeValidator(_no_switch)]
 Whole = Annotated[_Integer, Field(ge=0, le=LARGEST_COUNT)]
 Count = Annotated[_Integer, Field(ge=1, le=LARGEST_COUNT)]
+Seconds = Annotated[_Integer, Field(ge=1, le=86_400)]
 Steps = Annotated[_Integer, Field(ge=1, le=10_000_000)]
 ImageTokens = Annotated[_Integer, Field(ge=1, le=MOST_IMAGE_TOKENS)]
 Workers = Annotated[_Integer, Field(ge=0, le=MOST_WORKERS)]
@@ -224,7 +226,13 @@ class Recipe(BaseModel):
     fsdp: Annotated[bool, Field(description="divide weights, gradients and optimiser state over the ranks (FSDP2)")] = (
         False
     )
+    hybrid_shard: Annotated[
+        bool, Field(description="fsdp within each node, whose ranks have all weights; nodes share gradients (HSDP)")
+    ] = False
     deepspeed: Annotated[str | None, Field(description="a DeepSpeed configuration file")] = None
+    ddp_timeout: Annotated[
+        Seconds, Field(description="seconds until a rank that does not answer is lost, which ends the run")
+    ] = DDP_TIMEOUT
 
     logging_steps: Count = 10
     save_steps: Count = 200
@@ -315,6 +323,8 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def divisible(self) -> "Recipe":
         if not self.fsdp:
+            if self.hybrid_shard:
+                raise ValueError("hybrid_shard says how fsdp divides; set fsdp to true, or leave it out")
             return self
         if self.finetuning == "lora":
             raise ValueError("fsdp divides trainable weights; adapters are small: leave fsdp out of a LoRA run")
@@ -392,6 +402,11 @@ class Recipe(BaseModel):
     def dtype(self) -> str:
         """PyTorch's name of the format that matrix products are computed in."""
         return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
+
+    @property
+    def any_ranks(self) -> bool:
+        """Whether a run of it can go on with another number of ranks; DeepSpeed's states are divided among them."""
+        return self.deepspeed is None
 
     def global_batch_size(self, world_size: int) -> int:
         """Samples of an optimiser step, over all ranks."""

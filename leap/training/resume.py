@@ -2,15 +2,26 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from leap.environment import world_size
 from leap.errors import LeapError
 from leap.hub.hub_models import HubModel, local_folder, named_model
-from leap.models.checkpoints import MARKER, UNKNOWN_FILES, changed_files, find_checkpoints, read_marker
+from leap.models.checkpoints import (
+    MARKER,
+    UNKNOWN_FILES,
+    changed_files,
+    find_checkpoints,
+    is_resumable,
+    read_marker,
+)
 from leap.progress import is_main_process
 from leap.records.files import is_file
-from leap.training.checkpoint_folder import resume_point
+from leap.training.checkpoint_folder import resume_point, step_of
 from leap.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from leap.training.ranks import Ranks
 
 # Only their product, the samples of an optimiser step, decides what is learned.
 _FACTORS = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
@@ -33,6 +44,29 @@ def find_resume(output: Path, identity: dict[str, Any]) -> Path | None:
     if is_file(folder / MARKER):
         refuse_another_run(str(folder), read_marker(folder), identity)
     return newest
+
+
+def agree_on_resume(output: Path, newest: Path | None, ranks: "Ranks") -> Path | None:
+    """The newest checkpoint that all ranks have: nodes with disks of their own may be ended while one still writes.
+
+    Raises LeapError in all ranks where one of them has none that others have.
+    """
+    whole = [step_of(folder) for folder in find_checkpoints(output) if is_resumable(folder)] if newest else []
+    common = set.intersection(*map(set, ranks.gather(whole)))
+    if not common:
+        ranks.same("checkpoint to resume from (all nodes need it)", newest.name if newest else None)
+        return None
+    return output / f"checkpoint-{max(common)}"
+
+
+def ranks_of_step(recipe: Recipe, output: Path, ranks: "Ranks") -> int:
+    """For how many ranks the recipe's samples of a step are counted: where a run goes on, for those it began with.
+
+    A recipe that divides the step in another way than it did is counted for the ranks that there are.
+    """
+    begun = ranks.first(read_marker(output).get("recipe", {}))
+    divided_alike = all(begun.get(factor) == getattr(recipe, factor) for factor in _FACTORS[:2])
+    return int(begun.get("processes", 1)) if divided_alike and recipe.any_ranks else world_size()
 
 
 def refuse_another_run(folder: str, found: dict[str, Any], identity: dict[str, Any]) -> None:

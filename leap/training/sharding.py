@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from leap.environment import world_size
+from leap.environment import local_world_size, world_size
 from leap.errors import LeapError
 from leap.models import families
 from leap.training.optimizers import weights_dtype
@@ -37,8 +37,10 @@ def check_sharding(recipe: Recipe, family: str) -> None:
         raise LeapError(f"fsdp is for Qwen3-VL only, and this is a {family} model: leave fsdp out")
 
 
-def shard(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def shard(model: Any, device: torch.device, dtype: torch.dtype, nodes: int = 1) -> Any:
     """Divide a Qwen3-VL over all ranks, in place; the rest of it goes to `device`. All ranks call it.
+
+    Of several `nodes` each has all of it, divided over its own ranks, and gradients are summed between them as well.
 
     Weights stay as they are and are put together in `dtype` (bfloat16: half the traffic); gradients are summed in
     float32. What lies outside of layers and blocks is put together for the whole step: embeddings and head are one.
@@ -51,10 +53,19 @@ def shard(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,  # autocast decides, as without FSDP
     )
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    world = torch.distributed.get_world_size()
+    shape, names = ((world,), ("shard",)) if nodes == 1 else ((nodes, world // nodes), ("replicate", "shard"))
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
     for unit in (*sharded_units(model), model):
         fully_shard(unit, mesh=mesh, mp_policy=mixed)
     return model
+
+
+def shards(recipe: Recipe) -> int:
+    """Ranks that one copy of weights and states is divided among."""
+    if not recipe.fsdp:
+        return 1
+    return local_world_size() if recipe.hybrid_shard else world_size()
 
 
 def sharded_units(model: Any) -> list[nn.Module]:

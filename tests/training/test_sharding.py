@@ -4,8 +4,10 @@ import itertools
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +33,37 @@ STEPS = (
 CLOSE = 2e-4
 
 
-def together(workspace: Path, folder: Path, *commands: list[str]) -> list[str]:
-    """What two processes tell of these commands."""
-    (folder / "commands.json").write_text(json.dumps([[*STEPS, *options] for options in commands]))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    files = (workspace, folder / "commands.json", folder / "results.json")
-    done = subprocess.run(
-        [*launcher, "tests/training/together.py", *map(str, files)],
+ALONE = ["--standalone"]
+
+
+def torchrun(where: list[str], script: str, *words: str) -> "subprocess.Popen[str]":
+    launcher = [sys.executable, "-m", "torch.distributed.run", *where, "--nproc_per_node", "2"]
+    return subprocess.Popen(
+        [*launcher, f"tests/training/{script}", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH},
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
+        cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+
+
+def nodes_of_one_machine() -> list[list[str]]:
+    """How torchrun is started twice, as on two nodes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    static = f"--nnodes 2 --master_addr 127.0.0.1 --master_port {port} --node_rank"
+    return [[*static.split(), str(number)] for number in range(2)]
+
+
+def all_done(*nodes: "subprocess.Popen[str]") -> None:
+    for output, node in [(node.communicate(timeout=300)[1], node) for node in nodes]:
+        assert node.returncode == 0, output
+
+
+def together(workspace: Path, folder: Path, *commands: list[str], nodes: Sequence[list[str]] = (ALONE,)) -> list[str]:
+    """What two processes, or two on each of two nodes, tell of these commands."""
+    (folder / "commands.json").write_text(json.dumps([[*STEPS, *options] for options in commands]))
+    files = (workspace, folder / "commands.json", folder / "results.json")
+    all_done(*(torchrun(where, "together.py", *map(str, files)) for where in nodes))
     results: list[str] = json.loads((folder / "results.json").read_text())
     return results
 
@@ -133,6 +155,26 @@ def test_checkpoints_go_between_divided_models_and_others(workspace: Path, runs:
     assert all(torch.equal(value, weights(runs / "fsdp")[key]) for key, value in weights(copies["fsdp-fsdp"]).items())
 
 
+@pytest.mark.slow
+def test_nodes_that_each_divide_a_model_learn_what_one_process_learns(
+    workspace: Path, runs: Path, tmp_path: Path
+) -> None:
+    """HSDP of two nodes with two ranks each, from the start and from another's checkpoint, which others go on from."""
+    where = nodes_of_one_machine()
+    all_done(*(torchrun(one, "sharded_state.py", str(workspace / "models" / "tiny")) for one in where))
+    broken_off(runs / "one", tmp_path / "resumed")
+    hybrid = [*THREE, "--per_device_train_batch_size", "2", "--fsdp", "--hybrid_shard", "--output_dir"]
+    commands = [[*hybrid, str(tmp_path / name)] for name in ("begun", "resumed")]
+    together(workspace, tmp_path, *commands, nodes=nodes_of_one_machine())
+    for name in ("begun", "resumed"):
+        assert logged(tmp_path / name, "loss") == pytest.approx(logged(runs / "one", "loss"), rel=CLOSE)
+        assert logged(tmp_path / name, "grad_norm") == pytest.approx(logged(runs / "one", "grad_norm"), rel=CLOSE)
+        assert_close(tmp_path / name, runs / "one")
+    shutil.rmtree(tmp_path / "begun" / "checkpoint-3")
+    alone(workspace, *THREE, "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / "begun"))
+    assert_close(tmp_path / "begun", runs / "one")
+
+
 def rows_with(images: int, workspace: Path, file: Path) -> Path:
     """Four rows, the first `images` of which keep theirs."""
     rows = [json.loads(line) for line in (workspace / "data" / "train_demo.jsonl").read_text().splitlines()[:4]]
@@ -167,6 +209,7 @@ def test_processes_whose_batches_have_no_image_keep_step(workspace: Path, tmp_pa
         ({"optim": "adamw_bf16_stochastic", "bf16": True}, "float32 states"),
         ({"fp16": True}, "fsdp and fp16 exclude each other"),
         ({"deepspeed": "zero.json"}, "fsdp and deepspeed exclude each other"),
+        ({"fsdp": False, "hybrid_shard": True}, "hybrid_shard says how fsdp divides"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(values: dict[str, Any], problem: str) -> None:

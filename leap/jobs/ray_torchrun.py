@@ -1,0 +1,81 @@
+"""One torchrun on each of several nodes of a Ray cluster, in a placement group.
+
+Not Ray Train: it starts the ranks itself, in threads of its workers, where no signal reaches them, and brings a process
+group, restarts and a place for checkpoints beside those that training has. Here Ray finds the nodes, and the script is
+started as it is anywhere.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leap import supervise
+from leap.errors import LeapError, first_line
+
+_SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "training" / "run-finetuning.py"
+_LAST_WORDS = 60.0  # seconds for the other nodes to say why they end, too
+
+
+def train_on_nodes(address: str, nodes: int, gpus: int, wait: float, flags: Sequence[str]) -> int:
+    """0, or the exit code of the first node that does not end well. A cluster without GPUs has ranks on its CPUs.
+
+    Raises LeapError where a node is lost, or where the cluster has not so many free GPUs within `wait` seconds.
+    """
+    try:
+        import ray
+        from ray.util import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as Place
+    except ImportError as error:
+        raise LeapError('Ray is not installed: pip install -c constraints.txt -e ".[jobs]"') from error
+    try:
+        ray.init(address=address)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise LeapError(f"--ray_address {address}: no Ray cluster answers there ({first_line(error)})") from error
+    kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
+    group = placement_group([{"CPU": 1.0, kind: float(gpus)}] * nodes, strategy="STRICT_SPREAD")
+    if not group.wait(wait):
+        raise LeapError(f"the cluster has no {nodes} nodes with {gpus} free {kind}s each (see `ray status`)")
+
+    def on(node: int, work: Any, *given: Any) -> Any:
+        place = Place(group, placement_group_bundle_index=node)
+        resources = {"num_cpus": 1, "num_gpus": gpus} if kind == "GPU" else {"num_cpus": gpus}
+        return ray.remote(work).options(scheduling_strategy=place, max_retries=0, **resources).remote(*given)
+
+    first = ray.get(on(0, _free_address))
+    waiting = [on(node, _torchrun, nodes, gpus, node, first, list(flags)) for node in range(nodes)]
+    while waiting:
+        (ended,), waiting = ray.wait(waiting)
+        try:
+            code = int(ray.get(ended))
+        except ray.exceptions.RayError as error:
+            raise LeapError(f"a node is lost ({first_line(error)}); the same command goes on") from error
+        if code:
+            if waiting:
+                ray.wait(waiting, num_returns=len(waiting), timeout=_LAST_WORDS)
+            return code
+    return 0
+
+
+def _free_address() -> tuple[str, int]:
+    """Of the first node."""
+    import ray
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+
+def _torchrun(nodes: int, gpus: int, node: int, first: tuple[str, int], flags: list[str]) -> int:
+    """The exit code of one node's; it ends with this worker, however that ends."""
+    own = {"NNODES": nodes, "NUM_GPUS": gpus, "NODE_RANK": node, "MASTER_ADDR": first[0], "MASTER_PORT": first[1]}
+    launch = [sys.executable, "-m", "leap.launch", str(_SCRIPT), *flags]
+    return subprocess.run(
+        [sys.executable, "-I", supervise.__file__, str(os.getpid()), *launch],
+        env={**os.environ, **{name: str(value) for name, value in own.items()}},
+        cwd=_SCRIPT.parents[2],
+        check=False,
+    ).returncode

@@ -1,0 +1,30 @@
+"""Train on several nodes of a Ray cluster: one torchrun on each, in a placement group.
+
+    python scripts/cluster/train_on_ray.py --num_nodes 2 --num_gpus 8 -- --recipe full --fsdp
+
+From outside of the cluster, with `ray job submit --address http://HEAD:8265 --` before it and the script's whole path.
+What stands behind the second -- are run-finetuning.py's flags. LEAP lies at one path on all nodes, shared or copied.
+The same command goes on after a lost node, with fewer or more nodes or GPUs too.
+"""
+
+import leap.interrupt  # noqa: F401  (before what takes time)
+from leap.cli import Parser, count, run, some_seconds
+
+
+def main() -> int:
+    parser = Parser(__doc__)
+    parser.add_argument("--num_nodes", type=count, required=True, help="nodes that train together")
+    parser.add_argument("--num_gpus", type=count, required=True, help="GPUs, and so ranks, on each of them")
+    parser.add_argument("--ray_address", default="auto", help="of the cluster")
+    parser.add_argument("--wait", type=some_seconds, default=600.0, help="seconds until so many GPUs must be free")
+    parser.add_argument("flags", nargs="*", help="behind --: those of run-finetuning.py")
+    arguments = parser.parse_args()
+
+    from leap.jobs.ray_torchrun import train_on_nodes
+
+    nodes, gpus = arguments.num_nodes, arguments.num_gpus
+    return train_on_nodes(arguments.ray_address, nodes, gpus, arguments.wait, arguments.flags)
+
+
+if __name__ == "__main__":
+    run(main)
