@@ -214,3 +214,29 @@ def test_what_nodes_do_not_agree_on_is_named(nodes: Nodes) -> None:
         (line,) = errors(output)
         named = "error: recipe: learning_rate: rank 0 on node-0 has 0.001, rank 1 on node-1 has 0.002"
         assert line.startswith(named)
+
+
+# In the place of Slurm's: two tasks on this machine, each with its node's number, and the name of the first node.
+SRUN = """#!/usr/bin/env bash
+while [[ $1 == --* ]]; do shift; done
+SLURM_NODEID=0 "$@" & first=$!
+SLURM_NODEID=1 "$@" & second=$!
+wait $first && wait $second
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_starts_what_trains_together(workspace: Path, tmp_path: Path) -> None:
+    for name, content in {"srun": SRUN, "scontrol": "#!/bin/sh\nprintf '127.0.0.1\\nother\\n'\n"}.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]"}
+    search = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, **job, "PATH": search, "LEAP_ROOT": str(workspace), "OMP_NUM_THREADS": "1"}
+    run = tmp_path / "a run"
+    script = ["bash", "scripts/cluster/slurm.sh", *TWELVE, "--max_steps", "2", "--output_dir", str(run)]
+    done = subprocess.run(
+        script, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (run / "checkpoint-2" / "rng_state_1.pth").is_file()
