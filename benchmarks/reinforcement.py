@@ -20,14 +20,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import installed  # noqa: F401
 import pandas as pd
+from matplotlib.figure import Figure
 
 from configs.config import REPOSITORY, WorkspaceConfig
 from leap.cli import Parser, count, run
@@ -35,6 +37,7 @@ from leap.errors import LeapError
 from leap.provenance import command, device_name, git_state, versions
 from leap.records.json_files import read_json, write_json
 from leap.report.results import read_scores
+from leap.report.style import GREY, PALETTE, clean, new_figure, save
 from leap.statistics.comparison import compare
 from leap.statistics.means import MEAN
 from leap.tabletop.demo_workspace import make_fresh_samples
@@ -45,6 +48,7 @@ EVALUATE, MAKE = "scripts/evaluation/run_vlm_evaluation.py", "scripts/utils/make
 RESULTS = "eva_reinforcement"
 ARMS = {"grpo": "demo-grpo", "rft": "demo-rft", "supervised": "demo", "answers": "demo"}  # and their recipes
 _TRIAL = 40  # supervised steps whose speed is measured
+_SAMPLED = "rewards/grounded/mean"
 _ONE_TRIAL = threading.Lock()
 _ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
 _ASKED = "--prompt leap --scorer leap --max_new_tokens 200 --batch_size 108 --dimension all --dtype float32"
@@ -82,7 +86,9 @@ def main() -> None:
         seconds.setdefault(one.arm, []).append(bench.seconds_of(one))
     found = results(workspace.eva_results.with_name(RESULTS), names)
     where = {"device": device_name("cpu"), "command": command(), **git_state(REPOSITORY), "versions": versions()}
+    found["sampled"] = {arm: bench.sampled(runs, arm) for arm in arguments.arms if arm.startswith("grpo")}
     write_json(arguments.output / "reinforcement-cpu.json", {**where, "seconds": seconds, **found})
+    save(figure(found), arguments.output / "reinforcement", ["png"])
     for name, row in found["comparisons"].items():
         print(f"{name}: {row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}], p {row['p']:.4f}")
 
@@ -149,6 +155,12 @@ class Bench:
         sessions = read_json(self.root / "output" / run.name / REPORT)["throughput"]["sessions"]
         return sum(one["seconds"] for one in sessions)
 
+    def sampled(self, runs: Sequence[Run], arm: str) -> list[float]:
+        """`grounded` of the responses that were learned from, at each step, mean over the seeds."""
+        reports = [read_json(self.root / "output" / run.name / REPORT) for run in runs if run.arm == arm]
+        logged = [[one[_SAMPLED] for one in report["history"] if _SAMPLED in one] for report in reports]
+        return [100 * fmean(step) for step in zip(*logged, strict=False)]
+
 
 class Cores:
     """Work for `at_once` threads, each with two cores of its own."""
@@ -209,6 +221,26 @@ def results(folder: Path, names: dict[str, list[str]]) -> dict[str, Any]:
     means = table.groupby(["model", "dimension"])["grounded"].mean().groupby("model").mean()
     runs = scores.groupby(["model", "dimension"])[["grounded", "length_ratio"]].mean().groupby("model").mean()
     return {"grounded": means.to_dict(), "runs": runs.to_dict("index"), "comparisons": rows}
+
+
+def figure(found: Mapping[str, Any]) -> Figure:
+    """How far each arm lies above the start, and what GRPO's own responses named right meanwhile."""
+    shown = new_figure(10, 4, "GRPO and supervised training for the same time")
+    left, right = shown.subplots(1, 2, width_ratios=(3, 2))
+    arms = [name.removesuffix(" - start") for name in found["comparisons"] if name.endswith(" - start")]
+    for place, arm in enumerate(reversed(arms)):
+        row, colour = found["comparisons"][f"{arm} - start"], PALETTE[(len(arms) - 1 - place) % len(PALETTE)]
+        left.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
+        left.plot([row["difference"]], [place], color=colour, marker="o", linestyle="")
+    clean(left, "x").axvline(0, color=GREY, linewidth=1)
+    left.set_yticks(range(len(arms)), list(reversed(arms)))
+    left.set_xlabel("grounded on held-out scenes, difference from the start, 95 % interval")
+    for arm, values in found["sampled"].items():
+        smooth = pd.Series(values).rolling(12, center=True, min_periods=4).mean()
+        clean(right, "both").plot(smooth, color=PALETTE[arms.index(arm)], label=arm)
+    right.set_xlabel("step (fresh prompts, running mean of 12)")
+    right.set_ylabel("grounded of sampled responses")
+    return shown
 
 
 def call(script: str, *arguments: Any, environment: Mapping[str, str] = {}, limit: int | None = None) -> None:
