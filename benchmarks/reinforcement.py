@@ -127,7 +127,7 @@ class Bench:
         if run.method in ("grpo", "answers"):
             given += ["--train_file", self.prompts]
         if run.method == "grpo":
-            given += ["--eval_benchmark", "null"]  # the others measure nothing meanwhile either
+            given += ["--eval_benchmark", "null", "--logging_steps", 1]  # the others measure nothing meanwhile either
         given += [*shlex.split(run.arm)[1:], "--output_dir", f"output/{run.name}"]
         if run.method in ("grpo", "rft"):
             call(GRPO, *given, environment=_ON_CPU, limit=self.seconds if run.method == "grpo" else None)
