@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ from leap.errors import LeapError, UsageError, first_line
 from leap.hardware import usable_cores, visible_gpus
 
 INSTALL_RAY = 'pip install -c constraints.txt -e ".[jobs]"'
+_CONNECT = 10.0  # seconds
 LOCAL = "local"  # the address of a Ray of our own, on this machine
 
 
@@ -32,6 +34,7 @@ def connected(address: str, places: int | None = None, gpus: Sequence[str] | Non
             f"--ray_address {address}: give auto, or a head node's HOST:PORT, and run this on a node of the cluster "
             "(ray job submit, kubectl exec)"
         )
+    _refuse_unreachable(address)
     import ray
 
     own, kept = {}, signal.getsignal(signal.SIGTERM)
@@ -52,6 +55,16 @@ def connected(address: str, places: int | None = None, gpus: Sequence[str] | Non
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    try:
+        if colon:
+            socket.create_connection((host, int(port)), _CONNECT).close()
+    except (OSError, ValueError) as error:
+        raise LeapError(f"--ray_address {address}: nothing answers there ({first_line(error)})") from error
 
 
 def room_for(gpus: int, at_once: int | None) -> tuple[int, int]:
