@@ -20,6 +20,11 @@ _POLL = 0.1  # seconds
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
+def supervised(command: list[str], grace: float = GRACE) -> list[str]:
+    """The command that runs another one so, for this process to start."""
+    return [sys.executable, "-I", __file__, str(os.getpid()), str(grace), *command]
+
+
 def main() -> int:
     """The command's exit code, 128 + N where signal N ended it; 127 where it cannot be started."""
     parent, grace, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from leap import supervise
 from leap.data.image import ImageEncoder, ImageSize
 from leap.errors import LeapError
 from leap.hardware import ALLOCATOR, SEGMENTS, usable_cores
@@ -33,6 +32,7 @@ from leap.models.families import family
 from leap.records.files import write_atomic
 from leap.records.litter import listed
 from leap.redaction import hide, keep_hidden
+from leap.supervise import supervised
 
 MODEL_NAME = "leap"  # what requests call the served model, an adapter on its base included
 MAX_MODEL_LEN, IMAGES_PER_PROMPT = 8192, 16  # enough for the evaluation's requests without few-shot examples
@@ -351,12 +351,11 @@ def _free_port() -> int:
 def _start(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
     """The command under a supervisor that ends it when this process ends."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    supervised = [sys.executable, "-I", supervise.__file__, str(os.getpid()), str(supervise.GRACE), *command]
     with log.open("wb") as file:
         file.write(hide(f"{shlex.join(command)}\n").encode())
         file.flush()
         return subprocess.Popen(
-            supervised,
+            supervised(command),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

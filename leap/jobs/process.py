@@ -5,7 +5,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from leap import provenance, supervise
+from leap import provenance
 from leap.errors import LeapError
 from leap.redaction import hide
+from leap.supervise import supervised
 
 _POLL = 0.1  # seconds between two looks at a running process
 HEADER = "==== "  # opens each run in a log, which later runs append to
@@ -117,7 +117,7 @@ def _start(job: Job, log: Path, environment: Mapping[str, str], grace: float) ->
         output.write(hide(f"{HEADER}{provenance.now()} {shlex.join(job.command)}\n").encode())
         output.flush()
         return subprocess.Popen(
-            [sys.executable, "-I", supervise.__file__, str(os.getpid()), str(grace), *job.command],
+            supervised(job.command, grace),
             env=environment,
             cwd=job.folder,
             stdin=subprocess.DEVNULL,

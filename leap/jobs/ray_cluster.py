@@ -24,9 +24,11 @@ def ray_installed() -> bool:
 
 
 @contextmanager
-def connected(address: str, places: int | None = None, gpus: Sequence[str] | None = None) -> Iterator[None]:
+def connected(
+    address: str, places: int | None = None, gpus: Sequence[str] | None = None, show_workers: bool = False
+) -> Iterator[None]:
     """Ray at an address ("auto": this machine's cluster), or one of our own (LOCAL) on our cores, `places` at least,
-    and `gpus`, or all that are visible."""
+    and `gpus`, or all that are visible. What workers print is shown here with `show_workers`."""
     if not ray_installed():
         raise UsageError(f"--ray_address {address}: Ray is not installed ({INSTALL_RAY})")
     if "://" in address:
@@ -47,7 +49,7 @@ def connected(address: str, places: int | None = None, gpus: Sequence[str] | Non
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+        ray.init(address=address, logging_level="ERROR", log_to_driver=show_workers, **own)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise LeapError(f"--ray_address {address}: no Ray cluster answers there ({first_line(error)})") from error
     signal.signal(signal.SIGTERM, kept)  # Ray has set its own

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leap import supervise
 from leap.errors import LeapError, first_line
+from leap.jobs.ray_cluster import connected
+from leap.supervise import supervised
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "training" / "run-finetuning.py"
 _LAST_WORDS = 60.0  # seconds for the other nodes to say why they end, too
@@ -25,16 +26,15 @@ def train_on_nodes(address: str, nodes: int, gpus: int, wait: float, flags: Sequ
 
     Raises LeapError where a node is lost, or where the cluster has not so many free GPUs within `wait` seconds.
     """
-    try:
-        import ray
-        from ray.util import placement_group
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as Place
-    except ImportError as error:
-        raise LeapError('Ray is not installed: pip install -c constraints.txt -e ".[jobs]"') from error
-    try:
-        ray.init(address=address)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise LeapError(f"--ray_address {address}: no Ray cluster answers there ({first_line(error)})") from error
+    with connected(address, show_workers=True):
+        return _train(nodes, gpus, wait, flags)
+
+
+def _train(nodes: int, gpus: int, wait: float, flags: Sequence[str]) -> int:
+    import ray
+    from ray.util import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as Place
+
     kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
     group = placement_group([{"CPU": 1.0, kind: float(gpus)}] * nodes, strategy="STRICT_SPREAD")
     if not group.wait(wait):
@@ -74,7 +74,7 @@ def _torchrun(nodes: int, gpus: int, node: int, first: tuple[str, int], flags: l
     own = {"NNODES": nodes, "NUM_GPUS": gpus, "NODE_RANK": node, "MASTER_ADDR": first[0], "MASTER_PORT": first[1]}
     launch = [sys.executable, "-m", "leap.launch", str(_SCRIPT), *flags]
     return subprocess.run(
-        [sys.executable, "-I", supervise.__file__, str(os.getpid()), *launch],
+        supervised(launch),
         env={**os.environ, **{name: str(value) for name, value in own.items()}},
         cwd=_SCRIPT.parents[2],
         check=False,
