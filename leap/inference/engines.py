@@ -3,7 +3,8 @@ its own options in `add_engine_arguments`."""
 
 import argparse
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -11,16 +12,19 @@ from typing import Any
 
 from leap.cli import any_workers, count, device, some_seconds, some_workers, usd, whole
 from leap.errors import UsageError
+from leap.hardware import available_memory
 from leap.inference.protocol import Engine
 from leap.inference.vllm_server import MODEL_NAME
 
+_KEPT = 4  # of the memory that is free, the share that prepared images may take
 _LOCAL = ("device", "dtype", "batch_size", "workers", "base_model_path", "lora_adapter_path")
 
 
 @dataclass(frozen=True)
 class ModelToOpen:
     """A model in `folder` (an adapter's on `base`). Images lie under `data`, mostly; `log` is where a server writes,
-    `name` what its requests call the model. A server may take `gpus` GPUs; `expected` requests come."""
+    `name` what its requests call the model. A server may take `gpus` GPUs; `expected` requests come. The models in
+    `others` will be asked the same."""
 
     folder: Path
     base: Path | None
@@ -32,6 +36,7 @@ class ModelToOpen:
     name: str = MODEL_NAME
     gpus: int = 1
     expected: int = 0
+    others: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,9 @@ def _open_hf(given: dict[str, Any], model: ModelToOpen) -> Engine:
 
     names = ("batch_size", "workers", "quantization", "trust_remote_code")
     chosen = {name: given[name] for name in names if name in given}
+    keep = (available_memory() or 0) // _KEPT if model.others else 0
     return HfEngine(
-        model.folder, model.images, model.device, model.dtype, model.base, expected=model.expected, **chosen
+        model.folder, model.images, model.device, model.dtype, model.base, expected=model.expected, keep=keep, **chosen
     )
 
 
@@ -67,6 +73,7 @@ def _open_vllm(given: dict[str, Any], model: ModelToOpen) -> Engine:
         device=model.device,
         dtype=model.dtype,
         lora=model.folder if model.base else None,
+        others=model.others,
         readable=model.data,
         name=model.name,
         gpus=model.gpus,
@@ -175,3 +182,38 @@ class EngineOptions:
         opened = ENGINES[self.engine].open
         assert opened
         return opened(self.given, model)
+
+
+class EngineOfSweep:
+    """One engine for a model after the other: it stays, and takes the next one's weights, where that is possible."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> "EngineOfSweep":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    @contextmanager
+    def holding(self, model: ModelToOpen) -> Iterator[Engine]:
+        """The engine with this model in it. After an error inside, the next model gets another one."""
+        try:
+            yield self._with(model)
+        except BaseException:
+            self._close()
+            raise
+
+    def _with(self, model: ModelToOpen) -> Engine:
+        if self._engine and not self._engine.load(model.folder, model.base):
+            print(f"{model.folder}: the engine starts anew (more differs from the model before than its weights)")
+            self._close()
+        self._engine = self._engine or self._options.open(model)
+        return self._engine
+
+    def _close(self) -> None:
+        if self._engine:
+            self._engine.close()
+        self._engine = None

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from leap.inference.fast_parts import compile_parts
 from leap.inference.prepare import Prepared, Preparer
 from leap.inference.protocol import Decoding
 from leap.inference.shared_prefix import SharedPrefix
+from leap.models.exchange import copy_weights
 
 _MEMORY_SHARE = 0.6  # of what is free: 96 rows that took 0.55 GB each did not fit in the 75 GB of an H100, 64 did
 _CACHE_STEP = 128  # tokens: caches of few lengths, so that a slightly longer prompt does not compile anew
@@ -82,6 +84,12 @@ class Generation:
         step = CompileConfig(fullgraph=False, dynamic=False, mode="reduce-overhead")
         cache = self._static_cache(rows, longest)
         return self._generate(filled, decoding, past_key_values=cache, compile_config=step)[: len(batch)]
+
+    def load(self, folder: Path) -> bool:
+        """Put another model's weights in the place of these; False where they do not fit, and nothing has changed."""
+        if self._prefix:
+            self._prefix.forget()
+        return copy_weights(self._model, folder)
 
     def forget(self) -> None:
         """Give back the caches and whatever the last batch left. To be called where the weights have changed."""

@@ -18,8 +18,9 @@ from leap.errors import first_line, is_out_of_memory
 from leap.inference import attention
 from leap.inference.fast_parts import replace_parts
 from leap.inference.generation import Generation
-from leap.inference.prepare import Prepared, Unprepared, default_workers, find_preparer, prepare_ahead
+from leap.inference.prepare import Prepared, PreparedRequests, Unprepared, default_workers, find_preparer
 from leap.inference.protocol import Decoding, Request, Response
+from leap.models.exchange import differ_in_weights_alone
 from leap.models.loading import Quantization, load_model, load_processor, stop_tokens
 from leap.workers import clear_worker_errors
 
@@ -56,9 +57,10 @@ class HfEngine:
         trust_remote_code: bool = False,
         compiled: bool = False,
         expected: int = 0,
+        keep: int = 0,
     ) -> None:
         self._device, self._dtype, self._cap = device, dtype, batch_size
-        self._workers = default_workers(device) if workers is None else workers
+        self._loaded = None if isinstance(source, LoadedModel) or quantization else (source, base)
         self._worth_compiling, self._expected = _WORTH_COMPILING, expected
         if isinstance(source, LoadedModel):
             model, processor = source.model, source.processor
@@ -70,6 +72,7 @@ class HfEngine:
             model = load_model(source, dtype, device, None, base, quantization, trust_remote_code).eval()
         self._tokenizer = processor.tokenizer
         self._preparer = find_preparer(processor, images)
+        self._prepared = PreparedRequests(self._preparer, default_workers(device) if workers is None else workers, keep)
         shares = attention.use(model)
         replace_parts(model)
         self._stop = stop_tokens(processor, model)
@@ -91,6 +94,13 @@ class HfEngine:
             "image_size": self._preparer.image_size,
         }
 
+    def load(self, folder: Path, base: Path | None) -> bool:
+        """Into the tensors that are there, so that compiled code and measured batches stay as they are."""
+        if self._loaded is None or not differ_in_weights_alone(*self._loaded, folder, base):
+            return False
+        self._loaded = (folder, base)
+        return self._generation.load(folder)
+
     def free_memory(self) -> None:
         """Give back all but the model; more may be asked afterwards."""
         self._generation.forget()
@@ -107,7 +117,7 @@ class HfEngine:
         longest_first = sorted(requests, key=lambda request: (-request.text_length, request.key))
         batch: list[Prepared] = []
         with clear_worker_errors("--workers"):
-            for item in prepare_ahead(self._preparer, longest_first, self._workers):
+            for item in self._prepared.ahead(longest_first):
                 if isinstance(item, Unprepared):
                     yield Response(item.key, error=item.reason)
                     continue

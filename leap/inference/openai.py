@@ -215,6 +215,10 @@ class OpenAiEngine:
             **({"fields_refused": sorted(refused)} if refused else {}),
         }
 
+    def load(self, folder: Path, base: Path | None) -> bool:
+        """Its server has the one model."""
+        return False
+
     def close(self) -> None:
         pass
 

@@ -4,7 +4,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from leap.data.collator import pad_ids
 from leap.data.image import ImageEncoder, ImageSize, load_image
 from leap.errors import LeapError, first_line, is_out_of_memory
 from leap.hardware import usable_cores
-from leap.inference.protocol import Request
+from leap.inference.protocol import Request, request_hash
 from leap.records.training import ImagePart, Message, TextPart
 from leap.workers import start_loader_worker, usable_workers
 
@@ -187,6 +187,44 @@ def _reads_as_its_processor(processor: Any) -> bool:
         tensor.shape == tried[1][name].shape and torch.allclose(tensor.float(), tried[1][name].float(), atol=1e-4)
         for name, tensor in tried[0].items()
     )
+
+
+class PreparedRequests:
+    """Requests as a model reads them, made by `workers` processes ahead of it. Up to `keep` bytes of them stay, for
+    other models that are asked the same."""
+
+    def __init__(self, preparer: Preparer, workers: int, keep: int = 0) -> None:
+        self._preparer, self._workers, self._room = preparer, workers, keep
+        self._kept: dict[str, Prepared] = {}
+
+    def ahead(self, requests: Sequence[Request]) -> Iterator[Prepared | Unprepared]:
+        """Every request in its order."""
+        names = [self._name(request) if self._room or self._kept else "" for request in requests]
+        kept = [self._kept.get(name) for name in names]
+        missing = [request for request, there in zip(requests, kept, strict=True) if there is None]
+        fresh = prepare_ahead(self._preparer, missing, self._workers)
+        for request, name, there in zip(requests, names, kept, strict=True):
+            if there is not None:
+                yield replace(there, key=request.key)
+                continue
+            made = next(fresh)
+            if name and isinstance(made, Prepared):
+                self._keep(name, made)
+            yield made
+
+    def _name(self, request: Request) -> str:
+        """What the request shows; nothing for one whose images cannot be read."""
+        try:
+            return request_hash(request) + "".join(message.role[0] for message in request.messages)
+        except OSError:
+            return ""
+
+    def _keep(self, name: str, made: Prepared) -> None:
+        """The first that there is room for: where all are asked again in turn, the last one used is the last needed."""
+        size = sum(array.nbytes for array in made.arrays.values()) + 8 * len(made.ids)
+        if name not in self._kept and size <= self._room:
+            self._room -= size
+            self._kept[name] = made
 
 
 def prepare_ahead(preparer: Preparer, requests: Sequence[Request], workers: int) -> Iterator[Prepared | Unprepared]:

@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from leap.data.image import BlankImage, ImageSource, SentImage
 from leap.records.benchmark import Finish
+from leap.records.files import file_digest
 from leap.records.training import ImagePart, Message
 
 
@@ -58,7 +60,7 @@ def request_hash(request: Request) -> str:
             continue
         path = source.like if isinstance(source, BlankImage) else source
         digest.update(type(source).__name__.encode() * isinstance(source, BlankImage))
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(file_digest(path))
     return digest.hexdigest()
 
 
@@ -84,6 +86,13 @@ class Engine(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Engine, device and number format, for the manifest."""
+        ...
+
+    def load(self, folder: Path, base: Path | None) -> bool:
+        """Answer with the model in `folder` (an adapter on its `base`) from now on; False where another engine must.
+
+        Nothing is asked of this one then, and after an error.
+        """
         ...
 
     def close(self) -> None:

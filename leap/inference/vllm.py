@@ -1,6 +1,8 @@
 """Inference by a vLLM server that LEAP starts, asked as any other server is."""
 
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from leap.errors import LeapError
 from leap.inference.openai import Endpoint, OpenAiEngine
 from leap.inference.protocol import Decoding, Request, Response
 from leap.inference.vllm_server import VllmServer, VllmSettings, fit_requests
+from leap.models.exchange import differ_in_weights_alone
 
 _AHEAD = 1.25  # requests under way for each that is decoded: images of the next are prepared meanwhile
 _TO_END = 15.0  # seconds in which a server that lost its connections has ended, if it is to end
@@ -24,6 +27,7 @@ class VllmEngine:
         self._settings, self._log, self._python = settings, log, python
         self._server: VllmServer | None = None
         self._running = settings  # what the server was started with
+        self._names: dict[Path, str] = {}  # of the adapters that it has
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -31,7 +35,28 @@ class VllmEngine:
             "dtype": self._settings.dtype,
             "device": provenance.device_name(self._settings.device),
             **(self._server.describe() if self._server else {}),
+            **({"weights": str(self._settings.lora or self._settings.model)} if self._settings.others else {}),
         }
+
+    def load(self, folder: Path, base: Path | None) -> bool:
+        """Onto the running server: an adapter that it has beside the first, or weights in the place of the others."""
+        settings = self._settings
+        if self._server is None or not differ_in_weights_alone(
+            settings.lora or settings.model, settings.lora and settings.model, folder, base
+        ):
+            return False
+        if base:
+            self._settings = replace(settings, lora=folder)
+            return folder in self._names
+        if not settings.exchanges:
+            return False
+        try:
+            self._server.load(folder)
+        except LeapError as error:
+            print(f"{folder}: the vLLM server does not take its weights ({error})", file=sys.stderr)
+            return False
+        self._settings = replace(settings, model=folder)
+        return True
 
     def close(self) -> None:
         if self._server:
@@ -46,6 +71,7 @@ class VllmEngine:
         if self._server and _holds(self._running, needed):
             return self._server
         self.close()
+        self._names = needed.adapters()
         self._running, self._server = needed, VllmServer(needed, self._log, self._python)
         return self._server
 
@@ -61,7 +87,7 @@ class VllmEngine:
     def _endpoint(self, server: VllmServer) -> Endpoint:
         return Endpoint(
             server.url,
-            self._settings.name,
+            self._names[self._settings.lora] if self._settings.lora else self._settings.name,
             server.api_key,
             concurrency=int(self._settings.max_num_seqs * _AHEAD),
             timeout=3600.0,

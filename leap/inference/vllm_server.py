@@ -28,9 +28,9 @@ from leap.errors import LeapError
 from leap.hardware import ALLOCATOR, SEGMENTS, usable_cores
 from leap.inference.protocol import Request
 from leap.models.checkpoints import ADAPTER, read_adapter, read_config
+from leap.models.exchange import differ_in_weights_alone, tensor_shapes
 from leap.models.families import family
 from leap.records.files import write_atomic
-from leap.records.litter import listed
 from leap.redaction import hide, keep_hidden
 from leap.supervise import supervised
 
@@ -40,6 +40,9 @@ INTERPRETER = "LEAP_VLLM_PYTHON"
 _HOW = f"make one with scripts/utils/make_vllm_environment.sh and name its python with --vllm_python or {INTERPRETER}"
 _PARALLEL = r"--(tensor|data|pipeline)[-_]parallel[-_]size|-(tp|dp|pp)\b"  # vLLM's flags that share a model out
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM has kernels for
+_GUARD = Path(__file__).parent / "beside_vllm"
+_DECIDES_WEIGHTS = re.compile(r"-q|--(quantization|load-format|hf-|spec|.*lora|model-|config)")
+_LOADING = 1200.0  # seconds that other weights may take
 _PROBE = """
 import importlib.metadata, json
 from vllm import __version__
@@ -64,6 +67,7 @@ class VllmSettings:
     readable: Path | None = None  # a folder whose images the server may read itself
     api_servers: int | None = None  # processes that prepare requests; None: from the CPU cores
     lora: Path | None = None  # an adapter on `model`
+    others: tuple[Path, ...] = ()  # folders of models that the same will be asked of, adapters where this is one
     name: str = MODEL_NAME  # what requests call the model
     gpus: int = 1  # the first of the visible ones; tensor parallel, unless `extra` says otherwise
     seed: int = 0
@@ -72,6 +76,19 @@ class VllmSettings:
     @property
     def on_cpu(self) -> bool:
         return self.device == "cpu"
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the server will be given other weights: not where flags of vLLM's own may mean these alone."""
+        own = (word.replace("_", "-") for word in self.extra)
+        return bool(self.others) and self.lora is None and not any(map(_DECIDES_WEIGHTS.match, own))
+
+    def adapters(self) -> dict[Path, str]:
+        """What requests call each adapter that the server has: `lora`, and the others that differ in weights alone."""
+        if self.lora is None:
+            return {}
+        beside = [other for other in self.others if other != self.lora and _fits(self.lora, other)]
+        return {path: f"{self.name}-{index}" if index else self.name for index, path in enumerate([self.lora, *beside])}
 
 
 @dataclass(frozen=True)
@@ -125,6 +142,7 @@ def build_command(
     switches += ["--enforce-eager"] if settings.on_cpu else []
     if settings.gpus > 1 and not any(re.match(_PARALLEL, word) for word in settings.extra):
         switches += ["--tensor-parallel-size", str(settings.gpus)]
+    switches += ["--middleware", "vllm_key.EveryAddressWantsTheKey"] if settings.exchanges else []
     command = [python, "-m", "vllm.entrypoints.cli.main", "serve", str(settings.model.resolve())]
     command += [word for name, value in flags.items() for word in (name, str(value))]
     return [*command, *switches, *_names(settings), *settings.extra]
@@ -162,24 +180,25 @@ def _names(settings: VllmSettings) -> list[str]:
         return ["--served-model-name", settings.name]
     adapter = settings.lora.resolve()
     rank = _lora_rank(adapter)
-    names = ["--served-model-name", f"{settings.name}-base", "--lora-modules", f"{settings.name}={adapter}"]
+    names = ["--served-model-name", f"{settings.name}-base", "--lora-modules"]
+    names += [f"{name}={path.resolve()}" for path, name in settings.adapters().items()]
     names += ["--enable-lora", "--max-lora-rank", str(rank)]
     return [*names, "--enable-tower-connector-lora"] if _changes_images(adapter, settings.model) else names
+
+
+def _fits(adapter: Path, other: Path) -> bool:
+    """Whether a server of the one can have the other; a broken one is told of when its turn comes."""
+    try:
+        return differ_in_weights_alone(adapter, adapter, other, adapter)
+    except LeapError:
+        return False
 
 
 def _changes_images(adapter: Path, model: Path) -> bool:
     """Whether an adapter has weights beside the LLM's. Unless vLLM is told, it answers without them."""
     components = family(read_config(model).get("model_type") or "").prefixes.items()
     others = tuple(prefix for prefix, component in components if component != "llm")
-    names = (name for file in listed(adapter, "*.safetensors") for name in _weight_names(file))
-    return any(name.partition("base_model.model.")[2].startswith(others) for name in names)
-
-
-def _weight_names(file: Path) -> list[str]:
-    from safetensors import safe_open
-
-    with safe_open(file, "np") as stored:
-        return list(stored.keys())
+    return any(name.partition("base_model.model.")[2].startswith(others) for name in tensor_shapes(adapter) or ())
 
 
 def _lora_rank(adapter: Path) -> int:
@@ -203,6 +222,9 @@ def _environment(settings: VllmSettings | None = None) -> dict[str, str]:
         del environment[ALLOCATOR]
     if settings is None:
         return environment
+    if settings.exchanges:
+        paths = [str(_GUARD), *filter(None, [environment.get("PYTHONPATH")])]
+        environment |= {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": os.pathsep.join(paths)}
     if settings.on_cpu:
         environment["TORCH_COMPILE_DISABLE"] = "1"
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
@@ -232,7 +254,7 @@ class VllmServer:
         # vLLM shares its port with whoever binds it likewise: the key keeps two servers' requests apart all the same.
         self.api_key = secrets.token_hex(16)
         keep_hidden(self.api_key)
-        port = _free_port()
+        port = self._port = _free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         pixels = _image_pixels(settings)
         self._command = build_command(self._interpreter.path, settings, port, pixels, usable_cores())
@@ -255,6 +277,30 @@ class VllmServer:
     def describe(self) -> dict[str, Any]:
         """For the manifest: vLLM's version and the command that runs it."""
         return {"vllm": self._interpreter.version, "command": shlex.join(self._command)}
+
+    def load(self, folder: Path) -> None:
+        """Take the weights of another model that differs in them alone, and forget what the old ones made of prompts.
+
+        Raises LeapError where this vLLM does not; the server is of no use then.
+        """
+        self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder.resolve())}})
+        for cache in ("prefix", "encoder"):
+            if '"success":false' in self._post(f"/reset_{cache}_cache"):
+                raise LeapError(f"its {cache} cache is still in use")
+
+    def _post(self, path: str, body: Mapping[str, Any] | None = None) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_LOADING)
+        try:
+            connection.request("POST", path, json.dumps(body or {}), {"Authorization": f"Bearer {self.api_key}"})
+            response = connection.getresponse()
+            text = response.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            raise LeapError(f"{path}: {error or type(error).__name__}") from error
+        finally:
+            connection.close()
+        if response.status != http.client.OK:
+            raise LeapError(f"{path} answered {response.status}")
+        return text.replace(" ", "")
 
     def check(self, wait: float = 0.0) -> None:
         """Raises LeapError, with the reason from its log, if the server has ended or ends within `wait` seconds.

@@ -6,7 +6,7 @@ stands in a column of its own and is never taken for an answer.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,7 +84,7 @@ class Outputs:
 def write_outputs(
     models: Iterable[Any],
     settings: OutputSettings,
-    load: Callable[[Any], Engine],
+    load: Callable[[Any], AbstractContextManager[Engine]],
     folder: Path,
     repository: Path,
     reuse: bool = True,
@@ -162,7 +162,7 @@ def _responses(
     model: Model,
     samples: Sequence[Sample],
     settings: OutputSettings,
-    load: Callable[[Any], Engine],
+    load: Callable[[Any], AbstractContextManager[Engine]],
     store: ResponseStore,
 ) -> tuple[dict[tuple[str, ...], Response | StoredResponse], dict[str, Any]]:
     """(an answer to every sample, what the manifest says of them). The model is loaded only to be asked."""
@@ -176,7 +176,7 @@ def _responses(
     waiting = [sample.request for sample in samples if sample.request.key not in found]
     made = [stored.made for stored in before.values()]
     if waiting:
-        with closing(load(model)) as engine:
+        with load(model) as engine:
             for response in track(engine.responses(waiting, settings.decoding), model.name, total=len(waiting)):
                 found[response.key] = response
                 made.append(store.add(keys[response.key], response, engine))

@@ -7,7 +7,6 @@ import codecs
 import hashlib
 import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from leap.errors import LeapError
 from leap.hub.hub_models import HubModel, cached_model, local_folder, named_model
-from leap.records.files import is_file
+from leap.records.files import file_digest, is_file
 from leap.records.json_files import object_if_there, read_object
 from leap.records.litter import listed
 
@@ -241,9 +240,8 @@ def weights_hash(folder: Path, base: Path | None = None) -> str:
     files = [*weight_files(folder), *([folder / ADAPTER, *weight_files(base)] if base else [])]
     digest = hashlib.sha256()
     for path in files:
-        found = path.stat()
         digest.update(path.name.encode() + b"\0")
-        digest.update(_file_digest(path.resolve(), found.st_size, found.st_mtime_ns))
+        digest.update(file_digest(path))
     return digest.hexdigest()
 
 
@@ -257,8 +255,7 @@ def small_files(folder: Path, base: Path | None = None) -> dict[str, str]:
         for file in listed(place, pattern)
         if file.is_file()
     }
-    sizes = {name: (file.resolve(), file.stat()) for name, file in found.items()}
-    return {name: _file_digest(path, of.st_size, of.st_mtime_ns).hex() for name, (path, of) in sorted(sizes.items())}
+    return {name: file_digest(file).hex() for name, file in sorted(found.items())}
 
 
 def changed_files(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -269,13 +266,6 @@ def changed_files(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 def is_same_model(stored: Mapping[str, Any], weights: str, files: Mapping[str, str]) -> bool:
     """Whether what results say of their model ("weights", "files") is this one. Older results do not say the files."""
     return stored.get("weights") == weights and stored.get("files", files) == files
-
-
-@cache
-def _file_digest(path: Path, size: int, changed: int) -> bytes:
-    """sha256 of a file, read once as long as its size and time of change stay: gigabytes take seconds."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def result_name(model: Path, output: Path) -> str:

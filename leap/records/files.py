@@ -1,6 +1,7 @@
 """Files and folders that survive a crash: replaced whole or not at all; errors say which file it was."""
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -8,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -182,6 +184,19 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise LeapError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def file_digest(path: Path) -> bytes:
+    """sha256 of a file's content, read once as long as the file stays what it is: models take seconds, and a sweep asks
+    for the same images model after model."""
+    found = path.stat()
+    return _digest(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _digest(path: Path, *_file: int) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def read_text(path: Path) -> str:

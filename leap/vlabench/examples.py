@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from leap.errors import LeapError
 from leap.records.benchmark import BenchmarkExample, OperationSequence
-from leap.records.files import is_file, read_text
+from leap.records.files import file_digest, is_file, read_text
 from leap.records.json_files import read_object
 from leap.records.litter import listed
 from leap.records.remote import fetch_data, folders_in, is_cached
@@ -145,6 +145,6 @@ def fingerprint(examples: Iterable[BenchmarkExample]) -> str:
     for example in examples:
         digest.update(f"{example.dimension}/{example.task}/{example.number}\0".encode())
         for path in (example.image, example.numbered_image, example.folder / "output" / "operation_sequence.json"):
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(file_digest(path))
         digest.update(example.instruction.encode() + b"\0")
     return digest.hexdigest()

@@ -196,7 +196,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
     from leap.evaluation.evaluate import in_this_process
     from leap.evaluation.model_names import chosen_models, identify, named_models, refuse_no_adapter
     from leap.evaluation.settings import EvaluatedModel
-    from leap.inference.engines import ModelToOpen
+    from leap.inference.engines import EngineOfSweep, ModelToOpen
     from leap.models.checkpoints import weight_files
     from leap.models.fetching import fetch_models
     from leap.models.loading import pick_device, pick_dtype
@@ -230,12 +230,14 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
         return identify(folder, *places, settings, results, arguments.model_name, base)
 
     def to_open(model: EvaluatedModel):
-        log = workspace.logs / f"vllm-{model.name}.log"
-        return ModelToOpen(model.folder, model.base, settings.images, device, dtype, settings.data, log)
+        log, images = workspace.logs / f"vllm-{model.name}.log", settings.images
+        others = () if arguments.ray_address else tuple(folder for folder in folders if folder != model.folder)
+        return ModelToOpen(model.folder, model.base, images, device, dtype, settings.data, log, others=others)
 
     models = [partial(identified, folder) for folder in folders]
     if not arguments.ray_address:
-        return models, settings, in_this_process(lambda model: closing(options.open(to_open(model))), settings)
+        engine = held.enter_context(EngineOfSweep(options))
+        return models, settings, in_this_process(lambda model: engine.holding(to_open(model)), settings)
     pool = RayPool(options, (arguments.gpus_per_model or 1) * (device != "cpu"), arguments.jobs)
     return models, settings, partial(pool.answer, decoding=settings.decoding, model_to_open=to_open)
 

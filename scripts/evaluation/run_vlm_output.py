@@ -10,13 +10,14 @@ where it was interrupted, and asks again what failed.
 """
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
 from leap.cli import FAILED, Parser, count, count_or_all, refuse_reversed, run, seed, share, temperature
 from leap.errors import LeapError, UsageError
-from leap.inference.engines import EngineOptions, add_engine_arguments
+from leap.inference.engines import EngineOfSweep, EngineOptions, add_engine_arguments
 from leap.models.image_size import ChosenSize, add_size_arguments, choose_size
 
 
@@ -70,12 +71,14 @@ def main() -> int | None:
             f"{arguments.data_file}: there is no such file of samples; download LEAP's (python "
             "scripts/download/download_leap_data.py), or name yours with --data_file"
         )
-    models, settings, load = (_served if options.served else _local)(workspace, arguments, options)
 
     from leap.judge.outputs import write_outputs
 
     folder = arguments.save_dir
-    found = write_outputs(models, settings, load, folder, workspace.repository, not arguments.no_resume)
+    with EngineOfSweep(options) as engine:
+        given = workspace, arguments, options
+        models, settings, load = _served(*given) if options.served else _local(*given, engine)
+        found = write_outputs(models, settings, load, folder, workspace.repository, not arguments.no_resume)
     print(f"{found.path}: {found.answered} plans, {found.failed} failures, {found.truncated} cut at the limit")
     return FAILED if found.failed else None
 
@@ -119,10 +122,10 @@ def _served(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: 
     size, endpoint = choose_size(arguments, workspace.image_size), options.endpoint()
     settings = _settings(workspace, arguments, options, None, size)
     model = EvaluatedModel(served_name(endpoint.shown_model), endpoint=f"{endpoint.shown_url} {endpoint.shown_model}")
-    return [model], settings, lambda _: OpenAiEngine(endpoint, settings.images)
+    return [model], settings, lambda _: closing(OpenAiEngine(endpoint, settings.images))
 
 
-def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions):
+def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: EngineOptions, engine: EngineOfSweep):
     """The baseline and the checkpoints, loaded one after the other."""
     from leap.evaluation.model_names import chosen_models, plain_model
     from leap.inference.engines import ModelToOpen
@@ -146,10 +149,9 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
         return plain_model(folder, baseline, workspace.output, workspace.root, base=base)
 
     def load(model):
-        log = workspace.logs / f"vllm-{model.name}.log"
-        return options.open(
-            ModelToOpen(model.folder, model.base, settings.images, device, dtype, settings.image_roots[0], log)
-        )
+        log, images, data = workspace.logs / f"vllm-{model.name}.log", settings.images, settings.image_roots[0]
+        others = tuple(folder for folder in folders if folder != model.folder)
+        return engine.holding(ModelToOpen(model.folder, model.base, images, device, dtype, data, log, others=others))
 
     return [identified(folder) for folder in folders], settings, load
 

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import run_script
+from safetensors.torch import save_file
 from servers.stand_in_vllm import make_interpreter
 from test_engine import SIZE, responses
 
@@ -118,6 +120,7 @@ def test_a_model_over_several_gpus_is_tensor_parallel_unless_the_user_says_other
 def test_an_adapter_is_served_under_the_models_name(model: Path, tmp_path: Path) -> None:
     config = tmp_path / "adapter_config.json"
     config.write_text('{"r": 20, "rank_pattern": {"q_proj": 33}}')
+    save_file({"base_model.model.x.lora_A.weight": torch.zeros(33, 1)}, tmp_path / "adapter_model.safetensors")
     given = flags(build_command("python", settings(model=model, lora=tmp_path), 8123, PIXELS, cores=2))
     assert given["--lora-modules"] == f"leap={tmp_path}"
     assert given["--max-lora-rank"] == "64"

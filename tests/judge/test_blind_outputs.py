@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,7 @@ def test_a_changed_chat_template_asks_anew_and_answers_of_an_older_leap_are_kept
         """How many samples were asked now; an older LEAP did not know the files."""
         before = engine.asked
         model = EvaluatedModel("m", weights="0", files=files)
-        write_outputs([model], chosen, lambda _: engine, tmp_path, REPOSITORY)
+        write_outputs([model], chosen, lambda _: closing(engine), tmp_path, REPOSITORY)
         return engine.asked - before
 
     one, other = {"chat_template.jinja": "1"}, {"chat_template.jinja": "2"}

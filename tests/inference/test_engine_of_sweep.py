@@ -1,0 +1,301 @@
+"""One engine for model after model: its responses are those of an engine of each model's own, in any order."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import run_script
+from safetensors.torch import load_file, save_file
+from test_engine import EVALUATE, SIZE, requests, responses
+from test_vllm_adapter import LLM, make_adapter
+from test_vllm_server import flags, on_cpu, settings
+
+from leap.data.image import load_image
+from leap.errors import LeapError
+from leap.inference.beside_vllm.vllm_key import EveryAddressWantsTheKey
+from leap.inference.engines import EngineOfSweep, EngineOptions, ModelToOpen
+from leap.inference.hf import HfEngine
+from leap.inference.protocol import Decoding, Request
+from leap.inference.vllm import VllmEngine
+from leap.inference.vllm_server import _environment, build_command
+
+__all__ = ["requests"]  # a fixture that tests here use
+PIXELS = {"shortest_edge": 4096, "longest_edge": 9216}
+TEXTS = Decoding(max_new_tokens=16)
+
+
+def changed(model: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """The model with other weights."""
+    copied = Path(shutil.copytree(model, folder))
+    weights = load_file(copied / "model.safetensors")
+    change(weights)
+    save_file(weights, copied / "model.safetensors", {"format": "pt"})
+    return copied
+
+
+def scaled(factor: float) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        for name in weights:
+            if name.endswith(("down_proj.weight", "linear_fc2.weight", "patch_embed.proj.weight")):
+                weights[name] = weights[name] * factor
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def checkpoints(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two of one run; the older one's weights are in bfloat16, as a run leaves them that keeps few whole ones."""
+    run = tmp_path_factory.mktemp("run")
+    one = changed(model, run / "checkpoint-1", scaled(-3))
+    weights = load_file(one / "model.safetensors")
+    halved = {name: tensor.bfloat16() for name, tensor in weights.items()}
+    save_file(halved, one / "model.safetensors", {"format": "pt"})
+    config = json.loads((one / "config.json").read_text())
+    (one / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    return one, changed(model, run / "checkpoint-2", scaled(2))
+
+
+def in_turn(engine: Any, folders: Iterable[Path], requests: Sequence[Request], base: Path | None = None) -> list[Any]:
+    """The responses of each model; the engine has the first."""
+    found = []
+    for number, folder in enumerate(folders):
+        assert number == 0 or engine.load(folder, base)
+        found.append({response.key: response for response in engine.responses(requests, TEXTS)})
+    return found
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["growing cache", "fixed cache"])
+def test_checkpoints_answer_as_by_themselves(
+    model: Path, checkpoints: tuple[Path, Path], requests: list[Request], fixed: bool
+) -> None:
+    folders = [model, *checkpoints]
+    expected = [responses(HfEngine(folder, SIZE, batch_size=5), requests) for folder in folders]
+    assert all(one != other for one in expected for other in expected if one is not other)
+    for order in ((0, 1, 2, 0), (2, 1, 0, 2)):
+        engine = HfEngine(folders[order[0]], SIZE, batch_size=5, keep=10**9)
+        engine._compiled = fixed
+        found = in_turn(engine, [folders[index] for index in order], requests)
+        assert found == [expected[index] for index in order]
+
+
+def test_adapters_on_one_base(model: Path, tmp_path: Path, requests: list[Request]) -> None:
+    one, _ = make_adapter(model, tmp_path, LLM)
+    other = Path(shutil.copytree(one, tmp_path / "other"))
+    weights = load_file(one / "adapter_model.safetensors")
+    save_file({name: -2 * tensor for name, tensor in weights.items()}, other / "adapter_model.safetensors")
+    expected = [responses(HfEngine(folder, SIZE, base=model), requests) for folder in (one, other)]
+    assert expected[0] != expected[1]
+    engine = HfEngine(one, SIZE, base=model)
+    assert in_turn(engine, [one, other, one], requests, model) == [*expected, expected[0]]
+    assert not engine.load(model, None)
+    louder = Path(shutil.copytree(one, tmp_path / "louder"))
+    config = json.loads((louder / "adapter_config.json").read_text())
+    (louder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 9}))
+    assert not HfEngine(one, SIZE, base=model).load(louder, model)
+
+
+@pytest.mark.parametrize("file", ["config.json", "chat_template.jinja", "tokenizer.json", "generation_config.json"])
+def test_what_differs_in_more_than_weights_is_not_taken(model: Path, tmp_path: Path, file: str) -> None:
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    text = (other / file).read_text()
+    (other / file).write_text(json.dumps({**json.loads(text), "own": 1}) if file.endswith(".json") else f"{text} ")
+    engine = HfEngine(model, SIZE, workers=0)
+    assert not engine.load(other, None)
+
+
+def test_tensors_that_are_not_the_models_own_are_not_taken(model: Path, tmp_path: Path) -> None:
+    def drop(weights: dict[str, torch.Tensor]) -> None:
+        del weights["model.language_model.layers.1.mlp.up_proj.weight"]
+
+    def cut(weights: dict[str, torch.Tensor]) -> None:
+        weights["model.visual.pos_embed.weight"] = weights["model.visual.pos_embed.weight"][:-1].clone()
+
+    def double(weights: dict[str, torch.Tensor]) -> None:
+        weights["lm_head.weight"] = weights["model.language_model.embed_tokens.weight"].clone()
+
+    for change in (drop, cut, double):
+        other = changed(model, tmp_path / change.__name__, change)
+        assert not HfEngine(model, SIZE, workers=0).load(other, None)
+    short = changed(model, tmp_path / "short", scaled(2))
+    whole = (short / "model.safetensors").read_bytes()
+    (short / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LeapError, match=r"short/model\.safetensors: its tensors cannot be read"):
+        HfEngine(model, SIZE, workers=0).load(short, None)
+
+
+def test_images_are_prepared_once_for_all_models(
+    model: Path, checkpoints: tuple[Path, Path], requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+
+    def counted(source: Any) -> Any:
+        read.append(source)
+        return load_image(source)
+
+    monkeypatch.setattr("leap.inference.prepare.load_image", counted)
+    shown = sum(len(request.images) for request in requests)
+    missing = replace(requests[0], key=("gone",), images=(Path("/gone.png"), *requests[0].images[1:]))
+    engine = HfEngine(model, SIZE, workers=0, keep=10**9)
+    found = in_turn(engine, [model, *checkpoints], [*requests, missing])
+    assert len(read) == shown + 3  # the missing one is looked for each time
+    assert all("missing" in str(one[("gone",)].error) for one in found)
+    again = replace(requests[0], key=("asked", "again"))
+    assert responses(engine, [again])[again.key].text == found[-1][requests[0].key].text
+    assert len(read) == shown + 3
+    read.clear()
+    in_turn(HfEngine(model, SIZE, workers=0), [model, *checkpoints], requests)
+    assert len(read) == 3 * shown
+    read.clear()
+    one = sum(array.nbytes for array in engine._preparer.prepare(requests[0]).arrays.values()) + 8 * 4096
+    in_turn(HfEngine(model, SIZE, workers=0, keep=one), [model, *checkpoints], requests)
+    assert 2 * shown < len(read) - len(requests[0].images) < 3 * shown  # there was room for one or a few
+
+
+def test_an_engine_stays_where_the_next_model_fits_into_it(
+    model: Path,
+    checkpoints: tuple[Path, Path],
+    requests: list[Request],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    odd = Path(shutil.copytree(model, tmp_path / "odd"))
+    (odd / "chat_template.jinja").write_text((odd / "chat_template.jinja").read_text() + "{# other #}")
+    engines: list[Any] = []
+    with EngineOfSweep(EngineOptions("hf", {"workers": 0})) as sweep:
+        for folder in (model, checkpoints[0], odd, checkpoints[1]):
+            with sweep.holding(ModelToOpen(folder, None, SIZE, "cpu", "float32", None, tmp_path / "log")) as engine:
+                engines.append(engine)
+                expected = responses(HfEngine(folder, SIZE, workers=0), requests[:3])
+                assert responses(engine, requests[:3]) == expected
+        with (
+            pytest.raises(LeapError, match="by itself"),
+            sweep.holding(ModelToOpen(model, None, SIZE, "cpu", "float32", None, tmp_path / "log")),
+        ):
+            raise LeapError("by itself")
+    assert engines[0] is engines[1]
+    assert engines[1] is not engines[2] is not engines[3]
+    assert capsys.readouterr().out.count("the engine starts anew") == 2  # for the odd one, and after it
+
+
+def results(root: Path) -> dict[str, bytes]:
+    kept = ("predictions.jsonl", "final_score.json", "diagnosis.jsonl")
+    folder = root / "eva_results"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.json*") if path.name in kept}
+
+
+def test_a_sweep_leaves_what_separate_commands_leave(
+    workspace: Path, checkpoints: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """And a checkpoint that is broken takes neither of the others along."""
+    roots = []
+    for name in ("swept", "apart"):
+        roots.append(tmp_path / name)
+        for part in ("dataset", "models"):
+            shutil.copytree(workspace / part, tmp_path / name / part)
+        for folder in checkpoints:
+            shutil.copytree(folder, tmp_path / name / "output" / folder.name)
+    swept, apart = roots
+    options = "--baseline_model models/tiny --image_tokens_min 4 --image_tokens_max 9 --max_new_tokens 12".split()
+    broken = Path(shutil.copytree(checkpoints[0], swept / "output" / "checkpoint-0"))
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    done = run_script(EVALUATE, "--batch_mode", *options, root=swept)
+    assert done.returncode == 1
+    assert "NOT EVALUATED" in done.stderr
+    assert "checkpoint-0/model.safetensors: its tensors cannot be read" in done.stderr
+    for number in (2, 1):
+        model = ("--checkpoint", f"output/checkpoint-{number}")
+        assert run_script(EVALUATE, *model, *options, root=apart).returncode == 0
+    assert run_script(EVALUATE, "--dimension", "baseline", *options, root=apart).returncode == 0
+    found = results(swept)
+    assert {name: content for name, content in found.items() if "checkpoint-0" not in name} == results(apart)
+    assert len(results(apart)) == 3 * 3 * 6
+
+
+# --- vLLM
+
+
+def test_a_server_of_several_models_takes_weights_and_wants_the_key_for_it(checkpoints: tuple[Path, Path]) -> None:
+    one, other = checkpoints
+    several = settings(model=one, others=(other,))
+    command = build_command("python", several, 8123, PIXELS, cores=2)
+    assert flags(command)["--middleware"] == "vllm_key.EveryAddressWantsTheKey"
+    assert _environment(several)["VLLM_SERVER_DEV_MODE"] == "1"
+    assert (Path(_environment(several)["PYTHONPATH"].split(":")[0]) / "vllm_key.py").is_file()
+    for alone in (settings(model=one), replace(several, extra=("--quantization", "fp8")), replace(several, lora=one)):
+        assert not alone.exchanges
+        assert "VLLM_SERVER_DEV_MODE" not in _environment(alone)
+    assert replace(several, extra=("--max-num-seqs", "64")).exchanges
+
+
+def test_a_server_has_all_adapters_that_fit(model: Path, tmp_path: Path) -> None:
+    one, _ = make_adapter(model, tmp_path, LLM)
+    other = Path(shutil.copytree(one, tmp_path / "other"))
+    odd, _ = make_adapter(model, tmp_path / "odd", LLM[:1])
+    broken = Path(shutil.copytree(one, tmp_path / "broken"))
+    (broken / "adapter_model.safetensors").write_bytes(b"no weights")
+    several = settings(model=model, lora=one, others=(odd, broken, one, other))
+    assert several.adapters() == {one: "leap", other: "leap-1"}
+    command = build_command("python", several, 8123, PIXELS, cores=2)
+    place = command.index("--lora-modules")
+    assert command[place + 1 : place + 3] == [f"leap={one}", f"leap-1={other}"]
+    assert "--middleware" not in command
+
+
+def test_every_address_wants_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+
+    async def vllm(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    def status(path: str, key: str | None) -> int:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"localhost")] + ([(b"authorization", f"Bearer {key}".encode())] if key else [])
+        scope = {"type": "http", "path": path, "headers": headers}
+        asyncio.run(EveryAddressWantsTheKey(vllm)(scope, None, send))
+        return int(sent[0]["status"])
+
+    for path in ("/collective_rpc", "/v1/models", "/", "/health/x"):
+        assert [status(path, key) for key in (None, "other", "secret")] == [401, 401, 200]
+    assert status("/health", None) == 200
+
+
+@pytest.mark.slow
+def test_a_real_server_answers_for_checkpoints_as_by_themselves(
+    checkpoints: tuple[Path, Path], requests: list[Request], tmp_path: Path
+) -> None:
+    """What a server says of its first model has nothing to do with the others: it is what all are compared with."""
+    one, other = checkpoints
+    found = []
+    for first, second in ((one, other), (other, one)):
+        with closing(VllmEngine(on_cpu(first, others=(second,)), tmp_path / "log")) as engine:
+            found.append(in_turn(engine, [first, second, first], requests))
+            assert engine.describe()["weights"] == str(first)
+    assert found[0] == [found[1][1], found[1][0], found[1][1]]
+    assert found[0][0] != found[0][1]
+
+
+@pytest.mark.slow
+def test_a_real_server_answers_for_adapters_as_by_themselves(
+    model: Path, requests: list[Request], tmp_path: Path
+) -> None:
+    one, _ = make_adapter(model, tmp_path, LLM)
+    other = Path(shutil.copytree(one, tmp_path / "other"))
+    weights = load_file(one / "adapter_model.safetensors")
+    save_file({name: -2 * tensor for name, tensor in weights.items()}, other / "adapter_model.safetensors")
+    found = []
+    for first, second in ((one, other), (other, one)):
+        with closing(VllmEngine(on_cpu(model, lora=first, others=(second,)), tmp_path / "log")) as engine:
+            found.append(in_turn(engine, [first, second, first], requests, model))
+    assert found[0] == [found[1][1], found[1][0], found[1][1]]
+    assert found[0][0] != found[0][1]
