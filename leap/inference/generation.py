@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from transformers import (
+    Cache,
     CompileConfig,
     DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     StaticCache,
+    StoppingCriteria,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
@@ -67,7 +70,8 @@ class Generation:
     @torch.inference_mode()
     def plain(self, batch: Sequence[Prepared], decoding: Decoding) -> list[list[int]]:
         """New token ids of each request, in the batch's order, padding included."""
-        return self._generate(batch, decoding)
+        greedy_on_cpu = self._device == "cpu" and decoding.temperature == 0
+        return self._narrowing(batch, decoding) if self._prefix and greedy_on_cpu else self._generate(batch, decoding)
 
     @torch.inference_mode()
     def compiled(self, batch: Sequence[Prepared], decoding: Decoding, rows: int) -> list[list[int]]:
@@ -141,20 +145,68 @@ class Generation:
             self._cache.reset()
         return self._cache
 
-    def _generate(self, batch: Sequence[Prepared], decoding: Decoding, **options: Any) -> list[list[int]]:
-        shared = 0
-        if self._prefix and (shared := self._prefix.find([request.ids for request in batch])):
-            text = self._model.config.get_text_config(decoder=True)
-            self._prefix.fill(options.setdefault("past_key_values", DynamicCache(config=text)), len(batch))
+    def _narrowing(self, batch: Sequence[Prepared], decoding: Decoding) -> list[list[int]]:
+        """Greedy, in stages: once half of the rows have ended, the others go on without them. A CPU computes a row
+        whether it has ended or not, and most responses are much shorter than the longest of their batch."""
+        cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
+        inputs = self._inputs(batch, cache)
+        found: list[list[int]] = [[] for _ in batch]
+        rows, made = list(range(len(batch))), 0
+        while True:
+            output = self._model.generate(
+                **inputs,
+                past_key_values=cache,
+                do_sample=False,
+                max_new_tokens=decoding.max_new_tokens - made,
+                min_new_tokens=max(0, decoding.min_new_tokens - made),
+                stopping_criteria=StoppingCriteriaList([_HalfEnded(self._stop, len(rows))]),
+            )
+            new = output[:, inputs["input_ids"].shape[1] :]
+            for row, tokens in zip(rows, new.tolist(), strict=True):
+                found[row] += tokens
+            made += new.shape[1]
+            kept = [place for place, row in enumerate(rows) if self._stop.isdisjoint(found[row])]
+            if not kept or made == decoding.max_new_tokens:
+                return found
+            rows = [rows[place] for place in kept]
+            cache.batch_select_indices(torch.tensor(kept))
+            for module in self._offsets:
+                module.rope_deltas = module.rope_deltas[kept]
+            mask = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
+            inputs = {"input_ids": output[kept], "attention_mask": mask[kept]}
+
+    def _inputs(self, batch: Sequence[Prepared], cache: Cache | None) -> dict[str, torch.Tensor]:
+        """The model's arguments; the opening that all share goes into the cache, which is empty, where there is one."""
+        shared = self._prefix.find([request.ids for request in batch]) if self._prefix and cache is not None else 0
+        if self._prefix and shared:
+            assert cache is not None
+            self._prefix.fill(cache, len(batch))
             for module in self._offsets:  # of another batch's images: transformers 5.17 would take them for this one's
                 module.rope_deltas = None
-        inputs = self._preparer.batch(batch, self._pad, self._device, self._model.dtype, shared)
+        return self._preparer.batch(batch, self._pad, self._device, self._model.dtype, shared)
+
+    def _generate(self, batch: Sequence[Prepared], decoding: Decoding, **options: Any) -> list[list[int]]:
+        if self._prefix and "past_key_values" not in options:
+            options["past_key_values"] = DynamicCache(config=self._model.config.get_text_config(decoder=True))
+        inputs = self._inputs(batch, options.get("past_key_values"))
         if decoding.temperature > 0:
             options["logits_processor"] = _sampling(decoding, [request.key for request in batch], self._device)
         if decoding.min_new_tokens:
             options["min_new_tokens"] = decoding.min_new_tokens
         output = self._model.generate(**inputs, max_new_tokens=decoding.max_new_tokens, do_sample=False, **options)
         return output[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+class _HalfEnded(StoppingCriteria):
+    """Stops all rows when half of them have ended; one that is left goes on to its end."""
+
+    def __init__(self, stop: set[int], rows: int) -> None:
+        self._stop, self._ended = torch.tensor(sorted(stop)), torch.zeros(rows, dtype=torch.bool)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
+        self._ended |= torch.isin(input_ids[:, -1], self._stop)
+        half = 2 * int(self._ended.sum()) >= len(self._ended)
+        return torch.full_like(self._ended, half)  # type: ignore[return-value]
 
 
 def _sampling(decoding: Decoding, keys: Sequence[tuple[str, ...]], device: str) -> LogitsProcessorList:

@@ -81,7 +81,10 @@ class VllmSettings:
     def exchanges(self) -> bool:
         """Whether the server will be given other weights: not where flags of vLLM's own may mean these alone."""
         own = (word.replace("_", "-") for word in self.extra)
-        return bool(self.others) and self.lora is None and not any(map(_DECIDES_WEIGHTS.match, own))
+        if not self.others or self.lora or any(map(_DECIDES_WEIGHTS.match, own)):
+            return False
+        # vLLM's CPU build (0.32) computes logits with a packed copy of tied embeddings, which it does not pack again.
+        return not self.on_cpu or "lm_head.weight" in (tensor_shapes(self.model) or ())
 
     def adapters(self) -> dict[Path, str]:
         """What requests call each adapter that the server has: `lora`, and the others that differ in weights alone."""

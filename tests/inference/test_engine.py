@@ -80,6 +80,37 @@ def test_batches_answer_as_one_by_one(model: Path, requests: list[Request]) -> N
         assert responses(HfEngine(model, SIZE, batch_size=batch_size), requests) == one_by_one
 
 
+def test_rows_that_have_ended_leave_the_batch(
+    model: Path, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends are made of tokens that random weights do write, at other places in each response."""
+    engine = HfEngine(model, SIZE, batch_size=12, workers=0)
+    prepared = [engine._preparer.prepare(request) for request in requests]
+    loaded, decoding = engine._generation._model, Decoding(max_new_tokens=24)
+    written = engine._generation.plain(prepared, decoding)
+    places = {token: [row.index(token) for row in written if token in row] for row in written for token in row}
+    stop = set(sorted(places, key=lambda token: -len(set(places[token])))[:3])
+    generation = Generation(loaded, engine._preparer, stop, min(engine._stop), "cpu", shares=True)
+
+    def ended(tokens: list[int]) -> list[int]:
+        return tokens[: next((place for place, token in enumerate(tokens) if token in stop), len(tokens)) + 1]
+
+    rows: list[int] = []
+    generate = loaded.generate
+
+    def counted(**inputs: Any) -> torch.Tensor:
+        rows.append(len(inputs["input_ids"]))
+        return generate(**inputs)
+
+    alone = [ended(generation.plain([one], decoding)[0]) for one in prepared]
+    monkeypatch.setattr(loaded, "generate", counted)
+    assert [ended(row) for row in generation.plain(prepared, decoding)] == alone
+    assert len({len(tokens) for tokens in alone}) > 3
+    assert rows[0] == 12
+    assert rows[1] <= 6
+    assert rows == sorted(set(rows), reverse=True)
+
+
 def test_a_fixed_cache_answers_as_a_growing_one(model: Path, requests: list[Request]) -> None:
     """Batches of one shape: the last, smaller one is filled up, and the cache keeps nothing of the batch before."""
     engine = HfEngine(model, SIZE, batch_size=5)

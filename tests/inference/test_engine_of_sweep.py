@@ -232,6 +232,7 @@ def test_a_server_of_several_models_takes_weights_and_wants_the_key_for_it(check
         assert not alone.exchanges
         assert "VLLM_SERVER_DEV_MODE" not in _environment(alone)
     assert replace(several, extra=("--max-num-seqs", "64")).exchanges
+    assert not replace(several, device="cpu").exchanges  # its embeddings are its head
 
 
 def test_a_server_has_all_adapters_that_fit(model: Path, tmp_path: Path) -> None:
@@ -270,12 +271,26 @@ def test_every_address_wants_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status("/health", None) == 200
 
 
+def untied(folder: Path, copied: Path, factor: float) -> Path:
+    """The model with a head of its own."""
+    shutil.copytree(folder, copied)
+    weights = load_file(copied / "model.safetensors")
+    weights["lm_head.weight"] = factor * weights["model.language_model.embed_tokens.weight"].float()
+    save_file(weights, copied / "model.safetensors", {"format": "pt"})
+    config = json.loads((copied / "config.json").read_text())
+    text = {**config["text_config"], "tie_word_embeddings": False}
+    (copied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False, "text_config": text}))
+    return copied
+
+
 @pytest.mark.slow
 def test_a_real_server_answers_for_checkpoints_as_by_themselves(
     checkpoints: tuple[Path, Path], requests: list[Request], tmp_path: Path
 ) -> None:
     """What a server says of its first model has nothing to do with the others: it is what all are compared with."""
-    one, other = checkpoints
+    one, other = (
+        untied(folder, tmp_path / folder.name, factor) for folder, factor in zip(checkpoints, (1, -1.5), strict=True)
+    )
     found = []
     for first, second in ((one, other), (other, one)):
         with closing(VllmEngine(on_cpu(first, others=(second,)), tmp_path / "log")) as engine:
