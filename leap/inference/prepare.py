@@ -24,6 +24,7 @@ from leap.workers import start_loader_worker, usable_workers
 
 _TRIAL = ImageSize(16, 64)
 _AHEAD = 8  # requests that each worker may have ready
+_WORTH_A_WORKER = 16  # requests: starting a worker takes longer than preparing a few
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def prepare_ahead(preparer: Preparer, requests: Sequence[Request], workers: int)
     loader = torch.utils.data.DataLoader(
         _Preparing(preparer, requests),
         batch_size=None,
-        num_workers=min(workers, len(requests)),
+        num_workers=min(workers, -(-len(requests) // _WORTH_A_WORKER)),
         prefetch_factor=_AHEAD,
         collate_fn=_as_it_is,
         worker_init_fn=start_loader_worker,

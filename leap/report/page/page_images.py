@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from leap.data.image import load_image
@@ -12,11 +13,9 @@ from leap.errors import LeapError
 from leap.hardware import usable_cores
 from leap.progress import track
 from leap.records.files import read_bytes, unfinished
-from leap.workers import map_in_order
 
 FOLDER = "images"
 _QUALITY = 50  # at which the numbers on a scene of 240 pixels a view are still read without effort
-_FEW = 40  # images that are encoded sooner than processes start
 
 
 def write_images(files: Sequence[Path], folder: Path, earlier: Path, what: str) -> dict[Path, str | None]:
@@ -24,36 +23,31 @@ def write_images(files: Sequence[Path], folder: Path, earlier: Path, what: str) 
 
     `earlier` is the images' folder of the page that this one replaces: what is there already is linked.
     """
-    encode = _Encode(folder, earlier)
-    processes = 1 if len(files) < _FEW else usable_cores()
+    if not files:
+        return {}
     folder.mkdir(parents=True, exist_ok=True)
-    names = track(map_in_order(encode, files, processes), what, len(files)) if files else ()
-    return dict(zip(files, names, strict=True))
+    with ThreadPoolExecutor(usable_cores()) as threads:  # Pillow decodes and encodes without Python's lock
+        names = threads.map(lambda file: _write_image(file, folder, earlier), files)
+        return dict(zip(files, track(names, what, len(files)), strict=True))
 
 
-class _Encode:
-    """What a process does with an image file."""
-
-    def __init__(self, folder: Path, earlier: Path) -> None:
-        self.folder, self.earlier = folder, earlier
-
-    def __call__(self, file: Path) -> str | None:
-        try:
-            name = hashlib.sha256(read_bytes(file) + bytes([_QUALITY])).hexdigest()[:20] + ".webp"
-            path, before = self.folder / name, self.earlier / name
-            if path.exists():
-                return name
-            if before.is_file():
-                _link(before, path)
-                return name
-            content = io.BytesIO()
-            load_image(file).save(content, "WEBP", quality=_QUALITY, method=6)
-        except LeapError:
-            return None
-        temporary = unfinished(path)  # two processes may write one image
-        temporary.write_bytes(content.getvalue())
-        os.replace(temporary, path)
-        return name
+def _write_image(file: Path, folder: Path, earlier: Path) -> str | None:
+    try:
+        name = hashlib.sha256(read_bytes(file) + bytes([_QUALITY])).hexdigest()[:20] + ".webp"
+        path, before = folder / name, earlier / name
+        if path.exists():
+            return name
+        if before.is_file():
+            _link(before, path)
+            return name
+        content = io.BytesIO()
+        load_image(file).save(content, "WEBP", quality=_QUALITY, method=6)
+    except LeapError:
+        return None
+    temporary = unfinished(path)  # two threads may write one image
+    temporary.write_bytes(content.getvalue())
+    os.replace(temporary, path)
+    return name
 
 
 def _link(file: Path, path: Path) -> None:
@@ -61,6 +55,6 @@ def _link(file: Path, path: Path) -> None:
     try:
         os.link(file, path)
     except FileExistsError:
-        return  # another process has the same image
+        return  # another thread has the same image
     except OSError:
         shutil.copyfile(file, path)
