@@ -12,6 +12,7 @@ stands behind -- goes to every command.
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -43,12 +44,12 @@ def main() -> None:
     if not (root / "output").is_dir():
         make_workspace(root, arguments)
     checkouts = {"ours": REPOSITORY, "before": arguments.before.resolve()}
-    seconds: dict[str, list[float]] = {side: [] for side in checkouts}
+    seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in checkouts}
     for number in range(arguments.rounds):
         for side in sorted(checkouts, reverse=number % 2 == 0):
             results = arguments.workdir / f"results-{side}-{number}"
             seconds[side].append(sweep(checkouts[side], root, results, arguments.checkpoints, options))
-            print(f"{side}: {seconds[side][-1]:.1f} s", flush=True)
+            print(f"{side}: {seconds[side][-1][0]:.1f} s, CPU {seconds[side][-1][1]:.1f} s", flush=True)
     found = as_result(arguments, options, seconds)
     print(f"{found['ratio']} times as fast; the same {found['parity']['same_text']} of {found['parity']['of']}")
     write_json(result_path(arguments.output, found), found)
@@ -111,21 +112,25 @@ def make_checkpoint(first: Path, last: Path, part: float, folder: Path) -> None:
         save_file(mixed, folder / file.name, {"format": "pt"})
 
 
-def sweep(checkout: Path, root: Path, results: Path, checkpoints: int, options: list[str]) -> float:
-    """Seconds of the whole command."""
+def sweep(checkout: Path, root: Path, results: Path, checkpoints: int, options: list[str]) -> tuple[float, float]:
+    """(seconds, CPU seconds) of the whole command."""
     shutil.rmtree(results, ignore_errors=True)
     command = [sys.executable, str(checkout / SCRIPT), "--batch_mode", "--skip_baseline", "--output_dir", str(results)]
     command += ["--max_checkpoints", str(checkpoints), *options]
     environment = {**os.environ, "LEAP_ROOT": str(root), "PYTHONPATH": str(checkout)}
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LeapError(f"{checkout}: the sweep ended with exit code {done.returncode}: {done.stderr[-2000:]}")
-    return time.perf_counter() - started
+    taken, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def as_result(arguments: argparse.Namespace, options: list[str], seconds: dict[str, list[float]]) -> dict[str, Any]:
-    ours, before = (statistics.median(seconds[side]) for side in ("ours", "before"))
+def as_result(
+    arguments: argparse.Namespace, options: list[str], seconds: dict[str, list[tuple[float, float]]]
+) -> dict[str, Any]:
+    ours, before = (statistics.median(whole for whole, _ in seconds[side]) for side in ("ours", "before"))
+    cpu, cpu_before = (statistics.median(cpu for _, cpu in seconds[side]) for side in ("ours", "before"))
     texts = {side: responses(arguments.workdir / f"results-{side}-0") for side in seconds}
     same = [text == texts["before"].get(key) for key, text in texts["ours"].items()]
     return {
@@ -137,8 +142,9 @@ def as_result(arguments: argparse.Namespace, options: list[str], seconds: dict[s
         "ours": round(ours, 1),
         "unit": "seconds",
         "ratio": round(before / ours, 2),
-        "windows": [round(one, 1) for one in seconds["ours"]],
-        "windows_before": [round(one, 1) for one in seconds["before"]],
+        "parts": {"CPU seconds": round(cpu, 1), "of the older commit": round(cpu_before, 1)},
+        "windows": [[round(one, 1) for one in pair] for pair in seconds["ours"]],
+        "windows_before": [[round(one, 1) for one in pair] for pair in seconds["before"]],
         "parity": {"same_text": sum(same), "of": len(same)},
     }
 
