@@ -1,7 +1,11 @@
 """Training and evaluation on data at addresses: what they give is what they give on the same files of this machine."""
 
+import errno
 import json
+import os
 import re
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +72,12 @@ def test_training(
     markers = [name for name in store.store if name.endswith("checkpoint-2/leap_run.json")]
     assert [*store.store].index(markers[0]) == max([*store.store].index(name) for name in sent)
 
+    for image in cache_folder().glob("memory/lab/data/images/*"):  # another machine has checked newer ones meanwhile
+        image.write_bytes(b"older")
+    again = run_script(FINETUNE, *options, "--output_dir", "output/again", root=elsewhere)
+    assert again.returncode == 0, again.stderr
+    assert losses(again.stderr) == losses(here.stderr)
+
 
 def test_what_was_not_sent_is_sent_by_the_same_command(
     elsewhere: Path,
@@ -88,15 +98,65 @@ def test_what_was_not_sent_is_sent_by_the_same_command(
     assert "error: 1 not sent to memory://lab/runs, such as " in failed.stderr.splitlines()[-1]
     assert (elsewhere / "output" / "checkpoint-2").is_dir()
     assert not store.exists("/lab/runs/output/checkpoint-2/leap_run.json")
-    monkeypatch.undo()
-    monkeypatch.setenv("LEAP_CACHE", str(cache_folder()))
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_file)
     again = run_script(FINETUNE, *options, root=elsewhere)
     assert again.returncode == 0, again.stderr
     assert "this run is finished" in again.stdout
     assert store.exists("/lab/runs/output/checkpoint-2/leap_run.json")
+    place = "/lab/runs/output/checkpoint-2/leap_run.json"
+    store.pipe_file(place, json.dumps({**json.loads(store.cat_file(place)), "commit": "another"}).encode())
+    earlier = run_script(FINETUNE, *options, root=elsewhere)
+    assert earlier.returncode == 1
+    assert "output: step 2 of an earlier start lies there, which differs in commit; remove" in earlier.stderr
     other = run_script(FINETUNE, *options, "--learning_rate", "2e-3", "--output_dir", "other/output", root=elsewhere)
     assert other.returncode == 1
     assert "memory://lab/runs/output: it belongs to another run: learning_rate" in other.stderr
+
+
+@pytest.mark.parametrize("error", [KeyError("a way of its own"), OSError(errno.EIO, "the store's words")])
+def test_an_upload_that_fails_is_no_success(
+    error: Exception,
+    elsewhere: Path,
+    store: MemoryFileSystem,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", fails)
+    options = [*STEPS, "--train_file", "memory://lab/data/train_demo.jsonl", "--upload", "memory://lab/runs"]
+    if isinstance(error, KeyError):
+        with pytest.raises(KeyError, match="a way of its own"):
+            run_script(FINETUNE, *options, root=elsewhere)
+    else:
+        done = run_script(FINETUNE, *options, "--save_total_limit", "1", root=elsewhere)
+        assert done.returncode == 1
+        assert "error: 2 not sent to memory://lab/runs" in done.stderr.splitlines()[-1]
+        assert "the store's words" in done.stderr.splitlines()[-1]
+    kept = sorted(path.name for path in (elsewhere / "output").glob("checkpoint-*"))
+    assert kept == ["checkpoint-1", "checkpoint-2"], "what waits to be sent stays"
+
+
+def test_a_signal_does_not_wait_for_what_is_being_sent(
+    workspace: Path,
+    store: MemoryFileSystem,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on, put_file = threading.Event(), MemoryFileSystem.put_file
+
+    def slow(*given: Any, **more: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        go_on.wait()
+        put_file(*given, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", slow)
+    options = [*STEPS, "--max_steps", "40", "--output_dir", "output/slow", "--upload", "memory://lab/runs"]
+    try:
+        stopped = run_script(FINETUNE, *options, root=workspace)
+    finally:
+        go_on.set()
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "checkpoints: left for the next start, which sends them to memory://lab/runs" in stopped.stderr
 
 
 def test_evaluation(workspace: Path, elsewhere: Path, store: MemoryFileSystem) -> None:  # noqa: F811

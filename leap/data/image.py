@@ -7,7 +7,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,10 +47,10 @@ class ImageSize:
         return f"{self.min_tokens} to {self.max_tokens} tokens"
 
 
-def resolve_image(path: str, roots: Sequence[Path], there: Callable[[Path], bool] = is_there) -> Path:
+def resolve_image(path: str, roots: Sequence[Path]) -> Path:
     """The one file that a sample's image path, or address, means. None or several matches raise LeapError."""
     candidates = image_places(path, roots)
-    found = _files(candidates, there) or _files(_in_renamed_folder(path, roots), there)
+    found = _files(candidates) or _files(_in_renamed_folder(path, roots))
     if len(found) == 1:
         return found[0]
     tried = ", ".join(map(address, found or candidates))
@@ -65,8 +65,8 @@ def image_places(path: str, roots: Sequence[Path]) -> list[Path]:
     return [given] if given.is_absolute() else [root / given for root in roots]
 
 
-def _files(candidates: Sequence[Path], there: Callable[[Path], bool]) -> list[Path]:
-    return list(dict.fromkeys(candidate.resolve() for candidate in candidates if there(candidate)))
+def _files(candidates: Sequence[Path]) -> list[Path]:
+    return list(dict.fromkeys(candidate.resolve() for candidate in candidates if is_there(candidate)))
 
 
 def _in_renamed_folder(path: str, roots: Sequence[Path]) -> list[Path]:

@@ -14,7 +14,7 @@ from leap.data.lerobot_dataset import INFO, find_camera, load_episodes
 from leap.data.sample_files import SampleFile
 from leap.errors import LeapError, first_line
 from leap.records.paths import may_be_hub_name
-from leap.records.remote import as_path, fetch_data, is_cached, is_remote, kind
+from leap.records.remote import as_path, fetch_data, is_cached, is_remote, remote_type
 from leap.records.training import TrainingSample
 
 _ROWS = 256  # that are read at a time: a row may hold images
@@ -155,7 +155,7 @@ def find_samples(given: str, root: Path, cache: Path) -> SampleSource | None:
 def _remote_samples(place: Path, cache: Path) -> SampleSource | None:
     name, _, split = place.name.partition(":")
     for whole, wanted in ((place, None), (place.with_name(name), split or None)):
-        if (found := kind(whole)) == "file":
+        if (found := remote_type(whole)) == "file":
             return SampleFile(whole) if wanted is None else None
         if found:
             return SampleDataset(place, str(whole), wanted, cache / "datasets")

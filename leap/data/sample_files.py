@@ -13,6 +13,7 @@ from leap.data.formats import RawSample
 from leap.errors import LeapError
 from leap.records.files import is_file
 from leap.records.json_files import RESTORE, read_lines
+from leap.records.remote import open_file, present
 
 _PIECE = 1 << 20  # characters of an array that are read at a time
 _ROWS = 256  # of a table that are read at a time: a row may hold images
@@ -29,7 +30,7 @@ class SampleFile:
         """Each sample with its line, in an array or table its number, from 1. Raises LeapError where there is none."""
         kind = self._kind()
         if kind == "lines":
-            return read_lines(self.path)
+            return read_lines(present(self.path))
         return self._some(table_rows(self.path) if kind == "table" else _elements(self.path))
 
     def count(self) -> int:
@@ -38,7 +39,7 @@ class SampleFile:
 
     def fingerprint(self) -> str:
         """sha256 of the content."""
-        with self.path.open("rb") as file:
+        with open_file(self.path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
@@ -53,7 +54,7 @@ class SampleFile:
 
     def _kind(self) -> str:
         """By how it begins: names are often wrong about it."""
-        if not is_file(self.path):
+        if not is_file(present(self.path)):
             raise LeapError(f"{self.path}: there is no such file")
         with self.path.open("rb") as file:
             start = file.read(4096)
@@ -80,7 +81,7 @@ def table_rows(
 
     row = 0
     try:
-        with pq.ParquetFile(path) as table:
+        with pq.ParquetFile(present(path)) as table:
             for batch in table.iter_batches(_ROWS, columns=columns):
                 for record in (batch.filter(chosen(batch)) if chosen else batch).to_pylist():
                     row += 1
@@ -96,7 +97,7 @@ def _elements(path: Path) -> Iterator[tuple[int, bytes]]:
     json.load would need some gigabytes for the larger of these files. Numbers, since a whole array may be one line.
     """
     decoder, number, line = json.JSONDecoder(), 0, 1
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with present(path).open(encoding="utf-8-sig", newline="") as file:
         text = _piece(file, path)
         at = text.index("[") + 1
         while True:

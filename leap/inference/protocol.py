@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from leap.data.image import BlankImage, ImageSource, SentImage
 from leap.records.benchmark import Finish
 from leap.records.files import file_digest
+from leap.records.remote import present
 from leap.records.training import ImagePart, Message
 
 
@@ -60,7 +61,7 @@ def request_hash(request: Request) -> str:
             continue
         path = source.like if isinstance(source, BlankImage) else source
         digest.update(type(source).__name__.encode() * isinstance(source, BlankImage))
-        digest.update(file_digest(path))
+        digest.update(file_digest(present(path)))
     return digest.hexdigest()
 
 

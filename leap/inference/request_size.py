@@ -12,6 +12,7 @@ from leap.data.chat_encoding import ChatFormat
 from leap.data.image import BlankImage, ImageEncoder, ImageSource, SentImage, open_image
 from leap.errors import LeapError
 from leap.inference.protocol import Request
+from leap.records.remote import open_file
 
 _COUNTED = 256  # requests whose texts are counted to the last token
 
@@ -52,7 +53,7 @@ def largest_request(requests: Sequence[Request], processor: Any, encoder: ImageE
 
 
 def _open(source: Path | SentImage) -> IO[bytes]:
-    return io.BytesIO(source.content) if isinstance(source, SentImage) else source.open("rb")
+    return io.BytesIO(source.content) if isinstance(source, SentImage) else open_file(source)
 
 
 def _bytes(request: Request) -> int:

@@ -183,7 +183,7 @@ class RayPool:
                 max_concurrency=1 if self._options.engine == "hf" else _AT_ONCE,  # a server takes all at once
                 scheduling_strategy="DEFAULT" if self._gpus else "SPREAD",
             )
-            worker = _Worker(number, actor.remote(self._options, number, str(cache_folder())))
+            worker = _Worker(number, actor.remote(self._options, number, str(cache_folder().parent)))
             self._workers.append(worker)
             self._await(worker)
 

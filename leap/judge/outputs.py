@@ -4,7 +4,6 @@ Answers are kept as they come; the same command continues an interrupted run and
 stands in a column of its own and is never taken for an answer.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -224,7 +223,7 @@ def _manifest(settings: OutputSettings) -> dict[str, Any]:
         "image_size_source": settings.image_size_source,
         "data": {
             "path": str(settings.data),
-            "sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(),
+            "sha256": SampleFile(settings.data).fingerprint(),
         },
         "models": [],
     }

@@ -1,10 +1,11 @@
-"""Data at an address that fsspec knows (s3://, gs://, hf://, …), seen as files of a bounded local cache.
+"""Data in a store of objects (s3://, gs://, hf://, by fsspec), seen as files of a bounded local cache.
 
-s3://bucket/images/1.png is the path LEAP_CACHE/s3/bucket/images/1.png, whether it has been fetched or not: paths stay
-paths in everything above. What is opened with `open_file` and is not there comes then; `fetch` brings many at once.
-A file appears whole under its name or not at all, and carries as its time of change the version that it has there, so
-that one which changes there is fetched anew at the next start. Where all of them are over LEAP_CACHE_GB, those go whose
-last use (their time of access, which is set here on every file system) is the longest ago.
+s3://bucket/images/1.png is the path LEAP_CACHE/remote/s3/bucket/images/1.png, whether it has been fetched or not: paths
+stay paths in everything above. What is opened with `open_file`, or asked for with `present`, and is not there comes
+then; `fetch` brings many at once. A file appears whole under its name or not at all, and carries as its time of change
+the version that it has there, so that one which changes there is fetched anew at the next start. Where all of them
+would be over LEAP_CACHE_GB, those go first whose last use (their time of access, which is set here on every file
+system) is the longest ago; folders stay, since they are what a benchmark is walked by.
 
 fsspec's own caches would not do: simplecache takes what a kill left half-written for the file, filecache keeps what it
 knows in one file that every process replaces, and neither has a bound.
@@ -15,30 +16,41 @@ import math
 import os
 import re
 import sys
+import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, lru_cache
+from io import BufferedReader
+from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.filesize import decimal
 
+from leap.backoff import backoff
 from leap.errors import LeapError, UsageError, first_line
 from leap.progress import duration, is_main_process, show_bytes
-from leap.records.files import DISK_FULL, naming, unfinished
+from leap.records.files import DISK_FULL, TEMPORARY, naming, unfinished
 from leap.records.locks import FolderLock
 
 Status = tuple[int, int]  # of a file: size in bytes, time of change in nanoseconds; of a remote one its version
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
-_VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "updated", "mtime", "created")
+# Stores whose addresses say all that there is to say: no host, port or user. Memory is a test's.
+_STORES = ("s3", "gs", "hf", "memory")
+_VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "created")
+_MARKER = "CACHEDIR.TAG"  # of folders that backups leave out; source: https://bford.info/cachedir
+_SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# Files that LEAP has fetched, and removes.\n"
 _GIGABYTES = 100.0  # of the cache, where LEAP_CACHE_GB does not say
 _FULL = 0.9  # the share of it that stays when some must go, so that files are not looked through for each
+_AHEAD = 64 << 20  # bytes that a process makes room for at a time: the lock on the count is all processes'
+_GROWING = 3600.0  # seconds after its last byte for which a part may be another process's that goes on with it
 _TOGETHER = 64  # files that are asked for at once
+_TRIES, _PAUSE, _LONGEST_PAUSE = 4, 1.0, 30.0  # of a file whose connection breaks, seconds
 _FEW = 100  # that a dry run fetches
 _FOLDERS = 16  # that are listed at once
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}  # extras of LEAP
+_EXTRAS = {"s3": "s3", "gs": "gs"}  # extras of LEAP
 # Roots of the modules whose errors say that a server was not reached, or refused.
 _CLIENTS = ("aiobotocore", "botocore", "aiohttp", "gcsfs", "google", "httpx", "httpx2", "httpcore2", "requests",
             "huggingface_hub", "socket", "ssl")  # fmt: skip
@@ -52,15 +64,19 @@ def is_remote(text: str) -> bool:
 def as_path(text: str, root: Path = Path()) -> Path:
     """Where the file at an address is, or will be, in the cache; of a path that place, from `root`.
 
-    Nothing is fetched. Raises LeapError for an address that names no file or folder.
+    Nothing is fetched. Raises LeapError for an address that names no file or folder of a store that is known.
     """
     match = _ADDRESS.match(text)
     if match is None:
         return root / text
     protocol, rest = match.groups()
-    if protocol in ("file", "local"):
-        return Path(rest)
+    if protocol == "file":
+        return root / rest
     parts = rest.rstrip("/").split("/")
+    if "@" in parts[0]:  # it would stand in reports and on screens
+        raise LeapError(f"{protocol}://: an address may hold no user or password; set them as that store's tools do")
+    if protocol not in _STORES:
+        raise LeapError(f"{text}: {protocol}:// is not read here; give s3://, gs://, hf:// or a path, as of a mount")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise LeapError(f"{text}: no address of a file or folder; give one such as {protocol}://bucket/folder")
     return cache_folder().joinpath(protocol, *parts)
@@ -68,25 +84,57 @@ def as_path(text: str, root: Path = Path()) -> Path:
 
 def is_cached(path: str | Path) -> bool:
     """Whether a path stands for a file at an address."""
-    return str(path).startswith(f"{cache_folder()}/")
+    return str(path).startswith(f"{_resolved(_given())}/") and bool(cache_folder())
 
 
 def address(path: str | Path) -> str:
-    """What a path in the cache stands for; any other as it is."""
+    """What a path in the cache stands for; any other as it is. Raises LeapError for one that leads out of the cache."""
     if not is_cached(path):
         return str(path)
     protocol, _, rest = str(path)[len(str(cache_folder())) + 1 :].partition("/")
+    if ".." in rest.split("/"):
+        raise LeapError(f"{protocol}://{rest}: no .. may stand in an address; write the folder that is meant")
     return f"{protocol}://{rest}"
 
 
 def cache_folder() -> Path:
-    """LEAP_CACHE, or ~/.cache/leap."""
-    return _resolved(os.environ.get("LEAP_CACHE") or "~/.cache/leap")
+    """LEAP_CACHE/remote, or ~/.cache/leap/remote.
+
+    Raises LeapError where that is a folder of others: what lies in it is removed when its turn comes.
+    """
+    return _own(_given())
+
+
+def _given() -> str:
+    return os.environ.get("LEAP_CACHE") or "~/.cache/leap"
 
 
 @lru_cache
 def _resolved(text: str) -> Path:
-    return Path(text).expanduser().resolve()
+    return Path(text).expanduser().resolve() / "remote"
+
+
+@lru_cache
+def _own(text: str) -> Path:
+    folder = _resolved(text)
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return folder
+    except NotADirectoryError:
+        names = [""]
+    if names and _MARKER not in names:
+        raise LeapError(f"LEAP_CACHE={text}: {folder} holds files that are not LEAP's; name another folder")
+    return folder
+
+
+def _begin_cache() -> Path:
+    """The marker comes first of all that lies in it."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / _MARKER).is_file():
+        (folder / _MARKER).write_text(_SIGNATURE)
+    return folder
 
 
 def cache_bytes() -> int:
@@ -102,25 +150,32 @@ def cache_bytes() -> int:
 
 
 @contextmanager
-def reaching(place: str) -> Iterator[None]:
-    """What goes wrong with an address in one line: a library or rights that are missing, no such thing, no network."""
-    protocol = _protocol(place)
+def remote_errors(place: str, sent: Path | None = None) -> Iterator[None]:
+    """What goes wrong with an address in one line: a library or rights that are missing, no such thing, no network.
+
+    What goes wrong on this machine's disk stays as it is: with files of the cache, or of the folder that is `sent`.
+    """
     try:
         yield
-    except (ImportError, ValueError) as error:
-        if isinstance(error, ValueError) and "Protocol not known" not in str(error):
-            raise
-        extra = _EXTRAS.get(protocol)
+    except ImportError as error:
+        extra = _EXTRAS.get(_protocol(place))
         remedy = f'pip install -e ".[{extra}]"' if extra else "install what fsspec has it from"
         raise LeapError(f"{place}: {first_line(error)}; {remedy}") from error
     except Exception as error:
-        if _is_of_this_disk(error) or not (isinstance(error, OSError) or _module(error) in _CLIENTS):
+        of_a_name = place.startswith("hf://") and isinstance(error, ValueError | NotImplementedError)
+        if not (isinstance(error, OSError) or of_a_name or _module(error) in _CLIENTS) or _is_of_this_disk(error, sent):
             raise
         raise LeapError(f"{place}: {_explained(error)}") from error
 
 
-def _is_of_this_disk(error: Exception) -> bool:
-    return isinstance(error, OSError) and (error.errno in DISK_FULL or is_cached(error.filename or ""))
+def _is_of_this_disk(error: Exception, sent: Path | None) -> bool:
+    if not isinstance(error, OSError):
+        return False
+    if sent:  # a copy names its source first, whichever of both was full
+        return error.filename2 is None and str(error.filename).startswith(f"{sent}/")
+    # A write names no file. s3fs has EIO, too, for what the store says, but in the store's words.
+    full = error.filename is None and error.errno in DISK_FULL and error.strerror == os.strerror(error.errno or 0)
+    return full or is_cached(error.filename or "")
 
 
 def _module(error: Exception) -> str:
@@ -131,11 +186,25 @@ def _explained(error: Exception) -> str:
     said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, FileNotFoundError):
         return f"there is no such file, folder or bucket ({said})"
+    if isinstance(error, ValueError | NotImplementedError) and not isinstance(error, OSError):
+        return said
     if isinstance(error, PermissionError):
         return f"access is refused ({said}); are these the right credentials, and may they do this?"
-    if "credential" in f"{type(error).__name__} {said}".lower():
+    if _is_without_credentials(error):
         return f"there are no credentials ({said}); set them as that store's own tools have them"
+    if isinstance(error, OSError) and error.strerror == os.strerror(error.errno or 0) and error.errno in DISK_FULL:
+        return f"{DISK_FULL[error.errno]} there ({said})"
     return f"it cannot be reached ({said}); is the network there, and the endpoint right?"
+
+
+def _is_without_credentials(error: BaseException) -> bool:
+    return "credential" in f"{type(error).__name__} {error}".lower()
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether what went wrong with a store may go well a moment later."""
+    lasting = isinstance(error, FileNotFoundError | PermissionError | ImportError)
+    return error is not None and not lasting and not _is_without_credentials(error)
 
 
 def _protocol(place: str) -> str:
@@ -143,10 +212,18 @@ def _protocol(place: str) -> str:
 
 
 def _system(protocol: str) -> Any:
-    """fsspec's file system, which it keeps for this process; credentials are found as its own tools find them."""
+    """fsspec's file system; credentials are found as its own tools find them.
+
+    All threads of a process have one, so that credentials are looked for once; that of the hub is its thread's own.
+    """
+    return _system_of_process(protocol, os.getpid(), threading.get_ident() if protocol == "hf" else 0)
+
+
+@lru_cache
+def _system_of_process(protocol: str, process: int, thread: int) -> Any:
     import fsspec
 
-    return fsspec.filesystem(protocol)
+    return fsspec.filesystem(protocol, use_listings_cache=False)  # a million names are kept once: see `_listing`
 
 
 def system_of(path: Path) -> Any:
@@ -168,28 +245,40 @@ def list_folders(folders: Collection[Path]) -> None:
 def _listing(folder: str) -> dict[str, Status]:
     """The files of a folder, by name."""
     try:
-        with reaching(folder):
+        with remote_errors(folder):
             found = _system(_protocol(folder)).ls(folder, detail=True)
     except LeapError as error:
         if isinstance(error.__cause__, FileNotFoundError):  # an image may be looked for in several folders
             return {}
         raise
-    return {one["name"].rpartition("/")[2]: _status(one) for one in found if one["type"] == "file"}
+    return {one["name"].rpartition("/")[2]: _status(one) for one in found if _is_file(one)}
+
+
+def _is_file(info: Mapping[str, Any]) -> bool:
+    """Consoles make an empty object whose name ends with a slash where somebody makes a folder."""
+    return info["type"] == "file" and not info["name"].endswith("/")
 
 
 def _status(info: Mapping[str, Any]) -> Status:
     """Seconds that stand for a version: every file system keeps those."""
-    version = next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
+    version = next((str(info[name]) for name in _VERSIONS if info.get(name)), None)
+    if version is None:
+        raise LeapError(f"{info['name']}: its store does not say which version it is; copy it to a disk")
     seconds = int.from_bytes(hashlib.sha256(version.encode()).digest()[:4]) >> 1
     return int(info.get("size") or 0), seconds * 10**9
 
 
-def kind(path: Path) -> str | None:
+def remote_type(path: Path) -> str | None:
     """What is at an address: "file", "directory", or None. Raises LeapError where it cannot be reached."""
+    info = _info(path)
+    return None if info is None else str(info["type"])
+
+
+def _info(path: Path) -> dict[str, Any] | None:
     place = address(path)
     try:
-        with reaching(place):
-            return str(system_of(path).info(place)["type"])
+        with remote_errors(place):
+            return dict(system_of(path).info(place))
     except LeapError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
@@ -199,17 +288,27 @@ def kind(path: Path) -> str | None:
 def folders_in(path: Path) -> list[str]:
     """The names of the folders in a folder at an address. Raises LeapError where that is not there."""
     place = address(path)
-    with reaching(place):
+    with remote_errors(place):
         found = system_of(path).ls(place, detail=True)
     return [one["name"].rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory"]
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file is there, which then can be opened: one at an address is fetched for that."""
-    return path.is_file() or (is_cached(path) and _fetch_one(path))
+    """Whether a file is there, which then can be opened: one at an address by its folder's listing, not fetched."""
+    if not is_cached(path):
+        return path.is_file()
+    folder = address(path.parent)  # first: it refuses what leads out of the cache
+    return path.is_file() or path.name in _listing(folder)
 
 
-def open_file(path: Path) -> IO[bytes]:
+def present(path: Path) -> Path:
+    """The path, whose file is here now where there is one: one at an address is fetched, and goes last of all."""
+    if is_cached(path) and not _note_use(path):
+        _fetch_one(path)
+    return path
+
+
+def open_file(path: Path) -> BufferedReader:
     """A file to read from, fetched where it must be. Once open it stays readable, whatever leaves the cache."""
     if not is_cached(path):
         return path.open("rb")
@@ -222,21 +321,20 @@ def open_file(path: Path) -> IO[bytes]:
             raise LeapError(f"{address(path)}: there is no such file")
 
 
-def _note_use(path: Path) -> None:
-    with suppress(OSError):  # it may just have gone; others' files are theirs to keep
+def _note_use(path: Path) -> bool:
+    """Whether the file is here."""
+    try:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # others' files are theirs to keep
+        pass
+    return True
 
 
 def _fetch_one(path: Path) -> bool:
-    place = address(path)
-    try:
-        with reaching(place):
-            info = system_of(path).info(place)
-    except LeapError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return False
-        raise
-    if info["type"] != "file":
+    info = _info(path)
+    if info is None or not _is_file(info):
         return False
     fetch({path: _status(info)})
     return True
@@ -253,6 +351,12 @@ def lacking(wanted: Mapping[Path, Status]) -> dict[Path, Status]:
     return missing
 
 
+def drop_changed(wanted: Mapping[Path, Status]) -> None:
+    """Remove what is here in another version, so that what opens it has the one that was listed."""
+    for path in lacking(wanted):
+        path.unlink(missing_ok=True)
+
+
 def _local(path: Path) -> Status | None:
     try:
         found = path.stat()
@@ -264,15 +368,17 @@ def _local(path: Path) -> Status | None:
 def fetch(wanted: Mapping[Path, Status], what: str | None = None) -> None:
     """Bring files in these versions, many at once; what is here already is not asked for. `what` is shown with bytes.
 
-    Raises LeapError for one that does not come whole, or is larger than the cache may be.
+    Raises LeapError for one that does not come whole, or is larger than the cache may be; others stay that came.
     """
     missing = lacking(wanted)
     for path, (size, _) in missing.items():
         if size > cache_bytes() * _FULL:
             raise LeapError(f"{address(path)}: its {decimal(size)} are too much for the cache; raise LEAP_CACHE_GB")
-    bringing = _Bringing(missing)
-    with show_bytes(what, bringing.total, bringing.state) if what and missing else nullcontext():
-        bringing.run()
+    if not missing:
+        return
+    download = _Download(missing)
+    with show_bytes(what, download.total, download.state) if what else nullcontext():
+        download.run()
 
 
 class NotFetched(LeapError):
@@ -305,7 +411,7 @@ def announce(wanted: Mapping[Path, Status], go_on: bool) -> None:
     )
 
 
-class _Bringing:
+class _Download:
     """Files on their way into the cache."""
 
     def __init__(self, missing: Mapping[Path, Status]) -> None:
@@ -318,28 +424,35 @@ class _Bringing:
         return self._done + sum(found[0] for part in self._parts.copy().values() if (found := _local(part))), ""
 
     def run(self) -> None:
-        by_system: dict[str, list[Path]] = {}
-        for path in self._missing:
-            by_system.setdefault(_protocol(address(path)), []).append(path)
-        for protocol, files in by_system.items():
-            for start in range(0, len(files), _TOGETHER):
-                self._bring(_system(protocol), files[start : start + _TOGETHER])
+        _begin_cache()
+        if len(self._missing) == 1:  # as in workers of a data loader
+            self._bring(*self._missing)
+            return
+        with ThreadPoolExecutor(min(_TOGETHER, len(self._missing))) as pool:
+            list(pool.map(self._bring, self._missing))
 
-    def _bring(self, system: Any, files: Sequence[Path]) -> None:
-        for folder in {path.parent for path in files}:
-            folder.mkdir(parents=True, exist_ok=True)
-        self._parts = {path: unfinished(path) for path in files}
-        before = self._done
+    def _bring(self, path: Path) -> None:
+        for tries in count(1):
+            try:
+                with _room(os.getpid()).of(self._missing[path][0]):
+                    self._bring_once(path)
+                return
+            except LeapError as error:
+                if tries == _TRIES or not _may_pass(error.__cause__):
+                    raise
+                time.sleep(backoff(tries, _PAUSE, _LONGEST_PAUSE))
+
+    def _bring_once(self, path: Path) -> None:
+        place = address(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._parts[path] = unfinished(path)
         try:
-            with naming(cache_folder()), reaching(address(files[0])):
-                system.get([address(path) for path in files], [str(part) for part in self._parts.values()])
-            for path, part in self._parts.items():
-                self._finish(path, part)
+            with naming(path), remote_errors(place):
+                system_of(path).get_file(place, str(part))
+            self._finish(path, part)
         finally:
-            for part in self._parts.values():
-                part.unlink(missing_ok=True)
-            self._parts = {}
-            _make_room(self._done - before)
+            part.unlink(missing_ok=True)
+            del self._parts[path]
 
     def _finish(self, path: Path, part: Path) -> None:
         size, version = self._missing[path]
@@ -353,32 +466,69 @@ class _Bringing:
         self._done += size
 
 
-def _make_room(added: int) -> None:
-    """So many bytes have come: those used the longest ago go where it is too much. The count is all processes'."""
-    folder, bound = cache_folder(), cache_bytes()
-    count = folder / ".use" / "bytes"
-    with FolderLock(count.parent, timeout=600):
-        text = count.read_text() if count.is_file() else ""
-        total = int(text) + added if text.isdigit() else bound + 1  # unknown: counted anew
-        if total > bound:
-            total = _remove_least_recent(folder, bound)
-        new = unfinished(count)
-        new.write_text(str(total))
-        os.replace(new, count)  # not synced, which would take longer than an image does
+@lru_cache
+def _room(process: int) -> "_Room":
+    """This process's own: a forked one has neither the room of its parent nor its lock."""
+    return _Room()
 
 
-def _remove_least_recent(folder: Path, bound: int) -> int:
-    """What stays in the cache, in bytes. What a kill left unfinished is used by nobody, and goes in its turn."""
+class _Room:
+    """Bytes of the cache that this process may fill."""
+
+    def __init__(self) -> None:
+        self._coming = self._ahead = 0  # bytes of files on their way; room that is not used yet
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, size: int) -> Iterator[None]:
+        """Room for a file until it has come: those used the longest ago go where it would be too much."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._coming or self._coming + size <= cache_bytes() * _FULL)
+            self._coming += size
+            self._take(size)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= size
+                self._changed.notify_all()
+
+    def _take(self, size: int) -> None:
+        folder, bound = cache_folder(), cache_bytes()
+        if size <= self._ahead:
+            self._ahead -= size
+            return
+        taken = max(size - self._ahead, min(_AHEAD, bound // 100))
+        note = folder / ".use" / "bytes"  # the count is all processes'
+        with FolderLock(note.parent, timeout=600):
+            text = note.read_text() if note.is_file() else ""
+            total = int(text) + taken if text.isdigit() else bound + 1  # unknown: counted anew
+            if total > bound:
+                total = _remove_least_recent(folder, bound, int(bound * _FULL) - self._coming)
+                total += self._coming + taken - size
+            new = unfinished(note)
+            new.write_text(str(total))
+            os.replace(new, note)  # not synced, which would take longer than an image does
+        self._ahead += taken - size
+
+
+def _remove_least_recent(folder: Path, bound: int, kept: int) -> int:
+    """The bytes that stay in the cache: at most `kept` where there are more.
+
+    A part that a kill left is used by nobody, and goes in its turn; not one that may still grow.
+    """
     found: list[tuple[int, int, str]] = []
-    for system in folder.glob("[!.]*"):
+    total, growing = 0, time.time() - _GROWING
+    for system in folder.glob("[!.]*/"):
         for place, _, names in os.walk(system):
             for path in (os.path.join(place, name) for name in names):
                 with suppress(FileNotFoundError):
                     status = os.stat(path)
-                    found.append((status.st_atime_ns, status.st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found) if total > bound else ():
-        if total <= bound * _FULL:
+                    total += status.st_size
+                    if not path.endswith(TEMPORARY) or status.st_mtime < growing:
+                        found.append((status.st_atime_ns, status.st_size, path))
+    for _, size, path in sorted(found):
+        if total <= kept:
             break
         Path(path).unlink(missing_ok=True)
         total -= size
@@ -387,19 +537,17 @@ def _remove_least_recent(folder: Path, bound: int) -> int:
 
 def fetch_data(path: Path, names: str = "*") -> None:
     """A file, or a folder with all files of such `names` below it, as they are there now; who wants the same meanwhile
-    waits.
+    waits. It is said how much comes.
 
     A path that stands for no address is left alone. Raises LeapError where there is nothing, or more than the cache may
     hold.
     """
     if not is_cached(path):
         return
-    place = address(path)
-    with FolderLock(cache_folder() / ".fetching" / hashlib.sha256(place.encode()).hexdigest()[:16], timeout=math.inf):
+    place, lock = address(path), hashlib.sha256(address(path).encode()).hexdigest()[:16]
+    with FolderLock(_begin_cache() / ".fetching" / lock, timeout=math.inf):
         found = _files_at(path)
-        for stray in path.rglob("[!.]*") if path.is_dir() else ():
-            if stray.is_file() and stray not in found:
-                stray.unlink()
+        _remove_strays(path, found)
         wanted = {file: there for file, there in found.items() if file.match(names)}
         size, bound = sum(size for size, _ in wanted.values()), cache_bytes()
         if size > bound * _FULL:
@@ -407,16 +555,30 @@ def fetch_data(path: Path, names: str = "*") -> None:
                 f"{place}: its {decimal(size)} are needed together, and the cache may hold {decimal(bound)}; raise "
                 "LEAP_CACHE_GB, or copy it to a disk"
             )
-        fetch(wanted, f"fetching {place}")
+        if missing := lacking(wanted):
+            fetch(missing, f"fetching {place} ({decimal(sum(size for size, _ in missing.values()))})")
 
 
 def _files_at(path: Path) -> dict[Path, Status]:
     """A file itself, or all below a folder; asked anew."""
     place, system = address(path), system_of(path)
-    with reaching(place):
+    with remote_errors(place):
         system.invalidate_cache()
         info = system.info(place)
         if info["type"] == "file":
             return {path: _status(info)}
         start = len(system._strip_protocol(place)) + 1
-        return {path / name[start:]: _status(one) for name, one in system.find(place, detail=True).items()}
+        found = [one for one in system.find(place, detail=True).values() if _is_file(one)]
+    return {as_path(f"{place}/{one['name'][start:]}"): _status(one) for one in found}
+
+
+def _remove_strays(path: Path, found: Collection[Path]) -> None:
+    """What is not there any more goes here, folders too: by them an example would still be one."""
+    folders = {folder for file in found for folder in file.parents}
+    for place, _, names in os.walk(path, topdown=False):
+        for name in names:
+            if Path(place, name) not in found and not name.endswith(TEMPORARY):
+                Path(place, name).unlink(missing_ok=True)
+        if Path(place) not in folders:
+            with suppress(OSError):  # a part is in it
+                os.rmdir(place)

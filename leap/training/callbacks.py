@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 from leap.progress import duration
 from leap.records.upload import Upload
 from leap.terminal import overwrite
-from leap.training.checkpoint_folder import whole_checkpoints
+from leap.training.checkpoint_folder import BEING_SENT, whole_checkpoints
+from leap.training.checkpointing import prune_checkpoints
 from leap.training.stopping import Metric, best_step, has_stopped
 
 # What an evaluation logs, as a person reads it.
@@ -66,25 +67,37 @@ class UploadCheckpoints(TrainerCallback):
         try:
             while folder := self._waiting.get():
                 self._upload.send(folder)
+                if folder not in self._upload.failed:
+                    BEING_SENT.discard(folder)
         except Exception as error:  # noqa: BLE001  whatever it is, the end of training raises it
             self._error = error
 
+    def _add(self, folder: Path) -> None:
+        BEING_SENT.add(folder)
+        self._waiting.put(folder)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        BEING_SENT.clear()
         for folder in whole_checkpoints(Path(args.output_dir)):
-            self._waiting.put(folder)
+            self._add(folder)
         self._thread.start()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._waiting.put(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+        self._add(Path(args.output_dir, f"checkpoint-{state.global_step}"))
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, stopped: bool = False, **kwargs: Any) -> None:
+        """After a signal there is no time to send what waits: what sent the signal kills soon."""
+        if BEING_SENT:
+            done = "left for the next start, which sends them" if stopped else "being sent"
+            print(f"{len(BEING_SENT)} checkpoints: {done} to {self._upload.address}", file=sys.stderr, flush=True)
+        if stopped:
+            return
         self._waiting.put(None)
-        if not self._waiting.empty():
-            print(f"sending the last checkpoints to {self._upload.address}", file=sys.stderr, flush=True)
         self._thread.join()
         if self._error:
             raise self._error
         self._upload.refuse_failed()
+        prune_checkpoints(Path(args.output_dir), state, args.recipe.save_total_limit, args.recipe.metric_for_best_model)
 
 
 class EarlyStopping(TrainerCallback):

@@ -17,6 +17,7 @@ from leap.training.memory import gigabytes
 
 RESUMABLE_KEPT = 2  # the newest checkpoints that keep their optimiser state
 _SMALL_FILES = 32 << 20  # bytes: processor, settings, logs
+BEING_SENT = set[Path]()  # of this process's run: they stay as they are until they have been sent
 # What only resuming reads; global_step* and latest are DeepSpeed's.
 _TRAINING_STATE = (
     "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "loss_since_log.json", "global_step*", "latest",
@@ -90,9 +91,12 @@ def whole_checkpoints(run: Path) -> list[Path]:
 
 
 def remove_oldest(run: Path, keep: int | None, best: str | None = None) -> None:
-    """Remove all whole checkpoints but the newest `keep` and `best`. Call it when the newest is whole."""
+    """Remove all whole checkpoints but the newest `keep`, `best` and those that wait to be sent. Call it when the
+    newest is whole."""
     whole = whole_checkpoints(run)
     for old in whole[:-keep] if keep else []:
+        if old in BEING_SENT:
+            continue
         if best is None or old.resolve() != Path(best).resolve():
             old.rename(partial_folder(old))  # first, so that a kill leaves nothing that looks whole
             _remove(partial_folder(old))
@@ -107,9 +111,11 @@ def _remove(folder: Path) -> None:
 
 
 def strip_older(run: Path) -> None:
-    """Strip all whole checkpoints but the newest RESUMABLE_KEPT, those that a kill left half-stripped included."""
+    """Strip all whole checkpoints but the newest RESUMABLE_KEPT and those that wait to be sent; those that a kill left
+    half-stripped included."""
     for old in whole_checkpoints(run)[:-RESUMABLE_KEPT]:
-        _strip(old)
+        if old not in BEING_SENT:
+            _strip(old)
 
 
 def _strip(folder: Path) -> None:

@@ -146,7 +146,7 @@ def plan_and_train(
     log = print if is_main_process() else (lambda *_: None)
     upload = None
     if recipe.upload and is_main_process() and not dry_run:
-        upload = Upload(recipe.upload, (root / recipe.output_dir).parent, MARKER)
+        upload = Upload(as_path(recipe.upload, root), (root / recipe.output_dir).parent, MARKER)
     with naming_lost_ranks(recipe.ddp_timeout):
         with cache_in_use(cache, keep=not dry_run) as place:
             try:
@@ -174,14 +174,22 @@ def plan_and_train(
 
 def refuse_another_upload(upload: Upload, run: Run) -> None:
     """Raises LeapError where another run's checkpoints lie where this one's go, now or when one is to be sent."""
+    place = f"{upload.address}/{run.output.name}"
 
-    def same(there: Any, _: Any) -> bool:
-        refuse_another_run(f"{upload.address}/{run.output.name}", there, run.identity)
-        return True  # also where it was stripped here since
+    def same(there: Any, here: Any) -> bool:
+        refuse_another_run(place, there, run.identity)
+        of_stripping = ("resumable", "weights")  # it may have been stripped here since
+        known = (there.keys() | here.keys()) - {*of_stripping}
+        if different := sorted(name for name in known if there.get(name) != here.get(name)):
+            raise LeapError(
+                f"{place}: step {there.get('step')} of an earlier start lies there, which differs in "
+                f"{', '.join(different)}; remove or move it there, or send this run elsewhere"
+            )
+        return True
 
     upload.same = same
     if first := upload.stored(run.output / f"checkpoint-{min(run.recipe.save_steps, run.steps)}"):
-        same(first, None)
+        refuse_another_run(place, first, run.identity)
 
 
 def check_run(

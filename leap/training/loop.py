@@ -221,7 +221,7 @@ def train_loop(job: TrainingJob) -> TrainerState:
     job.ranks.close()
     for tracker in accelerator.trackers:
         tracker.finish()
-    callbacks("on_train_end")
+    callbacks("on_train_end", stopped=stopped)
     if stopped:
         raise Stopped(stop_message(ended_by, state.global_step), ended_by)
     return state

@@ -9,7 +9,7 @@ from leap.hub.hub_models import fetch_model, named_model
 from leap.models.checkpoints import weight_files
 from leap.records.files import check_folder
 from leap.records.json_files import read_object
-from leap.records.remote import address, as_path, is_cached, kind
+from leap.records.remote import address, as_path, is_cached, remote_type
 from leap.training.checkpoint_folder import resume_point
 from leap.training.recipe import Recipe
 from leap.training.resume import model_to_train
@@ -43,7 +43,7 @@ def check_places(recipe: Recipe, root: Path) -> None:
 
 
 def _is_folder(place: Path) -> bool:
-    return kind(place) == "directory" if is_cached(place) else place.is_dir()
+    return remote_type(place) == "directory" if is_cached(place) else place.is_dir()
 
 
 def check_deepspeed(path: Path) -> None:

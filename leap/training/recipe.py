@@ -272,11 +272,11 @@ class Recipe(BaseModel):
             raise ValueError("it holds a control character, or bytes that are not UTF-8")
         return value
 
-    @field_validator(*PATHS, mode="before")
+    @field_validator(*PATHS, "upload", mode="before")
     @classmethod
     def place(cls, value: Any, info: ValidationInfo) -> Any:
         """~ is a home folder in a file too, where no shell has put it in place. Only data may be at an address."""
-        if isinstance(value, str) and is_remote(value) and info.field_name not in DATA:
+        if isinstance(value, str) and is_remote(value) and info.field_name not in (*DATA, "upload"):
             raise ValueError(f"{value}: a path of this machine is needed; checkpoints go elsewhere with `upload`")
         if not isinstance(value, str) or not value.startswith("~"):
             return value

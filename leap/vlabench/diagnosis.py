@@ -18,6 +18,7 @@ from leap.records.benchmark import BenchmarkExample, OperationSequence, Predicti
 from leap.records.files import is_file
 from leap.records.json_files import read_json, read_object
 from leap.records.litter import listed
+from leap.records.remote import present
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.examples import dimension_folders, example_folders
 from leap.vlabench.grounding import Step, has_id_as_text, has_name, plan_steps
@@ -169,6 +170,7 @@ def scene_objects(example: Path) -> dict[Any, str] | None:
 
 
 def _reference(path: Path) -> Sequence[Step]:
+    present(path)  # outside: what cannot be fetched is no reference that cannot be read
     try:
         return plan_steps(read_object(path, OperationSequence)["skill_sequence"]) or ()
     except LeapError:

@@ -13,7 +13,7 @@ from leap.records.benchmark import BenchmarkExample, OperationSequence
 from leap.records.files import file_digest, is_file, read_text
 from leap.records.json_files import read_object
 from leap.records.litter import listed
-from leap.records.remote import fetch_data, folders_in, is_cached
+from leap.records.remote import fetch_data, folders_in, is_cached, present
 from leap.terminal import shown
 from leap.vlabench.dimensions import DIMENSIONS, Dimension, find_dimension
 
@@ -29,8 +29,8 @@ def dimension_folders(root: Path, dimension: Dimension, names: str = "*") -> lis
     Where `root` is at an address, their files of such `names` are fetched.
     """
     if is_cached(root):
-        _fetch_dimension(root, dimension, names)
-    elif not root.is_dir():
+        return _fetch_dimension(root, dimension, names)
+    if not root.is_dir():
         raise LeapError(
             f"{root}: the benchmark is not there; download it ({DOWNLOAD}), "
             "or make the demo (scripts/utils/make_demo_workspace.py)"
@@ -39,11 +39,12 @@ def dimension_folders(root: Path, dimension: Dimension, names: str = "*") -> lis
 
 
 @cache
-def _fetch_dimension(root: Path, dimension: Dimension, names: str) -> None:
+def _fetch_dimension(root: Path, dimension: Dimension, names: str) -> list[Path]:
     """Once in a process: an evaluation reads all of it several times."""
-    for name in folders_in(root):
-        if _is(name, dimension):
-            fetch_data(root / name, names)
+    folders = [root / name for name in sorted(folders_in(root)) if _is(name, dimension)]
+    for folder in folders:
+        fetch_data(folder, names)
+    return folders
 
 
 def dimension_folder(root: Path, dimension: Dimension) -> Path:
@@ -130,7 +131,7 @@ def _read_example(dimension: Dimension, task: str, number: int, folder: Path) ->
     reference = folder / "output" / "operation_sequence.json"
     needed = (instruction, reference, folder / "input" / "input.png", folder / "input" / "input_mask.png")
     for path in needed:
-        if not is_file(path):
+        if not is_file(present(path)):
             raise LeapError(f"{path}: missing; this example is incomplete, {DOWNLOAD_AGAIN}")
     plan = read_object(reference, OperationSequence, DOWNLOAD_AGAIN)
     text = read_text(instruction).strip()
@@ -145,6 +146,6 @@ def fingerprint(examples: Iterable[BenchmarkExample]) -> str:
     for example in examples:
         digest.update(f"{example.dimension}/{example.task}/{example.number}\0".encode())
         for path in (example.image, example.numbered_image, example.folder / "output" / "operation_sequence.json"):
-            digest.update(file_digest(path))
+            digest.update(file_digest(present(path)))
         digest.update(example.instruction.encode() + b"\0")
     return digest.hexdigest()

@@ -46,7 +46,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--skip_baseline", action="store_true", help="for --batch_mode")
     add("--model_name", help="the name of the results (default: from the folder)")
     add("--output_dir", type=find, default=workspace.eva_results, help="where results go")
-    add("--upload", help="send each complete result to s3://…, gs://…, hf://… or a shared folder as well")
+    add("--upload", type=workspace.find_data, help="send complete results to s3://, gs://, hf:// or a folder, too")
     add("--fresh", action="store_true", help="start anew; old results go to backup_eva_results/")
     controls = ("none", "swapped", "blank", "absent")
     add("--image_control", choices=controls, default="none", help="other scenes' images, grey ones, or none at all")

@@ -78,7 +78,8 @@ WORDS = ("dir", "path", "file", "folder", "root", "checkpoint", "image", "model"
          "results", "output", "annotations", "evaluation", "vlabench", "golden", "data")  # fmt: skip
 NO_PATHS = {"--checkpoints", "--recipe", "--model", "--models", "--only_models", "--model_name", "model", "--baseline",
             "--dimension", "--dimensions", "--image_tokens_min", "--image_tokens_max", "--max_checkpoints",
-            "--max_models", "--vllm_python", "--vllm_args", "--output_price", "--served_model_name"}  # fmt: skip
+            "--max_models", "--gpus_per_model", "--vllm_python", "--vllm_args", "--output_price",
+            "--served_model_name"}  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -122,6 +122,19 @@ def test_files_have_the_mode_that_the_umask_gives_any_file(tmp_path: Path, mask:
     assert modes == {0o666 & ~mask}
 
 
+def test_what_waits_to_be_sent_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *_ = [made(tmp_path, step) for step in (1, 2, 3, 4)]
+    monkeypatch.setattr("leap.training.checkpoint_folder.BEING_SENT", {first})
+    for _ in range(2):
+        remove_oldest(tmp_path, keep=2)
+        strip_older(tmp_path)
+    assert checkpoints(tmp_path) == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
+    assert is_resumable(first)
+    monkeypatch.undo()
+    remove_oldest(tmp_path, keep=2)
+    assert checkpoints(tmp_path) == ["checkpoint-3", "checkpoint-4"]
+
+
 def test_a_kill_while_stripping_loses_nothing(tmp_path: Path) -> None:
     """Any prefix of what stripping does leaves a checkpoint that loads, and the next call completes it."""
     for step in (1, 2, 3):

@@ -40,7 +40,7 @@ from leap.progress import is_main_process, track
 from leap.records.files import replacing
 from leap.records.json_files import write_json
 from leap.records.locks import FolderLock
-from leap.records.remote import announce, is_cached
+from leap.records.remote import announce, drop_changed, is_cached
 from leap.records.training import ImagePart, TrainingSample
 from leap.terminal import in_one_line, shorten
 
@@ -213,8 +213,10 @@ def _check_images(
     images: list[str], roots: Sequence[Path], store: FactStore, name: str, fetch: bool
 ) -> tuple[FoundImages, Looked]:
     found = find_images(images, roots)
-    if any(map(is_cached, found.status)):
-        announce({Path(file): status for file, status in store.unknown(found.status).items() if is_cached(file)}, fetch)
+    if remote := {Path(file): status for file, status in found.status.items() if is_cached(file)}:
+        drop_changed(remote)  # another machine may know the facts of the new ones
+        unknown = store.unknown({str(file): status for file, status in remote.items()})
+        announce({Path(file): status for file, status in unknown.items()}, fetch)
     looked = store.look(found.status, f"checking the images of {name}", lambda folder: _alone(folder, name))
     return found, looked
 

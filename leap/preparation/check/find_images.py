@@ -60,15 +60,10 @@ def _find(image: str, folders: Sequence[str]) -> tuple[str, Status]:
             candidates.append((file, there))
     if len(candidates) == 1:
         return candidates[0]
-    file = str(resolve_image(image, [Path(folder) for folder in folders], is_listed))
+    file = str(resolve_image(image, [Path(folder) for folder in folders]))
     if (there := _status(file)) is None:
         raise LeapError(f"image {image}: it has just gone")
     return file, there
-
-
-def is_listed(place: Path) -> bool:
-    """Whether an image is there: one at an address by its folder's listing, so that it is not fetched for that."""
-    return status(place) is not None if is_cached(place) else place.is_file()
 
 
 def _status(file: str) -> Status | None:

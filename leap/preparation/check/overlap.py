@@ -6,7 +6,6 @@ from functools import cache, partial
 from leap.data.image import resolve_image
 from leap.errors import LeapError
 from leap.preparation.check.checked_dataset import CheckedFile
-from leap.preparation.check.find_images import is_listed
 from leap.preparation.check.mixture import CheckedSamples
 
 _Sample = tuple[bytes, tuple[str, ...]]  # a digest of what is said, and the image files
@@ -41,7 +40,7 @@ def _digests(samples: CheckedSamples) -> list[bytes]:
 def _samples(samples: CheckedSamples, among: Collection[bytes]) -> Iterator[_Sample]:
     """Those whose words are `among` these: images are looked up for no other."""
     for one in samples.files:
-        find = cache(partial(resolve_image, roots=one.image_roots, there=is_listed))
+        find = cache(partial(resolve_image, roots=one.image_roots))
         images = one.table.data.column("images").take(one.places).to_pylist()
         for said, names in zip(_digests(one), images, strict=True):
             if said in among:
