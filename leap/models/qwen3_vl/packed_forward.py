@@ -18,11 +18,18 @@ _VARIANTS = 64
 NAME = "leap_packed"  # of the decoder's attention, in the library's register
 
 
-def install(model: Any, encoder: Any, compiled: bool, cross_entropy: Callable[[Tensor, Tensor], Tensor]) -> None:
+def install(
+    model: Any,
+    encoder: Any,
+    compiled: bool,
+    cross_entropy: Callable[[Tensor, Tensor], Tensor],
+    flash4: bool = False,
+) -> None:
     """Replace the model's forward; with `compiled`, blocks, layers and loss are compiled (each kind once, whatever the
     lengths of micro-batches).
 
-    `cross_entropy` takes logits [labels, vocabulary] and targets [labels] to their summed loss.
+    `cross_entropy` takes logits [labels, vocabulary] and targets [labels] to their summed loss; `flash4`: attention is
+    FlashAttention 4's.
     """
 
     def summed_loss(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -39,7 +46,8 @@ def install(model: Any, encoder: Any, compiled: bool, cross_entropy: Callable[[T
     model.register_buffer("leap_mean", mean.to(model.device), persistent=False)
     model.register_buffer("leap_std", std.to(model.device), persistent=False)
     model.leap_loss = torch.compile(summed_loss, dynamic=True) if compiled else summed_loss
-    model.forward, model.leap_compiled = MethodType(_forward, model), compiled
+    model.forward = MethodType(_forward, model)
+    model.leap_compiled, model.leap_flash4 = compiled, flash4
     if compiled:
         # With and without gradients, two dtypes, adapters: more variants of a layer than PyTorch expects.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
@@ -61,7 +69,7 @@ def _forward(
     if pixels is not None:
         features, deep = _vision(self, pixels, micro_batch, dtype)
         hidden = _put(hidden, micro_batch["pixels_index"], features, torch.Tensor.index_copy)
-    segments = _segments(hidden, micro_batch["ends"], micro_batch["lengths"], micro_batch["longest"])
+    segments = _segments(self, hidden, micro_batch["ends"], micro_batch["lengths"], micro_batch["longest"])
     positions = text.rotary_emb(hidden, position_ids[:, None])
     for layer_index, layer in enumerate(text.layers):
         _expect_any_length(self, hidden, positions, segments)
@@ -99,6 +107,7 @@ def _vision(
     hidden = hidden.to(dtype) if dtype else hidden
     positions = tower.rotary_pos_emb(hidden, micro_batch["patch_positions"])
     segments = _segments(
+        self,
         hidden,
         micro_batch["image_ends"],
         micro_batch["image_lengths"],
@@ -123,8 +132,11 @@ def _embed_patches(tower: Any, patches: Tensor) -> Tensor:
     return functional.linear(patches, projection.weight.sum(2).flatten(1), projection.bias)
 
 
-def _segments(hidden: Tensor, ends: Tensor, lengths: tuple[int, ...], longest: int, equal: int = 0) -> Segments:
-    return Segments(ends, None if has_flash(hidden.device, hidden.dtype) else lengths, longest, equal)
+def _segments(
+    self: Any, hidden: Tensor, ends: Tensor, lengths: tuple[int, ...], longest: int, equal: int = 0
+) -> Segments:
+    on_device = has_flash(hidden.device, hidden.dtype)
+    return Segments(ends, None if on_device else lengths, longest, equal, self.leap_flash4)
 
 
 def _text_attention(
