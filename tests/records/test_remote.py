@@ -455,3 +455,37 @@ def test_a_data_set_of_the_hub(store: MemoryFileSystem, tmp_path: Path) -> None:
         own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "PYTHONPATH": PYTHONPATH}
         subprocess.run([sys.executable, "-c", OF_THE_HUB], env={**os.environ, **own}, check=True, timeout=120)
         assert sorted(seen.path for seen in hub.seen if seen.what == "file") == sorted(files)
+
+
+TO_THE_HUB = """
+import sys
+from pathlib import Path
+from leap.records.remote import as_path
+from leap.records.upload import Upload
+upload = Upload(as_path("hf://datasets/lab/plans/results"), Path(sys.argv[1]), "manifest.json")
+upload.send(Path(sys.argv[1], "m"))
+upload.refuse_failed()
+try:
+    Upload(as_path("hf://datasets/nobody/none"), Path(sys.argv[1]), "manifest.json")
+except Exception as error:
+    assert "hf://datasets/nobody/none: there is no such" in str(error), error
+else:
+    raise AssertionError("there is no such repository")
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_goes_to_the_hub_in_one_commit(store: MemoryFileSystem, tmp_path: Path) -> None:
+    (tmp_path / "m" / "deep").mkdir(parents=True)
+    for name in ("a[1]", "deep/b", ".lock", "manifest.json"):
+        (tmp_path / "m" / name).write_text(name)
+    (tmp_path / "m" / "manifest.json").write_text("{}")
+    with HubServer([Stored("lab/plans", "dataset", {"train.jsonl": b"{}"})]) as hub:
+        own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_a"}
+        environment = {**os.environ, **own, "PYTHONPATH": PYTHONPATH}
+        command = [sys.executable, "-c", TO_THE_HUB, str(tmp_path)]
+        subprocess.run(command, env=environment, check=True, timeout=120)
+        assert len([seen for seen in hub.seen if seen.what == "commit"]) == 1
+        assert hub.received == {
+            "results/m/a[1]": b"a[1]", "results/m/deep/b": b"deep/b", "results/m/manifest.json": b"{}",
+        }  # fmt: skip
