@@ -16,10 +16,11 @@ from fsspec.registry import _registry
 from servers.hub import HubServer
 from servers.hub_store import Stored
 
+from leap.data.image import resolve_image
 from leap.errors import LeapError, UsageError
 from leap.records import remote
 from leap.records.paths import find_data, find_path
-from leap.records.remote import address, as_path, cache_folder, fetch_data, is_there, open_file, present
+from leap.records.remote import address, as_path, cache_folder, fetch_data, is_cached, is_there, open_file, present
 from leap.records.upload import Upload
 
 
@@ -172,6 +173,30 @@ def test_what_has_gone_is_fetched_by_whoever_reads_it(store: MemoryFileSystem) -
     as_path("memory://data/a").unlink()
     assert present(as_path("memory://data/a")).read_bytes() == b"one"
     assert not present(as_path("memory://data/none")).exists()
+
+
+def test_images_cost_a_listing_of_their_folder_and_no_request_each(
+    store: MemoryFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[str] = []
+    for name in ("ls", "info"):
+        real = getattr(MemoryFileSystem, name)
+
+        def noted(self: Any, path: str, *given: Any, real: Any = real, **more: Any) -> Any:
+            asked_for.append(path)
+            return real(self, path, *given, **more)
+
+        monkeypatch.setattr(MemoryFileSystem, name, noted)
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"here")
+        store.pipe_file(f"/b/there-{number}.png", b"there")
+    asked_for.clear()
+    roots = [tmp_path, as_path("memory://b")]
+    found = [resolve_image(f"{kind}{number}.png", roots) for kind in ("", "there-") for number in range(3)]
+    assert [is_cached(path) for path in found] == [False] * 3 + [True] * 3
+    assert asked_for == ["memory://b"]
+    remote.fetch_listed(found)
+    assert cached() == {f"memory://b/there-{number}.png": 5 for number in range(3)}
 
 
 def test_a_store_without_versions_is_refused(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
