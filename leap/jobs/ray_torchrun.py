@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from leap.cli import FAILED
 from leap.errors import LeapError, first_line
 from leap.jobs.ray_cluster import connected
 from leap.supervise import supervised
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "training" / "run-finetuning.py"
-_LAST_WORDS = 60.0  # seconds for the other nodes to say why they end, too
+_LAST_WORDS = 60.0  # seconds for the other nodes to end, and to say why
 
 
 def train_on_nodes(address: str, nodes: int, gpus: int, wait: float, flags: Sequence[str]) -> int:
@@ -49,13 +50,16 @@ def _train(nodes: int, gpus: int, wait: float, flags: Sequence[str]) -> int:
     waiting = [on(node, _torchrun, nodes, gpus, node, first, list(flags)) for node in range(nodes)]
     while waiting:
         (ended,), waiting = ray.wait(waiting)
+        lost: Exception | None = None
         try:
             code = int(ray.get(ended))
         except ray.exceptions.RayError as error:
-            raise LeapError(f"a node is lost ({first_line(error)}); the same command goes on") from error
+            code, lost = FAILED, error
+        if code and waiting:  # who starts again at once is to find nobody at work
+            ray.wait(waiting, num_returns=len(waiting), timeout=_LAST_WORDS)
+        if lost:
+            raise LeapError(f"a node is lost ({first_line(lost)}); the same command goes on") from lost
         if code:
-            if waiting:
-                ray.wait(waiting, num_returns=len(waiting), timeout=_LAST_WORDS)
             return code
     return 0
 
