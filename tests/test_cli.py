@@ -297,8 +297,9 @@ def test_help_has_choices_defaults_and_an_example(script: str) -> None:
 def test_recipe_flags_show_their_choices_and_defaults() -> None:
     shown = " ".join(parser_of("scripts/training/run-finetuning.py").format_help().split())
     for words in (
-        "--attn_implementation {sdpa,eager,flash_attention_2} of padded samples; packed ones have PyTorch's flash "
-        "attention. eager pads, which is slower (default: sdpa)",
+        "--attn_implementation {sdpa,eager,flash_attention_2,flash_attention_4} of padded samples; packed ones have "
+        "PyTorch's flash attention, or with flash_attention_4 that of the package flash-attn-4. eager pads, which is "
+        "slower (default: sdpa)",
         "--lora_parts {vision,projector,llm},… where to look (default: ['llm'])",
         "--eval_strategy {no,steps,epoch} (default: None)",
         "--train_file VALUE training samples: a JSONL, JSON or Parquet file, a folder, or org/name (default: the "

@@ -147,6 +147,21 @@ def test_flash_attention_of_padded_rows_is_refused_without_its_package(workspace
     assert "flash_attention_2 with padded samples (packing=false) needs a GPU and the flash-attn package" in done.stderr
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="flash-attn-4 may be there")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("", "needs bf16 or fp16, a GPU of Hopper's generation or Blackwell's and the package flash-attn-4"),
+        ("--packing false", "flash_attention_4 is for packed samples, but packing=false means padded ones"),
+    ],
+)
+def test_flash_attention_4_is_refused_where_it_does_not_run(workspace: Path, options: str, reason: str) -> None:
+    asked = f"--recipe demo --attn_implementation flash_attention_4 {options} --dry_run".split()
+    done = run_script(FINETUNE, *asked, root=workspace)
+    assert done.returncode == 1
+    assert reason in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [("--attn_implementation eager", "attn_implementation=eager"), ("--packing false", "packing=false")],

@@ -41,6 +41,9 @@ def root(endpoint: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.Mon
         system.mkdir(BUCKET)
         system.put(f"{workspace / 'data'}/", f"{BUCKET}/data", recursive=True)
         system.put(f"{workspace / 'dataset'}/", f"{BUCKET}/dataset", recursive=True)
+        (name,) = (path.name for path in (workspace / "dataset").iterdir())
+        for folder in ("data/images/", f"dataset/{name}/", f"dataset/{name}/Spatial/"):  # as a console makes folders
+            system.call_s3("put_object", Bucket=BUCKET, Key=folder, Body=b"")
     root = tmp_path / "empty"
     root.mkdir()
     (root / "models").symlink_to(workspace / "models")

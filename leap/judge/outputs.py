@@ -25,6 +25,7 @@ from leap.progress import track
 from leap.records.json_files import write_json
 from leap.records.judging import StoredResponse, join_images
 from leap.records.locks import FolderLock
+from leap.records.remote import fetch_listed
 from leap.records.training import TextPart
 
 STORE = "answers.jsonl"
@@ -149,6 +150,7 @@ def read_samples(settings: OutputSettings, stored: ImageFolder) -> list[Sample]:
         request = Request((str(len(samples)),), tuple(row.messages), images)
         shown = join_images([_shown(path, settings.root) for path in images])
         samples.append(Sample(request, images, shown, "\n".join(texts), row.target.steps))
+    fetch_listed(image for sample in samples for image in sample.images)
     return samples
 
 

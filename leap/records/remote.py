@@ -18,7 +18,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, lru_cache
@@ -76,7 +76,7 @@ def as_path(text: str, root: Path = Path()) -> Path:
     if "@" in parts[0]:  # it would stand in reports and on screens
         raise LeapError(f"{protocol}://: an address may hold no user or password; set them as that store's tools do")
     if protocol not in _STORES:
-        raise LeapError(f"{text}: {protocol}:// is not read here; give s3://, gs://, hf:// or a path, as of a mount")
+        raise LeapError(f"{text.partition('?')[0]}: {protocol}:// is not read here; give s3://, gs://, hf:// or a path")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise LeapError(f"{text}: no address of a file or folder; give one such as {protocol}://bucket/folder")
     return cache_folder().joinpath(protocol, *parts)
@@ -381,6 +381,12 @@ def fetch(wanted: Mapping[Path, Status], what: str | None = None) -> None:
         download.run()
 
 
+def fetch_listed(files: Iterable[Path]) -> None:
+    """Bring many at once that are to be read one by one, as their folders' listings have them; what stands for no
+    address is left alone."""
+    fetch({path: there for path in files if is_cached(path) and (there := status(path))})
+
+
 class NotFetched(LeapError):
     """What a dry run would have to fetch, and does not: how much it is, and how long it takes."""
 
@@ -504,7 +510,7 @@ class _Room:
             text = note.read_text() if note.is_file() else ""
             total = int(text) + taken if text.isdigit() else bound + 1  # unknown: counted anew
             if total > bound:
-                total = _remove_least_recent(folder, bound, int(bound * _FULL) - self._coming)
+                total = _remove_least_recent(folder, int(bound * _FULL) - self._coming)
                 total += self._coming + taken - size
             new = unfinished(note)
             new.write_text(str(total))
@@ -512,7 +518,7 @@ class _Room:
         self._ahead += taken - size
 
 
-def _remove_least_recent(folder: Path, bound: int, kept: int) -> int:
+def _remove_least_recent(folder: Path, kept: int) -> int:
     """The bytes that stay in the cache: at most `kept` where there are more.
 
     A part that a kill left is used by nobody, and goes in its turn; not one that may still grow.

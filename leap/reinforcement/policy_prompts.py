@@ -15,6 +15,7 @@ from leap.errors import LeapError
 from leap.preparation.build.benchmark_samples import example_samples
 from leap.preparation.check.checked_dataset import CheckedFile
 from leap.records.files import write_atomic
+from leap.records.remote import fetch_listed
 from leap.records.training import ImagePart, TrainingSample
 from leap.reinforcement.policy_recipe import TABLETOP, PolicyRecipe
 from leap.vlabench.dimensions import DIMENSIONS
@@ -96,6 +97,7 @@ def read_prompts(checked: CheckedFile) -> list[Prompt]:
         raise LeapError(
             f"{checked.path}: no sample's answer holds a plan in a fence, so that no response can be scored"
         )
+    fetch_listed(image for prompt in found for image in prompt.images)
     return found
 
 

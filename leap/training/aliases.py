@@ -167,7 +167,7 @@ _INSTEAD: dict[str, str] = {
         "neat_packing padding_free data_flatten data_packing",
     "the packed forward keeps no logits but the labels'; " + _OUT:
         "enable_liger_kernel use_liger use_liger_kernel liger_kernel_config use_logits_to_keep use_unsloth",
-    "attn_implementation says which: sdpa, flash_attention_2, eager": "disable_flash_attn2",
+    "attn_implementation says which: sdpa, flash_attention_2, flash_attention_4, eager": "disable_flash_attn2",
     "lora_parts (vision,llm) and lora_target_modules say where adapters go":
         "vision_lora lora_namespan_exclude num_lora_modules target_regex",
     "adapters are A and B of linear layers alone; " + _OUT:

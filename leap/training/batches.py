@@ -51,6 +51,8 @@ def check_packing(recipe: "Recipe", family: str) -> None:
             raise LeapError(f"{key} is for packed samples, but {reason} means padded ones: leave {key} out")
     if reason and recipe.attn_implementation == "flash_attention_2":
         _refuse_missing_flash(reason)
+    if recipe.attn_implementation == "flash_attention_4":
+        _refuse_missing_flash4(recipe, reason)
 
 
 def _refuse_missing_flash(reason: str) -> None:
@@ -63,10 +65,24 @@ def _refuse_missing_flash(reason: str) -> None:
         )
 
 
+def _refuse_missing_flash4(recipe: "Recipe", padded: str | None) -> None:
+    import torch
+
+    from leap.models.qwen3_vl.varlen_attention import has_flash4
+
+    if padded:
+        raise LeapError(f"flash_attention_4 is for packed samples, but {padded} means padded ones: take sdpa")
+    if not (torch.cuda.is_available() and has_flash4(torch.device("cuda"), getattr(torch, recipe.dtype))):
+        raise LeapError(
+            "attn_implementation=flash_attention_4 needs bf16 or fp16, a GPU of Hopper's generation or Blackwell's and "
+            "the package flash-attn-4; sdpa needs none of them"
+        )
+
+
 def why_padded(recipe: "Recipe", family: str) -> str | None:
     """What asks for the library's own forward over padded samples, which is slower; None for packed ones.
 
-    Packed samples have PyTorch's flash attention, whether sdpa or flash_attention_2 is asked for.
+    Packed samples have PyTorch's flash attention, whether sdpa or flash_attention_2 is asked for, or FlashAttention 4.
     """
     if not recipe.packing:
         return "packing=false"
@@ -148,7 +164,8 @@ def _packed(run: "Run", model: Any, accelerator: Any, state_bytes: float, earlie
     plan, samples = _plan(run, accelerator.num_processes), _samples(run, run.train)
     number = getattr(torch, recipe.dtype)
     compiled = recipe.compile if recipe.compile is not None else has_flash(device, number)
-    packed_forward.install(model, run.encoder, compiled, cross_entropy)
+    flash4 = recipe.attn_implementation == "flash_attention_4"
+    packed_forward.install(model, run.encoder, compiled, cross_entropy, flash4)
     collate = PackedCollator(PackedLayout.of(model.config, run.train, accelerator.num_processes))
 
     def batch(indices: list[int]) -> dict[str, Any]:

@@ -210,8 +210,11 @@ class Recipe(BaseModel):
     bf16: Annotated[bool, Field(description="bf16 arithmetic over fp32 weights")] = False
     fp16: bool = False
     attn_implementation: Annotated[
-        Literal["sdpa", "eager", "flash_attention_2"],
-        Field(description="of padded samples; packed ones have PyTorch's flash attention. eager pads, which is slower"),
+        Literal["sdpa", "eager", "flash_attention_2", "flash_attention_4"],
+        Field(
+            description="of padded samples; packed ones have PyTorch's flash attention, or with flash_attention_4 that "
+            "of the package flash-attn-4. eager pads, which is slower"
+        ),
     ] = "sdpa"
     gradient_checkpointing: Annotated[
         bool | None, Field(description="compute activations twice; null: of as much as memory needs")

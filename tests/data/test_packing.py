@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -237,6 +238,39 @@ def test_packed_samples_have_the_loss_and_gradients_of_padded_ones(
         loss = trained(**micro_batch)
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
         assert_same(wanted, gradients(trained, loss))
+
+
+def test_layers_are_compiled_once_for_micro_batches_of_any_length(
+    model: Path,
+    tools: tuple[Any, ChatFormat, ImageEncoder],
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, where attention is part of a layer's graph and the lengths of segments stay on the device."""
+    from torch._dynamo.utils import counters
+
+    def attend(query: Any, key: Any, value: Any, segments: Any, causal: bool, scale: float) -> torch.Tensor:
+        place = torch.arange(query.shape[0])
+        of = torch.searchsorted(segments.ends, place, right=True)
+        seen = (of[:, None] == of) & (place[:, None] >= place if causal else True)
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
+        scores = torch.einsum("qhw,khw->hqk", query, key) * scale
+        return torch.einsum("hqk,khw->qhw", scores.masked_fill(~seen, -torch.inf).softmax(-1), value)
+
+    trained = rough_model(model)
+    monkeypatch.setattr(packed_forward, "attend", attend)
+    monkeypatch.setattr(packed_forward, "has_flash", lambda *_: True)
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+    collate = PackedCollator(layout(trained, samples))
+    packed_forward.install(trained, tools[2], True, cross_entropy)
+    trained.leap_loss = lambda head, hidden, targets: cross_entropy(head(hidden), targets)
+    torch._dynamo.reset()
+    counters.clear()
+    trained(**collate(samples[:1])).backward()
+    compiled = counters["stats"]["unique_graphs"]
+    assert compiled
+    trained(**collate(samples)).backward()
+    assert counters["stats"]["unique_graphs"] == compiled
 
 
 def test_samples_of_a_micro_batch_do_not_see_each_other(

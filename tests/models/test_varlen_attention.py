@@ -1,9 +1,13 @@
 """Attention within segments: the kernels of a GPU compute what plain attention does, segment by segment."""
 
+import sys
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 
-from leap.models.qwen3_vl.varlen_attention import Segments, attend, has_flash
+from leap.models.qwen3_vl.varlen_attention import Segments, attend, has_flash, has_flash4
 
 LENGTHS = ((1064, 1064, 1064), (7, 300, 1, 1064, 128, 65))
 
@@ -34,6 +38,58 @@ def test_plain_attention_sees_its_own_segment_alone(causal: bool) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+def scores_of(query: torch.Tensor, key: torch.Tensor, cuts: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
+    """[heads, queries, keys], minus infinity where a query does not see a key."""
+    place = torch.arange(len(query))
+    of = torch.searchsorted(cuts, place, right=True)
+    seen = (of[:, None] == of) & (place[:, None] >= place if causal else True)
+    scores = torch.einsum("qhw,khw->hqk", query, key.repeat_interleave(query.shape[1] // key.shape[1], 1)) * scale
+    return scores.masked_fill(~seen, -torch.inf)
+
+
+class Formulas(ModuleType):
+    """In place of FlashAttention 4's kernels, which need a GPU: the textbook's formulas, called as they are called."""
+
+    @staticmethod
+    def _flash_attn_fwd(
+        query: Any, key: Any, value: Any, *, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int, max_seqlen_k: int,
+        softmax_scale: float, causal: bool, return_lse: bool,
+    ) -> Any:  # fmt: skip
+        scores = scores_of(query, key, cu_seqlens_q, causal, softmax_scale)
+        value = value.repeat_interleave(query.shape[1] // value.shape[1], 1)
+        return torch.einsum("hqk,khw->qhw", scores.softmax(-1), value), scores.logsumexp(-1), None
+
+    @staticmethod
+    def _flash_attn_bwd(
+        query: Any, key: Any, value: Any, found: Any, grad: Any, sums: Any, *, softmax_scale: float, causal: bool,
+        cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int, max_seqlen_k: int,
+    ) -> Any:  # fmt: skip
+        shared = query.shape[1] // key.shape[1]
+        shares = (scores_of(query, key, cu_seqlens_q, causal, softmax_scale) - sums[..., None]).exp()
+        of_shares = torch.einsum("qhw,khw->hqk", grad, value.repeat_interleave(shared, 1))
+        of_scores = shares * (of_shares - (grad * found).sum(-1).T[..., None]) * softmax_scale
+        of_query = torch.einsum("hqk,khw->qhw", of_scores, key.repeat_interleave(shared, 1))
+        of_key, of_value = (torch.einsum("hqk,qhw->khw", *pair) for pair in ((of_scores, query), (shares, grad)))
+        return of_query, *(one.unflatten(1, (-1, shared)).sum(2) for one in (of_key, of_value)), None
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_flash_attention_4_is_asked_for_the_same(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator around its kernels, in a compiler's graph, too: values and gradients."""
+    monkeypatch.setitem(sys.modules, "flash_attn.cute.interface", Formulas("interface"))
+    lengths, scale = (7, 30, 1), 0.25
+    inputs = [part.requires_grad_() for part in parts(lengths, 4, 2, 16)]
+    expected = attend(*inputs, Segments(ends(lengths), lengths, 30), causal, scale)
+    outward = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    wanted = torch.autograd.grad(expected, inputs, outward)
+    segments = Segments(ends(lengths), None, 30, flash4=True)
+    for ask in (attend, torch.compile(attend, backend="aot_eager", fullgraph=True)):
+        found = ask(*inputs, segments, causal, scale)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        for one, other in zip(torch.autograd.grad(found, inputs, outward), wanted, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.skipif(
     not (torch.cuda.is_available() and has_flash(torch.device("cuda"), torch.bfloat16)),
     reason="needs a GPU with flash attention",
@@ -41,18 +97,21 @@ def test_plain_attention_sees_its_own_segment_alone(causal: bool) -> None:
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("heads", "key_heads", "width"), [(16, 8, 128), (16, 16, 64)])  # Qwen3-VL-2B's
 @pytest.mark.parametrize("lengths", LENGTHS)
-@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("kernel", ["flash", "equal", "flash4"])
 def test_kernels_of_a_gpu_compute_what_plain_attention_does(
-    lengths: tuple[int, ...], heads: int, key_heads: int, width: int, causal: bool, equal: bool
+    lengths: tuple[int, ...], heads: int, key_heads: int, width: int, causal: bool, kernel: str
 ) -> None:
-    """Values and gradients, within bfloat16's rounding; `equal` is the batched kernel for images of one size."""
+    """Values and gradients, within bfloat16's rounding; "equal" is the batched kernel for images of one size."""
+    equal, flash4 = kernel == "equal", kernel == "flash4"
+    if flash4 and not has_flash4(torch.device("cuda"), torch.bfloat16):
+        pytest.skip("FlashAttention 4 is not there")
     if equal and (len(set(lengths)) > 1 or causal or heads != key_heads):
         pytest.skip("the batched kernel is for images of one size")
     scale = width**-0.5
     inputs = [part.cuda().bfloat16().requires_grad_() for part in parts(lengths, heads, key_heads, width)]
     exact = [part.detach().float().requires_grad_() for part in inputs]
     cuda_ends, longest = ends(lengths).cuda(), max(lengths)
-    found = attend(*inputs, Segments(cuda_ends, None, longest, lengths[0] if equal else 0), causal, scale)
+    found = attend(*inputs, Segments(cuda_ends, None, longest, lengths[0] if equal else 0, flash4), causal, scale)
     expected = attend(*exact, Segments(cuda_ends, lengths, longest), causal, scale)
     outward = torch.randn(expected.shape, generator=torch.Generator("cuda").manual_seed(1), device="cuda")
     found.backward(outward.bfloat16())
@@ -62,7 +121,7 @@ def test_kernels_of_a_gpu_compute_what_plain_attention_does(
         assert error.max() < 0.05 * other.abs().max()
         assert error.mean() < 0.005 * other.abs().mean().clamp(min=other.abs().max() / 50)
     # A kernel that is told too short a longest segment leaves the rest of it out: the test above would see that.
-    if not equal:
+    if kernel == "flash":
         short = attend(*inputs, Segments(cuda_ends, None, longest - 40), causal, scale)
         assert not ((short.float() - expected).abs() < 0.05 * expected.abs().max()).all()
 
@@ -70,3 +129,4 @@ def test_kernels_of_a_gpu_compute_what_plain_attention_does(
 def test_without_a_gpu_there_is_no_flash_attention() -> None:
     assert not has_flash(torch.device("cpu"), torch.bfloat16)
     assert not has_flash(torch.device("cuda"), torch.float32)
+    assert not has_flash4(torch.device("cpu"), torch.bfloat16)

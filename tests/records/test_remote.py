@@ -16,10 +16,11 @@ from fsspec.registry import _registry
 from servers.hub import HubServer
 from servers.hub_store import Stored
 
+from leap.data.image import resolve_image
 from leap.errors import LeapError, UsageError
 from leap.records import remote
 from leap.records.paths import find_data, find_path
-from leap.records.remote import address, as_path, cache_folder, fetch_data, is_there, open_file, present
+from leap.records.remote import address, as_path, cache_folder, fetch_data, is_cached, is_there, open_file, present
 from leap.records.upload import Upload
 
 
@@ -172,6 +173,30 @@ def test_what_has_gone_is_fetched_by_whoever_reads_it(store: MemoryFileSystem) -
     as_path("memory://data/a").unlink()
     assert present(as_path("memory://data/a")).read_bytes() == b"one"
     assert not present(as_path("memory://data/none")).exists()
+
+
+def test_images_cost_a_listing_of_their_folder_and_no_request_each(
+    store: MemoryFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[str] = []
+    for name in ("ls", "info"):
+        real = getattr(MemoryFileSystem, name)
+
+        def noted(self: Any, path: str, *given: Any, real: Any = real, **more: Any) -> Any:
+            asked_for.append(path)
+            return real(self, path, *given, **more)
+
+        monkeypatch.setattr(MemoryFileSystem, name, noted)
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"here")
+        store.pipe_file(f"/b/there-{number}.png", b"there")
+    asked_for.clear()
+    roots = [tmp_path, as_path("memory://b")]
+    found = [resolve_image(f"{kind}{number}.png", roots) for kind in ("", "there-") for number in range(3)]
+    assert [is_cached(path) for path in found] == [False] * 3 + [True] * 3
+    assert asked_for == ["memory://b"]
+    remote.fetch_listed(found)
+    assert cached() == {f"memory://b/there-{number}.png": 5 for number in range(3)}
 
 
 def test_a_store_without_versions_is_refused(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,3 +480,37 @@ def test_a_data_set_of_the_hub(store: MemoryFileSystem, tmp_path: Path) -> None:
         own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "PYTHONPATH": PYTHONPATH}
         subprocess.run([sys.executable, "-c", OF_THE_HUB], env={**os.environ, **own}, check=True, timeout=120)
         assert sorted(seen.path for seen in hub.seen if seen.what == "file") == sorted(files)
+
+
+TO_THE_HUB = """
+import sys
+from pathlib import Path
+from leap.records.remote import as_path
+from leap.records.upload import Upload
+upload = Upload(as_path("hf://datasets/lab/plans/results"), Path(sys.argv[1]), "manifest.json")
+upload.send(Path(sys.argv[1], "m"))
+upload.refuse_failed()
+try:
+    Upload(as_path("hf://datasets/nobody/none"), Path(sys.argv[1]), "manifest.json")
+except Exception as error:
+    assert "hf://datasets/nobody/none: there is no such" in str(error), error
+else:
+    raise AssertionError("there is no such repository")
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_goes_to_the_hub_in_one_commit(store: MemoryFileSystem, tmp_path: Path) -> None:
+    (tmp_path / "m" / "deep").mkdir(parents=True)
+    for name in ("a[1]", "deep/b", ".lock", "manifest.json"):
+        (tmp_path / "m" / name).write_text(name)
+    (tmp_path / "m" / "manifest.json").write_text("{}")
+    with HubServer([Stored("lab/plans", "dataset", {"train.jsonl": b"{}"})]) as hub:
+        own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_a"}
+        environment = {**os.environ, **own, "PYTHONPATH": PYTHONPATH}
+        command = [sys.executable, "-c", TO_THE_HUB, str(tmp_path)]
+        subprocess.run(command, env=environment, check=True, timeout=120)
+        assert len([seen for seen in hub.seen if seen.what == "commit"]) == 1
+        assert hub.received == {
+            "results/m/a[1]": b"a[1]", "results/m/deep/b": b"deep/b", "results/m/manifest.json": b"{}",
+        }  # fmt: skip

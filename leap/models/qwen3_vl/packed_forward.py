@@ -18,10 +18,18 @@ _VARIANTS = 64
 NAME = "leap_packed"  # of the decoder's attention, in the library's register
 
 
-def install(model: Any, encoder: Any, compiled: bool, cross_entropy: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Replace the model's forward; with `compiled`, blocks, layers and loss are compiled (each kind once).
+def install(
+    model: Any,
+    encoder: Any,
+    compiled: bool,
+    cross_entropy: Callable[[Tensor, Tensor], Tensor],
+    flash4: bool = False,
+) -> None:
+    """Replace the model's forward; with `compiled`, blocks, layers and loss are compiled (each kind once, whatever the
+    lengths of micro-batches).
 
-    `cross_entropy` takes logits [labels, vocabulary] and targets [labels] to their summed loss.
+    `cross_entropy` takes logits [labels, vocabulary] and targets [labels] to their summed loss; `flash4`: attention is
+    FlashAttention 4's.
     """
 
     def summed_loss(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -39,6 +47,7 @@ def install(model: Any, encoder: Any, compiled: bool, cross_entropy: Callable[[T
     model.register_buffer("leap_std", std.to(model.device), persistent=False)
     model.leap_loss = torch.compile(summed_loss, dynamic=True) if compiled else summed_loss
     model.forward = MethodType(_forward, model)
+    model.leap_compiled, model.leap_flash4 = compiled, flash4
     if compiled:
         # With and without gradients, two dtypes, adapters: more variants of a layer than PyTorch expects.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
@@ -60,14 +69,23 @@ def _forward(
     if pixels is not None:
         features, deep = _vision(self, pixels, micro_batch, dtype)
         hidden = _put(hidden, micro_batch["pixels_index"], features, torch.Tensor.index_copy)
-    segments = _segments(hidden, micro_batch["ends"], micro_batch["lengths"], micro_batch["longest"])
+    segments = _segments(self, hidden, micro_batch["ends"], micro_batch["lengths"], micro_batch["longest"])
     positions = text.rotary_emb(hidden, position_ids[:, None])
     for layer_index, layer in enumerate(text.layers):
+        _expect_any_length(self, hidden, positions, segments)
         hidden = layer(hidden, position_embeddings=positions, attention_mask=None, segments=segments)
         if layer_index < len(deep):
             hidden = _put(hidden, micro_batch["pixels_index"], deep[layer_index], torch.Tensor.index_add)
     chosen = text.norm(hidden[0, micro_batch["label_index"]])
     return self.leap_loss(self.lm_head, chosen, micro_batch["targets"])
+
+
+def _expect_any_length(self: Any, hidden: Tensor, positions: tuple[Tensor, Tensor], segments: Segments) -> None:
+    """Have what comes next compiled for any number of tokens at once, not for the first one's and then again. As many
+    images of one size in every micro-batch are one number, though."""
+    if self.leap_compiled and not segments.equal:
+        for part in (hidden, *positions, segments.ends):
+            torch._dynamo.maybe_mark_dynamic(part, max(part.dim() - 2, 0))
 
 
 def _put(hidden: Tensor, index: Tensor, features: Tensor, how: Any) -> Tensor:
@@ -89,6 +107,7 @@ def _vision(
     hidden = hidden.to(dtype) if dtype else hidden
     positions = tower.rotary_pos_emb(hidden, micro_batch["patch_positions"])
     segments = _segments(
+        self,
         hidden,
         micro_batch["image_ends"],
         micro_batch["image_lengths"],
@@ -97,6 +116,7 @@ def _vision(
     )
     deep: list[Tensor] = []
     for index, block in enumerate(tower.blocks):
+        _expect_any_length(self, hidden, positions, segments)
         hidden = block(hidden, cu_seqlens=None, position_embeddings=positions, segments=segments)
         if index in tower.deepstack_visual_indexes:
             deep.append(tower.deepstack_merger_list[tower.deepstack_visual_indexes.index(index)](hidden))
@@ -112,8 +132,11 @@ def _embed_patches(tower: Any, patches: Tensor) -> Tensor:
     return functional.linear(patches, projection.weight.sum(2).flatten(1), projection.bias)
 
 
-def _segments(hidden: Tensor, ends: Tensor, lengths: tuple[int, ...], longest: int, equal: int = 0) -> Segments:
-    return Segments(ends, None if has_flash(hidden.device, hidden.dtype) else lengths, longest, equal)
+def _segments(
+    self: Any, hidden: Tensor, ends: Tensor, lengths: tuple[int, ...], longest: int, equal: int = 0
+) -> Segments:
+    on_device = has_flash(hidden.device, hidden.dtype)
+    return Segments(ends, None if on_device else lengths, longest, equal, self.leap_flash4)
 
 
 def _text_attention(
