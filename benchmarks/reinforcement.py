@@ -87,7 +87,10 @@ def main() -> None:
     found = results(workspace.eva_results.with_name(RESULTS), names)
     where = {"device": device_name("cpu"), "command": command(), **git_state(REPOSITORY), "versions": versions()}
     found["sampled"] = {arm: bench.sampled(runs, arm) for arm in arguments.arms if arm.startswith("grpo")}
-    write_json(arguments.output / "reinforcement-cpu.json", {**where, "seconds": seconds, **found})
+    ours, *others = arguments.arms
+    means = {arm: found["grounded"][arm] for arm in ("start", *others)}
+    page = {"benchmark": "reinforcement", "ours": found["grounded"][ours], "unit": f"grounded, {ours}", "parts": means}
+    write_json(arguments.output / "reinforcement-cpu.json", {**page, **where, "seconds": seconds, **found})
     save(figure(found), arguments.output / "reinforcement", ["png"])
     for name, row in found["comparisons"].items():
         print(f"{name}: {row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}], p {row['p']:.4f}")
