@@ -195,7 +195,7 @@ class EngineOfSweep:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._close()
+        self.close()
 
     @contextmanager
     def holding(self, model: ModelToOpen) -> Iterator[Engine]:
@@ -203,17 +203,17 @@ class EngineOfSweep:
         try:
             yield self._with(model)
         except BaseException:
-            self._close()
+            self.close()
             raise
 
     def _with(self, model: ModelToOpen) -> Engine:
         if self._engine and not self._engine.load(model.folder, model.base):
             print(f"{model.folder}: the engine starts anew (more differs from the model before than its weights)")
-            self._close()
+            self.close()
         self._engine = self._engine or self._options.open(model)
         return self._engine
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._engine:
             self._engine.close()
         self._engine = None

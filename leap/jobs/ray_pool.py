@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from leap import provenance
 from leap.errors import LeapError
-from leap.inference.engines import EngineOptions, ModelToOpen
+from leap.inference.engines import EngineOfSweep, EngineOptions, ModelToOpen
 from leap.inference.protocol import Decoding, Engine, Request, Response
 from leap.inference.vllm_server import INTERPRETER
 from leap.jobs.ray_cluster import room_for
@@ -60,29 +60,35 @@ class ModelHolder:
     """A worker, in a process of its own somewhere in the cluster: the engine of one model at a time."""
 
     def __init__(self, options: EngineOptions, number: int, cache: str) -> None:
-        self._options, self._number = options, number
+        self._number = number
         os.environ["LEAP_CACHE"] = cache  # paths of files at an address are those in the driver's
+        self._engines = EngineOfSweep(options)
         self._engine: Engine | None = None
+        self._failed = False
 
     def ready(self) -> None:
         """Returns when the process is there."""
 
     def load(self, model: ModelToOpen, longest: Sequence[Request], decoding: Decoding) -> dict[str, Any]:
         """Hold this model from now on; what describes the engine, the machine and its libraries."""
-        if self._engine:
-            self._engine.close()
-            self._engine = None
+        if self._failed:  # whatever the engine may say of itself
+            self._engines.close()
         for folder in (model.folder, model.base, model.data):
             if folder and not is_cached(folder) and not folder.is_dir():
                 raise LeapError(f"{folder} is not there; every node needs it under this path, as on a shared disk")
         log = model.log.with_stem(f"{model.log.stem}-{self._number}")
-        self._engine = self._options.open(replace(model, log=log))
-        self._engine.responses(longest, decoding)  # a server starts here; nothing is asked yet
+        with self._engines.holding(replace(model, log=log)) as self._engine:
+            self._engine.responses(longest, decoding)  # a server starts here; nothing is asked yet
+        self._failed = False
         return {"engine": self._engine.describe(), "node": socket.gethostname(), "versions": provenance.versions()}
 
     def answer(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
         assert self._engine
-        yield from self._engine.responses(requests, decoding)
+        try:
+            yield from self._engine.responses(requests, decoding)
+        except LeapError:
+            self._failed = True
+            raise
 
 
 @dataclass(eq=False)
@@ -209,6 +215,8 @@ class RayPool:
     def _load(self, worker: _Worker, task: _Task) -> None:
         longest = nlargest(_LONGEST, task.left, key=lambda request: (len(request.images), request.text_length))
         model = replace(self._model_to_open(task.work.model), gpus=max(1, self._gpus), expected=len(task.left))
+        if self._options.engine == "hf":  # each of a node's workers would keep images in a share of its memory
+            model = replace(model, others=())
         worker.task, worker.loading = task, True
         self._calls[worker.actor.load.remote(model, longest, self._decoding)] = partial(self._hear_load, worker)
 

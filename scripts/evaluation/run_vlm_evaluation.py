@@ -231,7 +231,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
 
     def to_open(model: EvaluatedModel):
         log, images = workspace.logs / f"vllm-{model.name}.log", settings.images
-        others = () if arguments.ray_address else tuple(folder for folder in folders if folder != model.folder)
+        others = tuple(folder for folder in folders if folder != model.folder)
         return ModelToOpen(model.folder, model.base, images, device, dtype, settings.data, log, others=others)
 
     models = [partial(identified, folder) for folder in folders]

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from ray_nodes import RayNodes
+from safetensors.torch import load_file, save_file
 from test_jobs import needs_ray
 from test_killed_evaluation import EXAMPLES, bench, final_files, line_count
 
@@ -25,10 +27,10 @@ TOTAL = 6 * EXAMPLES * REPEATS
 COMMAND = [
     sys.executable,
     "scripts/evaluation/run_vlm_evaluation.py",
-    *"--checkpoint models/tiny --model_name m --image_tokens_min 4 --image_tokens_max 9 --device cpu".split(),
+    *"--checkpoint models/tiny --image_tokens_min 4 --image_tokens_max 9 --device cpu".split(),
     *f"--max_new_tokens 3 --batch_size 2 --workers 0 --repeats {REPEATS} --temperature 1".split(),
 ]
-NAME = "m_T1"
+NAME = "tiny_T1"
 LOCAL = "--ray_address local --jobs 2".split()
 
 
@@ -120,6 +122,20 @@ def test_a_killed_driver_goes_on_with_the_same_command(bench: Path, alone: dict[
     with start(bench, "driver", *LOCAL) as driver:
         assert driver.wait() == 0, log(bench, "driver")
     assert files(bench, "driver") == alone
+
+
+def test_a_worker_goes_from_one_model_to_the_next(bench: Path) -> None:
+    other = shutil.copytree(bench / "models" / "tiny", bench / "models" / "other") / "model.safetensors"
+    save_file({name: 1.05 * tensor for name, tensor in load_file(other).items()}, other, {"format": "pt"})
+    asked = (
+        "--checkpoint models/tiny models/other --num_episodes 2 --max_new_tokens 9 --repeats 1 --temperature 0".split()
+    )
+    for run, places in (("one", []), ("worker", ["--ray_address", "local", "--jobs", "1"])):
+        evaluate = start(bench, run, *asked, *places)
+        assert evaluate.wait() == 0, log(bench, run)
+    found = files(bench, "worker")
+    assert found == files(bench, "one")
+    assert found["Spatial/tiny/predictions.jsonl"] != found["Spatial/other/predictions.jsonl"]
 
 
 @pytest.fixture
