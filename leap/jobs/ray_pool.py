@@ -264,6 +264,8 @@ class RayPool:
             return
         worker.deaths = 0
         self._refuse_other_versions(loaded)
+        if not self._done:
+            self._before = time.monotonic()  # an answer's time begins with a model, as in one process
         if task.left or task.running:  # else others have answered all of it meanwhile, and its folders are let go
             holders = sum(one.task is task and not one.loading for one in self._workers)
             task.work.note_engine({**loaded["engine"], "ray_workers": max(holders, task.holders)}, task.holders > 0)
