@@ -37,7 +37,7 @@ def ray_address(address: str | None, slots: int) -> str | None:
 
 def ray_flags(address: str | None, gpus: Sequence[str], at_once: int | None) -> list[str]:
     """Flags with which run_vlm_evaluation.py shares requests out over a cluster, or the GPUs of this machine."""
-    chosen = ray_address(address, slots_for(gpus, at_once))
+    chosen = ray_address(address, 1 if address else slots_for(gpus, at_once))
     return ["--ray_address", chosen, *(["--jobs", str(at_once)] if at_once else [])] if chosen else []
 
 

@@ -94,7 +94,7 @@ def test_models_go_over_the_places_that_there_are(tmp_path: Path) -> None:
     assert planned("--gpus", "0,1", *models, root=tmp_path) == [*models, *ray]
     assert planned("--gpus", "0", *models, "--split", "models", root=tmp_path) == models
     assert planned("--gpus", "none", "--jobs", "3", *models, root=tmp_path) == [*models, *ray, *jobs]
-    cluster = ["--ray_address", "head:6379"]
+    cluster = ["--ray_address", "head:6379", "--jobs", "64"]  # however few GPUs are here
     assert planned(*cluster, *models, "--", "--few_shot_num", "1", root=tmp_path) == [
         *models, "--few_shot_num", "1", *cluster
     ]  # fmt: skip
