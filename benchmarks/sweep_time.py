@@ -7,7 +7,7 @@
 Both sides run the same command as a user does, from its start to its end, by turns. The checkpoints lie between the
 first and the last of the workspace's own, and were never trained. Without --workspace one is made: Qwen3-VL-2B's shape
 with random weights, and examples of two 960x960 images each. Responses of both sides are compared one by one. What
-stands behind -- goes to every command.
+stands behind -- goes to every command. Cut off, the same command goes on with the runs that are missing.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from leap.errors import LeapError
 from leap.evaluation.predictions import read_predictions
 from leap.models.checkpoints import find_checkpoints
 from leap.models.loading import load_processor
-from leap.records.json_files import write_json
+from leap.records.json_files import object_if_there, write_json
 from leap.vlabench.dimensions import DIMENSIONS
 
 SCRIPT = Path("scripts", "evaluation", "run_vlm_evaluation.py")
@@ -44,12 +44,15 @@ def main() -> None:
     if not (root / "output").is_dir():
         make_workspace(root, arguments)
     checkouts = {"ours": REPOSITORY, "before": arguments.before.resolve()}
-    seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in checkouts}
+    kept = arguments.workdir / "seconds.json"
+    seconds = object_if_there(kept) or {side: [] for side in checkouts}
     for number in range(arguments.rounds):
         for side in sorted(checkouts, reverse=number % 2 == 0):
-            results = arguments.workdir / f"results-{side}-{number}"
-            seconds[side].append(sweep(checkouts[side], root, results, arguments.checkpoints, options))
-            print(f"{side}: {seconds[side][-1][0]:.1f} s, CPU {seconds[side][-1][1]:.1f} s", flush=True)
+            if number == len(seconds[side]):
+                results = arguments.workdir / f"results-{side}-{number}"
+                seconds[side].append(sweep(checkouts[side], root, results, arguments.checkpoints, options))
+                write_json(kept, seconds)
+            print(f"{side}: {seconds[side][number][0]:.1f} s, CPU {seconds[side][number][1]:.1f} s", flush=True)
     found = as_result(arguments, options, seconds)
     print(f"{found['ratio']} times as fast; the same {found['parity']['same_text']} of {found['parity']['of']}")
     write_json(result_path(arguments.output, found), found)
@@ -126,9 +129,7 @@ def sweep(checkout: Path, root: Path, results: Path, checkpoints: int, options: 
     return taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def as_result(
-    arguments: argparse.Namespace, options: list[str], seconds: dict[str, list[tuple[float, float]]]
-) -> dict[str, Any]:
+def as_result(arguments: argparse.Namespace, options: list[str], seconds: dict[str, Any]) -> dict[str, Any]:
     ours, before = (statistics.median(whole for whole, _ in seconds[side]) for side in ("ours", "before"))
     cpu, cpu_before = (statistics.median(cpu for _, cpu in seconds[side]) for side in ("ours", "before"))
     texts = {side: responses(arguments.workdir / f"results-{side}-0") for side in seconds}
