@@ -171,7 +171,7 @@ class Generation:
             rows = [rows[place] for place in kept]
             cache.batch_select_indices(torch.tensor(kept))
             for module in self._offsets:
-                module.rope_deltas = module.rope_deltas[kept]
+                module.rope_deltas = None if module.rope_deltas is None else module.rope_deltas[kept]
             mask = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
             inputs = {"input_ids": output[kept], "attention_mask": mask[kept]}
 
