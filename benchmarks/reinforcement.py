@@ -13,9 +13,11 @@ another scene's. These are more than the demo's own 108: a workspace of another 
 """
 
 import os
+import platform
 import queue
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -40,6 +42,7 @@ from leap.report.results import read_scores
 from leap.report.style import GREY, PALETTE, clean, new_figure, save
 from leap.statistics.comparison import compare
 from leap.statistics.means import MEAN
+from leap.supervise import supervised
 from leap.tabletop.demo_workspace import make_fresh_samples
 from leap.training.training_report import REPORT
 
@@ -49,6 +52,7 @@ RESULTS = "eva_reinforcement"
 ARMS = {"grpo": "demo-grpo", "rft": "demo-rft", "supervised": "demo", "answers": "demo"}  # and their recipes
 _TRIAL = 40  # supervised steps whose speed is measured
 _SAMPLED = "rewards/grounded/mean"
+_TO_SAVE = 300.0  # seconds for the step at hand and a checkpoint
 _ONE_TRIAL = threading.Lock()
 _ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
 _ASKED = "--prompt leap --scorer leap --max_new_tokens 200 --batch_size 108 --dimension all --dtype float32"
@@ -77,7 +81,7 @@ def main() -> None:
     pool = Cores(arguments.at_once)
     pool.each(bench.train, runs)
     pool.each(
-        lambda one: evaluate(one[0], one[1], scenes),
+        lambda one: evaluate(one[0], one[1], scenes, {} if arguments.gpu else _ON_CPU),
         [("start", start), *((one.name, bench.newest(one)) for one in runs)],
     )
     names, seconds = {"start": ["start"]}, dict[str, list[float]]()
@@ -85,7 +89,14 @@ def main() -> None:
         names.setdefault(one.arm, []).append(one.name)
         seconds.setdefault(one.arm, []).append(bench.seconds_of(one))
     found = results(workspace.eva_results.with_name(RESULTS), names)
-    where = {"device": device_name("cpu"), "command": command(), **git_state(REPOSITORY), "versions": versions()}
+    aside = {"supervised_and_evaluated_on": device_name("cuda" if arguments.gpu else "cpu")}
+    where = {
+        "device": f"{platform.machine()} CPU, 2 threads",
+        **aside,
+        "command": command(),
+        **git_state(REPOSITORY),
+        "versions": versions(),
+    }
     found["sampled"] = {arm: bench.sampled(runs, arm) for arm in arguments.arms if arm.startswith("grpo")}
     ours, *others = arguments.arms
     means = {arm: found["grounded"][arm] for arm in ("start", *others)}
@@ -124,8 +135,13 @@ class Bench:
     gpu: bool
 
     def train(self, run: Run) -> None:
-        if (self.root / "output" / run.name / REPORT).is_file():
-            return
+        """Where it was stopped short of its time, for the rest of it."""
+        done = self.root / "output" / f"{run.name}.done"
+        if not done.is_file():
+            self._train(run)
+            done.touch()
+
+    def _train(self, run: Run) -> None:
         given = ["--recipe", ARMS[run.method], "--model_name_or_path", self.start, "--seed", run.seed]
         if run.method in ("grpo", "answers"):
             given += ["--train_file", self.prompts]
@@ -133,7 +149,8 @@ class Bench:
             given += ["--eval_benchmark", "null", "--logging_steps", 1]  # the others measure nothing meanwhile either
         given += [*shlex.split(run.arm)[1:], "--output_dir", f"output/{run.name}"]
         if run.method in ("grpo", "rft"):
-            call(GRPO, *given, environment=_ON_CPU, limit=self.seconds if run.method == "grpo" else None)
+            limit = max(1.0, self.seconds - self.seconds_of(run)) if run.method == "grpo" else None
+            call(GRPO, *given, environment=_ON_CPU, limit=limit)
             return
         steps = self._steps_in_time()
         call(FINETUNE, *given, "--max_steps", steps, "--save_steps", steps, environment={} if self.gpu else _ON_CPU)
@@ -147,16 +164,21 @@ class Bench:
         flags = ["--recipe", "demo", "--model_name_or_path", self.start, "--output_dir", "output/trial"]
         steps = ["--max_steps", _TRIAL, "--save_steps", _TRIAL, "--warmup_steps", 2]
         call(FINETUNE, *flags, *steps, environment=_ON_CPU)
-        (session,) = read_json(self.root / "output" / "trial" / REPORT)["throughput"]["sessions"]
-        return max(_TRIAL, round(self.seconds * session["steps"] / session["seconds"]))
+        sessions = read_json(self.root / "output" / "trial" / REPORT)["throughput"]["sessions"]
+        speed = sum(one["steps"] for one in sessions) / sum(one["seconds"] for one in sessions)
+        return max(_TRIAL, round(self.seconds * speed))
 
     def newest(self, run: Run) -> Path:
-        found = (self.root / "output" / run.name).glob("checkpoint-*")
-        return max(found, key=lambda path: int(path.name.split("-")[1]))
+        folder = self.root / "output" / run.name
+        found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        if not found:
+            raise LeapError(f"{folder}: no checkpoint; give more --seconds")
+        return found[-1]
 
     def seconds_of(self, run: Run) -> float:
-        sessions = read_json(self.root / "output" / run.name / REPORT)["throughput"]["sessions"]
-        return sum(one["seconds"] for one in sessions)
+        """That its newest checkpoint has trained."""
+        report = self.root / "output" / run.name / REPORT
+        return sum(one["seconds"] for one in read_json(report)["throughput"]["sessions"]) if report.is_file() else 0.0
 
     def sampled(self, runs: Sequence[Run], arm: str) -> list[float]:
         """`grounded` of the responses that were learned from, at each step, mean over the seeds."""
@@ -197,12 +219,12 @@ def validation_scenes(root: Path, examples: int) -> Path:
     return place / "dataset" / "vlm_evaluation_v1.0"
 
 
-def evaluate(name: str, checkpoint: Path, scenes: Path) -> None:
+def evaluate(name: str, checkpoint: Path, scenes: Path, environment: Mapping[str, str]) -> None:
     """Answer all scenes, with their own images and with another scene's."""
     where = ["--data_path", scenes, "--output_dir", WorkspaceConfig.find().eva_results.with_name(RESULTS)]
     for control in ("none", "swapped"):
         asked = ["--model_name", name, "--image_control", control, *where, *_ASKED.split()]
-        call(EVALUATE, "--checkpoint", checkpoint, *asked)
+        call(EVALUATE, "--checkpoint", checkpoint, *asked, environment=environment)
 
 
 def results(folder: Path, names: dict[str, list[str]]) -> dict[str, Any]:
@@ -240,27 +262,27 @@ def figure(found: Mapping[str, Any]) -> Figure:
     left.set_xlabel("grounded on held-out scenes, difference from the start, 95 % interval")
     for arm, values in found["sampled"].items():
         smooth = pd.Series(values).rolling(12, center=True, min_periods=4).mean()
-        clean(right, "both").plot(smooth, color=PALETTE[arms.index(arm)], label=arm)
+        clean(right, "both").plot(smooth, color=PALETTE[arms.index(arm) % len(PALETTE)], label=arm)
     right.set_xlabel("step (fresh prompts, running mean of 12)")
     right.set_ylabel("grounded of sampled responses")
     return shown
 
 
-def call(script: str, *arguments: Any, environment: Mapping[str, str] = {}, limit: int | None = None) -> None:
+def call(script: str, *arguments: Any, environment: Mapping[str, str] = {}, limit: float | None = None) -> None:
     """A script of LEAP's, which goes on where it was stopped; after `limit` seconds it is asked to save and end. What
     it prints is shown."""
     words = [sys.executable, str(REPOSITORY / script), *map(str, arguments)]
     print("$ " + shlex.join(words[1:]), flush=True)
     started = time.monotonic()
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path, **environment})
+    process = subprocess.Popen(supervised(words, _TO_SAVE), env={**os.environ, "PYTHONPATH": path, **environment})
+    right = 0
     try:
         code = process.wait(limit)
     except subprocess.TimeoutExpired:
         process.terminate()
-        process.wait()
-        code = 0
-    if code:
+        code, right = process.wait(), 128 + signal.SIGTERM  # what a script says that has saved
+    if code not in (0, right):
         raise LeapError(f"{script}: it ended with {code}")
     print(f"({time.monotonic() - started:.0f} s)", flush=True)
 

@@ -22,7 +22,7 @@ from leap.models.checkpoints import read_marker
 from leap.reinforcement.own_reward import OwnReward
 from leap.reinforcement.policy_recipe import PolicyRecipe
 from leap.reinforcement.shared_prompts import share_prompts, share_sampling
-from leap.reinforcement.shared_work import process_images_once, see_images_once, that_teach
+from leap.reinforcement.shared_work import process_images_once, rows_of, see_images_once, that_teach
 from leap.training.callbacks import ProgressLines
 from leap.training.checkpoint_writer import CheckpointWriter
 from leap.training.checkpointing import LossSum, Training, load, load_weights
@@ -174,6 +174,16 @@ class PolicyTrainer(GRPOTrainer):
         **inputs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """What TRL computes, with each prompt once: see `shared_prompts`."""
+        if self._shares and batch_size and len(input_ids) > batch_size:
+            parts = [
+                self._get_per_token_logps_and_entropies(
+                    model, input_ids[rows], attention_mask[rows], logits_to_keep, batch_size, compute_entropy,
+                    compute_aux_loss, **rows_of(rows, inputs),
+                )
+                for rows in torch.arange(len(input_ids)).split(batch_size)
+            ]  # fmt: skip
+            log_probs, entropies, losses = zip(*parts, strict=True)
+            return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, losses[-1]
         shared = None
         if self._shares and not compute_aux_loss:
             pad = self.processing_class.tokenizer.pad_token_id

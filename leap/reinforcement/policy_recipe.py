@@ -8,6 +8,7 @@ from leap.training.recipe import Count, Finite, NotNegative, Recipe, Share
 from leap.vlabench.rewards import TERMS, why_no_term
 
 TABLETOP = "tabletop"
+_ORDER = 2  # of `policy_prompts.order_of`: to be raised when it is another, since a run would go on with other prompts
 # Keys of LEAP's own training loop that TRL's has no use for, and what there is instead.
 _NOT_IN_GRPO = {
     "val_file": "eval_benchmark answers examples that are not trained on",
@@ -132,7 +133,8 @@ class PolicyRecipe(Recipe):
     def identity(self) -> dict[str, Any]:
         """The prompts are known by their content, wherever they lie."""
         values = {name: value for name, value in super().identity().items() if name != "train_file"}
-        return values | ({"own_reward": self._own} if self._own else {})
+        order = {"order_of_prompts": _ORDER} if self.method == "grpo" else {}
+        return values | order | ({"own_reward": self._own} if self._own else {})
 
     @property
     def weights(self) -> dict[str, float]:

@@ -35,24 +35,17 @@ def see_images_once(model: Any) -> None:
 
 
 def process_images_once(image_processor: Any) -> None:
-    """Let an image that a batch holds often become patches once, in place: TRL asks for those of every response, and
-    for all of them again after sampling."""
+    """Let an image that a batch holds often become patches once, in place: TRL asks for those of every response."""
     original: Callable[..., Any] = image_processor.preprocess
-    known = dict[int, tuple[Any, Tensor, Tensor]]()  # of the last batch: the image too, or its id might be another's
 
     def once(images: Any, **options: Any) -> Any:
         flat = [image for group in images for image in (group if isinstance(group, list) else [group])]
-        fresh = [image for number, image in {id(image): image for image in flat}.items() if number not in known]
-        found = {id(image): known[id(image)] for image in flat if id(image) in known}
-        if fresh:
-            made = original(fresh, **options)
-            parts = made["pixel_values"].split(made["image_grid_thw"].prod(-1).tolist())
-            made_of = zip(fresh, parts, made["image_grid_thw"], strict=True)
-            found |= {id(image): (image, patches, grid) for image, patches, grid in made_of}
-        known.clear()
-        known.update(found)
-        _, patches, grids = zip(*(known[id(image)] for image in flat), strict=True)
-        return BatchFeature({"pixel_values": torch.cat(patches), "image_grid_thw": torch.stack(grids)})
+        different = {id(image): image for image in flat}
+        made = original(list(different.values()), **options)
+        patches = made["pixel_values"].split(made["image_grid_thw"].prod(-1).tolist())
+        parts = dict(zip(different, zip(patches, made["image_grid_thw"], strict=True), strict=True))
+        pixels, grids = zip(*(parts[id(image)] for image in flat), strict=True)
+        return BatchFeature({"pixel_values": torch.cat(pixels), "image_grid_thw": torch.stack(grids)})
 
     image_processor.preprocess = once
 
@@ -92,6 +85,15 @@ def images_of(rows: Sequence[int], inputs: Mapping[str, Any]) -> dict[str, Tenso
     """The model's arguments for the images of these rows."""
     found = zip(OF_IMAGES, images_by_row(inputs), strict=True)
     return {name: torch.cat([values[row] for row in rows]) for name, values in found}
+
+
+def rows_of(rows: Tensor, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of TRL's arguments about images, a row each but for the images themselves, those of these rows."""
+    if inputs.get("pixel_values") is None:
+        return dict(inputs)
+    kept: list[int] = rows.tolist()
+    alone = {name: value[rows] for name, value in inputs.items() if isinstance(value, Tensor) and name not in OF_IMAGES}
+    return {**inputs, **alone, **images_of(kept, inputs), "num_images": [inputs["num_images"][row] for row in kept]}
 
 
 def that_teach(inputs: dict[str, Any]) -> dict[str, Any]:

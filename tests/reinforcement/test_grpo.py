@@ -122,18 +122,20 @@ def test_adapters_learn_and_have_their_base(workspace: Path, own: Path) -> None:
 
 
 def test_every_reward_and_the_image_term_run_together(workspace: Path) -> None:
-    line = [*TINY.split(), *"--output_dir output/images --max_steps 2 --save_steps 2 --image_share 0.9".split()]
+    line = [*TINY.split(), *"--output_dir output/images --max_steps 4 --save_steps 4 --image_share 0.9".split()]
     line += [
         "--reward_weights",
         "{grounded: 1.0, form: 0.2, exact: 0.2, image: 0.5}",
         "--num_iterations",
         "2",
+        "--steps_per_generation",
+        "2",  # twice as many responses are sampled as go through the model at once
         "--beta",
         "0.04",
     ]
     done = run_script(GRPO, *line, root=workspace)
     assert done.returncode == 0, done.stderr
-    log = read_log(workspace / "output" / "images" / "checkpoint-2")
+    log = read_log(workspace / "output" / "images" / "checkpoint-4")
     assert {"kl", "rewards/grounded/mean", "rewards/form/mean", "rewards/exact/mean", "rewards/image/mean"} <= log[
         0
     ].keys()

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from leap.models.loading import load_model, load_processor
-from leap.reinforcement.shared_work import process_images_once, see_images_once, that_teach
+from leap.reinforcement.shared_work import process_images_once, rows_of, see_images_once, that_teach
 
 
 def features(model: Any, pixels: torch.Tensor, grid: torch.Tensor) -> list[torch.Tensor]:
@@ -88,16 +88,29 @@ def test_one_response_is_always_left() -> None:
 
 
 def test_an_image_becomes_patches_once(model: Path) -> None:
-    """Also where it is asked for again, as TRL does after sampling; and what a batch does not hold is forgotten."""
     processor = load_processor(model).image_processor
-    one, other, third = (Image.effect_noise((64 + 32 * number, 64), 90).convert("RGB") for number in range(3))
+    one, other = (Image.effect_noise((64 + 32 * number, 64), 90).convert("RGB") for number in range(2))
     asked = [[one, other], [one], [other, one]]
-    plain = [processor(images=images, return_tensors="pt") for images in (asked, [[third]])]
+    plain = processor(images=asked, return_tensors="pt")
     original, made = processor.preprocess, list[int]()
     processor.preprocess = lambda images, **options: made.append(len(images)) or original(images, **options)
     process_images_once(processor)
-    for expected, images in zip(plain * 2, [asked, [[third]]] * 2, strict=True):
-        for _ in range(2):
-            found = processor(images=images, return_tensors="pt")
-            assert all(torch.equal(found[name], expected[name]) for name in ("pixel_values", "image_grid_thw"))
-    assert made == [2, 1, 2, 1]
+    found = processor(images=asked, return_tensors="pt")
+    assert all(torch.equal(found[name], plain[name]) for name in ("pixel_values", "image_grid_thw"))
+    assert made == [2]
+
+
+def test_rows_keep_their_images() -> None:
+    given = {
+        "pixel_values": torch.arange(5.0)[:, None],
+        "image_grid_thw": torch.tensor([[1, 1, 2], [1, 1, 1], [1, 1, 2]]),
+        "num_images": [1, 0, 2],
+        "mm_token_type_ids": torch.arange(6).reshape(3, 2),
+        "num_tiles": None,
+    }
+    found = rows_of(torch.tensor([1, 2]), given)
+    assert found["pixel_values"].flatten().tolist() == [2, 3, 4]
+    assert found["image_grid_thw"].tolist() == [[1, 1, 1], [1, 1, 2]]
+    assert found["num_images"] == [0, 2]
+    assert found["mm_token_type_ids"].tolist() == [[2, 3], [4, 5]]
+    assert found["num_tiles"] is None
