@@ -142,19 +142,19 @@ def test_a_signal_does_not_wait_for_what_is_being_sent(
     store: MemoryFileSystem,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    go_on, put_file = threading.Event(), MemoryFileSystem.put_file
+    ended = threading.Event()
 
-    def slow(*given: Any, **more: Any) -> None:
+    def slow(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        go_on.wait()
-        put_file(*given, **more)
+        ended.wait()
+        raise RuntimeError("it ends the thread, as the end of the process would")
 
     monkeypatch.setattr(MemoryFileSystem, "put_file", slow)
     options = [*STEPS, "--max_steps", "40", "--output_dir", "output/slow", "--upload", "memory://lab/runs"]
     try:
         stopped = run_script(FINETUNE, *options, root=workspace)
     finally:
-        go_on.set()
+        ended.set()
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     assert "checkpoints: left for the next start, which sends them to memory://lab/runs" in stopped.stderr
 

@@ -41,7 +41,7 @@ def find_path(path: str | Path, root: Path) -> Path:
 
 def find_data(path: str | Path, root: Path) -> Path:
     """The same for data to read, which may be at an address as well: see leap.records.remote."""
-    return as_path(str(path)) if is_remote(str(path)) else find_path(path, root)
+    return as_path(str(path), root) if is_remote(str(path)) else find_path(path, root)
 
 
 def may_be_hub_name(text: str, root: Path, explicit: bool = False) -> bool:

@@ -71,6 +71,7 @@ class UploadCheckpoints(TrainerCallback):
                     BEING_SENT.discard(folder)
         except Exception as error:  # noqa: BLE001  whatever it is, the end of training raises it
             self._error = error
+            print(f"nothing more is sent: {error!r}", file=sys.stderr, flush=True)
 
     def _add(self, folder: Path) -> None:
         BEING_SENT.add(folder)

@@ -127,6 +127,7 @@ def test_files_of_others_are_left_alone(
 
 def test_only_data_may_be_elsewhere(store: MemoryFileSystem, tmp_path: Path) -> None:
     assert find_data("s3://b/data", tmp_path) == cache_folder() / "s3" / "b" / "data"
+    assert find_data("file://data/a.png", tmp_path) == tmp_path / "data" / "a.png"
     with pytest.raises(UsageError, match="results go elsewhere with --upload"):
         find_path("s3://b/results", tmp_path)
 
