@@ -6,6 +6,9 @@ The command runs in a process group of its own. When it ends, when a signal ends
 gone (SIGKILL gives it no chance to clean up), the whole group is ended, and on Linux every descendant that has left the
 group: SIGTERM first, SIGKILL after GRACE seconds or at a second signal; at most 10 s after the parent is gone. Uses the
 standard library alone, so that it starts at once.
+
+What the parent starts is only a stand-in for the supervisor, its child: a worker of Ray's kills its own children before
+it ends, and a supervisor killed so would leave the command behind.
 """
 
 import contextlib
@@ -28,9 +31,34 @@ def supervised(command: list[str], grace: float = GRACE) -> list[str]:
 def main() -> int:
     """The command's exit code, 128 + N where signal N ended it; 127 where it cannot be started."""
     parent, grace, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+    stand_in = os.getpid()
+    if supervisor := os.fork():
+        return _stand_in(parent, supervisor)
+    os.setsid()  # what is sent to the parent's group ends the stand-in, and that is noticed
+    return _supervise(stand_in, grace, command)
+
+
+def _stand_in(parent: int, supervisor: int) -> int:
+    """Pass on signals and, in the end, the exit code; end with the parent."""
+    signums = _signals()
+    while (ended := os.waitpid(supervisor, os.WNOHANG)) == (0, 0) and os.getppid() == parent:
+        while signums:
+            os.kill(supervisor, signums.pop(0))
+        time.sleep(_POLL)
+    code = os.waitstatus_to_exitcode(ended[1])
+    return code if code >= 0 else 128 - code
+
+
+def _signals() -> list[int]:
+    """To which those that ask for an end are added as they come."""
     signums: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda signum, _: signums.append(signum))
+    return signums
+
+
+def _supervise(parent: int, grace: float, command: list[str]) -> int:
+    signums = _signals()
     _adopt_orphans()
     try:
         child = subprocess.Popen(command, process_group=0)
@@ -48,6 +76,13 @@ def main() -> int:
     code = child.wait()
     _end_orphans()
     return code if code >= 0 else 128 - code
+
+
+def exit_reason(code: int) -> str:
+    """What the exit code of a supervised command says."""
+    with contextlib.suppress(ValueError):  # what is no signal's is a program's own
+        return f"killed by signal {signal.Signals(abs(code) if code < 0 else code - 128).name}"
+    return f"exit code {code}"
 
 
 def _adopt_orphans() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from leap import supervise
 from leap.jobs.process import Job, StopRequest, run_job
+from leap.jobs.ray_cluster import INSTALL_RAY, ray_installed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descendants are found in /proc")
 
@@ -37,6 +38,21 @@ while not all(os.path.exists(f"{folder}/{name}") for name in ("child", "grandchi
     time.sleep(0.01)
 time.sleep(600 if stays else 0)
 sys.exit(3)
+"""
+
+RAY_DRIVER = """
+import os, signal, subprocess, sys, time
+import ray
+from leap.supervise import supervised
+ray.init(num_cpus=1, num_gpus=0, include_dashboard=False, object_store_memory=80_000_000, logging_level="ERROR")
+end, *command = sys.argv[1:]
+call = ray.remote(max_retries=0)(lambda: subprocess.run(supervised(command))).remote()
+while not os.path.exists(f"{command[4]}/grandchild"):
+    time.sleep(0.1)
+if end == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+ray.shutdown() if end == "shutdown" else ray.cancel(call, force=True)
+time.sleep(600)
 """
 
 
@@ -83,11 +99,29 @@ def test_a_command_whose_parent_is_killed_leaves_nothing(tmp_path: Path) -> None
     start = "import os, subprocess, sys; sys.argv[4] = str(os.getpid()); sys.exit(subprocess.call(sys.argv[1:]))"
     parent = subprocess.Popen([sys.executable, "-I", "-c", start, *command])
     processes = left(tmp_path)
-    (keeper,) = psutil.Process(parent.pid).children()
+    (stand_in,) = psutil.Process(parent.pid).children()
+    (keeper,) = stand_in.children()
     parent.kill()
     parent.wait()
     psutil.wait_procs([keeper], timeout=60)
     assert all(map(is_gone, processes))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ray_installed(), reason=INSTALL_RAY)
+@pytest.mark.parametrize("end", ["shutdown", "cancel", "kill"])
+def test_a_command_of_a_ray_worker_leaves_nothing(tmp_path: Path, end: str) -> None:
+    """Ray kills the children of a worker that it ends, which the command is not."""
+    driver = subprocess.Popen([sys.executable, "-c", RAY_DRIVER, end, *leaver(tmp_path, "stays", "deaf")])
+    try:
+        processes = left(tmp_path)
+        deadline = time.monotonic() + 60
+        while not all(map(is_gone, processes)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        driver.kill()
+        driver.wait()
 
 
 def test_a_job_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:

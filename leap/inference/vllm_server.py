@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from leap.models.exchange import differ_in_weights_alone, tensor_shapes
 from leap.models.families import family
 from leap.records.files import write_atomic
 from leap.redaction import hide, keep_hidden
-from leap.supervise import supervised
+from leap.supervise import exit_reason, supervised
 
 MODEL_NAME = "leap"  # what requests call the served model, an adapter on its base included
 MAX_MODEL_LEN, IMAGES_PER_PROMPT = 8192, 16  # enough for the evaluation's requests without few-shot examples
@@ -113,7 +112,7 @@ def find_interpreter(wanted: str | None = None) -> Interpreter:
     except OSError as error:
         raise LeapError(f"{path}: cannot be run as vLLM's Python ({error.strerror}); {_HOW}") from error
     if probe.returncode != 0:
-        reason = _last_line(probe.stderr) or _exit_reason(probe.returncode)
+        reason = _last_line(probe.stderr) or exit_reason(probe.returncode)
         raise LeapError(f"{path}: vLLM cannot be imported there ({reason}); {_HOW}")
     return Interpreter(path, **json.loads(_last_line(probe.stdout)))
 
@@ -443,19 +442,12 @@ def _log_reason(log: Path, code: int) -> str:
     errors = [_whole(line, following) for line, following in pairwise([*lines, ""]) if _REASON.match(line)]
     causes = [line for line in errors if not _CONSEQUENCE.search(line)]
     last = [line for line in lines if line]
-    return next((line[-1] for line in (causes, errors, last) if line), "it wrote nothing") + f" ({_exit_reason(code)})"
+    return next((line[-1] for line in (causes, errors, last) if line), "it wrote nothing") + f" ({exit_reason(code)})"
 
 
 def _whole(error: str, following: str) -> str:
     """pydantic says what is wrong on the line after the error's name."""
     return f"{error}: {following}"[:400] if "validation error" in error else error
-
-
-def _exit_reason(code: int) -> str:
-    number = -code if code < 0 else code - 128
-    if number > 0:
-        return signal.strsignal(number) or f"signal {number}"
-    return f"exit code {code}"
 
 
 def _tail(log: Path, size: int = 200_000) -> str:

@@ -15,7 +15,7 @@ from typing import Literal
 from leap import provenance
 from leap.errors import LeapError
 from leap.redaction import hide
-from leap.supervise import supervised
+from leap.supervise import exit_reason, supervised
 
 _POLL = 0.1  # seconds between two looks at a running process
 HEADER = "==== "  # opens each run in a log, which later runs append to
@@ -109,7 +109,7 @@ def run_job(job: Job, logs: Path, environment: Mapping[str, str], stop: StopRequ
         process.wait()
     if sent:
         return result("stopped", "interrupted")
-    return result("failed", _exit_reason(process.returncode)) if process.returncode else result("done")
+    return result("failed", exit_reason(process.returncode)) if process.returncode else result("done")
 
 
 def _start(job: Job, log: Path, environment: Mapping[str, str], grace: float) -> subprocess.Popen[bytes]:
@@ -125,10 +125,3 @@ def _start(job: Job, log: Path, environment: Mapping[str, str], grace: float) ->
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is this process's to handle
         )
-
-
-def _exit_reason(code: int) -> str:
-    """Of a supervisor's exit code."""
-    if code > 128:
-        return f"killed by signal {signal.Signals(code - 128).name}"
-    return f"exit code {code}"

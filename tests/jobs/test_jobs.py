@@ -101,8 +101,9 @@ def test_a_job_whose_log_cannot_be_written_is_failed(tmp_path: Path) -> None:
 
 
 def test_a_killed_job_is_reported_by_its_signal(tmp_path: Path) -> None:
-    (result,) = run_jobs([shell("killed", "kill -9 $$")], tmp_path)
-    assert result.reason == "killed by signal SIGKILL"
+    killed, own = run_jobs([shell("killed", "kill -9 $$"), shell("own", "exit 255")], tmp_path)
+    assert killed.reason == "killed by signal SIGKILL"
+    assert own.reason == "exit code 255"  # no signal's, though above 128
 
 
 def test_what_a_job_leaves_running_is_ended(tmp_path: Path) -> None:
@@ -211,8 +212,8 @@ def test_an_interrupt_ends_what_ray_runs(tmp_path: Path, number: int) -> None:
 @needs_ray
 @pytest.mark.slow
 def test_a_job_whose_worker_died_is_ended_and_run_again(tmp_path: Path) -> None:
-    """Above a job is its supervisor, and above that Ray's worker."""
-    kill = "kill -9 $(awk '{print $4}' /proc/$PPID/stat); sleep 60"
+    """Above a job are its supervisor and the stand-in for that, and above them Ray's worker."""
+    kill = "kill -9 $(awk '{print $4}' /proc/$(awk '{print $4}' /proc/$PPID/stat)/stat); sleep 60"
     text = f"[ -e {tmp_path}/child ] && exit 0; echo $$ > {tmp_path}/child; {kill}"
     lost, good = run_jobs([shell("lost", text), shell("good", "true")], tmp_path, at_once=2)
     assert (lost.state, good.state) == ("done", "done")
