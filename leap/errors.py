@@ -14,6 +14,13 @@ class UsageError(LeapError):
     """A wrong command line. Scripts print its text in one line and exit with 2."""
 
 
+def without_frames(error: LeapError) -> LeapError:
+    """The same error to keep: a traceback's frames, and those of its causes, would keep all that they hold in memory,
+    an engine for one."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 def first_line(error: BaseException) -> str:
     """An error's first line, with the next where it ends with a colon, or its kind where it has no text."""
     first, *more = str(error).splitlines() or [type(error).__name__]

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from leap import provenance
-from leap.errors import LeapError
+from leap.errors import LeapError, without_frames
 from leap.evaluation.result_folder import DimensionResult, ResultFolder
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Engine, Request, Response
@@ -105,7 +105,7 @@ def in_this_process(load: Load, settings: EvaluationSettings) -> Answering:
                 try:
                     _ask(run, load, settings)
                 except LeapError as error:
-                    run.failure = error
+                    run.failure = without_frames(error)
                 yield run
 
     return answered
@@ -115,10 +115,8 @@ def _ask(run: ModelRun, load: Load, settings: EvaluationSettings) -> None:
     if not (waiting := run.requests):
         return
     run.open()
-    with load(run.model) as engine:
-        responses = engine.responses(
-            waiting, settings.decoding
-        )  # a server of ours starts here, made for these requests
+    # A server of ours starts with `responses`, made for these requests.
+    with load(run.model) as engine, closing(engine.responses(waiting, settings.decoding)) as responses:
         run.note_engine(engine.describe())
         before = time.monotonic()
         for response in track(responses, run.model.name, total=len(waiting)):
@@ -151,7 +149,7 @@ def evaluate_models(
         if len(models) == 1:
             raise error
         print(in_one_line(f"error: {error}"), file=sys.stderr, flush=True)
-        failed.append(error)
+        failed.append(without_frames(error))
 
     def runs() -> Iterator[ModelRun]:
         for identified in models:

@@ -199,16 +199,18 @@ class EngineOfSweep:
 
     @contextmanager
     def holding(self, model: ModelToOpen) -> Iterator[Engine]:
-        """The engine with this model in it. After an error inside, the next model gets another one."""
+        """The engine with this model in it. After an error inside, the next model gets another one; a model that
+        cannot be read leaves the engine to the next one."""
+        engine = self._with(model)
         try:
-            yield self._with(model)
+            yield engine
         except BaseException:
             self.close()
             raise
 
     def _with(self, model: ModelToOpen) -> Engine:
-        if self._engine and not self._engine.load(model.folder, model.base):
-            print(f"{model.folder}: the engine starts anew (more differs from the model before than its weights)")
+        if self._engine and (reason := self._engine.load(model.folder, model.base)):
+            print(f"{model.folder}: the engine starts anew ({reason})")
             self.close()
         self._engine = self._engine or self._options.open(model)
         return self._engine

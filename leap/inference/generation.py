@@ -89,8 +89,8 @@ class Generation:
         cache = self._static_cache(rows, longest)
         return self._generate(filled, decoding, past_key_values=cache, compile_config=step)[: len(batch)]
 
-    def load(self, folder: Path) -> bool:
-        """Put another model's weights in the place of these; False where they do not fit, and nothing has changed."""
+    def load(self, folder: Path) -> str | None:
+        """Put another model's weights in the place of these; why not, where that fails (`copy_weights`)."""
         if self._prefix:
             self._prefix.forget()
         return copy_weights(self._model, folder)
@@ -177,13 +177,18 @@ class Generation:
 
     def _inputs(self, batch: Sequence[Prepared], cache: Cache | None) -> dict[str, torch.Tensor]:
         """The model's arguments; the opening that all share goes into the cache, which is empty, where there is one."""
+        self._forget_offsets()
         shared = self._prefix.find([request.ids for request in batch]) if self._prefix and cache is not None else 0
         if self._prefix and shared:
             assert cache is not None
             self._prefix.fill(cache, len(batch))
-            for module in self._offsets:  # of another batch's images: transformers 5.17 would take them for this one's
-                module.rope_deltas = None
+            self._forget_offsets()
         return self._preparer.batch(batch, self._pad, self._device, self._model.dtype, shared)
+
+    def _forget_offsets(self) -> None:
+        """Of another batch's images, or of the opening: transformers 5.17 would take them for this batch's."""
+        for module in self._offsets:
+            module.rope_deltas = None
 
     def _generate(self, batch: Sequence[Prepared], decoding: Decoding, **options: Any) -> list[list[int]]:
         if self._prefix and "past_key_values" not in options:

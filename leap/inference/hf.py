@@ -5,7 +5,7 @@ processes meanwhile.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from leap.inference.fast_parts import replace_parts
 from leap.inference.generation import Generation
 from leap.inference.prepare import Prepared, PreparedRequests, Unprepared, default_workers, find_preparer
 from leap.inference.protocol import Decoding, Request, Response
-from leap.models.exchange import differ_in_weights_alone
+from leap.models.exchange import difference_beside_weights
 from leap.models.loading import Quantization, load_model, load_processor, stop_tokens
 from leap.workers import clear_worker_errors
 
@@ -80,7 +80,8 @@ class HfEngine:
         self._generation = Generation(
             model, self._preparer, self._stop, min(self._stop) if pad is None else pad, device, shares
         )
-        self._rows: int | None = None  # of a batch: found with the first request, fewer after an out-of-memory
+        self._measured_rows: int | None = None  # of a batch: found with the first request
+        self._rows: int | None = None  # the same, or fewer after this model ran out of memory
         self._compiled = compiled and self._generation.compiles
         if (compiled or device.startswith("cuda")) and not self._generation.compiles and isinstance(source, Path):
             print(f"decoding is not compiled: {self._generation.obstacle}", file=sys.stderr)
@@ -94,12 +95,14 @@ class HfEngine:
             "image_size": self._preparer.image_size,
         }
 
-    def load(self, folder: Path, base: Path | None) -> bool:
+    def load(self, folder: Path, base: Path | None) -> str | None:
         """Into the tensors that are there, so that compiled code and measured batches stay as they are."""
-        if self._loaded is None or not differ_in_weights_alone(*self._loaded, folder, base):
-            return False
-        self._loaded = (folder, base)
-        return self._generation.load(folder)
+        if self._loaded is None:
+            return "the engine's weights are quantized, or not a folder's"
+        reason = difference_beside_weights(*self._loaded, folder, base) or self._generation.load(folder)
+        if reason is None:
+            self._loaded, self._rows = (folder, base), self._measured_rows
+        return reason
 
     def free_memory(self) -> None:
         """Give back all but the model; more may be asked afterwards."""
@@ -107,9 +110,9 @@ class HfEngine:
 
     def close(self) -> None:
         self._generation.close()
-        del self._generation
+        del self._generation, self._prepared, self._preparer, self._loaded
 
-    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
+    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Generator[Response, None, None]:
         """Answers as their batches finish, the longest first, so that what does not fit in memory shows at once.
 
         A sampled answer depends on the seed and on its request's key, not on what else is asked.
@@ -121,15 +124,20 @@ class HfEngine:
                 if isinstance(item, Unprepared):
                     yield Response(item.key, error=item.reason)
                     continue
-                rows = self._rows = self._rows or self._find_rows(item, decoding)
-                total = max(len(requests), self._expected)
-                self._compiled |= self._generation.compiles and total >= self._worth_compiling * rows
+                if self._rows is None:
+                    self._rows = self._measured_rows = self._find_rows(item, decoding)
                 batch.append(item)
-                if len(batch) >= rows:
-                    yield from self._response_batch(batch, decoding)
+                if len(batch) >= self._rows:
+                    yield from self._response_batch(batch, decoding, self._pays_compiling(requests))
                     batch = []
             if batch:
-                yield from self._response_batch(batch, decoding)
+                yield from self._response_batch(batch, decoding, self._pays_compiling(requests))
+
+    def _pays_compiling(self, requests: Sequence[Request]) -> bool:
+        """By these requests alone: how a model answers must not depend on what the one before it was asked."""
+        assert self._rows is not None
+        total = max(len(requests), self._expected)
+        return self._compiled or (self._generation.compiles and total >= self._worth_compiling * self._rows)
 
     def _find_rows(self, longest: Prepared, decoding: Decoding) -> int:
         if not self._device.startswith("cuda"):
@@ -143,11 +151,11 @@ class HfEngine:
         rows = fitting if fitting < 8 else fitting // 8 * 8
         return min(rows, self._cap or _ROWS_ON_GPU)
 
-    def _response_batch(self, batch: list[Prepared], decoding: Decoding) -> Iterator[Response]:
+    def _response_batch(self, batch: list[Prepared], decoding: Decoding, compiled: bool) -> Iterator[Response]:
         assert self._rows is not None
-        tried = max(self._rows, len(batch)) if self._compiled else len(batch)
+        tried = max(self._rows, len(batch)) if compiled else len(batch)
         try:
-            if self._compiled:
+            if compiled:
                 generated = self._generation.compiled(batch, decoding, tried)
             else:
                 generated = self._generation.plain(batch, decoding)
@@ -165,7 +173,7 @@ class HfEngine:
             return
         half = self._rows = tried // 2
         for start in range(0, len(batch), half):
-            yield from self._response_batch(batch[start : start + half], decoding)
+            yield from self._response_batch(batch[start : start + half], decoding, compiled)
 
     def _response(self, prepared: Prepared, tokens: list[int]) -> Response:
         end = next((index for index, token in enumerate(tokens) if token in self._stop), None)

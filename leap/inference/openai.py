@@ -215,9 +215,8 @@ class OpenAiEngine:
             **({"fields_refused": sorted(refused)} if refused else {}),
         }
 
-    def load(self, folder: Path, base: Path | None) -> bool:
-        """Its server has the one model."""
-        return False
+    def load(self, folder: Path, base: Path | None) -> str | None:
+        return "its server has the one model"
 
     def close(self) -> None:
         pass

@@ -18,7 +18,7 @@ from leap.data.collator import pad_ids
 from leap.data.image import ImageEncoder, ImageSize, load_image
 from leap.errors import LeapError, first_line, is_out_of_memory
 from leap.hardware import usable_cores
-from leap.inference.protocol import Request, request_hash
+from leap.inference.protocol import Request, image_digest
 from leap.records.training import ImagePart, Message, TextPart
 from leap.workers import start_loader_worker, usable_workers
 
@@ -190,18 +190,34 @@ def _reads_as_its_processor(processor: Any) -> bool:
     )
 
 
+_Shown = tuple[tuple[tuple[str, tuple[str | None, ...]], ...], tuple[bytes, ...]]
+
+
+def _shown(request: Request) -> _Shown | None:
+    """All that the request shows, its texts as they are: in `request_hash` a text may look like an image's place, or
+    like two. None for one whose images cannot be read."""
+    texts = tuple(
+        (message.role, tuple(None if isinstance(part, ImagePart) else part.text for part in message.parts()))
+        for message in request.messages
+    )
+    try:
+        return texts, tuple(map(image_digest, request.images))
+    except OSError:
+        return None
+
+
 class PreparedRequests:
     """Requests as a model reads them, made by `workers` processes ahead of it. Up to `keep` bytes of them stay, for
     other models that are asked the same."""
 
     def __init__(self, preparer: Preparer, workers: int, keep: int = 0) -> None:
         self._preparer, self._workers, self._room = preparer, workers, keep
-        self._kept: dict[str, Prepared] = {}
+        self._kept: dict[_Shown, Prepared] = {}
 
     def ahead(self, requests: Sequence[Request]) -> Iterator[Prepared | Unprepared]:
         """Every request in its order."""
-        names = [self._name(request) if self._room or self._kept else "" for request in requests]
-        kept = [self._kept.get(name) for name in names]
+        names = [_shown(request) if self._room or self._kept else None for request in requests]
+        kept = [self._kept.get(name) if name else None for name in names]
         missing = [request for request, there in zip(requests, kept, strict=True) if there is None]
         fresh = prepare_ahead(self._preparer, missing, self._workers)
         for request, name, there in zip(requests, names, kept, strict=True):
@@ -213,14 +229,7 @@ class PreparedRequests:
                 self._keep(name, made)
             yield made
 
-    def _name(self, request: Request) -> str:
-        """What the request shows; nothing for one whose images cannot be read."""
-        try:
-            return request_hash(request) + "".join(message.role[0] for message in request.messages)
-        except OSError:
-            return ""
-
-    def _keep(self, name: str, made: Prepared) -> None:
+    def _keep(self, name: _Shown, made: Prepared) -> None:
         """The first that there is room for: where all are asked again in turn, the last one used is the last needed."""
         size = sum(array.nbytes for array in made.arrays.values()) + 8 * len(made.ids)
         if name not in self._kept and size <= self._room:

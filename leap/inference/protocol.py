@@ -1,7 +1,7 @@
 """What every inference engine understands and returns."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,13 +56,17 @@ def request_hash(request: Request) -> str:
         for part in message.parts():
             digest.update(b"image\0" if isinstance(part, ImagePart) else part.text.encode() + b"\0")
     for source in request.images:
-        if isinstance(source, SentImage):
-            digest.update(hashlib.sha256(source.content).digest())
-            continue
-        path = source.like if isinstance(source, BlankImage) else source
-        digest.update(type(source).__name__.encode() * isinstance(source, BlankImage))
-        digest.update(file_digest(present(path)))
+        digest.update(image_digest(source))
     return digest.hexdigest()
+
+
+def image_digest(source: ImageSource) -> bytes:
+    """Of what is shown for it: the same for equal images, wherever they are from."""
+    if isinstance(source, SentImage):
+        return hashlib.sha256(source.content).digest()
+    if isinstance(source, BlankImage):
+        return b"BlankImage" + file_digest(present(source.like))
+    return file_digest(present(source))
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,16 @@ class Engine(Protocol):
     A failure of the engine itself (no such server, a wrong key) raises LeapError: no request can be answered then.
     """
 
-    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]: ...
+    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Generator[Response, None, None]: ...
 
     def describe(self) -> dict[str, Any]:
         """Engine, device and number format, for the manifest."""
         ...
 
-    def load(self, folder: Path, base: Path | None) -> bool:
-        """Answer with the model in `folder` (an adapter on its `base`) from now on; False where another engine must.
+    def load(self, folder: Path, base: Path | None) -> str | None:
+        """Answer with the model in `folder` (an adapter on its `base`) from now on; else why another engine must.
 
-        Nothing is asked of this one then, and after an error.
+        Nothing is asked of this one then. Raises LeapError for a model that cannot be read; this one stays as it was.
         """
         ...
 

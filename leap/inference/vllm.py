@@ -1,7 +1,6 @@
 """Inference by a vLLM server that LEAP starts, asked as any other server is."""
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from leap.errors import LeapError
 from leap.inference.openai import Endpoint, OpenAiEngine
 from leap.inference.protocol import Decoding, Request, Response
 from leap.inference.vllm_server import VllmServer, VllmSettings, fit_requests
-from leap.models.exchange import differ_in_weights_alone
+from leap.models.exchange import difference_beside_weights
 
 _AHEAD = 1.25  # requests under way for each that is decoded: images of the next are prepared meanwhile
 _TO_END = 15.0  # seconds in which a server that lost its connections has ended, if it is to end
@@ -34,37 +33,47 @@ class VllmEngine:
             "engine": "vllm",
             "dtype": self._settings.dtype,
             "device": provenance.device_name(self._settings.device),
-            **(self._server.describe() if self._server else {}),
-            **({"weights": str(self._settings.lora or self._settings.model)} if self._settings.others else {}),
+            **self._describe_server(),
         }
 
-    def load(self, folder: Path, base: Path | None) -> bool:
+    def _describe_server(self) -> dict[str, Any]:
+        """Of several models, the command names the first: each model's manifest says its own path beside it."""
+        described = self._server.describe() if self._server else {}
+        if not self._settings.others:
+            return described
+        if self._server:
+            described["server_started_with"] = described.pop("command")
+        return {**described, "weights": str(self._settings.lora or self._settings.model)}
+
+    def load(self, folder: Path, base: Path | None) -> str | None:
         """Onto the running server: an adapter that it has beside the first, or weights in the place of the others."""
         settings = self._settings
-        if self._server is None or not differ_in_weights_alone(
-            settings.lora or settings.model, settings.lora and settings.model, folder, base
-        ):
-            return False
+        if self._server is None:
+            return "no vLLM server runs"
+        own, own_base = settings.lora or settings.model, settings.lora and settings.model
+        if reason := difference_beside_weights(own, own_base, folder, base):
+            return reason
         if base:
+            if folder not in self._names:
+                return "the vLLM server was started without this adapter"
             self._settings = replace(settings, lora=folder)
-            return folder in self._names
+            return None
         if not settings.exchanges:
-            return False
+            return "the vLLM server keeps its weights: its flags, quantization, or tied embeddings on a CPU"
         try:
             self._server.load(folder)
         except LeapError as error:
-            print(f"{folder}: the vLLM server does not take its weights ({error})", file=sys.stderr)
-            return False
+            return f"the vLLM server does not take its weights: {error}"
         self._settings = replace(settings, model=folder)
-        return True
+        return None
 
     def close(self) -> None:
         if self._server:
             self._server.close()
 
-    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
+    def responses(self, requests: Sequence[Request], decoding: Decoding) -> Generator[Response, None, None]:
         """Answers as they come. Raises LeapError where the server does not start; it is ready when this returns."""
-        return self._responses(self._ready(requests, decoding), requests, decoding) if requests else iter(())
+        return self._responses(self._ready(requests, decoding), requests, decoding) if requests else (_ for _ in ())
 
     def _ready(self, requests: Sequence[Request], decoding: Decoding) -> VllmServer:
         needed = fit_requests(self._settings, requests, decoding.max_new_tokens)
@@ -94,7 +103,9 @@ class VllmEngine:
             readable=self._settings.readable,
         )
 
-    def _responses(self, server: VllmServer, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
+    def _responses(
+        self, server: VllmServer, requests: Sequence[Request], decoding: Decoding
+    ) -> Generator[Response, None, None]:
         """A server that has ended is reported as such, with the reason from its log."""
         try:
             for response in OpenAiEngine(self._endpoint(server), self._settings.images).responses(requests, decoding):

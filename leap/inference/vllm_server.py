@@ -27,7 +27,7 @@ from leap.errors import LeapError
 from leap.hardware import ALLOCATOR, SEGMENTS, usable_cores
 from leap.inference.protocol import Request
 from leap.models.checkpoints import ADAPTER, read_adapter, read_config
-from leap.models.exchange import differ_in_weights_alone, tensor_shapes
+from leap.models.exchange import difference_beside_weights, tensor_shapes
 from leap.models.families import family
 from leap.records.files import write_atomic
 from leap.redaction import hide, keep_hidden
@@ -78,12 +78,18 @@ class VllmSettings:
 
     @property
     def exchanges(self) -> bool:
-        """Whether the server will be given other weights: not where flags of vLLM's own may mean these alone."""
+        """Whether the server will be given other weights: not where flags of vLLM's own, or a quantization that the
+        model names, may mean these alone."""
         own = (word.replace("_", "-") for word in self.extra)
         if not self.others or self.lora or any(map(_DECIDES_WEIGHTS.match, own)):
             return False
+        config = read_config(self.model)
+        parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
+        if any(part.get("quantization_config") for part in parts):
+            return False
         # vLLM's CPU build (0.32) computes logits with a packed copy of tied embeddings, which it does not pack again.
-        return not self.on_cpu or "lm_head.weight" in (tensor_shapes(self.model) or ())
+        # A head that is stored all the same is not read where the configuration ties it.
+        return not self.on_cpu or all(part.get("tie_word_embeddings") is False for part in parts)
 
     def adapters(self) -> dict[Path, str]:
         """What requests call each adapter that the server has: `lora`, and the others that differ in weights alone."""
@@ -191,7 +197,7 @@ def _names(settings: VllmSettings) -> list[str]:
 def _fits(adapter: Path, other: Path) -> bool:
     """Whether a server of the one can have the other; a broken one is told of when its turn comes."""
     try:
-        return differ_in_weights_alone(adapter, adapter, other, adapter)
+        return difference_beside_weights(adapter, adapter, other, adapter) is None
     except LeapError:
         return False
 

@@ -4,6 +4,7 @@ measures nothing anew."""
 from pathlib import Path
 from typing import Any
 
+from leap.errors import LeapError
 from leap.models.checkpoints import ADAPTER, changed_files, read_adapter, small_files, weight_files
 from leap.models.loading import refusing
 from leap.records.json_files import read_object
@@ -13,18 +14,23 @@ _ORIGIN = frozenset({"dtype", "torch_dtype", "transformers_version", "_name_or_p
 Shapes = dict[str, tuple[int, ...]]
 
 
-def differ_in_weights_alone(folder: Path, base: Path | None, other: Path, other_base: Path | None) -> bool:
-    """Whether two models have the same tensors by name and shape, and equal settings, tokenizers and processors;
-    adapters, the same base and settings too."""
+def difference_beside_weights(folder: Path, base: Path | None, other: Path, other_base: Path | None) -> str | None:
+    """What keeps an engine from going on with the other model; None where both have the same tensors by name and
+    shape, and equal settings, tokenizers and processors; adapters, the same base and settings too. Raises LeapError
+    where the other cannot be read."""
+    shapes = tensor_shapes(other)
+    try:
+        own_shapes = tensor_shapes(folder)
+    except LeapError:  # deleted since: not the other's fault
+        return "the model before it cannot be read any more"
     if (base and base.resolve()) != (other_base and other_base.resolve()):
-        return False
+        return "its base differs"
     if base and _adapter_settings(folder) != _adapter_settings(other):
-        return False
-    changed = changed_files(small_files(folder), small_files(other))
-    shapes = tensor_shapes(folder)
-    return (
-        shapes is not None and shapes == tensor_shapes(other) and all(_alike(folder, other, name) for name in changed)
-    )
+        return f"its {ADAPTER} differs"
+    for name in changed_files(small_files(folder), small_files(other)):
+        if not _alike(folder, other, name):
+            return f"its {name} differs"
+    return None if shapes is not None and shapes == own_shapes else "its tensors have other names or shapes"
 
 
 def _adapter_settings(folder: Path) -> dict[str, Any]:
@@ -63,11 +69,13 @@ def tensor_shapes(folder: Path) -> Shapes | None:
     return shapes
 
 
-def copy_weights(model: Any, folder: Path) -> bool:
+def copy_weights(model: Any, folder: Path) -> str | None:
     """Put a folder's tensors in the place of a loaded model's own, those of an adapter in its adapter's.
 
-    False, with nothing changed, where they are not just the ones that such a model has, under its names. What is
-    compiled or captured for the model stays right, since every tensor stays where it is.
+    The reason where that fails: they are not just the ones that such a model has, under its names (old checkpoints of
+    Qwen2-VL and Qwen2.5-VL have other ones), or cannot be read, which may leave some copied. What is compiled or
+    captured for the model stays right, since every tensor stays where it is. Raises LeapError, with nothing changed,
+    where the folder's headers cannot be read.
     """
     import torch
     from safetensors import safe_open
@@ -77,13 +85,16 @@ def copy_weights(model: Any, folder: Path) -> bool:
     shapes = tensor_shapes(folder)
     named = {_name_in_model(name) if adapter else name: shape for name, shape in (shapes or {}).items()}
     if shapes is None or named != {name: tuple(tensor.shape) for name, tensor in found.items()}:
-        return False
-    with torch.no_grad():
-        for path in weight_files(folder):
-            with refusing(path, "its tensors cannot be read"), safe_open(path, "pt") as stored:
-                for name in stored.keys():  # noqa: SIM118 (no dict)
-                    found[_name_in_model(name) if adapter else name].copy_(stored.get_tensor(name))
-    return True
+        return "its tensors do not have the names of the loaded model's"
+    try:
+        with torch.no_grad():
+            for path in weight_files(folder):
+                with refusing(path, "its tensors cannot be read"), safe_open(path, "pt") as stored:
+                    for name in stored.keys():  # noqa: SIM118 (no dict)
+                        found[_name_in_model(name) if adapter else name].copy_(stored.get_tensor(name))
+    except LeapError as error:
+        return str(error)
+    return None
 
 
 def _own_tensors(model: Any) -> dict[str, Any]:

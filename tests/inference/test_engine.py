@@ -30,6 +30,7 @@ from leap.inference.protocol import Decoding, Request, Response
 from leap.models.checkpoints import UNKNOWN_FILES
 from leap.models.loading import load_model, load_processor
 from leap.preparation.check.checked_dataset import check_training_file
+from leap.records.training import Message, TextPart
 from leap.training.loop import summed_loss
 from leap.vlabench.dimensions import DIMENSIONS
 from leap.vlabench.examples import find_examples
@@ -72,6 +73,16 @@ def responses(engine: HfEngine, requests: Sequence[Request]) -> dict[tuple[str, 
     return {response.key: response for response in engine.responses(requests, Decoding(max_new_tokens=16))}
 
 
+def texts_of(request: Request) -> tuple[Message, ...]:
+    """Its messages without images, each said to be another's."""
+    said = TextPart(type="text", text=f" ({request.key})")
+    kept = [[part for part in message.parts() if part.type == "text"] for message in request.messages]
+    return tuple(
+        Message(role=message.role, content=[*parts, said])
+        for message, parts in zip(request.messages, kept, strict=True)
+    )
+
+
 def test_batches_answer_as_one_by_one(model: Path, requests: list[Request]) -> None:
     one_by_one = responses(HfEngine(model, SIZE, batch_size=1), requests)
     assert len(one_by_one) == len(requests) == 12
@@ -80,10 +91,13 @@ def test_batches_answer_as_one_by_one(model: Path, requests: list[Request]) -> N
         assert responses(HfEngine(model, SIZE, batch_size=batch_size), requests) == one_by_one
 
 
+@pytest.mark.parametrize("images", [True, False], ids=["images", "texts"])
 def test_rows_that_have_ended_leave_the_batch(
-    model: Path, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+    model: Path, requests: list[Request], images: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ends are made of tokens that random weights do write, at other places in each response."""
+    if not images:
+        requests = [replace(request, messages=texts_of(request), images=()) for request in requests]
     engine = HfEngine(model, SIZE, batch_size=12, workers=0)
     prepared = [engine._preparer.prepare(request) for request in requests]
     loaded, decoding = engine._generation._model, Decoding(max_new_tokens=24)

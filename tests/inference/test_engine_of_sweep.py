@@ -1,30 +1,40 @@
 """One engine for model after model: its responses are those of an engine of each model's own, in any order."""
 
 import asyncio
+import gc
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import run_script
+from conftest import REPOSITORY, run_script
 from safetensors.torch import load_file, save_file
 from test_engine import EVALUATE, SIZE, requests, responses
 from test_vllm_adapter import LLM, make_adapter
-from test_vllm_server import flags, on_cpu, settings
+from test_vllm_server import flags, make_interpreter, on_cpu, settings
 
 from leap.data.image import load_image
 from leap.errors import LeapError
+from leap.evaluation.evaluate import evaluate_models, in_this_process
+from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.beside_vllm.vllm_key import EveryAddressWantsTheKey
 from leap.inference.engines import EngineOfSweep, EngineOptions, ModelToOpen
+from leap.inference.generation import Generation
 from leap.inference.hf import HfEngine
-from leap.inference.protocol import Decoding, Request
+from leap.inference.prepare import Prepared
+from leap.inference.protocol import Decoding, Request, Response, request_hash
 from leap.inference.vllm import VllmEngine
 from leap.inference.vllm_server import _environment, build_command
+from leap.records.training import Message, TextPart
+from leap.vlabench.dimensions import DIMENSIONS
+from leap.vlabench.prompts import leap_instructions
 
 __all__ = ["requests"]  # a fixture that tests here use
 PIXELS = {"shortest_edge": 4096, "longest_edge": 9216}
@@ -66,7 +76,7 @@ def in_turn(engine: Any, folders: Iterable[Path], requests: Sequence[Request], b
     """The responses of each model; the engine has the first."""
     found = []
     for number, folder in enumerate(folders):
-        assert number == 0 or engine.load(folder, base)
+        assert number == 0 or engine.load(folder, base) is None
         found.append({response.key: response for response in engine.responses(requests, TEXTS)})
     return found
 
@@ -94,11 +104,11 @@ def test_adapters_on_one_base(model: Path, tmp_path: Path, requests: list[Reques
     assert expected[0] != expected[1]
     engine = HfEngine(one, SIZE, base=model)
     assert in_turn(engine, [one, other, one], requests, model) == [*expected, expected[0]]
-    assert not engine.load(model, None)
+    assert engine.load(model, None) == "its base differs"
     louder = Path(shutil.copytree(one, tmp_path / "louder"))
     config = json.loads((louder / "adapter_config.json").read_text())
     (louder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 9}))
-    assert not HfEngine(one, SIZE, base=model).load(louder, model)
+    assert HfEngine(one, SIZE, base=model).load(louder, model) == "its adapter_config.json differs"
 
 
 @pytest.mark.parametrize("file", ["config.json", "chat_template.jinja", "tokenizer.json", "generation_config.json"])
@@ -107,7 +117,7 @@ def test_what_differs_in_more_than_weights_is_not_taken(model: Path, tmp_path: P
     text = (other / file).read_text()
     (other / file).write_text(json.dumps({**json.loads(text), "own": 1}) if file.endswith(".json") else f"{text} ")
     engine = HfEngine(model, SIZE, workers=0)
-    assert not engine.load(other, None)
+    assert engine.load(other, None) == f"its {file} differs"
 
 
 def test_tensors_that_are_not_the_models_own_are_not_taken(model: Path, tmp_path: Path) -> None:
@@ -122,7 +132,7 @@ def test_tensors_that_are_not_the_models_own_are_not_taken(model: Path, tmp_path
 
     for change in (drop, cut, double):
         other = changed(model, tmp_path / change.__name__, change)
-        assert not HfEngine(model, SIZE, workers=0).load(other, None)
+        assert HfEngine(model, SIZE, workers=0).load(other, None) == "its tensors have other names or shapes"
     short = changed(model, tmp_path / "short", scaled(2))
     whole = (short / "model.safetensors").read_bytes()
     (short / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -181,7 +191,124 @@ def test_an_engine_stays_where_the_next_model_fits_into_it(
             raise LeapError("by itself")
     assert engines[0] is engines[1]
     assert engines[1] is not engines[2] is not engines[3]
-    assert capsys.readouterr().out.count("the engine starts anew") == 2  # for the odd one, and after it
+    # for the odd one, and after it
+    assert capsys.readouterr().out.count("the engine starts anew (its chat_template.jinja differs)") == 2
+
+
+def test_a_model_that_cannot_be_read_leaves_the_engine(
+    model: Path, checkpoints: tuple[Path, Path], requests: list[Request], tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(checkpoints[0], tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes(b"no weights")
+
+    def opened(folder: Path) -> ModelToOpen:
+        return ModelToOpen(folder, None, SIZE, "cpu", "float32", None, tmp_path / "log")
+
+    with EngineOfSweep(EngineOptions("hf", {"workers": 0})) as sweep:
+        with sweep.holding(opened(model)) as first:
+            expected = responses(HfEngine(model, SIZE, workers=0), requests[:3])
+            assert responses(first, requests[:3]) == expected
+        with (
+            pytest.raises(LeapError, match=r"broken/model\.safetensors: its tensors cannot be read"),
+            sweep.holding(opened(broken)),
+        ):
+            pass
+        with sweep.holding(opened(model)) as again:
+            assert again is first
+            assert responses(again, requests[:3]) == expected
+
+
+def test_a_model_that_is_gone_does_not_keep_the_next_one_out(
+    model: Path, checkpoints: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first = Path(shutil.copytree(model, tmp_path / "first"))
+    engine = HfEngine(first, SIZE, workers=0)
+    shutil.rmtree(first)
+    assert engine.load(checkpoints[0], None) == "the model before it cannot be read any more"
+
+
+def test_weights_that_break_off_while_they_are_copied_cost_the_engine(
+    model: Path, checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in memory then is neither model."""
+    engine = HfEngine(model, SIZE, workers=0)
+    get = torch.Tensor.copy_
+    copied: list[None] = []
+
+    def breaking(own: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+        copied.append(None)
+        if len(copied) > 3:
+            raise OSError("Input/output error")
+        return get(own, stored)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", breaking)
+    assert "its tensors cannot be read" in str(engine.load(checkpoints[0], None))
+
+
+def test_failed_models_leave_no_engine_in_memory(workspace: Path, model: Path, tmp_path: Path) -> None:
+    """The errors are kept to the sweep's end; the engines that they came from are not."""
+    data = workspace / "dataset" / "vlm_evaluation_v1.0"
+    settings = EvaluationSettings(data, leap_instructions(), SIZE, Decoding(max_new_tokens=2))
+    engines: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class Failing(HfEngine):
+        def responses(self, requests: Sequence[Request], decoding: Decoding) -> Generator[Response, None, None]:
+            yield next(super().responses(requests, decoding))
+            raise LeapError("the device is lost") from RuntimeError("CUDA error")
+
+    def load(_: EvaluatedModel) -> Any:
+        engines.add(engine := Failing(model, SIZE, workers=0))
+        return closing(engine)
+
+    models = [partial(EvaluatedModel, name, model, weights=name) for name in ("one", "two", "three")]
+    answered = in_this_process(load, settings)
+    _, failed = evaluate_models(models, DIMENSIONS[:1], settings, answered, tmp_path, REPOSITORY)
+    assert [str(error) for error in failed] == ["the device is lost"] * 3
+    gc.collect()
+    assert len(engines) == 0
+
+
+def test_what_was_asked_of_a_model_decides_nothing_for_the_next(
+    model: Path, checkpoints: tuple[Path, Path], requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither that compiling paid, nor that its batches had to be smaller."""
+    monkeypatch.setattr(Generation, "obstacle", None)
+    monkeypatch.setattr("leap.inference.generation.compile_parts", lambda _: None)
+    engine = HfEngine(model, SIZE, batch_size=4, workers=0)
+    engine._worth_compiling = 2
+    fixed, generate = [], engine._generation.compiled
+
+    def counted(batch: Sequence[Prepared], decoding: Decoding, rows: int) -> list[list[int]]:
+        fixed.append(len(batch))
+        if len(fixed) == 1:
+            raise torch.OutOfMemoryError("no room")
+        return generate(batch, decoding, rows)
+
+    monkeypatch.setattr(engine._generation, "compiled", counted)
+    expected = responses(HfEngine(checkpoints[0], SIZE, batch_size=4, workers=0), requests[:3])
+    responses(engine, requests[:8])
+    assert fixed == [4, 2, 2, 2, 2]
+    assert engine.load(checkpoints[0], None) is None
+    assert responses(engine, requests[:3]) == expected
+    assert len(fixed) == 5
+    responses(engine, requests[:8])
+    assert fixed[5:] == [4, 4]
+
+
+def test_only_the_same_request_has_the_same_images_prepared(model: Path, requests: list[Request]) -> None:
+    """Texts as (parts of) texts, roles and image places that `request_hash` takes for the same."""
+    engine = HfEngine(model, SIZE, workers=0, keep=10**9)
+
+    def said(*texts: str) -> Request:
+        parts = [TextPart(type="text", text=text) for text in texts]
+        return Request((*texts,), (Message(role="user", content=parts),), ())
+
+    pair = [said("Lift it.\0Put it down."), said("Lift it.", "Put it down.")]
+    assert request_hash(pair[0]) == request_hash(pair[1])
+    alone = [engine._preparer.prepare(request).ids for request in pair]
+    assert alone[0] != alone[1]
+    assert [made.ids for made in engine._prepared.ahead(pair)] == alone  # type: ignore[union-attr]
+    assert [made.ids for made in engine._prepared.ahead(pair)] == alone  # type: ignore[union-attr]
 
 
 def results(root: Path) -> dict[str, bytes]:
@@ -233,6 +360,32 @@ def test_a_server_of_several_models_takes_weights_and_wants_the_key_for_it(check
         assert "VLLM_SERVER_DEV_MODE" not in _environment(alone)
     assert replace(several, extra=("--max-num-seqs", "64")).exchanges
     assert not replace(several, device="cpu").exchanges  # its embeddings are its head
+
+
+def test_a_server_on_a_cpu_takes_weights_of_an_untied_head_alone(model: Path, tmp_path: Path) -> None:
+    own_head = untied(model, tmp_path / "untied", 2.0)
+    several = settings(model=own_head, others=(model,), device="cpu")
+    assert several.exchanges
+    config = json.loads((own_head / "config.json").read_text())
+    tied = {**config["text_config"], "tie_word_embeddings": True}
+    for change in ({"tie_word_embeddings": True}, {"text_config": tied}, {"quantization_config": {"bits": 8}}):
+        (own_head / "config.json").write_text(json.dumps({**config, **change}))
+        assert not several.exchanges
+    assert not replace(several, device="cuda").exchanges  # quantized
+    (own_head / "config.json").write_text(json.dumps({**config, **change, "quantization_config": None}))
+    assert replace(several, device="cuda").exchanges
+
+
+def test_a_manifest_says_which_model_the_server_began_with(
+    model: Path, checkpoints: tuple[Path, Path], requests: list[Request], tmp_path: Path
+) -> None:
+    python = make_interpreter(tmp_path / "environment")
+    started = settings(model=model, images=SIZE, device="cpu", dtype="float32", others=checkpoints[:1])
+    with closing(VllmEngine(started, tmp_path / "log", python)) as engine:
+        assert all(response.text for response in engine.responses(requests[:1], Decoding(8)))
+        described = engine.describe()
+        assert str(model) in described["server_started_with"]
+        assert (described["weights"], "command" in described) == (str(model), False)
 
 
 def test_a_server_has_all_adapters_that_fit(model: Path, tmp_path: Path) -> None:
