@@ -13,14 +13,16 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import nlargest
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from leap import provenance
-from leap.errors import LeapError
+from leap.errors import LeapError, first_line, is_out_of_memory
 from leap.inference.engines import EngineOfSweep, EngineOptions, ModelToOpen
 from leap.inference.protocol import Decoding, Engine, Request, Response
 from leap.inference.vllm_server import INTERPRETER
 from leap.jobs.ray_cluster import room_for
+from leap.models.checkpoints import small_files, weights_hash
 from leap.progress import display
 from leap.records.remote import cache_folder, is_cached
 
@@ -29,6 +31,8 @@ _LEAST, _MOST = 32, 512  # requests of a shard: the last ones are small, so that
 _REFUSALS = 3  # workers that cannot load a model until it has failed
 _DEATHS = 10  # of a worker while it loads a model, or of workers that had a request: more are no accident
 _ENGINE_FAILURES = 3  # the same where the engine says why
+_REFUSED_FOR = 120.0  # seconds until a model has failed that all workers which are up have refused
+_END = 20.0  # seconds for engines to end
 _LONGEST = 64  # requests that a server's room is measured on
 _LOOK_EVERY, _SAY_EVERY = 5.0, 30.0  # seconds: at the cluster for room, and between two lines that there is none
 
@@ -80,7 +84,10 @@ class ModelHolder:
         with self._engines.holding(replace(model, log=log)) as self._engine:
             self._engine.responses(longest, decoding)  # a server starts here; nothing is asked yet
         self._failed = False
-        return {"engine": self._engine.describe(), "node": socket.gethostname(), "versions": provenance.versions()}
+        same = _same_everywhere(
+            model.folder, weights_hash(model.folder, model.base), small_files(model.folder, model.base)
+        )
+        return {"engine": self._engine.describe(), "node": socket.gethostname(), "same": same}
 
     def answer(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
         assert self._engine
@@ -89,6 +96,10 @@ class ModelHolder:
         except LeapError:
             self._failed = True
             raise
+
+    def close(self) -> None:
+        """End the engine: Ray ends this process without a word."""
+        self._engines.close()
 
 
 @dataclass(eq=False)
@@ -100,6 +111,8 @@ class _Task:
     running: int = 0  # shards
     holders: int = 0  # workers that held its model at once, at most
     refused_by: set[int] = field(default_factory=set)
+    refusal: str = ""  # the last one
+    waits_since: float | None = None  # for a worker that has not refused it
     losses: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def fail(self, reason: str) -> None:
@@ -139,7 +152,6 @@ class RayPool:
         self._workers: list[_Worker] = []
         self._calls: dict[Any, Callable[[Any], None]] = {}  # what is to be done when there is something to hear
         self._looked, self._said = -_LOOK_EVERY, time.monotonic()
-        self._versions = provenance.versions()
 
     def answer(
         self, works: Iterable[SomeWork], decoding: Decoding, model_to_open: Any
@@ -156,6 +168,7 @@ class RayPool:
                         more = work is not None
                         tasks += [self._begin(work)] if work else []
                     self._give(tasks)
+                    self._fail_refused(tasks)
                     for task in [task for task in tasks if not task.left and not task.running]:
                         yield task.work
                         task.work.close()
@@ -165,6 +178,16 @@ class RayPool:
         finally:
             for task in tasks:
                 task.work.close()
+            self._close()
+
+    def _close(self) -> None:
+        """A server that has nothing to do holds no GPU any more when the command ends; what is busy ends with Ray."""
+        import ray
+
+        idle = [worker for worker in self._workers if worker.up and not worker.loading and not worker.running]
+        closing = [worker.actor.close.remote() for worker in idle]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=_END)
 
     def _begin(self, work: SomeWork) -> _Task:
         # Longest first, as the engines have it: what does not fit in memory shows at once, and shards are alike.
@@ -208,6 +231,19 @@ class RayPool:
                     self._load(worker, max(able, key=lambda task: len(task.left) / (self._takers(task) + 1e-9)))
             while worker.task and not worker.loading and worker.running < _AT_ONCE and worker.task.left:
                 self._ask(worker, worker.task)
+
+    def _fail_refused(self, tasks: Sequence[_Task]) -> None:
+        """A model that all workers have refused which are up waits for another, but not for one that finds no room."""
+        up = {worker.number for worker in self._workers if worker.up}
+        for task in tasks:
+            if not task.left or not up or not up <= task.refused_by:
+                task.waits_since = None
+            elif task.waits_since is None:
+                task.waits_since = time.monotonic()
+                text = f"refused by every worker that is up; waiting {_REFUSED_FOR:g} s for another"
+                print(f"{task.work.model.name}: {text}", file=sys.stderr, flush=True)
+            elif time.monotonic() - task.waits_since > _REFUSED_FOR:
+                task.fail(task.refusal)
 
     def _takers(self, task: _Task) -> int:
         return sum(worker.task is task for worker in self._workers)
@@ -263,7 +299,7 @@ class RayPool:
             self._refuse(worker, task, error)
             return
         worker.deaths = 0
-        self._refuse_other_versions(loaded)
+        self._refuse_differences(loaded, task.work.model)
         if not self._done:
             self._before = time.monotonic()  # an answer's time begins with a model, as in one process
         if task.left or task.running:  # else others have answered all of it meanwhile, and its folders are let go
@@ -273,12 +309,13 @@ class RayPool:
 
     def _refuse(self, worker: _Worker, task: _Task, error: Any) -> None:
         """A model that one worker cannot load may be another's: a node may lack its files, or have no memory for it."""
-        reason = _reason(error)
+        reason = task.refusal = _reason(error)
         if _is_lost(error):
             worker.deaths += 1
             self._await(worker)
             if worker.deaths < _DEATHS:
                 return
+        self._renew_if_broken(worker, error)
         worker.task, worker.deaths = None, 0
         task.refused_by.add(worker.number)
         if len(task.refused_by) >= min(_REFUSALS, len(self._workers)):
@@ -286,11 +323,21 @@ class RayPool:
         else:
             print(f"worker {worker.number}: {reason}", file=sys.stderr, flush=True)
 
-    def _refuse_other_versions(self, loaded: Mapping[str, Any]) -> None:
-        for name, here in self._versions.items():
-            if (there := loaded["versions"].get(name)) != here:
+    def _renew_if_broken(self, worker: _Worker, error: Any) -> None:
+        """After a failure of its machine a worker begins anew: what CUDA says once it says from then on."""
+        import ray
+
+        if worker.up and not _is_lost(error) and not isinstance(error.cause, LeapError):
+            ray.kill(worker.actor, no_restart=False)
+            self._await(worker)
+
+    def _refuse_differences(self, loaded: Mapping[str, Any], model: Any) -> None:
+        here, there = _same_everywhere(model.folder, model.weights, model.files), loaded["same"]
+        for name in here:
+            if there.get(name) != here[name]:
                 raise LeapError(
-                    f"node {loaded['node']} has {name} {there}, and this one {here}: install the same on all"
+                    f"node {loaded['node']} has {name} {there.get(name)}, and this one {here[name]}: every node needs "
+                    "the same"
                 )
 
     def _hear_shard(self, worker: _Worker, shard: _Shard, call: Any) -> None:
@@ -326,6 +373,7 @@ class RayPool:
         task, reason = shard.task, _reason(error)
         if _is_lost(error) and worker.up:
             self._await(worker)
+        self._renew_if_broken(worker, error)
         worker.task = None
         task.losses.update(shard.requests.keys())
         limit = _DEATHS if _is_lost(error) else _ENGINE_FAILURES
@@ -359,6 +407,15 @@ def _reason(error: Any) -> str:
     """Raises what is no failure of a machine or an engine, but a mistake in a program."""
     if _is_lost(error):
         return f"a worker died ({str(error).strip().splitlines()[-1].strip()})"
-    if not isinstance(error.cause, LeapError):
+    cause = error.cause
+    if isinstance(cause, LeapError):
+        return str(cause)
+    if not (isinstance(cause, OSError) or is_out_of_memory(cause) or "CUDA error" in str(cause)):
         raise error
-    return str(error.cause)
+    return f"{type(cause).__name__}: {first_line(cause)}"
+
+
+def _same_everywhere(model: Path, weights: str, files: Mapping[str, str]) -> dict[str, str]:
+    """What decides the responses and must be alike in all workers, by its name."""
+    code = {"LEAP's code": provenance.code_hash()}
+    return {**provenance.versions(), **code, f"{model}: weights": weights, **{f"{model}: {k}": files[k] for k in files}}

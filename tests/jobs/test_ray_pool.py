@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY
@@ -18,6 +20,12 @@ from safetensors.torch import load_file, save_file
 from test_jobs import needs_ray
 from test_killed_evaluation import EXAMPLES, bench, final_files, line_count
 
+from leap.data.image import ImageSize
+from leap.errors import LeapError
+from leap.evaluation.settings import EvaluatedModel
+from leap.inference.engines import EngineOptions, ModelToOpen
+from leap.inference.protocol import Decoding, Request
+from leap.jobs import ray_pool
 from leap.supervise import descendants
 
 pytestmark = [pytest.mark.slow, needs_ray]
@@ -161,3 +169,60 @@ def test_a_node_that_is_lost(bench: Path, alone: dict[str, bytes], nodes: RayNod
     assert evaluate.wait() == 0, nodes.log(0)
     assert answers(bench, "nodes") == TOTAL
     assert files(bench, "nodes") == alone
+
+
+@dataclass
+class Question:
+    """One request to one model."""
+
+    model: EvaluatedModel
+    failure: LeapError | None = None
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def record(self, *given: Any) -> None: ...
+
+    def note_engine(self, *given: Any) -> None: ...
+
+    @property
+    def requests(self) -> list[Request]:
+        return [Request(("dimension", "task", "0"), (), ())]
+
+
+def ask(folder: Path, log: Path, weights: str = "") -> Question:
+    """Two workers, of which one finds no room."""
+    import ray
+
+    def to_open(model: EvaluatedModel) -> ModelToOpen:
+        return ModelToOpen(folder, None, ImageSize(4, 9), "cpu", "float32", None, log)
+
+    ray.init(num_cpus=1, num_gpus=0, include_dashboard=False, object_store_memory=80_000_000, logging_level="ERROR")
+    try:
+        pool = ray_pool.RayPool(EngineOptions("hf", {}), 0, 2)
+        question = Question(EvaluatedModel("m", folder, weights=weights, files={}))
+        (asked,) = pool.answer([question], Decoding(1), to_open)
+    finally:
+        ray.shutdown()
+    return asked
+
+
+def test_a_model_is_not_kept_for_a_worker_that_finds_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray_pool, "_REFUSED_FOR", 1.0)
+    assert "is not there" in str(ask(tmp_path / "gone", tmp_path / "log").failure)
+    assert "m: refused by every worker that is up; waiting 1 s" in capsys.readouterr().err
+
+
+def test_an_error_of_a_workers_machine_is_a_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The worker ends, and so the other finds room."""
+    asked = ask(tmp_path / ("n" * 300), tmp_path / "log")
+    assert "File name too long" in str(asked.failure)
+    assert "worker 0: OSError: " in capsys.readouterr().err
+
+
+def test_a_worker_with_other_weights_is_refused(bench: Path, tmp_path: Path) -> None:
+    with pytest.raises(LeapError, match=r"models/tiny: weights [0-9a-f]{64}, and this one other"):
+        ask(bench / "models" / "tiny", tmp_path / "log", "other")
