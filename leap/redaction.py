@@ -60,9 +60,14 @@ def _secrets() -> Iterator[str]:
 def _in_variable(name: str, value: str) -> tuple[str, ...]:
     proxy = name.lower().endswith("_proxy") and "://" not in value  # HOST:PORT will do for one
     found = list(_in_addresses(f"http://{value}" if proxy else value))
-    if _SECRET_NAME.search(name) and _is_secret(value.strip()):
+    if is_secret_name(name) and _is_secret(value.strip()):
         found.append(value.strip())
     return tuple(found)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of this name holds a credential."""
+    return bool(_SECRET_NAME.search(name))
 
 
 def _is_secret(value: str) -> bool:
@@ -108,7 +113,7 @@ def _in_addresses(text: str) -> Iterator[str]:
             yield from (found for found in (alone, unquote(alone)) if len(found) >= _SHORTEST)
             yield base64.b64encode(unquote(match[1]).encode()).decode()
     for name, value in _IN_QUERY.findall(text):
-        if _SECRET_NAME.search(name):
+        if is_secret_name(name):
             yield from (found for found in (value, unquote(value)) if _may_be_secret(found))
 
 

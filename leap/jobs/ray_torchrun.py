@@ -6,19 +6,22 @@ started as it is anywhere.
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from leap.cli import FAILED
 from leap.errors import LeapError, first_line
 from leap.jobs.ray_cluster import connected
+from leap.redaction import is_secret_name
 from leap.supervise import supervised
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "training" / "run-finetuning.py"
+_CARRIED = re.compile(r"(LEAP|NCCL|GLOO)_\w+|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|OMP_NUM_THREADS")
 _LAST_WORDS = 60.0  # seconds for the other nodes to end, and to say why
 
 
@@ -46,8 +49,9 @@ def _train(nodes: int, gpus: int, wait: float, flags: Sequence[str]) -> int:
         resources = {"num_cpus": 1, "num_gpus": gpus} if kind == "GPU" else {"num_cpus": gpus}
         return ray.remote(work).options(scheduling_strategy=place, max_retries=0, **resources).remote(*given)
 
-    first = ray.get(on(0, _free_address))
-    waiting = [on(node, _torchrun, nodes, gpus, node, first, list(flags)) for node in range(nodes)]
+    first, here = ray.get(on(0, _free_address)), carried(os.environ)
+    print(f"variables   taken along to the nodes: {' '.join(sorted(here)) or 'none'}", flush=True)
+    waiting = [on(node, _torchrun, nodes, gpus, node, first, here, list(flags)) for node in range(nodes)]
     while waiting:
         (ended,), waiting = ray.wait(waiting)
         lost: Exception | None = None
@@ -64,6 +68,11 @@ def _train(nodes: int, gpus: int, wait: float, flags: Sequence[str]) -> int:
     return 0
 
 
+def carried(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a command was given by variables and its nodes need too; credentials are each node's own."""
+    return {name: value for name, value in environment.items() if _CARRIED.fullmatch(name) and not is_secret_name(name)}
+
+
 def _free_address() -> tuple[str, int]:
     """Of the first node."""
     import ray
@@ -73,13 +82,13 @@ def _free_address() -> tuple[str, int]:
         return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
 
-def _torchrun(nodes: int, gpus: int, node: int, first: tuple[str, int], flags: list[str]) -> int:
+def _torchrun(nodes: int, gpus: int, node: int, first: tuple[str, int], given: dict[str, str], flags: list[str]) -> int:
     """The exit code of one node's; it ends with this worker, however that ends."""
     own = {"NNODES": nodes, "NUM_GPUS": gpus, "NODE_RANK": node, "MASTER_ADDR": first[0], "MASTER_PORT": first[1]}
     launch = [sys.executable, "-m", "leap.launch", str(_SCRIPT), *flags]
     return subprocess.run(
         supervised(launch),
-        env={**os.environ, **{name: str(value) for name, value in own.items()}},
+        env={**os.environ, **given, **{name: str(value) for name, value in own.items()}},
         cwd=_SCRIPT.parents[2],
         check=False,
     ).returncode
