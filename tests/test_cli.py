@@ -82,6 +82,7 @@ OTHERS = {
     "words",
     "device",
     "resolve",
+    "find_data",
     "find_model",
     "_from_here",
     "shown",

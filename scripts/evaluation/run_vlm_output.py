@@ -72,12 +72,12 @@ def main() -> int | None:
             "scripts/download/download_leap_data.py), or name yours with --data_file"
         )
 
-    from leap.judge.outputs import write_outputs
-
     folder = arguments.save_dir
     with EngineOfSweep(options) as engine:
         given = workspace, arguments, options
         models, settings, load = _served(*given) if options.served else _local(*given, engine)
+        from leap.judge.outputs import write_outputs  # which loads pandas: what is typed wrong is said before
+
         found = write_outputs(models, settings, load, folder, workspace.repository, not arguments.no_resume)
     print(f"{found.path}: {found.answered} plans, {found.failed} failures, {found.truncated} cut at the limit")
     return FAILED if found.failed else None
