@@ -113,6 +113,7 @@ def test_a_workers_own_error_is_its_line(kind: type[LeapError]) -> None:
     assert str(error.value) == "train.jsonl:3: the LeapError: an image is gone"
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_program_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError, match="Original Traceback"):
         read(lambda: 1 // 0)

@@ -240,6 +240,7 @@ def test_packed_samples_have_the_loss_and_gradients_of_padded_ones(
         assert_same(wanted, gradients(trained, loss))
 
 
+@pytest.mark.slow
 def test_layers_are_compiled_once_for_micro_batches_of_any_length(
     model: Path,
     tools: tuple[Any, ChatFormat, ImageEncoder],

@@ -272,6 +272,7 @@ def lines_of(work: Callable[[], None]) -> int:
     return low
 
 
+@pytest.mark.slow
 def test_killed_at_any_line_the_same_call_ends_as_an_unbroken_one(
     data: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -162,6 +162,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_process(model: Path, requests: list[Request]) -> None:
     command = [sys.executable, "-c", PREPARING, str(model), str(requests[0].images[0])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
