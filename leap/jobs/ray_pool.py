@@ -219,7 +219,7 @@ class RayPool:
     def _await(self, worker: _Worker) -> None:
         """Nothing is given to a worker until it is there: after its start, and again after it was lost."""
         worker.up, worker.task = False, None
-        ready = worker.actor.ready.options(max_task_retries=-1).remote()  # Ray's own patience
+        ready = worker.actor.ready.options(max_task_retries=-1).remote()  # Ray repeats it for ever
         self._calls[ready] = partial(self._hear_ready, worker)
 
     def _give(self, tasks: Sequence[_Task]) -> None:
