@@ -75,6 +75,7 @@ class ModelHolder:
 
     def load(self, model: ModelToOpen, longest: Sequence[Request], decoding: Decoding) -> dict[str, Any]:
         """Hold this model from now on; what describes the engine, the machine and its libraries."""
+        self._engine = None  # a model that is refused here must not be answered for by the one before it
         if self._failed:  # whatever the engine may say of itself
             self._engines.close()
         for folder in (model.folder, model.base, model.data):
