@@ -19,6 +19,7 @@ from ray_nodes import RayNodes
 from safetensors.torch import load_file, save_file
 from test_jobs import needs_ray
 from test_killed_evaluation import EXAMPLES, bench, final_files, line_count
+from two_hosts import NOT_HERE
 
 from leap.data.image import ImageSize
 from leap.errors import LeapError
@@ -151,7 +152,7 @@ def nodes() -> Iterator[RayNodes]:
     made = RayNodes()
     try:
         if not made.connect():
-            pytest.skip("network namespaces need root, and ip of iproute2")
+            pytest.skip(NOT_HERE)
         yield made
     finally:
         made.close()

@@ -18,6 +18,7 @@ from conftest import PYTHONPATH, REPOSITORY, TINY_RECIPE
 from safetensors.torch import load_file
 from test_checkpointing import assert_close, history
 from test_sharding import ALONE, CLOSE, STEPS, all_done, torchrun
+from two_hosts import NOT_HERE, TwoHosts
 
 from leap.models.checkpoints import MARKER, find_checkpoints
 from leap.records.json_files import write_json
@@ -30,22 +31,13 @@ TWELVE = [*STEPS, *"--max_steps 12 --save_steps 2 --per_device_train_batch_size 
 LIMIT = 300  # seconds for any start of a node, in which all of them have ended
 
 
-class Nodes:
+class Nodes(TwoHosts):
     """Two nodes; `start` gives a training command to one of them."""
 
     def __init__(self, workspace: Path, folder: Path) -> None:
+        super().__init__("leap", "10.77.0")
         self.workspace, self.folder = workspace, folder
-        self.names = [f"leap-{os.getpid()}-{number}" for number in range(2)]
         self._started: list[subprocess.Popen[str]] = []
-
-    def connect(self) -> bool:
-        """Whether this machine lets us."""
-        first, second = self.names
-        cable = f"ip link add veth0 netns {first} type veth peer name veth0 netns {second}"
-        plugged = [f"ip -n {name} addr add 10.77.0.{number}/24 dev veth0" for number, name in enumerate(self.names, 1)]
-        up = [f"ip -n {name} link set {link} up" for name in self.names for link in ("lo", "veth0")]
-        commands = [f"ip netns add {first}", f"ip netns add {second}", cable, *plugged, *up]
-        return all(subprocess.run(line.split(), capture_output=True, check=False).returncode == 0 for line in commands)
 
     def disk(self, number: int, run: str) -> Path:
         """A node's own folder that all nodes see as output/RUN."""
@@ -56,12 +48,11 @@ class Nodes:
 
     def start(self, number: int, run: str, *options: str, gpus: int = 1, nodes: int = 2) -> subprocess.Popen[str]:
         output = self.workspace / "output" / f"nodes-{run}"
-        own = f"hostname node-{number} && mount --bind {self.disk(number, run)} {output}"
-        variables = {"NNODES": nodes, "NUM_GPUS": gpus, "NODE_RANK": number, "MASTER_ADDR": "10.77.0.1"}
+        variables = {"NNODES": nodes, "NUM_GPUS": gpus, "NODE_RANK": number, "MASTER_ADDR": self.addresses[0]}
         environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, "LEAP_ROOT": str(self.workspace)}
         launch = [sys.executable, "-m", "leap.launch", FINETUNE, *TWELVE, "--output_dir", str(output), *options]
-        entry = ["ip", "netns", "exec", self.names[number], "unshare", "--uts", "sh", "-c", f'{own} && exec "$@"', "-"]
+        entry = self.inside(number, f"mount --bind {self.disk(number, run)} {output}")
         node = subprocess.Popen(
             [*entry, *launch], env=environment, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True,
@@ -69,23 +60,8 @@ class Nodes:
         self._started.append(node)
         return node
 
-    def kill(self, number: int) -> None:
-        """All processes of a node at once, as when its power goes."""
-        while found := self._ids(number):
-            subprocess.run(["kill", "-9", *found], capture_output=True, check=False)
-
-    def unplug(self) -> None:
-        subprocess.run(f"ip -n {self.names[0]} link set veth0 down".split(), check=True)
-
-    def _ids(self, number: int) -> list[str]:
-        listed = subprocess.run(["ip", "netns", "pids", self.names[number]], capture_output=True, text=True, check=True)
-        return listed.stdout.split()
-
     def close(self) -> None:
-        for number, name in enumerate(self.names):
-            if Path("/run/netns", name).exists():
-                self.kill(number)
-                subprocess.run(["ip", "netns", "del", name], check=False)
+        super().close()
         for node in self._started:
             node.communicate(timeout=LIMIT)
 
@@ -95,7 +71,7 @@ def nodes(workspace: Path, tmp_path: Path) -> Iterator[Nodes]:
     made = Nodes(workspace, tmp_path)
     try:
         if not made.connect():
-            pytest.skip("network namespaces need root, and ip of iproute2")
+            pytest.skip(NOT_HERE)
         yield made
     finally:
         made.close()
