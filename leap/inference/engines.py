@@ -16,7 +16,7 @@ from leap.hardware import available_memory
 from leap.inference.protocol import Engine
 from leap.inference.vllm_server import MODEL_NAME
 
-_KEPT = 4  # of the memory that is free, the share that prepared images may take
+_KEPT = 8  # of the memory that is free, the share that prepared images may take, and as much what is seen in them
 _LOCAL = ("device", "dtype", "batch_size", "workers", "base_model_path", "lora_adapter_path")
 
 

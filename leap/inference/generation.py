@@ -27,7 +27,9 @@ from leap.inference.fast_parts import compile_parts
 from leap.inference.prepare import Prepared, Preparer
 from leap.inference.protocol import Decoding
 from leap.inference.shared_prefix import SharedPrefix
+from leap.inference.vision_states import VisionStates
 from leap.models.exchange import copy_weights
+from leap.models.families import family
 
 _MEMORY_SHARE = 0.6  # of what is free: 96 rows that took 0.55 GB each did not fit in the 75 GB of an H100, 64 did
 _CACHE_STEP = 128  # tokens: caches of few lengths, so that a slightly longer prompt does not compile anew
@@ -35,10 +37,11 @@ _CACHE_STEP = 128  # tokens: caches of few lengths, so that a slightly longer pr
 
 class Generation:
     """Generates with one model. `stop` and `pad` are token ids; with `shares`, the model attends as
-    `leap.inference.attention` does, which lets padding stand behind a shared opening."""
+    `leap.inference.attention` does, which lets padding stand behind a shared opening. Up to `keep` bytes of what its
+    vision tower sees stay for other weights."""
 
     def __init__(
-        self, model: Any, preparer: Preparer, stop: set[int], pad: int, device: str, shares: bool = False
+        self, model: Any, preparer: Preparer, stop: set[int], pad: int, device: str, shares: bool = False, keep: int = 0
     ) -> None:
         self._model, self._preparer, self._stop, self._pad, self._device = model, preparer, stop, pad, device
         self._cache: Any = None
@@ -47,6 +50,9 @@ class Generation:
         self._prefix: SharedPrefix | None = None
         if shares and preparer.image_token_id is not None:
             self._prefix = SharedPrefix(model, device, preparer.image_token_id)
+        self._vision: VisionStates | None = None
+        if device == "cpu" and family(model.config.model_type).compiled_inference:
+            self._vision = VisionStates(model.model.visual, keep)
         self._offsets = [module for module in model.modules() if hasattr(module, "rope_deltas")]
         # What a checkpoint says about sampling and penalties must not reach an evaluation.
         model.generation_config = GenerationConfig(eos_token_id=sorted(stop), pad_token_id=pad)
@@ -93,12 +99,16 @@ class Generation:
         """Put another model's weights in the place of these; why not, where that fails (`copy_weights`)."""
         if self._prefix:
             self._prefix.forget()
-        return copy_weights(self._model, folder)
+        reason = copy_weights(self._model, folder)
+        if self._vision:
+            self._vision.load()
+        return reason
 
     def forget(self) -> None:
         """Give back the caches and whatever the last batch left. To be called where the weights have changed."""
-        if self._prefix:
-            self._prefix.forget()
+        for kept in (self._prefix, self._vision):
+            if kept:
+                kept.forget()
         self._drop_cache()
 
     def _drop_cache(self) -> None:
@@ -111,7 +121,7 @@ class Generation:
         del self._model, self._offsets
         if self._parts_compiled:
             torch._dynamo.reset()
-        self._prefix = None
+        self._prefix = self._vision = None
         gc.collect()
         self.forget()
 

@@ -78,7 +78,7 @@ class HfEngine:
         self._stop = stop_tokens(processor, model)
         pad = self._tokenizer.pad_token_id
         self._generation = Generation(
-            model, self._preparer, self._stop, min(self._stop) if pad is None else pad, device, shares
+            model, self._preparer, self._stop, min(self._stop) if pad is None else pad, device, shares, keep
         )
         self._measured_rows: int | None = None  # of a batch: found with the first request
         self._rows: int | None = None  # the same, or fewer after this model ran out of memory
