@@ -160,7 +160,11 @@ class PolicyTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         recipe = self._job.recipe
         alone = recipe.beta == 0 and recipe.loss_type == "dapo"  # which divides by the tokens of all responses
-        return super()._compute_loss(model, that_teach(inputs) if alone else inputs)
+        return super()._compute_loss(model, that_teach(inputs, self._largest) if alone else inputs)
+
+    def _largest(self, number: int) -> int:
+        """Of all ranks'."""
+        return int(self.accelerator.gather(torch.tensor([number], device=self.accelerator.device)).max())
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -110,8 +110,12 @@ class PolicyRecipe(Recipe):
         if self.max_steps is None:
             raise ValueError("max_steps: GRPO needs a number of steps; its prompts are taken as often as that asks for")
         sampled = self.per_device_train_batch_size * self.micro_batches_sampled
-        if self.micro_batches_sampled % self.gradient_accumulation_steps:
-            raise ValueError("steps_per_generation: a whole number of optimiser steps is needed")
+        together, accumulated = self.micro_batches_sampled, self.gradient_accumulation_steps
+        if together % accumulated and (accumulated % together or self.num_iterations > 1):
+            raise ValueError(
+                "steps_per_generation: a multiple of gradient_accumulation_steps is needed, or, with num_iterations 1, "
+                "a divisor of it"
+            )
         if self.save_steps % self.steps_of_a_sampling or self.max_steps % self.steps_of_a_sampling:
             raise ValueError(
                 f"save_steps={self.save_steps}, max_steps={self.max_steps}: responses are sampled every "
@@ -150,13 +154,14 @@ class PolicyRecipe(Recipe):
     @property
     def steps_of_a_sampling(self) -> int:
         """Optimiser steps that learn from responses that were sampled at once."""
-        return self.micro_batches_sampled * self.num_iterations // self.gradient_accumulation_steps
+        return max(1, self.micro_batches_sampled * self.num_iterations // self.gradient_accumulation_steps)
 
     def prompts_needed(self, world_size: int) -> int:
         """Prompts of a whole run: each is asked once where there are so many."""
         if self.method == "rft" or self.max_steps is None:
             return self.num_prompts or 960
-        return self.prompts_sampled(world_size) * (self.max_steps // self.steps_of_a_sampling)
+        micro_batches = self.max_steps * self.gradient_accumulation_steps // self.num_iterations
+        return self.prompts_sampled(world_size) * (micro_batches // self.micro_batches_sampled)
 
     def prompts_sampled(self, world_size: int) -> int:
         """Prompts whose responses are sampled at once, by all ranks."""

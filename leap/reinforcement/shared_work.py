@@ -96,14 +96,15 @@ def rows_of(rows: Tensor, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {**inputs, **alone, **images_of(kept, inputs), "num_images": [inputs["num_images"][row] for row in kept]}
 
 
-def that_teach(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The responses of a micro-batch with an advantage, at least one of them: those of a group that all earn the same
-    have none, and no gradient where neither the divergence (`beta`) nor the number of responses is part of the loss."""
+def that_teach(inputs: dict[str, Any], largest: Callable[[int], int]) -> dict[str, Any]:
+    """The responses of a micro-batch with an advantage: those of a group that all earn the same have none, and no
+    gradient where neither the divergence (`beta`) nor the number of responses is part of the loss. Others fill it up to
+    the `largest` number of all ranks, since TRL gathers a figure of each response; one is always left."""
     teaches = inputs["advantages"] != 0
+    missing = max(1, largest(int(teaches.sum()))) - int(teaches.sum())
+    teaches[(~teaches).nonzero().flatten()[:missing]] = True
     if bool(teaches.all()):
         return inputs
-    if not bool(teaches.any()):  # all ranks go through the model
-        teaches[0] = True
     found = {
         name: value[teaches]
         if isinstance(value, Tensor) and value.dim() and len(value) == len(teaches) and name not in OF_IMAGES

@@ -76,6 +76,19 @@ def test_it_learns_what_is_rewarded(workspace: Path, own: Path) -> None:
     assert "this run is finished" in again.stdout
 
 
+@pytest.mark.slow
+def test_two_ranks_learn_together(workspace: Path, tmp_path: Path) -> None:
+    """Each from responses of its own, of which unlike numbers have an advantage: half of the prompts earn nothing."""
+    (tmp_path / "mine.py").write_text(OWN.rstrip() + " * (len(str(reference)) % 2)\n")
+    apart = "--save_steps 4 --gradient_accumulation_steps 2 --steps_per_generation 1".split()
+    flags = arguments("two", tmp_path / "mine.py", 4, *apart)
+    words = [sys.executable, "-m", "leap.launch", GRPO, *flags]
+    there = {**os.environ, "NUM_GPUS": "2", "LEAP_ROOT": str(workspace), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(words, cwd=REPOSITORY, env=there, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert len([entry for entry in read_log(workspace / "output" / "two" / "checkpoint-4") if "reward" in entry]) == 4
+
+
 def test_its_checkpoint_is_one_like_any_other(workspace: Path, own: Path) -> None:
     """It is evaluated, and another training starts from it."""
     checkpoint = "output/learns/checkpoint-12"

@@ -41,6 +41,7 @@ def test_a_shipped_recipe_is_whole(name: str) -> None:
         ),
         ("--max_steps null", "max_steps: GRPO needs a number of steps"),
         ("--steps_per_generation 4 --save_steps 50", "sampled every 4 steps"),
+        ("--steps_per_generation 2 --gradient_accumulation_steps 3", "a multiple of gradient_accumulation_steps"),
         ("--reward_file mine.py", "FILE.py:FUNCTION is expected"),
         ("--reward_file mine.py:reward", "there is no such file"),
         ("--group_size 8", "unrecognized arguments: --group_size"),
@@ -67,6 +68,8 @@ def test_a_run_has_so_many_prompts() -> None:
     assert recipe.prompts_needed(2) == 400
     again = recipe.model_copy(update={"steps_per_generation": 4, "num_iterations": 2})
     assert (again.steps_of_a_sampling, again.prompts_needed(1)) == (8, 8 * 12)
+    several = policy(max_steps=10, save_steps=5, steps_per_generation=2, gradient_accumulation_steps=8)
+    assert (several.steps_of_a_sampling, several.prompts_needed(1)) == (1, 8 * 8 * 10)
 
 
 def test_an_own_reward_is_a_function_in_a_file(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def batch(advantages: list[float]) -> dict[str, Any]:
 
 
 def test_responses_without_an_advantage_are_left_out() -> None:
-    found = that_teach(batch([0.0, 1.0, -0.5]))
+    found = that_teach(batch([0.0, 1.0, -0.5]), int)
     assert found["advantages"].tolist() == [1.0, -0.5]
     assert found["completion_ids"].tolist() == [[2, 3], [4, 5]]
     assert found["num_images"] == [2, 1]
@@ -82,9 +82,14 @@ def test_responses_without_an_advantage_are_left_out() -> None:
 
 
 def test_one_response_is_always_left() -> None:
-    assert that_teach(batch([0.0, 0.0, 0.0]))["completion_ids"].tolist() == [[0, 1]]
+    assert that_teach(batch([0.0, 0.0, 0.0]), int)["completion_ids"].tolist() == [[0, 1]]
     whole = batch([1.0, 2.0, -3.0])
-    assert that_teach(whole) is whole
+    assert that_teach(whole, int) is whole
+
+
+def test_all_ranks_have_as_many_responses() -> None:
+    found = that_teach(batch([0.0, 1.0, 0.0]), lambda _: 2)
+    assert found["advantages"].tolist() == [0.0, 1.0]
 
 
 def test_an_image_becomes_patches_once(model: Path) -> None:
