@@ -169,7 +169,7 @@ def train_loop(job: TrainingJob) -> TrainerState:
             for samples, loss in forward_backward(job, model, step_batches, state.global_step + 1):
                 losses.since_log += loss
                 seen.losses.append((state.global_step + 1, samples, loss))
-            norm = accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm or float("inf"))
+            norm = _clip(job, model, optimizer)
             optimizer.step()
             learning_rate = scheduler.get_last_lr()[0]
             if not accelerator.optimizer_step_was_skipped:  # fp16: infinite gradients under too large a loss scale
@@ -300,6 +300,13 @@ def _in_smaller_batches(attempt: _Attempt, done: list[dict[str, Any]], last: boo
         if len(found) == len(losses):
             return torch.stack(found).sum()
     raise torch.OutOfMemoryError("samples one by one do not fit")
+
+
+def _clip(job: TrainingJob, model: nn.Module, optimizer: Any) -> Any:
+    """The norm of all gradients, which the optimiser's next step sees clipped."""
+    limit = job.recipe.max_grad_norm or float("inf")
+    clip = getattr(getattr(optimizer, "optimizer", None), "clip", None)  # TritonAdamW's, as it reads them
+    return clip(limit) if clip else job.accelerator.clip_grad_norm_(model.parameters(), limit)
 
 
 def step_loss(model: nn.Module, job: TrainingJob, batch: dict[str, Any], label_tokens: int) -> Tensor:

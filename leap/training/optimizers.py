@@ -5,6 +5,7 @@ Which of them "auto" means is `leap.training.optimizer_choice`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,25 @@ def _adam(recipe: "Recipe") -> dict[str, Any]:
 def _adamw(groups: list[dict[str, Any]], recipe: "Recipe") -> "Optimizer":
     import torch
 
-    return torch.optim.AdamW(groups, **_adam(recipe), fused=True if recipe.optim == "adamw_torch_fused" else None)
+    fused = recipe.optim == "adamw_torch_fused"
+    if fused and _has_kernel(groups, recipe):
+        from leap.training.triton_adamw import TritonAdamW
+
+        return TritonAdamW(groups, **_adam(recipe))
+    return torch.optim.AdamW(groups, **_adam(recipe), fused=fused or None)
+
+
+def _has_kernel(groups: list[dict[str, Any]], recipe: "Recipe") -> bool:
+    """Whether these weights can have AdamW's own kernel. fp16's scaler and DeepSpeed look for PyTorch's optimiser,
+    FSDP2's weights are not plain tensors, and `compile: false` means that no compiler is to be needed."""
+    import torch
+
+    if recipe.compile is False or recipe.fp16 or recipe.deepspeed or recipe.fsdp or find_spec("triton") is None:
+        return False
+    weights = [weights for group in groups for weights in group["params"]]
+    return all(one.is_cuda and one.dtype == torch.float32 and one.is_contiguous() for one in weights) and (
+        torch.cuda.get_device_capability()[0] >= 8
+    )
 
 
 def _stochastic(groups: list[dict[str, Any]], recipe: "Recipe") -> "Optimizer":
