@@ -18,10 +18,11 @@ def main() -> None:
     from leap.hub.download import add_retry_flags, download, everything, log, named, numbered, retry_policy_of
 
     parser = Parser(__doc__)
-    parser.add_argument("--data", action="store_true", help="the training data, beside what else is named")
-    parser.add_argument("--checkpoints", nargs="+", metavar="STEP", help="published checkpoints: steps, or all")
-    parser.add_argument("--love_agibot", action="store_true", help="archives of images; --tasks says which")
-    parser.add_argument("--tasks", nargs="+", metavar="NUMBER", help="tasks of LOVE-Agibot-Beta, or all")
+    add = parser.add_argument
+    add("--data", action="store_true", help="the training data, beside what else is named")
+    add("--checkpoints", nargs="+", metavar="STEP", help="published checkpoints: steps, or all")
+    add("--love_agibot", action="store_true", help="archives of images; --tasks says which")
+    add("--tasks", nargs="+", metavar="NUMBER", help="tasks of LOVE-Agibot-Beta, or all")
     add_retry_flags(parser)
     arguments = parser.parse_args()
 

@@ -16,10 +16,11 @@ def main() -> None:
     workspace = WorkspaceConfig.find()
     from leap.hub.download import add_retry_flags, download, everything, log, retry_policy_of
 
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("repository", nargs="?", default=workspace.base_model_repository, help="OWNER/NAME")
-    parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
-    parser.add_argument("--local_dir", type=find, help="the folder (default: models/NAME)")
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add("repository", nargs="?", default=workspace.base_model_repository, help="OWNER/NAME")
+    add("--revision", help="a branch, a tag or a commit (default: the main branch)")
+    add("--local_dir", type=find, help="the folder (default: models/NAME)")
     add_retry_flags(parser)
     arguments = parser.parse_args()
 

@@ -17,10 +17,11 @@ def main() -> None:
     from leap.hub.download import add_retry_flags, download, log, named, retry_policy_of
 
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("--dimensions", nargs="+", default=["all"], help="any spelling, or all (default)")
-    parser.add_argument("--revision", help="a branch, a tag or a commit (default: the main branch)")
-    parser.add_argument("--local_dir", type=find, help="the folder (default: dataset/vlm_evaluation_v1.0)")
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add("--dimensions", nargs="+", default=["all"], help="any spelling, or all (default)")
+    add("--revision", help="a branch, a tag or a commit (default: the main branch)")
+    add("--local_dir", type=find, help="the folder (default: dataset/vlm_evaluation_v1.0)")
     add_retry_flags(parser)
     arguments = parser.parse_args()
 

@@ -55,18 +55,8 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--temperature", type=temperature, default=0.0, help="of the judge (default %(default)s: greedy)")
     add("--omit_fields", type=names, default=[], help="temperature,seed: what it refuses")
     add("--max_new_tokens", type=count, default=1024, help="of a verdict")
-    add(
-        "--image_tokens_min",
-        type=image_tokens,
-        default=workspace.image_tokens_min,
-        help="image size, in 32x32 pixels",
-    )
-    add(
-        "--image_tokens_max",
-        type=image_tokens,
-        default=workspace.image_tokens_max,
-        help="image size, in 32x32 pixels",
-    )
+    add("--image_tokens_min", type=image_tokens, default=workspace.image_tokens_min, help="image size, in 32x32 pixels")
+    add("--image_tokens_max", type=image_tokens, default=workspace.image_tokens_max, help="image size, in 32x32 pixels")
     add("--max_cost", type=usd, help="USD: ask nothing that could pass it (needs prices)")
     add("--input_price", type=usd, help="USD per million tokens of prompts")
     add("--output_price", type=usd, help="USD per million tokens of answers")

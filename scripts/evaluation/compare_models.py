@@ -21,14 +21,13 @@ from leap.vlabench.grounding import SCORE_KEYS
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("model", type=shown, help="A: a model's name in the results")
-    parser.add_argument("baseline", type=shown, help="B: the model that it is compared with")
-    parser.add_argument("--results_dir", type=find, default=workspace.eva_results, help="the folder of results")
-    parser.add_argument(
-        "--score", default="total_score", help=f"of which score: {', '.join(SCORE_KEYS)}, or pass@K of repeats"
-    )
-    parser.add_argument("--seed", type=seed, default=0, help="of the resampling and the permutations")
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add("model", type=shown, help="A: a model's name in the results")
+    add("baseline", type=shown, help="B: the model that it is compared with")
+    add("--results_dir", type=find, default=workspace.eva_results, help="the folder of results")
+    add("--score", default="total_score", help=f"of which score: {', '.join(SCORE_KEYS)}, or pass@K of repeats")
+    add("--seed", type=seed, default=0, help="of the resampling and the permutations")
     arguments = parser.parse_args()
     if arguments.model == arguments.baseline:
         raise UsageError(f"{arguments.model} is to be compared with itself: name two models")

@@ -18,8 +18,9 @@ from leap.vlabench.sources import SOURCES
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument(
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add(
         "--checkpoint",
         "--model_path",
         dest="model",
@@ -27,14 +28,12 @@ def main() -> int | None:
         default=workspace.base_model,
         help="model folder, or OWNER/NAME[@REVISION][:SUBFOLDER] on the hub",
     )
-    parser.add_argument("--image", type=find, required=True, help="the scene")
-    parser.add_argument(
-        "--numbered_image", type=find, help="the scene with a number on every object (default: --image)"
-    )
-    parser.add_argument("--instruction", required=True, help="what the robot should do")
-    parser.add_argument("--prompt", choices=SOURCES, default="auto", help="whose instructions open the request")
-    parser.add_argument("--device", type=device_name, help="cuda, cpu (default: the first GPU, or else the CPU)")
-    parser.add_argument("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="a longer answer is cut")
+    add("--image", type=find, required=True, help="the scene")
+    add("--numbered_image", type=find, help="the scene with a number on every object (default: --image)")
+    add("--instruction", required=True, help="what the robot should do")
+    add("--prompt", choices=SOURCES, default="auto", help="whose instructions open the request")
+    add("--device", type=device_name, help="cuda, cpu (default: the first GPU, or else the CPU)")
+    add("--max_new_tokens", type=count, default=workspace.max_new_tokens, help="a longer answer is cut")
     add_size_arguments(parser, workspace.image_size)
     arguments = parser.parse_args()
     refuse_reversed(arguments, "image_tokens_min", "image_tokens_max")

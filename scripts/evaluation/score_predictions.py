@@ -16,13 +16,12 @@ from leap.vlabench.sources import SOURCES
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("folders", type=find, nargs="+", help="result folders, or folders above them")
-    parser.add_argument(
-        "--data_path", type=workspace.find_data, default=workspace.vlm_evaluation, help="the benchmark's folder"
-    )
-    parser.add_argument("--scorer", choices=SOURCES, default="auto", help="auto: the submodule's if checked out")
-    parser.add_argument("--parse", choices=("official", "lenient"), default="official", help="how answers are read")
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add("folders", type=find, nargs="+", help="result folders, or folders above them")
+    add("--data_path", type=workspace.find_data, default=workspace.vlm_evaluation, help="the benchmark's folder")
+    add("--scorer", choices=SOURCES, default="auto", help="auto: the submodule's if checked out")
+    add("--parse", choices=("official", "lenient"), default="official", help="how answers are read")
     arguments = parser.parse_args()
 
     from leap.evaluation.rescore import find_stored, rescore

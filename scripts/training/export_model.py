@@ -16,25 +16,22 @@ from leap.cli import Parser, run
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser, find, find_model = Parser(__doc__), workspace.resolve, workspace.find_model
-    parser.add_argument(
+    parser = Parser(__doc__)
+    add, find, find_model = parser.add_argument, workspace.resolve, workspace.find_model
+    add(
         "--checkpoint",
         type=find_model,
         required=True,
         help="a checkpoint's folder, or OWNER/NAME[:SUBFOLDER] on the hub: a whole model or a LoRA adapter",
     )
-    parser.add_argument("--output", type=find, required=True, help="the new folder, or this very export's")
-    parser.add_argument(
-        "--base_model_path", type=find_model, help="the base of an adapter (default: the one that it names)"
-    )
-    parser.add_argument(
-        "--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="of the weights"
-    )
-    parser.add_argument("--results", type=find, default=workspace.eva_results, help="evaluations, for the card")
-    parser.add_argument("--license", help="for the card: apache-2.0, say (default: the base's, if its card says it)")
+    add("--output", type=find, required=True, help="the new folder, or this very export's")
+    add("--base_model_path", type=find_model, help="the base of an adapter (default: the one that it names)")
+    add("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="of the weights")
+    add("--results", type=find, default=workspace.eva_results, help="evaluations, for the card")
+    add("--license", help="for the card: apache-2.0, say (default: the base's, if its card says it)")
     name, private = ("--push_to_hub", "--hub_model_id"), ("--private", "--hub_private_repo")
-    parser.add_argument(*name, metavar="NAME", help="upload it as this repository too, OWNER/NAME")
-    parser.add_argument(*private, action="store_true", help="make a new repository a private one")
+    add(*name, metavar="NAME", help="upload it as this repository too, OWNER/NAME")
+    add(*private, action="store_true", help="make a new repository a private one")
     arguments = parser.parse_args()
 
     from leap.errors import LeapError, UsageError

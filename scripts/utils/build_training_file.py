@@ -18,36 +18,22 @@ from leap.cli import Parser, count, run, seed, whole
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument(
-        "--annotations",
-        type=find,
-        help="a file or folder (default: data/task_info, else data/love_agibot/json)",
-    )
-    parser.add_argument("--images", type=find, default=workspace.images, help="its images")
-    parser.add_argument(
-        "--vlabench",
-        type=find,
-        help="a folder of examples in the benchmark's format, not the evaluation's own",
-    )
-    parser.add_argument(
-        "--evaluation",
-        type=find,
-        default=workspace.vlm_evaluation,
-        help="images that training must not see",
-    )
-    parser.add_argument("--output_dir", type=find, default=workspace.data, help="where the files go")
-    parser.add_argument("--train_samples", type=count, help="exactly so many (default: all that the test leaves)")
-    parser.add_argument("--test_samples", type=whole, help="exactly so many (default: 10.005 %% of all)")
-    parser.add_argument("--seed", type=seed, default=42, help="of split and wording")
-    parser.add_argument("--near_bits", type=whole, default=4, help="hashes this near look alike")
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add("--annotations", type=find, help="a file or folder (default: data/task_info, else data/love_agibot/json)")
+    add("--images", type=find, default=workspace.images, help="its images")
+    add("--vlabench", type=find, help="a folder of examples in the benchmark's format, not the evaluation's own")
+    add("--evaluation", type=find, default=workspace.vlm_evaluation, help="images that training must not see")
+    add("--output_dir", type=find, default=workspace.data, help="where the files go")
+    add("--train_samples", type=count, help="exactly so many (default: all that the test leaves)")
+    add("--test_samples", type=whole, help="exactly so many (default: 10.005 %% of all)")
+    add("--seed", type=seed, default=42, help="of split and wording")
+    add("--near_bits", type=whole, default=4, help="hashes this near look alike")
     kinds = ("duplicates", "near-duplicates", "overlap", "near-overlap")
-    parser.add_argument("--exclude", nargs="+", choices=kinds, default=[], help="copies that are left out")
-    parser.add_argument(
-        "--prompt", choices=("auto", "leap", "vlabench"), default="auto", help="of VLABench-style samples"
-    )
-    parser.add_argument("--skip_invalid", action="store_true", help="leave faulty annotations out instead of stopping")
-    parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
+    add("--exclude", nargs="+", choices=kinds, default=[], help="copies that are left out")
+    add("--prompt", choices=("auto", "leap", "vlabench"), default="auto", help="of VLABench-style samples")
+    add("--skip_invalid", action="store_true", help="leave faulty annotations out instead of stopping")
+    add("--overwrite", action="store_true", help="replace files of the same name")
     arguments = parser.parse_args()
 
     from leap.preparation.build.build_dataset import Sources, build

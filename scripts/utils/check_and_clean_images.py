@@ -27,32 +27,20 @@ from leap.errors import UsageError
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("--data_dir", type=find, default=workspace.data, help="the folder of images/")
-    parser.add_argument(
-        "--file",
-        type=find,
-        nargs="+",
-        default=[],
-        help="the training files (default: each JSONL file in it)",
-    )
-    parser.add_argument(
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add("--data_dir", type=find, default=workspace.data, help="the folder of images/")
+    add("--file", type=find, nargs="+", default=[], help="the training files (default: each JSONL file in it)")
+    add(
         "--image_root",
         type=find,
         help="where relative paths start (default: the workspace, --data_dir, each file's folder)",
     )
-    parser.add_argument("--no_decode", action="store_true", help="only look whether they are there")
-    parser.add_argument(
-        *("--quarantine", "--delete", "--no_dry_run"), action="store_true", help="move corrupt ones and orphans there"
-    )
-    parser.add_argument("--dry_run", action="store_true", help="write nothing, no report and no missing_task_ids.txt")
-    parser.add_argument("--keep_orphans", action="store_true", help="leave those alone that no sample names")
-    parser.add_argument(
-        "--restore",
-        type=find,
-        metavar="FILE",
-        help="put back what a restore file names, and do nothing else",
-    )
+    add("--no_decode", action="store_true", help="only look whether they are there")
+    add(*("--quarantine", "--delete", "--no_dry_run"), action="store_true", help="move corrupt ones and orphans there")
+    add("--dry_run", action="store_true", help="write nothing, no report and no missing_task_ids.txt")
+    add("--keep_orphans", action="store_true", help="leave those alone that no sample names")
+    add("--restore", type=find, metavar="FILE", help="put back what a restore file names, and do nothing else")
     arguments = parser.parse_args()
     if (arguments.restore is not None) + arguments.quarantine + arguments.dry_run > 1:
         raise UsageError(

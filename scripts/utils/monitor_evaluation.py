@@ -16,11 +16,12 @@ from leap.errors import UsageError
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("--results", type=find, default=workspace.eva_results, help="the folder of results")
-    parser.add_argument("--once", action="store_true", help="show the state of now and stop")
-    parser.add_argument("--json", action="store_true", help="one JSON object a time instead of a table")
-    parser.add_argument("--interval", type=some_seconds, help="seconds between two looks (default 2)")
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add("--results", type=find, default=workspace.eva_results, help="the folder of results")
+    add("--once", action="store_true", help="show the state of now and stop")
+    add("--json", action="store_true", help="one JSON object a time instead of a table")
+    add("--interval", type=some_seconds, help="seconds between two looks (default 2)")
     arguments = parser.parse_args()
     if arguments.once and arguments.interval:
         raise UsageError("--once looks a single time: --interval does nothing with it")

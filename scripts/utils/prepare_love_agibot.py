@@ -21,12 +21,13 @@ from leap.cli import FAILED, Parser, run, some_workers
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("--num_workers", type=some_workers, default=4, help="processes, an archive each")
-    parser.add_argument("--archives", type=find, default=workspace.love_agibot / "image", help="folder")
-    parser.add_argument("--output", type=find, default=workspace.images, help="folder of the images")
-    parser.add_argument("--tasks", nargs="+", metavar="ID", help="only these (default: every archive in the folder)")
-    parser.add_argument("--dry_run", action="store_true", help="say what there is to do, and do nothing")
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add("--num_workers", type=some_workers, default=4, help="processes, an archive each")
+    add("--archives", type=find, default=workspace.love_agibot / "image", help="folder")
+    add("--output", type=find, default=workspace.images, help="folder of the images")
+    add("--tasks", nargs="+", metavar="ID", help="only these (default: every archive in the folder)")
+    add("--dry_run", action="store_true", help="say what there is to do, and do nothing")
     arguments = parser.parse_args()
 
     from leap.preparation.agibot.archive_tasks import Outcome, find_archives, prepare, survey

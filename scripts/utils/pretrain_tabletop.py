@@ -20,24 +20,21 @@ def _from_here(text: str) -> Path:
 
 def main() -> None:
     parser = Parser(__doc__)
+    add = parser.add_argument
     models = REPOSITORY / "models"
-    parser.add_argument(
-        "--work", type=_from_here, required=True, help="folder for scenes (260 kB each) and checkpoints"
-    )
-    parser.add_argument("--output", type=_from_here, default=models / "leap-tabletop", help="the model's folder")
-    parser.add_argument("--start", type=_from_here, help="a model to go on from, in place of random weights")
-    parser.add_argument("--scenes", type=count, default=60_000, help="to train on (default %(default)s)")
-    parser.add_argument("--validation_scenes", type=count, default=400, help="to measure on (default %(default)s)")
-    parser.add_argument("--render_seconds", type=seconds, default=86_400, help="train on what is rendered by then")
-    parser.add_argument("--steps", type=whole, default=6_000, help="0: only render (default %(default)s)")
-    parser.add_argument(
-        "--end_seconds", type=seconds, help="in place of --steps: training ends so long after the start"
-    )
-    parser.add_argument("--samples_per_step", type=count, default=512, help="default %(default)s")
-    parser.add_argument("--learning_rate", type=share, default=1.5e-3, help="default %(default)s")
-    parser.add_argument("--warmup_steps", type=whole, default=300, help="default %(default)s")
-    parser.add_argument("--seed", type=seed, default=0, help="of scenes, questions and weights (default %(default)s)")
-    parser.add_argument("--workers", type=count, default=2, help="processes that render and ask (default %(default)s)")
+    add("--work", type=_from_here, required=True, help="folder for scenes (260 kB each) and checkpoints")
+    add("--output", type=_from_here, default=models / "leap-tabletop", help="the model's folder")
+    add("--start", type=_from_here, help="a model to go on from, in place of random weights")
+    add("--scenes", type=count, default=60_000, help="to train on (default %(default)s)")
+    add("--validation_scenes", type=count, default=400, help="to measure on (default %(default)s)")
+    add("--render_seconds", type=seconds, default=86_400, help="train on what is rendered by then")
+    add("--steps", type=whole, default=6_000, help="0: only render (default %(default)s)")
+    add("--end_seconds", type=seconds, help="in place of --steps: training ends so long after the start")
+    add("--samples_per_step", type=count, default=512, help="default %(default)s")
+    add("--learning_rate", type=share, default=1.5e-3, help="default %(default)s")
+    add("--warmup_steps", type=whole, default=300, help="default %(default)s")
+    add("--seed", type=seed, default=0, help="of scenes, questions and weights (default %(default)s)")
+    add("--workers", type=count, default=2, help="processes that render and ask (default %(default)s)")
     arguments = parser.parse_args()
 
     from leap.tabletop.pretraining import Pretraining, pretrain

@@ -16,10 +16,11 @@ from leap.cli import Parser, run
 
 def main() -> None:
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("--archive", type=find, default=workspace.data / "images.tar.gz", help="the archive")
-    parser.add_argument("--output", type=find, default=workspace.images, help="folder of the images")
-    parser.add_argument("--dry_run", action="store_true", help="say what there is to do, and do nothing")
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add("--archive", type=find, default=workspace.data / "images.tar.gz", help="the archive")
+    add("--output", type=find, default=workspace.images, help="folder of the images")
+    add("--dry_run", action="store_true", help="say what there is to do, and do nothing")
     arguments = parser.parse_args()
 
     from leap.preparation.agibot.image_archive import unpack_images

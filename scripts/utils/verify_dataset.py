@@ -20,17 +20,13 @@ from leap.errors import UsageError
 
 def main() -> int | None:
     workspace = WorkspaceConfig.find()
-    parser, find = Parser(__doc__), workspace.resolve
-    parser.add_argument("--data_path", type=find, default=workspace.vlm_evaluation, help="its folder")
-    parser.add_argument("--partial", action="store_true", help="some of what the hub listed may be missing")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    parser.add_argument("--quarantine", action="store_true", help="move broken examples out of the data set")
-    parser.add_argument(
-        "--restore",
-        type=find,
-        metavar="FILE",
-        help="put back what a restore file names, and do nothing else",
-    )
+    parser = Parser(__doc__)
+    add, find = parser.add_argument, workspace.resolve
+    add("--data_path", type=find, default=workspace.vlm_evaluation, help="its folder")
+    add("--partial", action="store_true", help="some of what the hub listed may be missing")
+    add("--json", action="store_true", help="one JSON object instead of tables")
+    add("--quarantine", action="store_true", help="move broken examples out of the data set")
+    add("--restore", type=find, metavar="FILE", help="put back what a restore file names, and do nothing else")
     arguments = parser.parse_args()
     if arguments.restore and arguments.quarantine:
         raise UsageError("--restore puts back what --quarantine moved away: give one of them")
