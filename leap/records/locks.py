@@ -16,7 +16,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from leap.errors import LeapError
@@ -83,9 +82,7 @@ class FolderLock:
         way_out = f"; there is no flock on this file system: if that process is gone, remove {self._path}"
         return message + way_out * may_stay
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._release()
         with suppress(OSError):  # not empty
             self._folder.rmdir()

@@ -10,7 +10,6 @@ import tarfile
 from collections.abc import Callable, Iterator
 from gzip import BadGzipFile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from isal import igzip_threaded, isal_zlib
@@ -63,9 +62,7 @@ class GzipStream:
         self._data = igzip_threaded.open(self._file, block_size=_CHUNK)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._data.close()
         self._file.close()
 
