@@ -12,7 +12,6 @@ from leap.errors import LeapError, without_frames
 from leap.evaluation.result_folder import DimensionResult, ResultFolder
 from leap.evaluation.settings import EvaluatedModel, EvaluationSettings
 from leap.inference.protocol import Engine, Request, Response
-from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
 from leap.records.upload import Upload
 from leap.terminal import in_one_line
@@ -49,9 +48,6 @@ class ModelRun:
                 folder.begin()
             self._held = held.pop_all()
         self._asked = {folder.dimension.name: folder for folder in self._folders if folder.waiting}
-        older = [folder.dimension.name for folder in self._folders if folder.of_unknown_files]
-        if older:
-            print(f"{model.name}: its stored answers ({', '.join(older)}) are {UNKNOWN_FILES}")
 
     def __enter__(self) -> "ModelRun":
         return self

@@ -70,7 +70,6 @@ class _Manifest(_Part):
     diagnosis: dict[str, dict[str, Count]] = {}
     inference: list[_Session] = []
     usage: _Usage = _Usage()
-    answers_of_unknown_files: Count = 0
     start: Time = ""
     end: Time = ""
     status: str = ""
@@ -83,16 +82,6 @@ def asked_for(manifest: Mapping[str, Any]) -> int | None:
     return None if examples is None else examples * manifest.get("repeats", 1)
 
 
-# Keys of manifests that a LEAP before 0.2 wrote, and what they are called now.
-_OLDER_KEYS = {"picture_tokens": "image_tokens", "picture_control": "image_control", "picture_size": "image_size"}
-
-
-def _today(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_OLDER_KEYS.get(name, name): _today(inner) for name, inner in value.items()}
-    return value
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a result folder under today's keys, {} where there is none. Raises LeapError for what is none."""
-    return dict(_today(object_if_there(folder / MANIFEST, _Manifest)))
+    """The manifest of a result folder, {} where there is none. Raises LeapError for what is none."""
+    return object_if_there(folder / MANIFEST, _Manifest)

@@ -44,7 +44,6 @@ from leap.vlabench.examples import find_examples, fingerprint
 
 PREDICTIONS, SCORES = "predictions.jsonl", "final_score.json"
 _NOTE_EVERY = 10.0  # seconds between two notes of how fast answers come, for whoever watches
-_UNKNOWN_FILES = "answers_of_unknown_files"  # in a manifest: how many were made before it had `model.files`
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,6 @@ class ResultFolder:
     ) -> None:
         self.dimension, self.path = dimension, results / dimension.name / model.name
         self.waiting: list[Request] = []  # what has no answer yet
-        self.of_unknown_files = 0  # stored answers of an older LEAP, which kept no hash of the model's small files
         self._results, self._model, self._settings, self._repository = results, model, settings, repository
         self._held = ExitStack()
 
@@ -113,12 +111,7 @@ class ResultFolder:
         self._manifest = self._new_manifest() | {"inference": list(before.get("inference") or [])}
         # The counts are those of the score file that is there, until `finish` replaces both.
         self._ended = before.get("end")  # stays where nothing is asked now
-        self._manifest |= {
-            name: before[name] for name in ("start", "counts", "blind", "diagnosis", _UNKNOWN_FILES) if name in before
-        }
-        answered = sum(map(len, self._repeats))
-        if answered and "files" in self._fixed["model"] and "files" not in before.get("model", {}):
-            self.of_unknown_files = self._manifest[_UNKNOWN_FILES] = answered
+        self._manifest |= {name: before[name] for name in ("start", "counts", "blind", "diagnosis") if name in before}
 
     def open(self) -> None:
         """Make ready for answers, before the first: their settings must be known, and the folder not look complete."""
@@ -255,9 +248,8 @@ def _different(now: dict[str, dict[str, Any]], found: dict[str, Any]) -> list[st
 
 
 def _other_files(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
-    """The small files of a model that are others now; none where one of the two does not say."""
-    files = changed_files(then["files"], now["files"]) if "files" in now and "files" in then else []
-    return [f"{name} of the model has changed" for name in files]
+    """The small files of a model that are others now."""
+    return [f"{name} of the model has changed" for name in changed_files(then.get("files", {}), now.get("files", {}))]
 
 
 def _origins(model: EvaluatedModel) -> dict[str, Any]:

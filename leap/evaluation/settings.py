@@ -80,7 +80,7 @@ class EvaluatedModel:
     files: dict[str, str] | None = field(default=None, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """What must be equal for stored answers to be used again. Older results lack `files`."""
+        """What must be equal for stored answers to be used again."""
         files = {} if self.files is None else {"files": self.files}
         return {"name": self.name, "weights": self.weights, **files, "endpoint": self.endpoint}
 

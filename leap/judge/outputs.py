@@ -4,7 +4,7 @@ Answers are kept as they come; the same command continues an interrupted run and
 stands in a column of its own and is never taken for an answer.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from leap.errors import LeapError
 from leap.inference.protocol import Decoding, Engine, Request, Response, request_hash
 from leap.judge.review_files import OUTPUT_COLUMNS, OUTPUTS, write_table
 from leap.judge.store import ResponseStore, content_key, distinct
-from leap.models.checkpoints import UNKNOWN_FILES
 from leap.progress import track
 from leap.records.json_files import write_json
 from leap.records.judging import StoredResponse, join_images
@@ -172,7 +171,6 @@ def _responses(
         for sample in samples
     }
     before = {key: stored for key, content in keys.items() if (stored := store.get(content))}
-    before |= _older_responses(model, samples, settings, store, before)
     found: dict[tuple[str, ...], Response | StoredResponse] = {**before}
     waiting = [sample.request for sample in samples if sample.request.key not in found]
     made = [stored.made for stored in before.values()]
@@ -182,26 +180,6 @@ def _responses(
                 found[response.key] = response
                 made.append(store.add(keys[response.key], response, engine))
     return found, {"answers_from_before": len(before), "inference": distinct(made)}
-
-
-def _older_responses(
-    model: Model,
-    samples: Sequence[Sample],
-    settings: OutputSettings,
-    store: ResponseStore,
-    known: Mapping[tuple[str, ...], StoredResponse],
-) -> dict[tuple[str, ...], StoredResponse]:
-    """Answers that an older LEAP stored, which knew a model by its weights alone; said in one line."""
-    older = {name: value for name, value in model.to_dict().items() if name != "files"}
-    found = {
-        sample.request.key: stored
-        for sample in samples
-        if sample.request.key not in known
-        if (stored := store.get(content_key(older, settings.to_dict(), request_hash(sample.request))))
-    }
-    if found:
-        print(f"{model.name}: {len(found)} stored answers are {UNKNOWN_FILES}")
-    return found
 
 
 def _row(name: str, sample: Sample, response: Response | StoredResponse) -> dict[str, Any]:

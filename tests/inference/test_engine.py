@@ -27,7 +27,6 @@ from leap.inference.generation import Generation
 from leap.inference.hf import HfEngine
 from leap.inference.prepare import Prepared
 from leap.inference.protocol import Decoding, Request, Response
-from leap.models.checkpoints import UNKNOWN_FILES
 from leap.models.loading import load_model, load_processor
 from leap.preparation.check.checked_dataset import check_training_file
 from leap.records.training import Message, TextPart
@@ -311,25 +310,6 @@ def test_a_model_is_its_chat_template_tokenizer_and_configs_too(evaluated: Path)
         path.unlink() if before is None else path.write_bytes(before)
     (model / "README.md").write_text("A card changes no answer.")
     assert run_script(EVALUATE, *EVALUATED, root=evaluated).returncode == 0
-
-
-def test_results_of_an_older_leap_go_on_and_say_that_the_small_files_are_unknown(evaluated: Path) -> None:
-    folder = evaluated / "eva_results" / "Semantic" / "m"
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["model"]["files"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    lines = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)
-    (folder / "predictions.jsonl").write_text(lines[0])
-    done = run_script(EVALUATE, *EVALUATED, root=evaluated)
-    assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if UNKNOWN_FILES in line]
-    assert "m: its stored answers (Semantic)" in line
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["answers_of_unknown_files"] == 1
-    assert (folder / "predictions.jsonl").read_text().splitlines(keepends=True) == lines
-    assert UNKNOWN_FILES not in run_script(EVALUATE, *EVALUATED, root=evaluated).stdout
-    (evaluated / "models" / "tiny" / "chat_template.jinja").write_text("{{ 1 }}")
-    assert "chat_template.jinja" in run_script(EVALUATE, *EVALUATED, root=evaluated).stderr
 
 
 def test_another_scorer_is_refused(evaluated: Path) -> None:

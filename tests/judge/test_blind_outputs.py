@@ -25,7 +25,6 @@ from leap.evaluation.settings import EvaluatedModel
 from leap.inference.protocol import Decoding, Request, Response, request_hash
 from leap.judge.outputs import OutputSettings, read_samples, write_outputs
 from leap.judge.review_files import OUTPUT_COLUMNS, find_newest, read_outputs, read_table, write_table
-from leap.models.checkpoints import UNKNOWN_FILES
 from leap.records.judging import split_images
 
 SCRIPT = "scripts/evaluation/run_vlm_output.py"
@@ -255,16 +254,14 @@ class Echo:
         pass
 
 
-def test_a_changed_chat_template_asks_anew_and_answers_of_an_older_leap_are_kept(
-    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_chat_template_asks_anew(workspace: Path, tmp_path: Path) -> None:
     roots = (workspace, workspace / "data")
     rows = workspace / "data" / "blind_10.jsonl"
     chosen = OutputSettings(rows, workspace, roots, ImageSize(4, 4), Decoding(8), max_samples=2)
     engine = Echo()
 
-    def ask(files: dict[str, str] | None) -> int:
-        """How many samples were asked now; an older LEAP did not know the files."""
+    def ask(files: dict[str, str]) -> int:
+        """How many samples were asked now."""
         before = engine.asked
         model = EvaluatedModel("m", weights="0", files=files)
         write_outputs([model], chosen, lambda _: closing(engine), tmp_path, REPOSITORY)
@@ -272,10 +269,6 @@ def test_a_changed_chat_template_asks_anew_and_answers_of_an_older_leap_are_kept
 
     one, other = {"chat_template.jinja": "1"}, {"chat_template.jinja": "2"}
     assert (ask(one), ask(one), ask(other)) == (2, 0, 2)
-    assert UNKNOWN_FILES not in capsys.readouterr().out
-    (tmp_path / "answers.jsonl").unlink()
-    assert (ask(None), ask(one)) == (2, 0)
-    assert f"m: 2 stored answers are {UNKNOWN_FILES}" in capsys.readouterr().out
 
 
 def test_an_engines_own_flags_are_part_of_how_a_plan_is_made(tmp_path: Path) -> None:
