@@ -53,9 +53,12 @@ together() { # waits for them, shows what each printed, and ends where one faile
 }
 
 stage "set up" leap_set_up "$repository"
-if nvidia-smi -L >/dev/null 2>&1 && python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then gpu=yes; fi
+finds_gpu() { nvidia-smi -L && python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
+finds_gpu >/dev/null 2>&1 & # PyTorch starts for seconds, and the next stage does not ask
+finding=$!
 export LEAP_ROOT="$repository/demo" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 stage "make the demo workspace" python scripts/utils/make_demo_workspace.py
+if wait "$finding"; then gpu=yes; fi
 mkdir -p "$LEAP_ROOT/logs"
 evaluate() {
     python scripts/evaluation/run_vlm_evaluation.py --baseline_model models/leap-tabletop \
@@ -70,17 +73,17 @@ beside "image control: the same checkpoint with other scenes' images" \
     evaluate --checkpoint "output/${checkpoint##*/}" --dimension all --image_control swapped
 beside "image control: the same checkpoint with blank images" \
     evaluate --checkpoint "output/${checkpoint##*/}" --dimension all --image_control blank
-beside "blind review: plans of both models" python scripts/evaluation/run_vlm_output.py \
-    --baseline_model models/leap-tabletop --max_checkpoints 1 --max_new_tokens 64 --temperature 0
-together
 review() {
+    python scripts/evaluation/run_vlm_output.py \
+        --baseline_model models/leap-tabletop --max_checkpoints 1 --max_new_tokens 64 --temperature 0
     python scripts/evaluation/analyze_output_results.py --judge rubric
     python scripts/evaluation/draw_blind10_scores.py
 }
-beside "draw" python scripts/evaluation/draw_evaluation_results.py
-beside "blind review: the deterministic rubric" review
+beside "blind review: plans of both models, judged by the deterministic rubric" review
 together
-stage "report" python scripts/evaluation/build_report.py
+beside "draw" python scripts/evaluation/draw_evaluation_results.py
+beside "report" python scripts/evaluation/build_report.py
+together
 
 printf '\n== done in %d s\n' "$SECONDS"
 printf '%s\n' "${stages[@]}"
