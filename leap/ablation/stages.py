@@ -10,7 +10,6 @@ from leap.data.image import ImageSize
 from leap.evaluation.model_names import named_models, size_suffix
 from leap.jobs.job_runner import ray_flags, run_jobs, slots_for
 from leap.jobs.process import Job
-from leap.jobs.ray_cluster import ray_installed
 from leap.jobs.show import print_outcome
 from leap.models.checkpoints import MARKER
 from leap.models.image_size import size_flags
@@ -31,8 +30,12 @@ class Machine:
     @property
     def slots(self) -> int:
         """Jobs at a time."""
-        slots = slots_for(self.gpus, self.at_once)
-        return slots if ray_installed() else 1
+        return slots_for(self.gpus, self.at_once)
+
+    @property
+    def workers(self) -> int | None:
+        """Models asked at a time, each on a GPU of its own."""
+        return min(self.at_once, len(self.gpus)) if self.at_once and self.gpus else self.at_once
 
     @property
     def all_gpus(self) -> dict[str, str]:
@@ -90,7 +93,7 @@ def evaluate(
     command = [sys.executable, str(script), "--baseline_model", str(places.baseline), *size_flags(places.image_size)]
     command += [
         *options,
-        *ray_flags(machine.ray_address, machine.gpus or [], machine.at_once),
+        *ray_flags(machine.ray_address, machine.gpus or [], machine.workers),
         "--checkpoint",
         *map(str, models.values()),
     ]

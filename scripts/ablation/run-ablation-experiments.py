@@ -24,6 +24,7 @@ from leap.errors import UsageError
 from leap.training.overrides import add_recipe_flags, recipe_overrides
 
 _DEMO_EVALUATION = "--scorer leap --prompt leap --max_new_tokens 256 --batch_size 36"
+_DEMO_CORES = 3  # of each run, where several share a GPU
 
 
 def parse_arguments(line: list[str]) -> argparse.Namespace:
@@ -38,7 +39,7 @@ def parse_arguments(line: list[str]) -> argparse.Namespace:
     add("--name", help="of the experiment: its runs lie in output/NAME_..., its report in ablation_NAME")
     add("--demo", action="store_true", help="all presets and full fine-tuning in the demo workspace, made if missing")
     add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
-    add("--jobs", type=count, help="runs at once (default: one a GPU, one without a GPU)")
+    add("--jobs", type=count, help="runs at once (default: one a GPU, one without a GPU; --demo: several share a GPU)")
     add("--ray_address", help="a Ray cluster for runs and evaluations: auto or HOST:PORT (default: this machine alone)")
     add("--dry_run", action="store_true", help="check everything and print the plan, train nothing")
     add("--report_only", action="store_true", help="write the report of what is there, train and evaluate nothing")
@@ -64,7 +65,7 @@ def main() -> int | None:
     from leap.ablation.runs import Scripts, make_runs, refuse_options
     from leap.data.image import ImageSize
     from leap.evaluation.model_names import check_name
-    from leap.hardware import chosen_gpus
+    from leap.hardware import chosen_gpus, usable_cores
     from leap.models.image_size import choose_size, read_size_flags
     from leap.training.presets import known_presets
 
@@ -72,6 +73,8 @@ def main() -> int | None:
     check_name(name, "--name")
     refuse_options(options)
     gpus = None if arguments.ray_address else chosen_gpus(arguments.gpus)
+    if demo and gpus and not arguments.jobs:  # runs of a model that small wait for a core, not for their GPU
+        arguments.jobs = max(len(gpus), usable_cores() // _DEMO_CORES)
     values = recipe_overrides(arguments, workspace.root)
     scripts = Scripts(
         workspace.repository / "scripts",

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from leap.errors import LeapError, UsageError
 from leap.hardware import gpu_states, visible_gpus
-from leap.jobs.job_runner import run_jobs, slots_for
+from leap.jobs.job_runner import ray_flags, run_jobs, slots_for
 from leap.jobs.process import Job
 from leap.jobs.show import log_tail, print_outcome
 
@@ -41,9 +41,9 @@ from leap.cli import run
 from leap.jobs.process import Job
 from leap.jobs.job_runner import run_jobs
 folder = Path(sys.argv[1])
-scripts = sys.argv[3:]
+scripts = sys.argv[4:]
 jobs = [Job(f"job-{n}", ["bash", "-c", f"cd {folder}; mkdir {n}; cd {n}; {text}"]) for n, text in enumerate(scripts)]
-run(lambda: run_jobs(jobs, folder, at_once=int(sys.argv[2]), grace=0.5) and 0)
+run(lambda: run_jobs(jobs, folder, at_once=int(sys.argv[2]), grace=0.5, address=sys.argv[3] or None) and 0)
 """
 
 
@@ -140,8 +140,10 @@ def test_slots() -> None:
     assert slots_for(None, None) == 1
     assert slots_for([], 3) == 3
     assert slots_for(["0", "1"], None) == 2
+    assert slots_for(["0", "1"], 3) == 3
     with pytest.raises(UsageError, match="2 GPU"):
-        slots_for(["0", "1"], 3)
+        ray_flags(None, ["0", "1"], 3)
+    assert ray_flags(None, ["0"], 1) == []
 
 
 def test_visible_gpus_are_those_that_cuda_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +156,8 @@ def test_visible_gpus_are_those_that_cuda_would_show(monkeypatch: pytest.MonkeyP
     assert gpu_states() == []
 
 
-def start_driver(folder: Path, at_once: int, *scripts: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", DRIVER, str(folder), str(at_once), *scripts]
+def start_driver(folder: Path, at_once: int, *scripts: str, address: str = "") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", DRIVER, str(folder), str(at_once), address, *scripts]
     return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -181,25 +183,30 @@ def test_a_job_that_will_not_end_is_killed_with_its_children(tmp_path: Path) -> 
     assert is_ended(int((tmp_path / "0" / "child").read_text()))
 
 
-@needs_ray
-@pytest.mark.slow
-def test_ray_runs_jobs_at_once_on_gpus_of_their_own(tmp_path: Path) -> None:
-    """Two jobs that wait for each other; a third fails. Ray hands out the names, so no GPU is needed."""
+@pytest.mark.parametrize(("gpus", "shown"), [(["4", "6", "7"], {"4", "6"}), (["5"], {"5"})])
+def test_jobs_at_once_have_gpus_of_their_own_or_share_them(tmp_path: Path, gpus: list[str], shown: set[str]) -> None:
+    """Two jobs that wait for each other; a third fails. GPUs are names here, so none is needed."""
     text = "touch {mine}; until [ -e {other} ]; do sleep 0.05; done; echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS"
     pair = [(tmp_path / "a", tmp_path / "b"), (tmp_path / "b", tmp_path / "a")]
     jobs = [shell(f"job-{mine.name}", text.format(mine=mine, other=other)) for mine, other in pair]
-    first, second, bad = run_jobs([*jobs, shell("bad", "exit 2")], tmp_path, ["4", "6", "7"], at_once=2)
+    first, second, bad = run_jobs([*jobs, shell("bad", "exit 2")], tmp_path, gpus, at_once=2)
     assert (first.state, second.state, bad.state) == ("done", "done", "failed")
     assert bad.reason == "exit code 2"
     seen = {log_tail(result.log, 1)[0].split()[0] for result in (first, second)}
-    assert seen == {"4", "6"}
+    assert seen == shown
 
 
-@needs_ray
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_what_ray_runs(tmp_path: Path, number: int) -> None:
-    with start_driver(tmp_path, 2, PATIENT, STUBBORN, "true") as driver:
+@pytest.mark.parametrize(
+    ("address", "number"),
+    [
+        ("", signal.SIGINT),
+        ("", signal.SIGTERM),
+        pytest.param("local", signal.SIGINT, marks=[needs_ray, pytest.mark.slow]),
+        pytest.param("local", signal.SIGTERM, marks=[needs_ray, pytest.mark.slow]),
+    ],
+)
+def test_an_interrupt_ends_all_that_run(tmp_path: Path, number: int, address: str) -> None:
+    with start_driver(tmp_path, 2, PATIENT, STUBBORN, "true", address=address) as driver:
         wait_for(*(tmp_path / name / "started" for name in "01"))
         driver.send_signal(number)
         out, err = driver.communicate(timeout=60)
@@ -215,7 +222,7 @@ def test_a_job_whose_worker_died_is_ended_and_run_again(tmp_path: Path) -> None:
     """Above a job are its supervisor and the stand-in for that, and above them Ray's worker."""
     kill = "kill -9 $(awk '{print $4}' /proc/$(awk '{print $4}' /proc/$PPID/stat)/stat); sleep 60"
     text = f"[ -e {tmp_path}/child ] && exit 0; echo $$ > {tmp_path}/child; {kill}"
-    lost, good = run_jobs([shell("lost", text), shell("good", "true")], tmp_path, at_once=2)
+    lost, good = run_jobs([shell("lost", text), shell("good", "true")], tmp_path, at_once=2, address="local")
     assert (lost.state, good.state) == ("done", "done")
     assert is_ended(int((tmp_path / "child").read_text()))
     assert (tmp_path / "lost.log").read_text().count("==== ") == 2
