@@ -3,9 +3,8 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from leap.errors import UsageError
 
@@ -43,9 +42,6 @@ class GpuState:
     memory_used: int | None
     memory_total: int | None
     utilization: int | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def visible_gpus() -> list[str]:

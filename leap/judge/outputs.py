@@ -4,11 +4,10 @@ Answers are kept as they come; the same command continues an interrupted run and
 stands in a column of its own and is never taken for an answer.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from leap import provenance
 from leap.data.formats import SampleError
@@ -17,7 +16,9 @@ from leap.data.image import ImageSize, resolve_image
 from leap.data.sample_datasets import iter_samples
 from leap.data.sample_files import SampleFile
 from leap.errors import LeapError
-from leap.inference.protocol import Decoding, Engine, Request, Response, request_hash
+from leap.evaluation.evaluate import Load
+from leap.evaluation.settings import EvaluatedModel
+from leap.inference.protocol import Decoding, Request, Response, request_hash
 from leap.judge.review_files import OUTPUT_COLUMNS, OUTPUTS, write_table
 from leap.judge.store import ResponseStore, content_key, distinct
 from leap.progress import track
@@ -28,18 +29,6 @@ from leap.records.remote import fetch_listed
 from leap.records.training import TextPart
 
 STORE = "answers.jsonl"
-
-
-class Model(Protocol):
-    """A model under the name that its plans have in the table; `to_dict` has what sets it apart from any other."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def folder(self) -> Path | None: ...
-
-    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -81,14 +70,14 @@ class Outputs:
 
 
 def write_outputs(
-    models: Iterable[Any],
+    models: Iterable[EvaluatedModel],
     settings: OutputSettings,
-    load: Callable[[Any], AbstractContextManager[Engine]],
+    load: Load,
     folder: Path,
     repository: Path,
     reuse: bool = True,
 ) -> Outputs:
-    """Ask every model (a `Model`) for every sample of the data file, and write blind10_outputs_<time>.csv and .json.
+    """Ask every model for every sample of the data file, and write blind10_outputs_<time>.csv and .json.
 
     Where answers are sampled, those of a model that was interrupted are not what an unbroken run would have drawn; the
     manifest says how many are from before, and of all how they were made. A run that asks nothing and finds its table
@@ -159,10 +148,10 @@ def _shown(path: Path, root: Path) -> str:
 
 
 def _responses(
-    model: Model,
+    model: EvaluatedModel,
     samples: Sequence[Sample],
     settings: OutputSettings,
-    load: Callable[[Any], AbstractContextManager[Engine]],
+    load: Load,
     store: ResponseStore,
 ) -> tuple[dict[tuple[str, ...], Response | StoredResponse], dict[str, Any]]:
     """(an answer to every sample, what the manifest says of them). The model is loaded only to be asked."""

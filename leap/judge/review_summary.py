@@ -63,7 +63,7 @@ def counts(scores: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
-def comparisons(scores: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
+def comparisons(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Every other model's final score against the baseline's on the samples that both have, one row a (judge, model).
 
     `p` is a paired permutation test of the mean difference, `p_holm` corrects it over a judge's models, `p_sign` is
@@ -79,13 +79,13 @@ def comparisons(scores: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFr
         if baseline not in table:
             continue
         others = [model for model in part["model_name"].unique() if model != baseline]
-        found = [_compared(table, model, baseline, seed) for model in others]
+        found = [_compared(table, model, baseline) for model in others]
         for row, p_holm in zip(found, holm([row["p"] for row in found]), strict=True):
             rows.append({"judge": judge, **row, "p_holm": p_holm})
     return pd.DataFrame(rows, columns=list(columns))
 
 
-def _compared(table: pd.DataFrame, model: str, baseline: str, seed: int) -> dict[str, Any]:
+def _compared(table: pd.DataFrame, model: str, baseline: str) -> dict[str, Any]:
     pairs = table[[model, baseline]].dropna()
     differences = (pairs[model] - pairs[baseline]).to_numpy()
     row = {"model_name": model, "baseline": baseline, "pairs": len(pairs), "p": np.nan}
@@ -98,7 +98,7 @@ def _compared(table: pd.DataFrame, model: str, baseline: str, seed: int) -> dict
         "difference": differences.mean(),
         "low": low,
         "high": high,
-        "p": paired_permutation(pairs[model], pairs[baseline], seed=seed),
+        "p": paired_permutation(pairs[model], pairs[baseline]),
         "wins": wins,
         "losses": losses,
         "ties": len(pairs) - wins - losses,
@@ -107,7 +107,7 @@ def _compared(table: pd.DataFrame, model: str, baseline: str, seed: int) -> dict
     }
 
 
-def agreement(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def agreement(scores: pd.DataFrame) -> pd.DataFrame:
     """Columns between, criterion, statistic, value, low, high, n (rated plans).
 
     Between a judge's repeats and between judges: Krippendorff's alpha, ordinal for whole scores and interval for means.
@@ -116,37 +116,37 @@ def agreement(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     judged = scores[scores["judge"] != RUBRIC]
     names = list(judged["judge"].unique())
-    rows = [row for name in names for row in _repeats(judged[judged["judge"] == name], name, seed)]
+    rows = [row for name in names for row in _repeats(judged[judged["judge"] == name], name)]
     if len(names) > 1:
-        rows += _judges(judged, names, seed)
-    rows += _with_rubric(scores, names, seed)
+        rows += _judges(judged, names)
+    rows += _with_rubric(scores, names)
     return pd.DataFrame(rows, columns=["between", "criterion", "statistic", "value", "low", "high", "n"])
 
 
-def _repeats(part: pd.DataFrame, name: str, seed: int) -> list[dict[str, Any]]:
+def _repeats(part: pd.DataFrame, name: str) -> list[dict[str, Any]]:
     if part["repeat"].nunique() < 2:
         return []
     return [
-        _row(f"repeats of {name}", measure, "Krippendorff's alpha", _alpha(part, "repeat", measure, seed))
+        _row(f"repeats of {name}", measure, "Krippendorff's alpha", _alpha(part, "repeat", measure))
         for measure in MEASURES
     ]
 
 
-def _judges(judged: pd.DataFrame, names: Sequence[str], seed: int) -> list[dict[str, Any]]:
+def _judges(judged: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
     samples = sample_scores(judged)
     rows = [
-        _row(" and ".join(names), measure, "Krippendorff's alpha", _alpha(samples, "judge", measure, seed))
+        _row(" and ".join(names), measure, "Krippendorff's alpha", _alpha(samples, "judge", measure))
         for measure in MEASURES
     ]
     for one, other in combinations(names, 2):
         for criterion in CRITERIA:
             table = judged.pivot(index=[*_ITEM, "repeat"], columns="judge", values=criterion)[[one, other]].dropna()
-            found = _estimated(weighted_kappa, table, seed)
+            found = _estimated(weighted_kappa, table)
             rows.append(_row(f"{one} and {other}", criterion, "weighted kappa (quadratic)", found))
     return rows
 
 
-def _with_rubric(scores: pd.DataFrame, names: Sequence[str], seed: int) -> list[dict[str, Any]]:
+def _with_rubric(scores: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
     table = sample_scores(scores).pivot(index=_ITEM, columns="judge", values="final_score")
     if RUBRIC not in table:
         return []
@@ -155,24 +155,24 @@ def _with_rubric(scores: pd.DataFrame, names: Sequence[str], seed: int) -> list[
         pairs = table[[name, RUBRIC]].dropna()
         functions = {"Spearman's rho": spearman} | ({"Kendall's tau-b": kendall} if len(pairs) <= _FOR_KENDALL else {})
         for statistic, function in functions.items():
-            found = _estimated(function, pairs, seed)
+            found = _estimated(function, pairs)
             rows.append(_row(f"{name} and {RUBRIC}", "final_score", statistic, found))
     return rows
 
 
-def _alpha(part: pd.DataFrame, raters: str, measure: str, seed: int) -> Estimate:
+def _alpha(part: pd.DataFrame, raters: str, measure: str) -> Estimate:
     """Of whole scores ordinal, of means interval."""
     table = part.pivot(index=_ITEM, columns=raters, values=measure)
     whole = raters == "repeat" and measure != "final_score"
-    return _estimated(ordinal_alpha if whole else interval_alpha, table, seed)
+    return _estimated(ordinal_alpha if whole else interval_alpha, table)
 
 
-def _estimated(statistic: Statistic, table: pd.DataFrame, seed: int) -> Estimate:
+def _estimated(statistic: Statistic, table: pd.DataFrame) -> Estimate:
     """Things in rows, raters in columns."""
     if not len(table):
         return Estimate(np.nan, np.nan, np.nan, 0)
     clusters = table.index.get_level_values("sample_idx").to_numpy()
-    return estimate(statistic, table.to_numpy(dtype=float).T, clusters, seed)
+    return estimate(statistic, table.to_numpy(dtype=float).T, clusters)
 
 
 def _row(between: str, criterion: str, statistic: str, found: Estimate) -> dict[str, Any]:

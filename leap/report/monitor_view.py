@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -41,8 +42,8 @@ def print_once(results: Path, as_json: bool = False) -> bool:
 
 
 def as_object(results: Path, found: Sequence[Progress]) -> str:
-    evaluations = [progress.to_dict() for progress in found]
-    gpus = [gpu.to_dict() for gpu in gpu_states()]
+    evaluations = [asdict(progress) for progress in found]
+    gpus = [asdict(gpu) for gpu in gpu_states()]
     return json.dumps({"results": str(results), "time": provenance.now(), "evaluations": evaluations, "gpus": gpus})
 
 

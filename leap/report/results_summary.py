@@ -136,7 +136,7 @@ def summarise_scores(
     unlike: Mapping[tuple[str, str], Sequence[Difference]],
 ) -> dict[str, ScoreSummary]:
     """What is known of each of `HEADLINES`; comparisons are empty without a baseline. `unlike`: `unlike_settings`."""
-    return {score: _of_score(scores, blind, score, baseline, unlike) for score in HEADLINES}
+    return {score: _of_score(scores.dropna(subset=[score]), blind, score, baseline, unlike) for score in HEADLINES}
 
 
 def _of_score(
@@ -146,12 +146,11 @@ def _of_score(
     baseline: str | None,
     unlike: Mapping[tuple[str, str], Sequence[Difference]],
 ) -> ScoreSummary:
-    known = scores.dropna(subset=[score])
-    compared = baseline in set(known["model"])
+    compared = baseline in set(scores["model"])
     return ScoreSummary(
-        summarise(known, score),
-        summarise_between_tasks(known, score),
-        without_verdicts(compare_all(known, baseline, score), unlike) if baseline and compared else pd.DataFrame(),
+        summarise(scores, score),
+        summarise_between_tasks(scores, score),
+        without_verdicts(compare_all(scores, baseline, score), unlike) if baseline and compared else pd.DataFrame(),
         blind_means(blind, score),
     )
 

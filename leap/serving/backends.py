@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as HttpResponse
@@ -22,26 +22,6 @@ from leap.serving.request_batches import Batches
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-
-class Backend(Protocol):
-    """Answers requests. `model` is its name in the protocol."""
-
-    model: str
-
-    async def plan(self, request: Request, decoding: Decoding) -> Response:
-        """A response that is a plan, where the engine can be held to it. Raises Refused where there is none."""
-        ...
-
-    async def chat(self, body: dict[str, Any]) -> HttpResponse: ...
-
-    def failure(self) -> BaseException | None:
-        """What has ended the engine, if it has ended."""
-        ...
-
-    def close(self) -> bool:
-        """Whether it came to rest."""
-        ...
 
 
 class InProcess:
@@ -71,6 +51,7 @@ class InProcess:
         return self._batches.failure
 
     def close(self) -> bool:
+        """Whether it came to rest."""
         return self._batches.close()
 
 
@@ -139,3 +120,6 @@ class Behind:
         if self._vllm:
             self._vllm.close()
         return True
+
+
+Backend = InProcess | Behind

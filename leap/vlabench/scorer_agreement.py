@@ -1,7 +1,6 @@
 """LEAP's own scorer and requests against those of a checked-out VLABench."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from leap.records.training import ImagePart
@@ -11,23 +10,16 @@ from leap.vlabench.scoring import official_scores
 from leap.vlabench.upstream import Upstream
 
 
-@dataclass(frozen=True)
-class Differences:
-    """How many cases were scored by both, and the ids of those whose scores differ."""
-
-    compared: int
-    ids: tuple[str, ...]
-
-
-def compare_scorers(upstream: Upstream, golden: Path) -> Differences:
-    """Score every golden vector twice and compare the JSON of the results: the last bit and the type count."""
+def compare_scorers(upstream: Upstream, golden: Path) -> tuple[int, list[str]]:
+    """(how many golden vectors there are, the ids of those that the two score otherwise), by the JSON of the scores:
+    the last bit and the type count."""
     cases = load_golden(golden)
     different = []
     for case in cases:
         plans = case["reference"], case["prediction"], decode_dependency(case["dependency"])
         if json.dumps(official_scores(*plans)) != json.dumps(upstream.official_scores(*plans)):
             different.append(case["id"])
-    return Differences(len(cases), tuple(different))
+    return len(cases), different
 
 
 def compare_requests(upstream: Upstream) -> bool:

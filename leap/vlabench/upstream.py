@@ -79,9 +79,9 @@ class Upstream:
             raise LeapError(f"{path}: sha256 {found[:12]}… is not that of VLABench {COMMIT[:7]}; {_RESTORE}")
         return Instructions(content.decode("utf-8"), "vlabench", language)
 
-    def request_items(self, inputs: dict[str, Any], language: str = "en") -> list[list[str]]:
+    def request_items(self, inputs: dict[str, Any]) -> list[list[str]]:
         """["text" | "image", content] in the order that upstream's get_ti_list gives."""
-        return self._request.get_ti_list(inputs, language)
+        return self._request.get_ti_list(inputs, "en")
 
 
 def _load(path: Path) -> ModuleType:

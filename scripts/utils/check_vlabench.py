@@ -36,11 +36,11 @@ def main() -> int | None:
         print(f"prompt    {language}: as expected, byte for byte")
     same_order = compare_requests(upstream)
     print(f"requests  {'the same texts and images in the same order' if same_order else 'DIFFERENT'}")
-    different = compare_scorers(upstream, arguments.golden)
-    for case in different.ids[:10]:
+    compared, different = compare_scorers(upstream, arguments.golden)
+    for case in different[:10]:
         print(f"scorer    DIFFERENT on {case}")
-    print(f"scorer    {different.compared - len(different.ids)} of {different.compared} golden vectors alike")
-    return None if right_commit and same_order and not different.ids else FAILED
+    print(f"scorer    {compared - len(different)} of {compared} golden vectors alike")
+    return None if right_commit and same_order and not different else FAILED
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from leap.errors import LeapError, UsageError
 from leap.preparation.build.candidates import Candidate, LeftOut
@@ -151,15 +151,10 @@ def _split(
     )
 
 
-class Split(NamedTuple):
-    """Names of episodes in the order of their samples in the files."""
-
-    train: list[str]
-    test: list[str]
-
-
-def split_episodes(samples: Mapping[str, int], seed: int, test_samples: int | None, train_samples: int | None) -> Split:
-    """Every episode on one side, or on neither where fewer samples are asked for than there are.
+def split_episodes(
+    samples: Mapping[str, int], seed: int, test_samples: int | None, train_samples: int | None
+) -> tuple[list[str], list[str]]:
+    """(training, test): every episode on one side, or on neither where fewer samples are asked for than there are.
 
     samples: how many each episode has. By default `TEST_SHARE` of all samples are for the test and all others for
     training. An episode's place is its hash under the seed, so that one that is added moves few of the others. Raises
@@ -175,7 +170,7 @@ def split_episodes(samples: Mapping[str, int], seed: int, test_samples: int | No
     for flag, side, number in (("--test_samples", test, test_samples), ("--train_samples", train, train_samples)):
         if number is not None and (made := sum(samples[name] for name in side)) != number:
             raise UsageError(f"{flag} {number}: the episodes at hand make {made} of them ({total} samples in all)")
-    return Split(train, test)
+    return train, test
 
 
 def _fill(order: Sequence[str], samples: Mapping[str, int], wanted: int) -> list[str]:
