@@ -5,6 +5,7 @@ import re
 
 from leap.errors import UsageError
 
+LOCK_WAIT = "LEAP_LOCK_WAIT"  # seconds until a training run's folder must be free, as who starts it again says
 # Of torchrun, accelerate and huggingface_hub: the least value of each.
 _WHOLE = {
     "WORLD_SIZE": 1,
@@ -14,8 +15,8 @@ _WHOLE = {
     "MASTER_PORT": 1,
     "HF_HUB_DOWNLOAD_TIMEOUT": 1,
     "HF_HUB_ETAG_TIMEOUT": 1,
+    LOCK_WAIT: 0,
 }
-
 
 DDP_TIMEOUT = 1800  # seconds until a rank that does not answer is lost: the Trainer's default for `ddp_timeout`
 

@@ -20,6 +20,7 @@ from leap.cli import FAILED, INTERRUPTED, WRONG_USAGE, count, run, some_workers,
 from leap.errors import LeapError, Stopped, UsageError, first_line
 
 _OWN_WORDS = (FAILED, WRONG_USAGE, INTERRUPTED, 143)  # exit codes of a script that has said why
+TO_SAVE = 240  # seconds that ranks have to save a checkpoint when they are to end: one of the 2B model took 28 s
 _PORT = "29500"  # torchrun's
 _HERE = ["--standalone", "--local_addr", "127.0.0.1"]  # else it is the machine's name, which not every one can resolve
 
@@ -83,6 +84,7 @@ def _torchrun(words: list[str]) -> int | None:
     from torch.distributed.run import run as start
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(TO_SAVE))  # after a signal, until SIGKILL
     try:
         start(parse_args(words))
     except SignalException as error:

@@ -4,8 +4,8 @@
 
 The command runs in a process group of its own. When it ends, when a signal ends this process, or when the parent is
 gone (SIGKILL gives it no chance to clean up), the whole group is ended, and on Linux every descendant that has left the
-group: SIGTERM first, SIGKILL after GRACE seconds or at a second signal; at most 10 s after the parent is gone. Uses the
-standard library alone, so that it starts at once.
+group: SIGTERM first, SIGKILL after GRACE seconds or at a second signal. Uses the standard library alone, so that it
+starts at once.
 
 What the parent starts is only a stand-in for the supervisor, its child: a worker of Ray's kills its own children before
 it ends, and a supervisor killed so would leave the command behind.
@@ -69,7 +69,7 @@ def _supervise(parent: int, grace: float, command: list[str]) -> int:
         time.sleep(_POLL)
     if child.poll() is None:
         _signal_all(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + (grace if signums else min(grace, GRACE))
+        deadline = time.monotonic() + grace
         while child.poll() is None and time.monotonic() < deadline and len(signums) < 2:
             time.sleep(_POLL)
     _signal_all(child.pid, signal.SIGKILL)  # what the command started and left behind, too

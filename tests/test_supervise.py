@@ -108,6 +108,23 @@ def test_a_command_whose_parent_is_killed_leaves_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_a_command_whose_parent_is_killed_has_its_grace(tmp_path: Path) -> None:
+    """A checkpoint takes longer than the ten seconds that others have."""
+    save = f"trap 'sleep 11; touch {tmp_path}/saved; exit' TERM; touch {tmp_path}/runs; while true; do sleep 0.1; done"
+    start = (
+        "import subprocess, sys; from leap.supervise import supervised; subprocess.call(supervised(sys.argv[1:], 60))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", start, "bash", "-c", save])
+    while not (tmp_path / "runs").exists():
+        time.sleep(0.01)
+    found = [keeper for stand_in in psutil.Process(parent.pid).children() for keeper in stand_in.children()]
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs(found, timeout=60)
+    assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not ray_installed(), reason=INSTALL_RAY)
 @pytest.mark.parametrize("end", ["shutdown", "cancel", "kill"])
 def test_a_command_of_a_ray_worker_leaves_nothing(tmp_path: Path, end: str) -> None:

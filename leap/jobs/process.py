@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from leap import provenance
+from leap.environment import LOCK_WAIT
 from leap.errors import LeapError
 from leap.redaction import hide
-from leap.supervise import exit_reason, supervised
+from leap.supervise import GRACE, exit_reason, supervised
 
 _POLL = 0.1  # seconds between two looks at a running process
 HEADER = "==== "  # opens each run in a log, which later runs append to
@@ -85,7 +86,7 @@ def run_job(job: Job, logs: Path, environment: Mapping[str, str], stop: StopRequ
     It has a supervisor, which leaves nothing of it in the end, whatever becomes of this process: SIGTERM, then SIGKILL
     after `grace` s.
     """
-    started, log, sent = time.monotonic(), log_file(logs, job.name), 0
+    started, log = time.monotonic(), log_file(logs, job.name)
 
     def result(state: Literal["done", "failed", "stopped"], reason: str | None = None) -> JobResult:
         return JobResult(job.name, state, time.monotonic() - started, log, reason)
@@ -93,9 +94,18 @@ def run_job(job: Job, logs: Path, environment: Mapping[str, str], stop: StopRequ
     if stop.level:
         return result("stopped", "not started")
     try:
-        process = _start(job, log, {"PYTHONUNBUFFERED": "1", **os.environ, **environment, **job.environment}, grace)
+        given = {"PYTHONUNBUFFERED": "1", **os.environ, **after_predecessor(grace), **environment, **job.environment}
+        process = _start(job, log, given, grace)
     except OSError as error:
         return result("failed", f"cannot start: {error.filename or log}: {error.strerror}")
+    if was_stopped(process, stop):
+        return result("stopped", "interrupted")
+    return result("failed", exit_reason(process.returncode)) if process.returncode else result("done")
+
+
+def was_stopped(process: subprocess.Popen[bytes], stop: StopRequest) -> bool:
+    """Wait for the end of what is supervised, and whether a request to stop, or an interrupt, brought it about."""
+    sent = 0
     try:
         while process.poll() is None:
             if stop.level > sent:
@@ -107,9 +117,12 @@ def run_job(job: Job, logs: Path, environment: Mapping[str, str], stop: StopRequ
     finally:
         process.terminate()
         process.wait()
-    if sent:
-        return result("stopped", "interrupted")
-    return result("failed", exit_reason(process.returncode)) if process.returncode else result("done")
+    return sent > 0
+
+
+def after_predecessor(grace: float) -> dict[str, str]:
+    """The environment of what may be started while an earlier start of it, which has `grace` s, has not ended yet."""
+    return {LOCK_WAIT: str(round(grace + GRACE))}
 
 
 def _start(job: Job, log: Path, environment: Mapping[str, str], grace: float) -> subprocess.Popen[bytes]:

@@ -12,6 +12,7 @@ from leap.hardware import usable_cores, visible_gpus
 
 INSTALL_RAY = 'pip install -c constraints.txt -e ".[jobs]"'
 _CONNECT = 10.0  # seconds
+SAY_EVERY = 20.0  # seconds between two lines that there is no room
 LOCAL = "local"  # the address of a Ray of our own, on this machine
 
 
@@ -85,6 +86,15 @@ def room_for(gpus: int, at_once: int | None) -> tuple[int, int]:
     places = [int(node.get("GPU", 0) // gpus) for node in nodes]
     shares = [number // place // 2 for number, place in zip(cores, places, strict=True) if place]
     return max(1, min(shares, default=1)), at_once or max(1, sum(places))
+
+
+def stock(kind: str) -> str:
+    """How many CPUs or GPUs there are, and how many are free, in words."""
+    import ray
+
+    each = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
+    free = ray.available_resources().get(kind, 0)
+    return f"{sum(each):g} {kind}(s) on {len(each)} node(s), {max(each, default=0):g} at most on one, {free:g} free"
 
 
 def pick_cluster_device(wanted: str | None, dtype: str | None) -> tuple[str, str]:

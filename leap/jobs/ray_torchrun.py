@@ -10,62 +10,112 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from leap.cli import FAILED
 from leap.errors import LeapError, first_line
-from leap.jobs.ray_cluster import connected
+from leap.jobs.process import StopRequest, after_predecessor, was_stopped
+from leap.jobs.ray_cluster import SAY_EVERY, connected, stock
+from leap.launch import TO_SAVE
 from leap.redaction import is_secret_name
 from leap.supervise import supervised
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "training" / "run-finetuning.py"
 _CARRIED = re.compile(r"(LEAP|NCCL|GLOO)_\w+|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|OMP_NUM_THREADS")
+_LOOK_EVERY = 0.5  # seconds between two looks for a signal
 _LAST_WORDS = 60.0  # seconds for the other nodes to end, and to say why
 
 
-def train_on_nodes(address: str, nodes: int, gpus: int, wait: float, flags: Sequence[str]) -> int:
-    """0, or the exit code of the first node that does not end well. A cluster without GPUs has ranks on its CPUs.
+def train_on_nodes(
+    address: str,
+    nodes: int,
+    gpus: int,
+    wait: float,
+    flags: Sequence[str],
+    on_cpus: bool = False,
+    grace: float = TO_SAVE,
+) -> int:
+    """0, or the exit code of the first node that does not end well. `gpus` are CPUs with `on_cpus`.
 
-    Raises LeapError where a node is lost, or where the cluster has not so many free GPUs within `wait` seconds.
+    Raises LeapError where a node is lost, or where the cluster has not so many free GPUs within `wait` seconds, and
+    KeyboardInterrupt after a signal, once the nodes have ended: they have `grace` seconds to save a checkpoint, also
+    where this process is killed. A second signal does not wait for them.
     """
     with connected(address, show_workers=True):
-        return _train(nodes, gpus, wait, flags)
+        return _train(nodes, gpus, "CPU" if on_cpus else "GPU", wait, flags, grace)
 
 
-def _train(nodes: int, gpus: int, wait: float, flags: Sequence[str]) -> int:
+def _train(nodes: int, gpus: int, kind: str, wait: float, flags: Sequence[str], grace: float) -> int:
     import ray
     from ray.util import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as Place
 
-    kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
-    group = placement_group([{"CPU": 1.0, kind: float(gpus)}] * nodes, strategy="STRICT_SPREAD")
-    if not group.wait(wait):
-        raise LeapError(f"the cluster has no {nodes} nodes with {gpus} free {kind}s each (see `ray status`)")
+    own = {"CPU": float(gpus)} if kind == "CPU" else {"CPU": 1.0, kind: float(gpus)}
+    group = placement_group([own] * nodes, strategy="STRICT_SPREAD")
+    _wait_for(group, f"{nodes} node(s) with {gpus} free {kind}(s) each", kind, wait)
 
     def on(node: int, work: Any, *given: Any) -> Any:
         place = Place(group, placement_group_bundle_index=node)
-        resources = {"num_cpus": 1, "num_gpus": gpus} if kind == "GPU" else {"num_cpus": gpus}
+        resources = {"num_cpus": own["CPU"], "num_gpus": own.get("GPU", 0)}
         return ray.remote(work).options(scheduling_strategy=place, max_retries=0, **resources).remote(*given)
 
     first, here = ray.get(on(0, _free_address)), carried(os.environ)
     print(f"variables   taken along to the nodes: {' '.join(sorted(here)) or 'none'}", flush=True)
-    waiting = [on(node, _torchrun, nodes, gpus, node, first, here, list(flags)) for node in range(nodes)]
+    here |= {**after_predecessor(grace), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(round(grace))}
+    stop = StopRequest()
+    with stop.on_signals():
+        calls = [on(node, _torchrun, nodes, gpus, node, first, here, grace, list(flags)) for node in range(nodes)]
+        return _end_of(calls, stop)
+
+
+def _wait_for(group: Any, what: str, kind: str, wait: float) -> None:
+    deadline = time.monotonic() + wait
+    while not group.wait(max(0.0, min(SAY_EVERY, deadline - time.monotonic()))):
+        if time.monotonic() >= deadline:
+            cpus = "; --on_cpus trains on CPUs" if kind == "GPU" else ""
+            raise LeapError(f"no {what} after {wait:g} s; the cluster has {stock(kind)}{cpus}")
+        print(f"waiting for {what}; the cluster has {stock(kind)}", file=sys.stderr, flush=True)
+
+
+def _end_of(waiting: list[Any], stop: StopRequest) -> int:
+    import ray
+
+    asked = False
     while waiting:
-        (ended,), waiting = ray.wait(waiting)
-        lost: Exception | None = None
-        try:
-            code = int(ray.get(ended))
-        except ray.exceptions.RayError as error:
-            code, lost = FAILED, error
-        if code and waiting:  # who starts again at once is to find nobody at work
-            ray.wait(waiting, num_returns=len(waiting), timeout=_LAST_WORDS)
-        if lost:
-            raise LeapError(f"a node is lost ({first_line(lost)}); the same command goes on") from lost
-        if code:
-            return code
+        if stop.level and not asked:
+            asked = True
+            for call in waiting:
+                ray.cancel(call)
+        if stop.level > 1:
+            raise KeyboardInterrupt
+        ended, waiting = ray.wait(waiting, timeout=_LOOK_EVERY)
+        for call in ended:
+            if code := _code(call, waiting):
+                return code
+    if asked:
+        raise KeyboardInterrupt
     return 0
+
+
+def _code(ended: Any, others: list[Any]) -> int:
+    """A node's exit code; that of one which was interrupted is 0."""
+    import ray
+
+    code, lost = FAILED, None
+    try:
+        code = int(ray.get(ended))
+    except ray.exceptions.TaskCancelledError:
+        return 0
+    except ray.exceptions.RayError as error:
+        lost = error
+    if code and others:  # who starts again at once is to find nobody at work
+        ray.wait(others, num_returns=len(others), timeout=_LAST_WORDS)
+    if lost:
+        raise LeapError(f"a node is lost ({first_line(lost)}); the same command goes on") from lost
+    return code
 
 
 def carried(environment: Mapping[str, str]) -> dict[str, str]:
@@ -82,13 +132,15 @@ def _free_address() -> tuple[str, int]:
         return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
 
-def _torchrun(nodes: int, gpus: int, node: int, first: tuple[str, int], given: dict[str, str], flags: list[str]) -> int:
-    """The exit code of one node's; it ends with this worker, however that ends."""
+def _torchrun(
+    nodes: int, gpus: int, node: int, first: tuple[str, int], given: dict[str, str], grace: float, flags: list[str]
+) -> int:
+    """The exit code of one node's, 0 where it was interrupted; it ends with this worker, however that ends."""
     own = {"NNODES": nodes, "NUM_GPUS": gpus, "NODE_RANK": node, "MASTER_ADDR": first[0], "MASTER_PORT": first[1]}
     launch = [sys.executable, "-m", "leap.launch", str(_SCRIPT), *flags]
-    return subprocess.run(
-        supervised(launch),
+    process = subprocess.Popen(
+        supervised(launch, grace),
         env={**os.environ, **given, **{name: str(value) for name, value in own.items()}},
         cwd=_SCRIPT.parents[2],
-        check=False,
-    ).returncode
+    )
+    return 0 if was_stopped(process, StopRequest()) else process.returncode

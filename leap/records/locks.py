@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from leap.environment import LOCK_WAIT
 from leap.errors import LeapError
 from leap.records.files import LOCK, TEMPORARY
 
@@ -188,6 +190,16 @@ def lock_holder(path: Path) -> str | None:
         return None
     held = not taken if taken is not None else _may_live(text)
     return _in_words(text) if held or _marks_a_living(text) else None
+
+
+def wait_until_free(folder: Path) -> None:
+    """For LOCK_WAIT seconds: a predecessor that has lost its Ray worker, say, may still save what it has."""
+    deadline, before = time.monotonic() + int(os.environ.get(LOCK_WAIT, "0")), None
+    while time.monotonic() < deadline and (holder := lock_holder(folder / LOCK)):
+        if holder != before:
+            print(f"{folder}: {holder} still writes here; waiting for its end", file=sys.stderr, flush=True)
+        before = holder
+        time.sleep(_TIMEOUT)
 
 
 def written_holder(path: Path) -> tuple[str, bool]:

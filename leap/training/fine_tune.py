@@ -36,6 +36,7 @@ from leap.preparation.check.overlap import count_shared
 from leap.progress import is_main_process
 from leap.records.files import cache_in_use
 from leap.records.json_files import write_json
+from leap.records.locks import wait_until_free
 from leap.records.remote import NotFetched, as_path
 from leap.records.upload import Upload
 from leap.training.batches import check_packing, make_batches
@@ -144,6 +145,8 @@ def plan_and_train(
 ) -> None:
     """With `dry_run`, or where the run is finished, only the plan. For the rest see `check_run` and `train`."""
     log = print if is_main_process() else (lambda *_: None)
+    if not dry_run:
+        wait_until_free(root / recipe.output_dir)
     upload = None
     if recipe.upload and is_main_process() and not dry_run:
         upload = Upload(as_path(recipe.upload, root), (root / recipe.output_dir).parent, MARKER)

@@ -13,7 +13,6 @@ set -euo pipefail
 export NNODES=$SLURM_NNODES NUM_GPUS=${SLURM_GPUS_ON_NODE:?give --gpus-per-node}
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000)) # not that of another job on the node
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240                        # seconds: a rank writes its checkpoint before it ends
 # A task that fails ends those of the other nodes, which may not have noticed.
 exec srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_ON_NODE:-1}" \
     bash -c 'NODE_RANK=$SLURM_NODEID exec bash scripts/training/run-training.sh "$@"' leap "$@"

@@ -1,13 +1,21 @@
 """Two nodes of a Ray cluster train together, each by a torchrun of its own."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import PYTHONPATH
+from conftest import PYTHONPATH, REPOSITORY
 from test_sharding import STEPS
 
+from leap.errors import LeapError
 from leap.jobs.ray_torchrun import carried, train_on_nodes
-from leap.models.checkpoints import MARKER
+from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints
 
 ray = pytest.importorskip("ray")
 
@@ -24,24 +32,53 @@ def test_variables_of_a_command_go_along_and_credentials_do_not() -> None:
     assert carried(given) == {"LEAP_ROOT": "/x", "NCCL_DEBUG": "INFO", "HF_HOME": "/y"}
 
 
-@pytest.mark.slow
-def test_nodes_of_a_cluster_train_together(workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def cluster(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    cluster = Cluster()
+    made = Cluster()
     try:
         for _ in range(2):
-            cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory=80_000_000, include_dashboard=False)
-        cluster.wait_for_nodes()
+            made.add_node(num_cpus=1, num_gpus=0, object_store_memory=80_000_000, include_dashboard=False)
+        made.wait_for_nodes()
         monkeypatch.setenv("LEAP_ROOT", str(workspace))  # now: the nodes have it from the command
-        steps = [*STEPS, "--max_steps", "2", "--output_dir", str(tmp_path)]
-        assert train_on_nodes(cluster.address, 2, 1, 60.0, steps) == 0
-        assert (tmp_path / "checkpoint-2" / MARKER).is_file()
-        assert (tmp_path / "checkpoint-2" / "rng_state_1.pth").is_file()
-        ray.shutdown()
-        assert train_on_nodes(cluster.address, 2, 1, 60.0, ["--no_such_flag"]) == 2
+        yield made
     finally:
         ray.shutdown()
-        cluster.shutdown()
+        made.shutdown()
+
+
+@pytest.mark.slow
+def test_nodes_of_a_cluster_train_together(cluster: Any, tmp_path: Path) -> None:
+    steps = [*STEPS, "--max_steps", "2", "--output_dir", str(tmp_path)]
+    with pytest.raises(LeapError, match=r"no 2 node\(s\) with 1 free GPU.* has 0 GPU\(s\) on 2 node.*--on_cpus"):
+        train_on_nodes(cluster.address, 2, 1, 0.1, steps)
+    assert train_on_nodes(cluster.address, 2, 1, 60.0, steps, on_cpus=True) == 0
+    assert (tmp_path / "checkpoint-2" / MARKER).is_file()
+    assert (tmp_path / "checkpoint-2" / "rng_state_1.pth").is_file()
+    assert train_on_nodes(cluster.address, 2, 1, 60.0, ["--no_such_flag"], on_cpus=True) == 2
+
+
+@pytest.mark.slow
+def test_an_ended_command_saves_a_checkpoint(cluster: Any, tmp_path: Path) -> None:
+    """However it is ended; who gives it again at once waits for what the nodes still save."""
+    script, run = REPOSITORY / "scripts/cluster/train_on_ray.py", tmp_path / "run"
+    words = ["--num_nodes", "2", "--num_gpus", "1", "--on_cpus", "--ray_address", cluster.address, "--"]
+    words += [*STEPS, *f"--max_steps 9000 --save_steps 9000 --output_dir {run}".split()]
+    newest = 0
+    for number, (end, code) in enumerate({signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 130}.items()):
+        path = tmp_path / f"{number}.log"
+        with path.open("wb") as log:
+            command = subprocess.Popen([sys.executable, script, *words], env=os.environ, stdout=log, stderr=log)
+        while "loss" not in path.read_text():
+            assert command.poll() is None, path.read_text()
+            time.sleep(0.1)
+        command.send_signal(end)
+        assert command.wait() == code, path.read_text()
+        earlier = newest
+        while newest == earlier:
+            newest = max([earlier, *(checkpoint_step(folder) or 0 for folder in find_checkpoints(run))])
+            time.sleep(0.1)
+    assert "goes on" in path.read_text() or f"checkpoint-{earlier}" in path.read_text()

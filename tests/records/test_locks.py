@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from servers.hub import HubServer
 from servers.hub_store import Stored
 
 from leap.errors import LeapError
-from leap.records.locks import FolderLock, lock_holder
+from leap.records.locks import FolderLock, lock_holder, wait_until_free
 
 NO_FLOCK = """
 #include <errno.h>
@@ -134,3 +135,22 @@ def test_evaluations_and_downloads_need_no_flock(workspace: Path, tmp_path: Path
         done = run("scripts/download/download_model.py", *wanted, environment=online)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "data" / "b" / "c.bin").read_bytes() == files["b/c.bin"]
+
+
+def test_a_start_after_another_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdin
+    assert holder.stdout
+    holder.stdout.readline()
+    wait_until_free(tmp_path / "run")  # nobody has said that there may be an earlier one
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("LEAP_LOCK_WAIT", "60")
+    threading.Timer(0.2, holder.stdin.close).start()
+    wait_until_free(tmp_path / "run")
+    assert f"process {holder.pid} on {socket.gethostname()} still writes here; waiting" in capsys.readouterr().err
+    with FolderLock(tmp_path / "run"):
+        assert holder.wait() == 0
