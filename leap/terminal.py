@@ -26,10 +26,10 @@ def in_one_line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", shown(text.strip()))
 
 
-def first_few(names: Sequence[str], most: int = 5) -> str:
+def first_few(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
     """Names in a line, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f"{between.rstrip(', ')} and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
 
 
 def shorten(text: str, most: int = 60) -> str:

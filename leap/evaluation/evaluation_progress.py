@@ -5,7 +5,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +33,7 @@ class Progress:
     `done` counts answers; examples whose inference failed are apart, and tried again by the next run. `format_errors`
     are answers without a plan; `refused`, `filtered` and `empty` ones are counted apart. `rate` is in examples a
     second: what a live reader saw of late, or else the mean while this dimension was answered, without pauses and the
-    time of others (in results of an older LEAP: since its first start). `left` is in seconds. None: unknown.
+    time of others. `left` is in seconds. None: unknown.
     """
 
     model: str
@@ -147,7 +146,7 @@ class Monitor:
         recent = folder.recent_rate(self._clock())
         kinds = Counter(folder.answered.values())
         done, total = len(folder.answered), asked_for(manifest)
-        rate = None if problem else _mean_rate(folder.path, manifest, status, done)
+        rate = None if problem else _mean_rate(manifest)
         if status == "running" and recent is not None:
             rate = recent
         return Progress(
@@ -175,22 +174,8 @@ def _status(manifest: dict[str, Any], holder: str | None) -> Status:
     return status if status in ("complete", "incomplete") else "stopped"
 
 
-def _mean_rate(folder: Path, manifest: dict[str, Any], status: Status, done: int) -> float | None:
-    """Answers a second of the time that the manifest counts for them.
-
-    Older manifests do not: from the first start to now, or to the last answer. A run that asked nothing gave them
-    another end.
-    """
-    counted = [note for note in manifest.get("inference", []) if note.keys() >= {"answers", "seconds"}]
-    if counted:
-        seconds = sum(note["seconds"] for note in counted)
-        return sum(note["answers"] for note in counted) / seconds if seconds > 0 else None
-    if not done or "start" not in manifest:
-        return None
-    if status == "running":
-        until = datetime.now(UTC)
-    else:
-        until = datetime.fromtimestamp((folder / PREDICTIONS).stat().st_mtime, UTC)
-        until = min(until, datetime.fromisoformat(manifest["end"])) if "end" in manifest else until
-    seconds = (until - datetime.fromisoformat(manifest["start"])).total_seconds()
-    return done / seconds if seconds > 0 else None
+def _mean_rate(manifest: dict[str, Any]) -> float | None:
+    """Answers a second of the time that the manifest counts for them."""
+    notes = manifest.get("inference", [])
+    seconds = sum(note.get("seconds", 0.0) for note in notes)
+    return sum(note.get("answers", 0) for note in notes) / seconds if seconds > 0 else None

@@ -18,7 +18,7 @@ from leap.records.files import is_file
 from leap.records.litter import listed
 from leap.report.unfinished import unfinished_note
 from leap.statistics.means import MEAN
-from leap.terminal import shown
+from leap.terminal import first_few, shown
 from leap.vlabench.diagnosis import FLAGS, KINDS
 from leap.vlabench.dimensions import DIMENSIONS, NAMES
 from leap.vlabench.grounding import GROUNDED, SCORE_KEYS
@@ -202,10 +202,10 @@ def incomplete_note(counts: pd.DataFrame) -> str:
             f"{row.Index}, {row.dimension}: {row.examples - row.scored} of {row.examples}" for row in found.itertuples()
         ]
         examples, scored = found["examples"].sum(), found["scored"].sum()
-        notes.append(f"incomplete: {examples - scored} of {examples} examples unscored ({_some(results)})")
+        notes.append(f"incomplete: {examples - scored} of {examples} examples unscored ({first_few(results, 6, '; ')})")
     if len(unknown):
         results = [f"{row.Index}, {row.dimension}" for row in unknown.itertuples()]
-        notes.append(f"perhaps incomplete, without counts in {MANIFEST}: {_some(results)}")
+        notes.append(f"perhaps incomplete, without counts in {MANIFEST}: {first_few(results, 6, '; ')}")
     return "; ".join(notes)
 
 
@@ -221,7 +221,7 @@ def unlike_note(scores: pd.DataFrame, baseline: str) -> str:
         if (model, dimension) in examples and (baseline, dimension) in examples
         if examples[model, dimension] != examples[baseline, dimension]
     ]
-    return f"not over the same examples as {baseline}: {_some(results)}" if results else ""
+    return f"not over the same examples as {baseline}: {first_few(results, 6, '; ')}" if results else ""
 
 
 def unlike_settings(
@@ -253,7 +253,7 @@ def unlike_settings_note(results: Path, models: Iterable[str] | None = None, bas
     for (model, dimension), differences in unlike.items():
         places_of.setdefault((model, "; ".join(map(str, differences))), []).append(dimension)
     places = {key: "" if len(names) == len(NAMES) else f" ({', '.join(names)})" for key, names in places_of.items()}
-    listed = _some([f"{model}{places[model, said]}: {said}" for model, said in places_of])
+    listed = first_few([f"{model}{places[model, said]}: {said}" for model, said in places_of], 6, "; ")
     refused = any(one.matters for differences in unlike.values() for one in differences)
     verdict = "no difference of scores across these is called significant" if refused else "compare with care"
     return f"not asked alike, {verdict}: {listed}"
@@ -278,11 +278,6 @@ def without_verdicts(comparisons: pd.DataFrame, unlike: Mapping[tuple[str, str],
     keys = zip(comparisons["model"], comparisons["dimension"], strict=True)
     refused = pd.Series([key in confounded for key in keys], comparisons.index, dtype=bool)  # also where there is none
     return comparisons.assign(significant=comparisons["significant"].astype("boolean").mask(refused))
-
-
-def _some(results: list[str], shown: int = 6) -> str:
-    more = f"; and {len(results) - shown} more" if len(results) > shown else ""
-    return "; ".join(results[:shown]) + more
 
 
 def model_order(models: Iterable[str]) -> list[str]:

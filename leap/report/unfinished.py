@@ -10,6 +10,7 @@ from leap.evaluation.rescore import OLD_OUTPUT
 from leap.evaluation.result_folder import PREDICTIONS, SCORES
 from leap.records.files import LOCK
 from leap.records.litter import listed
+from leap.terminal import first_few
 from leap.vlabench.dimensions import DIMENSIONS
 
 
@@ -24,11 +25,10 @@ def unfinished_results(results: Path, models: Iterable[str] | None = None) -> li
     ]
 
 
-def unfinished_note(results: Path, models: Iterable[str] | None = None, shown: int = 6) -> str:
+def unfinished_note(results: Path, models: Iterable[str] | None = None) -> str:
     """One line on them; "" where all are finished."""
     found = unfinished_results(results, models)
-    more = f"; and {len(found) - shown} more" if len(found) > shown else ""
-    return f"not finished (the same command goes on): {'; '.join(found[:shown])}{more}" if found else ""
+    return f"not finished (the same command goes on): {first_few(found, 6, '; ')}" if found else ""
 
 
 def _state(folder: Path) -> str | None:

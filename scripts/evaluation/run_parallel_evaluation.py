@@ -20,8 +20,6 @@ from configs.config import WorkspaceConfig
 from leap.cli import Parser, count, run
 from leap.errors import UsageError
 
-_SPLITS = ("models", "dimensions", "auto")
-
 
 def main() -> None:
     script = WorkspaceConfig.find().repository / "scripts" / "evaluation" / "run_vlm_evaluation.py"
@@ -30,7 +28,6 @@ def main() -> None:
     add("--gpus", help="names as in CUDA_VISIBLE_DEVICES: 0,1 (default: all visible); none for the CPU")
     add("--jobs", type=count, help="models at once (default: one a GPU, one without a GPU)")
     add("--ray_address", help="a Ray cluster: auto (this node's) or HOST:PORT (default: this machine alone)")
-    add("--split", choices=_SPLITS, help="older commands have it: examples are shared out anyway")
     add("--dry_run", action="store_true", help="print the command and stop")
     arguments, words = parser.parse_known_args([word for word in sys.argv[1:] if word != "--"])
 

@@ -92,7 +92,7 @@ def test_models_go_over_the_places_that_there_are(tmp_path: Path) -> None:
     models = "--checkpoint models/a output/checkpoint-3 --dimension complex m&t".split()
     ray, jobs = (["--ray_address", "local"], ["--jobs", "3"]) if has_ray() else ([], [])
     assert planned("--gpus", "0,1", *models, root=tmp_path) == [*models, *ray]
-    assert planned("--gpus", "0", *models, "--split", "models", root=tmp_path) == models
+    assert planned("--gpus", "0", *models, root=tmp_path) == models
     assert planned("--gpus", "none", "--jobs", "3", *models, root=tmp_path) == [*models, *ray, *jobs]
     cluster = ["--ray_address", "head:6379", "--jobs", "64"]  # however few GPUs are here
     assert planned(*cluster, *models, "--", "--few_shot_num", "1", root=tmp_path) == [
@@ -168,7 +168,7 @@ def test_a_failing_model_does_not_stop_the_others(root: Path) -> None:
 @pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=needs_ray)])
 def test_two_models_on_two_dimensions(root: Path, jobs: str) -> None:
     models = ["models/Qwen3-VL-2B-Instruct", "models/broken", "models/other"]
-    swept = sweep(root, models, "--gpus", "none", "--jobs", jobs, "--split", "dimensions")
+    swept = sweep(root, models, "--gpus", "none", "--jobs", jobs)
     check(root, swept, {"Baseline", "other"})
 
 

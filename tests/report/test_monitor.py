@@ -125,34 +125,23 @@ def test_the_end_is_reported_by_the_manifest_and_so_is_the_mean_rate(tmp_path: P
     for example in range(10):
         folder.append(example)
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    folder.manifest(status, start, end=(start + timedelta(seconds=40)).isoformat())
+    folder.manifest(status, start, inference=[{"answers": 4, "seconds": 10.0}, {"answers": 6, "seconds": 30.0}])
     seen = only(Monitor(tmp_path).read())
     assert (seen.status, seen.done, seen.rate, seen.left) == (status, 10, 0.25, None)
-
-
-def test_an_end_that_a_later_run_wrote_anew_is_not_when_the_answers_ended(tmp_path: Path) -> None:
-    """An older LEAP did so where it asked nothing."""
-    folder = Folder(tmp_path)
-    for example in range(10):
-        folder.append(example)
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    folder.manifest("complete", start, end=(start + timedelta(days=1)).isoformat())
-    answered = (start + timedelta(seconds=40)).timestamp()
-    os.utime(folder.path / "predictions.jsonl", (answered, answered))
-    assert only(Monitor(tmp_path).read()).rate == 0.25
 
 
 def test_a_live_rate_is_the_growth_that_was_seen(tmp_path: Path) -> None:
     """The evaluation began a day ago and was stopped meanwhile: the mean since then would say nothing of its end."""
     folder = Folder(tmp_path, total=100)
-    folder.manifest("running", datetime.now(UTC) - timedelta(days=1), examples=100)
+    counted = [{"answers": 20, "seconds": 80.0}]
+    folder.manifest("running", datetime.now(UTC) - timedelta(days=1), examples=100, inference=counted)
     for example in range(20):
         folder.append(example)
     now = [1000.0]
     monitor = Monitor(tmp_path, clock=lambda: now[0])
     holder = folder.hold()
     first = only(monitor.read())
-    assert first.rate == pytest.approx(20 / 86400, rel=0.01)
+    assert first.rate == 0.25
     for example in range(20, 60):
         folder.append(example)
     now[0] += 20

@@ -20,6 +20,7 @@ from leap.progress import show_bytes
 from leap.records.files import check_folder, is_file
 from leap.records.litter import listed
 from leap.records.locks import FolderLock
+from leap.terminal import first_few
 from leap.workers import map_in_order
 
 _NAME = re.compile(r"task_([0-9]{1,20})\.tar\.gz")
@@ -221,6 +222,5 @@ class _Work:
 
 def _problem(archive: Archive, problems: dict[str, str]) -> str:
     several, one = archive.lost
-    some = "; ".join(f"{one} {name}, {why}" for name, why in list(problems.items())[:_BROKEN_SHOWN])
-    more = f"; and {len(problems) - _BROKEN_SHOWN} more" if len(problems) > _BROKEN_SHOWN else ""
-    return f"{archive.path}: {len(problems)} {several} ({some}{more}); the others are in place"
+    some = first_few([f"{one} {name}, {why}" for name, why in problems.items()], _BROKEN_SHOWN, "; ")
+    return f"{archive.path}: {len(problems)} {several} ({some}); the others are in place"

@@ -9,13 +9,11 @@ import pandas as pd
 
 from leap.data.image import resolve_image
 from leap.errors import LeapError
-from leap.judge.criteria import CRITERIA
 from leap.judge.review_files import OUTPUTS, SCORES, find_newest, find_pairs, read_outputs, read_pairs, read_scores
+from leap.judge.review_summary import MEASURES
 from leap.records.judging import Output
 from leap.report.page.example_records import cut
 from leap.terminal import shown
-
-MEASURES = (*CRITERIA, "final_score")
 
 
 @dataclass(frozen=True)
