@@ -88,20 +88,21 @@ def test_what_was_not_sent_is_sent_by_the_same_command(
     put_file = MemoryFileSystem.put_file
 
     def refused(self: Any, lpath: str, rpath: str, *arguments: Any, **values: Any) -> None:
-        if "checkpoint-2/" in rpath:
-            raise PermissionError("AccessDenied")
+        raise PermissionError("AccessDenied")
         put_file(self, lpath, rpath, *arguments, **values)
 
     monkeypatch.setattr(MemoryFileSystem, "put_file", refused)
     failed = run_script(FINETUNE, *options, root=elsewhere)
     assert failed.returncode == 1
-    assert "error: 1 not sent to memory://lab/runs, such as " in failed.stderr.splitlines()[-1]
+    assert "error: 2 not sent to memory://lab/runs, such as " in failed.stderr.splitlines()[-1]
     assert (elsewhere / "output" / "checkpoint-2").is_dir()
     assert not store.exists("/lab/runs/output/checkpoint-2/leap_run.json")
     monkeypatch.setattr(MemoryFileSystem, "put_file", put_file)
-    again = run_script(FINETUNE, *options, root=elsewhere)
+    again = run_script(FINETUNE, *options, "--save_total_limit", "1", root=elsewhere)
     assert again.returncode == 0, again.stderr
     assert "this run is finished" in again.stdout
+    assert [path.name for path in (elsewhere / "output").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert store.exists("/lab/runs/output/checkpoint-1/leap_run.json")
     assert store.exists("/lab/runs/output/checkpoint-2/leap_run.json")
     place = "/lab/runs/output/checkpoint-2/leap_run.json"
     store.pipe_file(place, json.dumps({**json.loads(store.cat_file(place)), "commit": "another"}).encode())
@@ -111,6 +112,28 @@ def test_what_was_not_sent_is_sent_by_the_same_command(
     other = run_script(FINETUNE, *options, "--learning_rate", "2e-3", "--output_dir", "other/output", root=elsewhere)
     assert other.returncode == 1
     assert "memory://lab/runs/output: it belongs to another run: learning_rate" in other.stderr
+
+
+def test_what_failed_once_is_sent_again_by_the_same_start(
+    elsewhere: Path,
+    store: MemoryFileSystem,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_file, failures = MemoryFileSystem.put_file, [OSError(errno.EIO, "once"), OSError(errno.EIO, "twice")]
+
+    def refused(self: Any, *arguments: Any, **values: Any) -> None:
+        if failures:
+            raise failures.pop()
+        put_file(self, *arguments, **values)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", refused)
+    options = [*STEPS, "--train_file", "memory://lab/data/train_demo.jsonl", "--upload", "memory://lab/runs"]
+    done = run_script(FINETUNE, *options, "--save_total_limit", "1", root=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("not sent: ") == 2
+    assert [path.name for path in (elsewhere / "output").glob("checkpoint-*")] == ["checkpoint-2"]
+    for step in (1, 2):
+        assert store.exists(f"/lab/runs/output/checkpoint-{step}/leap_run.json")
 
 
 @pytest.mark.parametrize("error", [KeyError("a way of its own"), OSError(errno.EIO, "the store's words")])

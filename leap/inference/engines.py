@@ -209,7 +209,7 @@ class EngineOfSweep:
             raise
 
     def _with(self, model: ModelToOpen) -> Engine:
-        if self._engine and (reason := self._engine.load(model.folder, model.base)):
+        if self._engine and (reason := self._engine.load(model.folder, model.base, model.expected)):
             print(f"{model.folder}: the engine starts anew ({reason})")
             self.close()
         self._engine = self._engine or self._options.open(model)

@@ -95,13 +95,13 @@ class HfEngine:
             "image_size": self._preparer.image_size,
         }
 
-    def load(self, folder: Path, base: Path | None) -> str | None:
+    def load(self, folder: Path, base: Path | None, expected: int = 0) -> str | None:
         """Into the tensors that are there, so that compiled code and measured batches stay as they are."""
         if self._loaded is None:
             return "the engine's weights are quantized, or not a folder's"
         reason = difference_beside_weights(*self._loaded, folder, base) or self._generation.load(folder)
         if reason is None:
-            self._loaded, self._rows = (folder, base), self._measured_rows
+            self._loaded, self._rows, self._expected = (folder, base), self._measured_rows, expected
         return reason
 
     def free_memory(self) -> None:

@@ -215,7 +215,7 @@ class OpenAiEngine:
             **({"fields_refused": sorted(refused)} if refused else {}),
         }
 
-    def load(self, folder: Path, base: Path | None) -> str | None:
+    def load(self, folder: Path, base: Path | None, expected: int = 0) -> str | None:
         return "its server has the one model"
 
     def close(self) -> None:

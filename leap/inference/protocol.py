@@ -93,8 +93,9 @@ class Engine(Protocol):
         """Engine, device and number format, for the manifest."""
         ...
 
-    def load(self, folder: Path, base: Path | None) -> str | None:
+    def load(self, folder: Path, base: Path | None, expected: int = 0) -> str | None:
         """Answer with the model in `folder` (an adapter on its `base`) from now on; else why another engine must.
+        `expected` requests come in all, whatever part of them is asked at a time.
 
         Nothing is asked of this one then. Raises LeapError for a model that cannot be read; this one stays as it was.
         """

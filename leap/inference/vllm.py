@@ -45,7 +45,7 @@ class VllmEngine:
             described["server_started_with"] = described.pop("command")
         return {**described, "weights": str(self._settings.lora or self._settings.model)}
 
-    def load(self, folder: Path, base: Path | None) -> str | None:
+    def load(self, folder: Path, base: Path | None, expected: int = 0) -> str | None:
         """Onto the running server: an adapter that it has beside the first, or weights in the place of the others."""
         settings = self._settings
         if self._server is None:

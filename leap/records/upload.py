@@ -42,18 +42,26 @@ class Upload:
                 self._system.pipe_file(f"{self._place}/.upload", b"")
 
     def send(self, folder: Path) -> None:
-        """Send a folder, if it is not there yet. What fails is told, and stays here for the next start."""
+        """Send a folder, if it is not there yet, and then what failed before. What fails is told, and stays here."""
+        if self._sends(folder):
+            for earlier in [*self.failed]:
+                self._sends(earlier)
+
+    def _sends(self, folder: Path) -> bool:
         try:
             with remote_errors(self.address, folder):
                 self._send(folder)
         except (LeapError, OSError) as error:
             self.failed[folder] = str(error)
             print(f"not sent: {folder}: {error}; the same command sends it", file=sys.stderr, flush=True)
-        else:
-            self.failed.pop(folder, None)
+            return False
+        self.failed.pop(folder, None)
+        return True
 
     def refuse_failed(self) -> None:
-        """Raises LeapError where something was not sent."""
+        """Raises LeapError where something was not sent, at another try either."""
+        for folder in [*self.failed]:
+            self._sends(folder)
         if self.failed:
             (first, why), *_ = self.failed.items()
             raise LeapError(

@@ -64,11 +64,14 @@ class UploadCheckpoints(TrainerCallback):
         self._thread = threading.Thread(target=self._send_all, daemon=True)
 
     def _send_all(self) -> None:
+        waiting = set[Path]()
         try:
             while folder := self._waiting.get():
                 self._upload.send(folder)
-                if folder not in self._upload.failed:
-                    BEING_SENT.discard(folder)
+                waiting.add(folder)
+                sent = waiting - self._upload.failed.keys()
+                BEING_SENT.difference_update(sent)
+                waiting -= sent
         except Exception as error:  # noqa: BLE001  whatever it is, the end of training raises it
             self._error = error
             print(f"nothing more is sent: {error!r}", file=sys.stderr, flush=True)
@@ -98,7 +101,10 @@ class UploadCheckpoints(TrainerCallback):
         if self._error:
             raise self._error
         self._upload.refuse_failed()
-        prune_checkpoints(Path(args.output_dir), state, args.recipe.save_total_limit, args.recipe.metric_for_best_model)
+        BEING_SENT.clear()
+        prune_checkpoints(
+            Path(args.output_dir), state.log_history, args.recipe.save_total_limit, args.recipe.metric_for_best_model
+        )
 
 
 class EarlyStopping(TrainerCallback):

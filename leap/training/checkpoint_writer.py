@@ -129,7 +129,7 @@ class CheckpointWriter:
                 with explaining_disk_errors(place, needed):
                     save_weights(training, folder, weights, optimizer)
                     finish_checkpoint(place, marker)
-                    prune_checkpoints(self._run, state, self._keep, self._metric)
+                    prune_checkpoints(self._run, state.log_history, self._keep, self._metric)
                 self._copy.pin()  # for the next one
 
             self._start(write)

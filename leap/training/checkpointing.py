@@ -229,10 +229,10 @@ def save_progress(training: Training, folder: Path, state: TrainerState, loss: f
     state.save_to_json(str(folder / TRAINER_STATE))
 
 
-def prune_checkpoints(run: Path, state: TrainerState, keep: int | None, metric: Metric) -> None:
+def prune_checkpoints(run: Path, log: list[dict[str, Any]], keep: int | None, metric: Metric) -> None:
     """What is done to older checkpoints when the newest is whole."""
     steps = [step_of(folder) for folder in find_checkpoints(run)]
-    best = best_step(state.log_history, steps, metric)
+    best = best_step(log, steps, metric)
     remove_oldest(run, keep, None if best is None else str(run / f"checkpoint-{best}"))
     strip_older(run)
 

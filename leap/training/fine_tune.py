@@ -40,7 +40,7 @@ from leap.records.locks import wait_until_free
 from leap.records.remote import NotFetched, as_path
 from leap.records.upload import Upload
 from leap.training.batches import check_packing, make_batches
-from leap.training.checkpoint_folder import resume_point, training_in, whole_checkpoints
+from leap.training.checkpoint_folder import BEING_SENT, resume_point, training_in, whole_checkpoints
 from leap.training.dry_run import describe
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.places import check_places
@@ -163,11 +163,18 @@ def plan_and_train(
         if upload:
             refuse_another_upload(upload, checked)
         if checked.finished:
+            assert checked.resume
             log(f"this run is finished: {checked.resume}")
             if upload:
+                from leap.training.checkpointing import prune_checkpoints
+
                 for folder in whole_checkpoints(checked.output):
                     upload.send(folder)
                 upload.refuse_failed()
+                BEING_SENT.clear()
+                with training_in(checked.output):
+                    log_history, limit = read_log(checked.resume), recipe.save_total_limit
+                    prune_checkpoints(checked.output, log_history, limit, recipe.metric_for_best_model)
             return
         from leap.training.callbacks import UploadCheckpoints
 

@@ -120,6 +120,16 @@ def test_what_differs_in_more_than_weights_is_not_taken(model: Path, tmp_path: P
     assert engine.load(other, None) == f"its {file} differs"
 
 
+def test_each_model_has_its_own_number_of_requests(model: Path, tmp_path: Path) -> None:
+    """By which an engine chooses whether it compiles."""
+    to_open = ModelToOpen(model, None, SIZE, "cpu", "float32", None, tmp_path / "log")
+    with EngineOfSweep(EngineOptions("hf", {"workers": 0})) as sweep:
+        for expected in (3, 5000):
+            with sweep.holding(replace(to_open, expected=expected)) as engine:
+                assert isinstance(engine, HfEngine)
+                assert engine._expected == expected
+
+
 def test_tensors_that_are_not_the_models_own_are_not_taken(model: Path, tmp_path: Path) -> None:
     def drop(weights: dict[str, torch.Tensor]) -> None:
         del weights["model.language_model.layers.1.mlp.up_proj.weight"]
