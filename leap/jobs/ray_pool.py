@@ -109,6 +109,7 @@ class _Task:
 
     work: Any
     left: deque[Request]  # that no worker has now
+    expected: int = 0  # requests in all: by these an engine chooses, and all workers as one process does
     running: int = 0  # shards
     holders: int = 0  # workers that held its model at once, at most
     refused_by: set[int] = field(default_factory=set)
@@ -193,9 +194,13 @@ class RayPool:
     def _begin(self, work: SomeWork) -> _Task:
         # Longest first, as the engines have it: what does not fit in memory shows at once, and shards are alike.
         requests = sorted(work.requests, key=lambda request: -request.text_length)
-        if requests:
-            work.open()
-        return _Task(work, deque(requests))
+        task = _Task(work, deque(requests), expected=len(requests))
+        try:
+            if requests:
+                work.open()
+        except LeapError as error:  # this model's, as in one process
+            task.fail(str(error))
+        return task
 
     def _grow(self) -> None:
         """Start workers where there is room for more. Ray itself starts those anew that die."""
@@ -237,7 +242,7 @@ class RayPool:
         """A model that all workers have refused which are up waits for another, but not for one that finds no room."""
         up = {worker.number for worker in self._workers if worker.up}
         for task in tasks:
-            if not task.left or not up or not up <= task.refused_by:
+            if not task.left or not task.refused_by or not up <= task.refused_by:
                 task.waits_since = None
             elif task.waits_since is None:
                 task.waits_since = time.monotonic()
@@ -251,7 +256,7 @@ class RayPool:
 
     def _load(self, worker: _Worker, task: _Task) -> None:
         longest = nlargest(_LONGEST, task.left, key=lambda request: (len(request.images), request.text_length))
-        model = replace(self._model_to_open(task.work.model), gpus=max(1, self._gpus), expected=len(task.left))
+        model = replace(self._model_to_open(task.work.model), gpus=max(1, self._gpus), expected=task.expected)
         if self._options.engine == "hf":  # each of a node's workers would keep images in a share of its memory
             model = replace(model, others=())
         worker.task, worker.loading = task, True
@@ -300,7 +305,9 @@ class RayPool:
             self._refuse(worker, task, error)
             return
         worker.deaths = 0
-        self._refuse_differences(loaded, task.work.model)
+        if difference := _difference(loaded, task.work.model):
+            self._note_refusal(worker, task, difference)
+            return
         if not self._done:
             self._before = time.monotonic()  # an answer's time begins with a model, as in one process
         if task.left or task.running:  # else others have answered all of it meanwhile, and its folders are let go
@@ -310,14 +317,17 @@ class RayPool:
 
     def _refuse(self, worker: _Worker, task: _Task, error: Any) -> None:
         """A model that one worker cannot load may be another's: a node may lack its files, or have no memory for it."""
-        reason = task.refusal = _reason(error)
+        reason = _reason(error)
         if _is_lost(error):
             worker.deaths += 1
             self._await(worker)
             if worker.deaths < _DEATHS:
                 return
         self._renew_if_broken(worker, error)
-        worker.task, worker.deaths = None, 0
+        self._note_refusal(worker, task, reason)
+
+    def _note_refusal(self, worker: _Worker, task: _Task, reason: str) -> None:
+        task.refusal, worker.task, worker.deaths = reason, None, 0
         task.refused_by.add(worker.number)
         if len(task.refused_by) >= min(_REFUSALS, len(self._workers)):
             task.fail(reason)
@@ -331,15 +341,6 @@ class RayPool:
         if worker.up and not _is_lost(error) and not isinstance(error.cause, LeapError):
             ray.kill(worker.actor, no_restart=False)
             self._await(worker)
-
-    def _refuse_differences(self, loaded: Mapping[str, Any], model: Any) -> None:
-        here, there = _same_everywhere(model.folder, model.weights, model.files), loaded["same"]
-        for name in here:
-            if there.get(name) != here[name]:
-                raise LeapError(
-                    f"node {loaded['node']} has {name} {there.get(name)}, and this one {here[name]}: every node needs "
-                    "the same"
-                )
 
     def _hear_shard(self, worker: _Worker, shard: _Shard, call: Any) -> None:
         """Take all that has come of it."""
@@ -395,6 +396,18 @@ class RayPool:
 
 def _is_free(worker: _Worker) -> bool:
     return worker.up and not worker.loading and not worker.running and not (worker.task and worker.task.left)
+
+
+def _difference(loaded: Mapping[str, Any], model: Any) -> str | None:
+    """In the model, by which a worker is no worker for it. Raises LeapError for one in code: it is none for any."""
+    here, there = _same_everywhere(model.folder, model.weights, model.files), loaded["same"]
+    name = next((name for name in here if there.get(name) != here[name]), None)
+    if name is None:
+        return None
+    text = f"node {loaded['node']} has {name} {there.get(name)}, and this one {here[name]}: every node needs the same"
+    if not name.startswith(f"{model.folder}: "):
+        raise LeapError(text)
+    return text
 
 
 def _is_lost(error: Any) -> bool:

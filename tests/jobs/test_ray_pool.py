@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -224,6 +225,14 @@ def test_an_error_of_a_workers_machine_is_a_refusal(tmp_path: Path, capsys: pyte
     assert "worker 0: OSError: " in capsys.readouterr().err
 
 
-def test_a_worker_with_other_weights_is_refused(bench: Path, tmp_path: Path) -> None:
-    with pytest.raises(LeapError, match=r"models/tiny: weights [0-9a-f]{64}, and this one other"):
-        ask(bench / "models" / "tiny", tmp_path / "log", "other")
+def test_a_worker_with_other_weights_is_refused(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends this model alone, and so does a folder of results that cannot be opened."""
+    monkeypatch.setattr(ray_pool, "_REFUSED_FOR", 1.0)
+    asked = ask(bench / "models" / "tiny", tmp_path / "log", "other")
+    assert re.search(r"models/tiny: weights [0-9a-f]{64}, and this one other", str(asked.failure))
+
+    def refuse(_: Question) -> None:
+        raise LeapError("results: no room")
+
+    monkeypatch.setattr(Question, "open", refuse)
+    assert str(ask(bench / "models" / "tiny", tmp_path / "log").failure) == "results: no room"
