@@ -270,6 +270,25 @@ def prompt_note(results: Path, models: Iterable[str] | None = None) -> str:
     return f"asked with LEAP's own prompt, not to compare with VLABench's published tables: {which}" if own else ""
 
 
+def result_notes(
+    results: Path,
+    models: Sequence[str],
+    baseline: str | None,
+    scores: pd.DataFrame,
+    counts: pd.DataFrame,
+    begun: Sequence[str] | None,
+) -> list[str]:
+    """All that qualifies the scores of these models; of `begun`, or of all, what is not finished."""
+    notes = (
+        incomplete_note(counts),
+        unfinished_note(results, begun),
+        unlike_note(scores, baseline) if baseline else "",
+        unlike_settings_note(results, models, baseline),
+        prompt_note(results, models),
+    )
+    return [*filter(None, notes), *ids_as_text_notes(scores, counts)]
+
+
 def without_verdicts(comparisons: pd.DataFrame, unlike: Mapping[tuple[str, str], Sequence[Difference]]) -> pd.DataFrame:
     """Comparisons with the baseline (`compare_all`), `significant` empty where settings differ that matter: nobody can
     say whether a difference is the models' then. Of the mean too, where it is so in one dimension."""

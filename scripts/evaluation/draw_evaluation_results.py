@@ -53,18 +53,7 @@ def main() -> None:
     arguments = parse_arguments(workspace)
 
     from leap.report.figures import FIGURES, Evaluation, draw_figures
-    from leap.report.results import (
-        BLIND,
-        chosen_baseline,
-        chosen_models,
-        ids_as_text_notes,
-        incomplete_note,
-        prompt_note,
-        unlike_note,
-        unlike_settings,
-        unlike_settings_note,
-    )
-    from leap.report.unfinished import unfinished_note
+    from leap.report.results import BLIND, chosen_baseline, chosen_models, result_notes, unlike_settings
 
     names = chosen_figures(arguments.figure, FIGURES)
     results, run_dir = arguments.results_dir, arguments.run_dir
@@ -104,17 +93,9 @@ def main() -> None:
         on, unlike = arguments.select_on, unlike_settings(results, models, baseline)
         tables["selection"] = select_checkpoints(scores, on, baseline, unlike, arguments.select_seed)
         print_table(tables["selection"], f"Chosen by {on} on one half of the examples, scored on the other")
-    for note in (
-        incomplete_note(counts),
-        unfinished_note(results, arguments.models),
-        unlike_note(scores, baseline) if baseline else "",
-        unlike_settings_note(results, models, baseline),
-        prompt_note(results, models),
-        *ids_as_text_notes(scores, counts),
-        *([] if arguments.select_on else selection_notes(scores)),
-    ):
-        if note:
-            print(note)
+    notes = result_notes(results, models, baseline, scores, counts, arguments.models)
+    for note in [*notes, *([] if arguments.select_on else selection_notes(scores))]:
+        print(note)
     loss = read_loss(run_dir)
     if loss is None:
         print(f"{run_dir}: no checkpoint with a log there, so no training loss is drawn (--run_dir names another run)")

@@ -11,21 +11,16 @@ from leap.evaluation.manifest import read_manifest
 from leap.progress import duration
 from leap.report.results import (
     BLIND,
-    ids_as_text_notes,
-    incomplete_note,
-    prompt_note,
     read_blind,
     read_counts,
     read_kinds,
     read_scores,
     repeat_scores,
     result_folders,
-    unlike_note,
+    result_notes,
     unlike_settings,
-    unlike_settings_note,
 )
 from leap.report.results_summary import METHOD, REPEATS, SIGNIFICANT, summarise_scores
-from leap.report.unfinished import unfinished_note
 from leap.statistics.means import MEAN
 from leap.vlabench.diagnosis import KINDS
 from leap.vlabench.dimensions import NAMES
@@ -91,15 +86,8 @@ def read_front_page(results: Path, models: Sequence[str], baseline: str | None) 
     differences: dict[str, dict[str, None]] = {}
     for (model, _), its in unlike.items():
         differences.setdefault(model, {}).update(dict.fromkeys(map(str, its)))
-    notes = (
-        incomplete_note(counts),
-        unfinished_note(results, models),
-        unlike_note(scores, baseline) if baseline else "",
-        unlike_settings_note(results, models, baseline),
-        prompt_note(results, models),
-        *ids_as_text_notes(scores, counts),
-        REPEATS if repeat_scores(scores.columns) else "",
-    )
+    notes = result_notes(results, models, baseline, scores, counts, models)
+    notes += [REPEATS] if repeat_scores(scores.columns) else []
     by_dimension = {
         score: {row: [*map(_cell, cells)] for row, cells in zip(table.index, table.to_numpy(), strict=True)}
         for score, table in tables.items()
@@ -123,7 +111,7 @@ def read_front_page(results: Path, models: Sequence[str], baseline: str | None) 
         {name: [by_dimension[score][name][-1] for score in MEASURED] for name in BLIND},
         by_dimension,
         {model: found for model in models if (found := _bar(kinds[kinds["model"] == model]))},
-        [note for note in notes if note],
+        notes,
     )
 
 
