@@ -55,6 +55,7 @@ _SAMPLED = "rewards/grounded/mean"
 _TO_SAVE = 300.0  # seconds for the step at hand and a checkpoint
 _ONE_TRIAL = threading.Lock()
 _ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
+_TWO_RANKS = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "NUM_GPUS": "2"}  # small steps gain little by threads
 _ASKED = "--prompt leap --scorer leap --max_new_tokens 200 --batch_size 108 --dimension all --dtype float32"
 
 
@@ -150,7 +151,7 @@ class Bench:
         given += [*shlex.split(run.arm)[1:], "--output_dir", f"output/{run.name}"]
         if run.method in ("grpo", "rft"):
             limit = max(1.0, self.seconds - self.seconds_of(run)) if run.method == "grpo" else None
-            call(GRPO, *given, environment=_ON_CPU, limit=limit)
+            call(GRPO, *given, environment=_TWO_RANKS if run.method == "grpo" else _ON_CPU, limit=limit)
             return
         steps = self._steps_in_time()
         call(FINETUNE, *given, "--max_steps", steps, "--save_steps", steps, environment={} if self.gpu else _ON_CPU)
@@ -271,8 +272,8 @@ def figure(found: Mapping[str, Any]) -> Figure:
 def call(script: str, *arguments: Any, environment: Mapping[str, str] = {}, limit: float | None = None) -> None:
     """A script of LEAP's, which goes on where it was stopped; after `limit` seconds it is asked to save and end. What
     it prints is shown."""
-    words = [sys.executable, str(REPOSITORY / script), *map(str, arguments)]
-    print("$ " + shlex.join(words[1:]), flush=True)
+    words = [sys.executable, "-m", "leap.launch", str(REPOSITORY / script), *map(str, arguments)]
+    print("$ " + shlex.join(words[3:]), flush=True)
     started = time.monotonic()
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(supervised(words, _TO_SAVE), env={**os.environ, "PYTHONPATH": path, **environment})

@@ -24,7 +24,8 @@ GRPO = "scripts/training/run-grpo.py"
 TINY = (
     "--recipe demo-grpo --model_name_or_path models/tiny --freeze_vision false --eval_benchmark null "
     "--per_device_train_batch_size 8 --num_generations 4 --max_completion_length 8 --image_tokens_min 4 "
-    "--image_tokens_max 4 --learning_rate 1e-2 --warmup_steps 0 --logging_steps 1 --save_total_limit 3"
+    "--image_tokens_max 4 --learning_rate 1e-2 --warmup_steps 0 --logging_steps 1 --save_total_limit 3 "
+    "--gradient_accumulation_steps 1 --steps_per_generation null"
 )
 # The share of a response's characters that are an e: an untrained model says some, and can learn to say more.
 OWN = "def reward(response, reference):\n    return response.count('e') / max(len(response), 1)\n"

@@ -40,7 +40,7 @@ def test_a_shipped_recipe_is_whole(name: str) -> None:
             "the base without the adapter",
         ),
         ("--max_steps null", "max_steps: GRPO needs a number of steps"),
-        ("--steps_per_generation 4 --save_steps 50", "sampled every 4 steps"),
+        ("--steps_per_generation 16 --save_steps 18 --max_steps 36", "sampled every 4 steps"),
         ("--steps_per_generation 2 --gradient_accumulation_steps 3", "a multiple of gradient_accumulation_steps"),
         ("--reward_file mine.py", "FILE.py:FUNCTION is expected"),
         ("--reward_file mine.py:reward", "there is no such file"),
@@ -63,7 +63,10 @@ def test_total_score_is_refused_with_the_reason() -> None:
 
 
 def test_a_run_has_so_many_prompts() -> None:
-    recipe = policy(max_steps=100, save_steps=20, per_device_train_batch_size=16, num_generations=8)
+    recipe = policy(
+        max_steps=100, save_steps=20, per_device_train_batch_size=16, gradient_accumulation_steps=1,
+        steps_per_generation=None,
+    )  # fmt: skip
     assert recipe.prompts_needed(1) == 200
     assert recipe.prompts_needed(2) == 400
     again = recipe.model_copy(update={"steps_per_generation": 4, "num_iterations": 2})
