@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -50,6 +50,7 @@ _MODELS_SHOWN = 20
 _CONNECTIONS = 1000  # the client library opens no more
 _CONNECT = 15.0  # seconds to open a connection
 _LONGEST_BACKOFF = 60.0  # seconds
+_LISTEN = 0.5  # seconds until an interruption is noticed, at most
 _UNREACHABLE = 4  # so many requests in a row, each with all its retries, and there is no server
 _BODIES = 2  # one bad body may be an accident on the way
 
@@ -228,7 +229,7 @@ class OpenAiEngine:
             run = _Run(self._endpoint, self._images, decoding, self._response_format, len(requests))
             task = portal.start_task_soon(run.all, requests, finished.put)
             task.add_done_callback(lambda _: finished.put(None))
-            while (response := finished.get()) is not None:
+            while (response := _next_of(finished)) is not None:
                 yield response
             task.result()
 
@@ -237,6 +238,15 @@ class OpenAiEngine:
         found: list[Response] = []
         await _Run(self._endpoint, self._images, decoding, self._response_format, 1).all([request], found.append)
         return found[0]
+
+
+def _next_of(finished: SimpleQueue[Response | None]) -> Response | None:
+    """The next response. A wait without an end would not hear a signal that another thread of this process got."""
+    while True:
+        try:
+            return finished.get(timeout=_LISTEN)
+        except Empty:
+            continue
 
 
 class _Failed(Exception):
