@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -93,6 +94,9 @@ def clear_worker_errors(flag: str) -> Iterator[None]:
     try:
         yield
     except (LeapError, OSError, MemoryError, RuntimeError) as error:
+        # Its frames hold the loader and the error itself. Freed as such a cycle, queues of the loader close before it
+        # can tell its workers to end, and whoever runs into that waits 5 s for each of them.
+        traceback.clear_frames(error.__traceback__)
         text = str(error)
         if "Original Traceback" in text and not isinstance(error, RuntimeError):
             reason = re.split(rf"^[\w.]*{type(error).__name__}(?:: |$)", text, flags=re.MULTILINE)[-1].strip()
