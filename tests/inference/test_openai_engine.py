@@ -752,6 +752,7 @@ def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
     pytest.fail(f"transformers serve did not start: {log.read_text()[-2000:]}")
 
 
+@pytest.mark.slow
 def test_a_real_server_answers_as_this_process_does(served: str, workspace: Path, model: Path) -> None:
     data = workspace / "dataset" / "vlm_evaluation_v1.0"
     size = ImageSize(64, 81)  # within the processor's own bounds, which a server keeps to

@@ -120,6 +120,7 @@ def run(script: str, *arguments: str, environment: dict[str, str]) -> subprocess
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_evaluations_and_downloads_need_no_flock(workspace: Path, tmp_path: Path, library: Path) -> None:
     bare = without(library, errno.ENOLCK) | {"LEAP_ROOT": str(workspace), "NO_PROXY": "*"}
     script, flags = "scripts/evaluation/run_vlm_evaluation.py", ["--engine", "openai", "--dimension", "Spatial"]
