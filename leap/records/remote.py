@@ -531,7 +531,8 @@ def _remove_least_recent(folder: Path, kept: int) -> int:
                 with suppress(FileNotFoundError):
                     status = os.stat(path)
                     total += status.st_size
-                    if not path.endswith(TEMPORARY) or status.st_mtime < growing:
+                    # Its atime too: a part that has come has the mtime of the file there, before it is renamed.
+                    if not path.endswith(TEMPORARY) or max(status.st_mtime, status.st_atime) < growing:
                         found.append((status.st_atime_ns, status.st_size, path))
     for _, size, path in sorted(found):
         if total <= kept:
