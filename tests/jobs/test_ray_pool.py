@@ -200,7 +200,8 @@ def ask(folder: Path, log: Path, weights: str = "") -> Question:
     def to_open(model: EvaluatedModel) -> ModelToOpen:
         return ModelToOpen(folder, None, ImageSize(4, 9), "cpu", "float32", None, log)
 
-    ray.init(num_cpus=1, num_gpus=0, include_dashboard=False, object_store_memory=80_000_000, logging_level="ERROR")
+    options = {"include_dashboard": False, "object_store_memory": 80_000_000, "logging_level": "ERROR"}
+    ray.init("local", num_cpus=1, num_gpus=0, **options)  # not one that another process of tests has started
     try:
         pool = ray_pool.RayPool(EngineOptions("hf", {}), 0, 2)
         question = Question(EvaluatedModel("m", folder, weights=weights, files={}))
