@@ -33,10 +33,7 @@ class StochasticAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = closure_loss(closure)
         place = 0  # of a weight among all
         for group in self.param_groups:
             numbers: dict[tuple[int, torch.device], Tensor] = {}
@@ -71,6 +68,14 @@ class StochasticAdamW(torch.optim.Optimizer):
             cut = slice(begin, begin + _CHUNK)
             grad, first, second = (component[cut] for component in others)
             update(flat_weights[cut], grad, first, second, numbers, _on(weights.device, key + place + begin))
+
+
+def closure_loss(closure: Callable[[], Any] | None) -> Any:
+    """What a `step` gives back."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def _local(tensor: Any) -> Tensor:

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from leap.training.stochastic_adamw import closure_loss
+
 _BLOCK, _BLOCKS = 1024, 16  # weights at a time, and how often, in a program of the kernel
 _MOMENTS = "exp_avg", "exp_avg_sq"
 _ALIGNED = 16  # bytes of a pointer, and numbers of a weight, with which the compiler loads four numbers at once
@@ -34,10 +36,7 @@ class TritonAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = closure_loss(closure)
         for group in self.param_groups:
             weights = [weights for weights in group["params"] if weights.grad is not None]
             if weights:
