@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leap.cli import FAILED
+from leap.cli import FAILED, INTERRUPTED
 from leap.errors import LeapError, first_line
 from leap.jobs.process import StopRequest, after_predecessor, was_stopped
 from leap.jobs.ray_cluster import SAY_EVERY, connected, stock
@@ -93,24 +93,26 @@ def _end_of(waiting: list[Any], stop: StopRequest) -> int:
             raise KeyboardInterrupt
         ended, waiting = ray.wait(waiting, timeout=_LOOK_EVERY)
         for call in ended:
-            if code := _code(call, waiting):
+            if code := _code(call, waiting, asked):
                 return code
     if asked:
         raise KeyboardInterrupt
     return 0
 
 
-def _code(ended: Any, others: list[Any]) -> int:
-    """A node's exit code; that of one which was interrupted is 0."""
+def _code(ended: Any, others: list[Any], asked: bool) -> int:
+    """A node's exit code; 0 of one that was interrupted as it was `asked`, and not by anybody else."""
     import ray
 
     code, lost = FAILED, None
     try:
         code = int(ray.get(ended))
     except ray.exceptions.TaskCancelledError:
-        return 0
+        code = INTERRUPTED
     except ray.exceptions.RayError as error:
         lost = error
+    if asked and code == INTERRUPTED:
+        return 0
     if code and others:  # who starts again at once is to find nobody at work
         ray.wait(others, num_returns=len(others), timeout=_LAST_WORDS)
     if lost:
@@ -135,7 +137,7 @@ def _free_address() -> tuple[str, int]:
 def _torchrun(
     nodes: int, gpus: int, node: int, first: tuple[str, int], given: dict[str, str], grace: float, flags: list[str]
 ) -> int:
-    """The exit code of one node's, 0 where it was interrupted; it ends with this worker, however that ends."""
+    """The exit code of one node's; it ends with this worker, however that ends."""
     own = {"NNODES": nodes, "NUM_GPUS": gpus, "NODE_RANK": node, "MASTER_ADDR": first[0], "MASTER_PORT": first[1]}
     launch = [sys.executable, "-m", "leap.launch", str(_SCRIPT), *flags]
     process = subprocess.Popen(
@@ -143,4 +145,4 @@ def _torchrun(
         env={**os.environ, **given, **{name: str(value) for name, value in own.items()}},
         cwd=_SCRIPT.parents[2],
     )
-    return 0 if was_stopped(process, StopRequest()) else process.returncode
+    return INTERRUPTED if was_stopped(process, StopRequest()) else process.returncode

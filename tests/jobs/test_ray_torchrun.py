@@ -13,8 +13,9 @@ import pytest
 from conftest import PYTHONPATH, REPOSITORY
 from test_sharding import STEPS
 
+from leap.cli import INTERRUPTED
 from leap.errors import LeapError
-from leap.jobs.ray_torchrun import carried, train_on_nodes
+from leap.jobs.ray_torchrun import _code, carried, train_on_nodes
 from leap.models.checkpoints import MARKER, checkpoint_step, find_checkpoints
 
 ray = pytest.importorskip("ray")
@@ -76,9 +77,22 @@ def test_an_ended_command_saves_a_checkpoint(cluster: Any, tmp_path: Path) -> No
             assert command.poll() is None, path.read_text()
             time.sleep(0.1)
         command.send_signal(end)
-        assert command.wait() == code, path.read_text()
-        earlier = newest
+        assert command.wait(timeout=200) == code, path.read_text()
+        earlier, deadline = newest, time.monotonic() + 200
         while newest == earlier:
+            assert time.monotonic() < deadline, path.read_text()
             newest = max([earlier, *(checkpoint_step(folder) or 0 for folder in find_checkpoints(run))])
             time.sleep(0.1)
     assert "goes on" in path.read_text() or f"checkpoint-{earlier}" in path.read_text()
+
+
+@pytest.mark.slow
+def test_a_node_that_somebody_else_interrupts_has_not_ended_well(cluster: Any) -> None:
+    ray.init(cluster.address)
+    try:
+        call = ray.remote(lambda: time.sleep(600)).remote()
+        ray.cancel(call)
+        assert _code(call, [], asked=False) == INTERRUPTED
+        assert _code(call, [], asked=True) == 0
+    finally:
+        ray.shutdown()
