@@ -44,7 +44,7 @@ class _Blind(_Part):
 
 
 class _Session(_Part):
-    """What answered, and when. Those of an older LEAP do not say how many answers took how long."""
+    """How many answers came in how long."""
 
     answers: Count = 0
     seconds: Annotated[float, Field(ge=0, le=10**9)] = 0.0

@@ -30,7 +30,7 @@ _SMALL_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken"),
     *("chat_template*", "additional_chat_templates/*"),
 )
-# Said where results or runs of an older LEAP are continued.
+# Said where a run of an older LEAP is continued.
 UNKNOWN_FILES = (
     "from before LEAP kept hashes of chat template, tokenizer, processor and configs; "
     "that these have not changed since is taken for granted"
