@@ -1,8 +1,8 @@
 """Attention within the segments of one packed batch: no padding, no mask, no token sees another sample.
 
 A GPU of compute capability 8 or newer runs PyTorch's variable-length flash attention, or FlashAttention 4 where that
-is asked for; anywhere else every segment is asked by itself of plain scaled-dot-product attention, which computes the
-same.
+is asked for; in float32, or on an older one, PyTorch's memory-efficient attention. On a CPU every segment is asked by
+itself of plain scaled-dot-product attention, which computes the same.
 """
 
 import inspect
@@ -53,6 +53,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal
         return _batched(query, key, value, segments.equal, scale)
     if segments.lengths is None:
         return _flash(query, key, value, segments, causal, scale)
+    if query.is_cuda:
+        return _efficient(query, key, value, segments, causal, scale)
     return _plain(query, key, value, segments.lengths, causal, scale)
 
 
@@ -125,6 +127,20 @@ def _batched(query: Tensor, key: Tensor, value: Tensor, length: int, scale: floa
     query, key, value = (part.unflatten(0, (-1, length)).transpose(1, 2) for part in (query, key, value))
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
         return _attend(query, key, value, scale=scale).transpose(1, 2).flatten(0, 1)
+
+
+@torch.compiler.disable
+def _efficient(query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float) -> Tensor:
+    """One kernel for all segments, as nested tensors ask for it: a small model's step is what the host takes to start
+    kernels, and segment by segment, with heads that share keys, an attention is dozens of them."""
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    shared = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(shared, dim=1) if shared > 1 else part for part in (key, value))
+    bounds = segments.ends, segments.ends, segments.longest, segments.longest
+    found: Tensor = torch.ops.aten._efficient_attention_forward(
+        query[None], key[None], value[None], None, *bounds, 0.0, int(causal), True, scale=scale
+    )[0]
+    return found[0]
 
 
 @torch.compiler.disable
