@@ -53,12 +53,18 @@ together() { # waits for them, shows what each printed, and ends where one faile
 }
 
 stage "set up" leap_set_up "$repository"
-finds_gpu() { nvidia-smi -L && python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
-finds_gpu >/dev/null 2>&1 & # PyTorch starts for seconds, and the next stage does not ask
+finds_gpu() { # and has a cold disk read what the later stages load, which takes it many seconds
+    nvidia-smi -L && python -c 'import leap.report.figures, leap.training.loop, torch
+torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).tolist()'
+}
+finds_gpu >/dev/null 2>&1 & # the next stage needs neither
 finding=$!
 export LEAP_ROOT="$repository/demo" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 stage "make the demo workspace" python scripts/utils/make_demo_workspace.py
-if wait "$finding"; then gpu=yes; fi
+if wait "$finding"; then
+    gpu=${CUDA_VISIBLE_DEVICES:-0}
+    export CUDA_VISIBLE_DEVICES=${gpu%%,*} # training refuses to guess what one process is to do with several
+fi
 mkdir -p "$LEAP_ROOT/logs"
 evaluate() {
     python scripts/evaluation/run_vlm_evaluation.py --baseline_model models/leap-tabletop \
