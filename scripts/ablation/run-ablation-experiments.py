@@ -23,7 +23,7 @@ from leap.cli import FAILED, Parser, count, counts, run, words
 from leap.errors import UsageError
 from leap.training.overrides import add_recipe_flags, recipe_overrides
 
-_DEMO_EVALUATION = "--scorer leap --prompt leap --max_new_tokens 256 --batch_size 36"
+_DEMO_EVALUATION = "--scorer leap --prompt leap --max_new_tokens 256 --batch_size"
 _DEMO_CORES = 3  # of each run, where several share a GPU
 
 
@@ -100,7 +100,7 @@ def main() -> int | None:
         data=workspace.vlm_evaluation,
         places=Places(workspace.output, workspace.eva_results, workspace.base_model, size.tokens),
         folder=workspace.eva_results / ("ablation" if name is None else f"ablation_{name}"),
-        options=[*(_DEMO_EVALUATION.split() if demo else ()), *options],
+        options=[*([*_DEMO_EVALUATION.split(), "108" if gpus else "36"] if demo else ()), *options],
         machine=Machine(
             workspace.logs, gpus, arguments.jobs, {"LEAP_ROOT": str(workspace.root)}, arguments.ray_address
         ),
