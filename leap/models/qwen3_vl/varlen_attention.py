@@ -137,10 +137,10 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor, segments: Segments, ca
     shared = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(shared, dim=1) if shared > 1 else part for part in (key, value))
     bounds = segments.ends, segments.ends, segments.longest, segments.longest
-    found: Tensor = torch.ops.aten._efficient_attention_forward(
+    found: Any = torch.ops.aten._efficient_attention_forward(
         query[None], key[None], value[None], None, *bounds, 0.0, int(causal), True, scale=scale
-    )[0]
-    return found[0]
+    )
+    return found[0].squeeze(0)  # an index would have the backward pass fill and copy a tensor
 
 
 @torch.compiler.disable
@@ -149,4 +149,4 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], 
     for parts in zip(*(part.split(lengths) for part in (query, key, value)), strict=True):
         one_query, one_key, one_value = (part.transpose(0, 1)[None] for part in parts)
         found.append(_attend(one_query, one_key, one_value, is_causal=causal, scale=scale, enable_gqa=True))
-    return torch.cat([part[0].transpose(0, 1) for part in found])
+    return torch.cat([part.squeeze(0).transpose(0, 1) for part in found])
