@@ -144,7 +144,7 @@ def _segments(
 
 
 def _norm(self: Any, hidden: Tensor) -> Tensor:
-    """The library's forward; of float32 on a GPU one kernel, where it starts six, and twenty for the gradients."""
+    """The library's forward; of float32 on a GPU one kernel, where it starts six, and fourteen for the gradients."""
     if hidden.is_cuda and hidden.dtype == self.weight.dtype == torch.float32:
         return functional.rms_norm(hidden, self.weight.shape, self.weight, self.variance_epsilon)
     found: Tensor = type(self).forward(self, hidden)
