@@ -217,4 +217,6 @@ def _draw(path: Path, seed: int, width: int, height: int) -> None:
         shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
         shape((x, y, x + across, y + down), fill=tuple(rng.integers(0, 255, 3).tolist()))
     noisy = np.asarray(image, dtype=np.int16) + rng.integers(-3, 4, (height, width, 3))
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path)
+    partial = path.with_suffix(".partial")  # one that is cut off must not be taken for an image
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(partial, "png")
+    partial.replace(path)

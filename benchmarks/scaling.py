@@ -38,7 +38,7 @@ class Assumed:
     network: float = 50e9  # bytes a second and GPU between nodes: one adapter of 400 Gbit/s each
     start: float = 120.0  # seconds of a run until its first step: loading, compiling
     engine_start: tuple[tuple[str, float], ...] = (("hf", 50.0), ("vllm", 180.0))  # seconds; see docs/evaluation.md
-    shard: int = 32  # the last requests that a worker takes
+    shard: int = 64  # the last requests that a worker takes
 
 
 @dataclass(frozen=True)

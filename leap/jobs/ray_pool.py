@@ -27,7 +27,8 @@ from leap.progress import display
 from leap.records.remote import cache_folder, is_cached
 
 _AT_ONCE = 2  # shards that a worker has, so that the next one is there when it is done with one
-_LEAST, _MOST = 32, 512  # requests of a shard: the last ones are small, so that workers end together
+_BATCH_ON_CPU, _BATCH_ON_GPU = 32, 64  # requests that hf answers at once: a compiled batch of fewer takes as long
+_MOST = 512  # requests of a shard: the last ones are small, so that workers end together
 _REFUSALS = 3  # workers that cannot load a model until it has failed
 _DEATHS = 10  # of a worker while it loads a model, or of workers that had a request: more are no accident
 _ENGINE_FAILURES = 3  # the same where the engine says why
@@ -263,7 +264,8 @@ class RayPool:
         self._calls[worker.actor.load.remote(model, longest, self._decoding)] = partial(self._hear_load, worker)
 
     def _ask(self, worker: _Worker, task: _Task) -> None:
-        size = min(max(len(task.left) // (2 * self._takers(task)), _LEAST), _MOST, len(task.left))
+        batch = _BATCH_ON_GPU if self._gpus else _BATCH_ON_CPU
+        size = _shard_size(len(task.left), self._takers(task), batch)
         requests = [task.left.popleft() for _ in range(size)]
         # Never repeated by Ray: responses that have come are on disk, and the others may come in another order.
         call = worker.actor.answer.options(num_returns="streaming").remote(requests, self._decoding)
@@ -392,6 +394,12 @@ class RayPool:
         text = f"waiting for room for a worker ({needs}); free in the cluster: "
         print(text + ", ".join(f"{number:g} {name}" for name, number in free.items()), file=sys.stderr, flush=True)
         self._said = time.monotonic()
+
+
+def _shard_size(left: int, takers: int, batch: int) -> int:
+    """Whole batches, of half a worker's share of what is left."""
+    share = left // (2 * takers)
+    return min(max(share - share % batch, batch), _MOST, left)
 
 
 def _is_free(worker: _Worker) -> bool:

@@ -237,3 +237,14 @@ def test_a_worker_with_other_weights_is_refused(bench: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(Question, "open", refuse)
     assert str(ask(bench / "models" / "tiny", tmp_path / "log").failure) == "results: no room"
+
+
+@pytest.mark.parametrize(
+    ("takers", "left", "batch", "sizes"),
+    [(1, 768, 64, [384, 192, 64, 64, 64]), (2, 400, 64, [64] * 6 + [16]), (2, 10_000, 32, [512]), (2, 20, 32, [20])],
+)
+def test_shards_are_whole_batches_and_become_smaller(takers: int, left: int, batch: int, sizes: list[int]) -> None:
+    """What two workers are given of 400 on a GPU are six batches, and not 100, 75, 56, ... in two each."""
+    for size in sizes:
+        assert ray_pool._shard_size(left, takers, batch) == size
+        left -= size
