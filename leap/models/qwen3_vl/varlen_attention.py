@@ -136,7 +136,8 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor, segments: Segments, ca
     query, key = query.to(value.dtype), key.to(value.dtype)
     shared = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(shared, dim=1) if shared > 1 else part for part in (key, value))
-    bounds = segments.ends, segments.ends, segments.longest, segments.longest
+    longest = min(segments.longest, len(query))  # the backward pass refuses a bound above the number of tokens
+    bounds = segments.ends, segments.ends, longest, longest
     found: Any = torch.ops.aten._efficient_attention_forward(
         query[None], key[None], value[None], None, *bounds, 0.0, int(causal), True, scale=scale
     )
