@@ -6,8 +6,8 @@ right on average and small updates add up (Zamirai et al. 2020, "Revisiting BFlo
 hash of seed, step and place, so a run that is continued from a checkpoint rounds as it would have without the break.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,14 +36,18 @@ class StochasticAdamW(torch.optim.Optimizer):
         loss = closure_loss(closure)
         place = 0  # of a weight among all
         for group in self.param_groups:
-            numbers: dict[tuple[int, torch.device], Tensor] = {}
+            alike: dict[Any, tuple[list[int], list[list[Tensor]]]] = defaultdict(lambda: ([], []))  # one kernel for all
             for weights in group["params"]:
                 if weights.grad is not None:
                     step = self._advance(weights)
-                    if (step, weights.device) not in numbers:
-                        numbers[step, weights.device] = _numbers(group, step).to(weights.device)
-                    self._update(weights, place, numbers[step, weights.device], _key(group["seed"], step))
+                    parts = self._parts(weights)
+                    if parts[0].numel():
+                        keys, tensors = alike[step, parts[0].device, parts[0].dtype, parts[1].dtype]
+                        keys.append(_int32(_key(group["seed"], step) + place))
+                        tensors.append(parts)
                 place += weights.numel()
+            for (step, device, *_), (keys, tensors) in alike.items():
+                _update(device)(tensors, keys, _numbers(group, step))
         return loss
 
     def _advance(self, weights: Tensor) -> int:
@@ -55,19 +59,13 @@ class StochasticAdamW(torch.optim.Optimizer):
         state["step"] += 1
         return int(state["step"].item())  # it lies on the CPU
 
-    def _update(self, weights: Tensor, place: int, numbers: Tensor, key: int) -> None:
+    def _parts(self, weights: Tensor) -> list[Tensor]:
+        """Weights, gradient and moments, as far as this rank holds them, each in one dimension."""
         state = self.state[weights]
-        components = [_local(tensor) for tensor in (weights, weights.grad, state["exp_avg"], state["exp_avg_sq"])]
-        assert all(
-            component.is_contiguous() for component in (components[0], *components[2:])
-        )  # else `reshape` would copy them
-        flat = [component.reshape(-1) for component in components]
-        update = _compiled() if weights.is_cuda and find_spec("triton") else _adamw
-        flat_weights, *others = flat
-        for begin in range(0, flat_weights.numel(), _CHUNK):
-            cut = slice(begin, begin + _CHUNK)
-            grad, first, second = (component[cut] for component in others)
-            update(flat_weights[cut], grad, first, second, numbers, _on(weights.device, key + place + begin))
+        parts = [_local(tensor) for tensor in (weights, weights.grad, state["exp_avg"], state["exp_avg_sq"])]
+        # `reshape` would copy all but the gradient, of which a copy does
+        assert all(part.is_contiguous() for part in (parts[0], *parts[2:]))
+        return [part.reshape(-1) for part in parts]
 
 
 def closure_loss(closure: Callable[[], Any] | None) -> Any:
@@ -83,12 +81,28 @@ def _local(tensor: Any) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _numbers(group: dict[str, Any], step: int) -> Tensor:
-    """What a step's update needs, as a tensor: as numbers, every change would compile it anew."""
+def _update(device: torch.device) -> Callable[[list[list[Tensor]], list[int], list[float]], None]:
+    """What updates weights there, given `_parts` and a key of each, and `_numbers`."""
+    if device.type == "cuda" and find_spec("triton"):
+        from leap.training.triton_stochastic import update_together
+
+        return update_together
+    return _update_by_turns
+
+
+def _update_by_turns(tensors: list[list[Tensor]], keys: list[int], numbers: list[float]) -> None:
+    for parts, key in zip(tensors, keys, strict=True):
+        for begin in range(0, parts[0].numel(), _CHUNK):
+            weights, grad, first, second = (part[begin : begin + _CHUNK] for part in parts)
+            _adamw(weights, grad, first, second, numbers, _int32(key + begin))
+
+
+def _numbers(group: dict[str, Any], step: int) -> list[float]:
+    """beta1, beta2, the step's size, what decay leaves, the root of the second moment's correction, eps."""
     beta1, beta2 = group["betas"]
     size = group["lr"] / (1 - beta1**step)
     decay = 1 - group["lr"] * group["weight_decay"]
-    return torch.tensor([beta1, beta2, size, decay, (1 - beta2**step) ** 0.5, group["eps"]], dtype=torch.float32)
+    return [beta1, beta2, size, decay, (1 - beta2**step) ** 0.5, group["eps"]]
 
 
 def _key(seed: int, step: int) -> int:
@@ -96,13 +110,8 @@ def _key(seed: int, step: int) -> int:
     return (seed * 0x9E3779B1 + step * 0x632BE59BD9B4E019) % (1 << 32)
 
 
-def _on(device: torch.device, key: int) -> Tensor:
-    """The key as a tensor: compiled as a number, it is one of 64 bits on a GPU, and so is what it is added to."""
-    return torch.full((), _int32(key), dtype=torch.int32, device=device)
-
-
-def _adamw(weights: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, numbers: Tensor, key: Tensor) -> None:
-    beta1, beta2, size, decay, correction, eps = numbers.unbind()
+def _adamw(weights: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, numbers: list[float], key: int) -> None:
+    beta1, beta2, size, decay, correction, eps = numbers
     gradient = grad.float()
     first = exp_avg.float() * beta1 + gradient * (1 - beta1)
     second = exp_avg_sq.float() * beta2 + gradient * gradient * (1 - beta2)
@@ -129,8 +138,3 @@ def _hash(numbers: Tensor) -> Tensor:
 def _int32(number: int) -> int:
     """The number of 32 bits with a sign that has the same lowest bits."""
     return (number + (1 << 31)) % (1 << 32) - (1 << 31)
-
-
-@lru_cache
-def _compiled() -> Callable[..., None]:
-    return torch.compile(_adamw, dynamic=True)

@@ -5,7 +5,6 @@ States, groups and so checkpoints are PyTorch's own; a run may go on with either
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,10 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from leap.training.stochastic_adamw import closure_loss
+from leap.training.weight_table import BLOCK, BLOCKS, weight_table
 
-_BLOCK, _BLOCKS = 1024, 16  # weights at a time, and how often, in a program of the kernel
 _MOMENTS = "exp_avg", "exp_avg_sq"
-_ALIGNED = 16  # bytes of a pointer, and numbers of a weight, with which the compiler loads four numbers at once
 
 
 class TritonAdamW(torch.optim.AdamW):
@@ -52,20 +50,16 @@ class TritonAdamW(torch.optim.AdamW):
         steps = torch.stack([state["step"] for state in states]).to(device).double()
         corrections = torch.stack([1 - beta1**steps, (1 - beta2**steps).sqrt()]).float()
         scale = torch.ones((), device=device) if self._scale is None else self._scale
-        # Looked up anew in every step: gradients lie elsewhere, and nothing says when a state has been replaced.
         columns: list[list[Any]] = [
             weights,
             [one.grad for one in weights],
             *([s[name] for s in states] for name in _MOMENTS),
         ]
-        assert all(one.is_contiguous() and one.dtype == torch.float32 for column in columns for one in column)
-        rows = [[one.data_ptr() for one in column] for column in columns] + [[one.numel() for one in weights]]
-        table = torch.tensor(rows, pin_memory=device.type == "cuda")
-        chunks = _chunks(tuple(one.numel() for one in weights), device)
-        _adamw[(len(chunks),)](
-            table.to(device, non_blocking=True), chunks, corrections, scale, len(weights),
-            group["lr"], group["weight_decay"], beta1, beta2, group["eps"],
-            not (table % _ALIGNED).any().item(), _BLOCK, _BLOCKS, num_warps=4,
+        assert all(one.dtype == torch.float32 for column in columns for one in column)
+        table, programs, aligned = weight_table(columns)
+        _adamw[(len(programs),)](
+            table, programs, corrections, scale, len(weights),
+            group["lr"], group["weight_decay"], beta1, beta2, group["eps"], aligned, BLOCK, BLOCKS, num_warps=4,
         )  # fmt: skip
 
     def _state(self, weights: Tensor) -> dict[str, Any]:
@@ -76,22 +70,15 @@ class TritonAdamW(torch.optim.AdamW):
         return state
 
 
-@lru_cache(maxsize=8)
-def _chunks(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """What each program has to do: the place of a weight in the table, and which chunk of it, [programs, 2] int32."""
-    chunks = [(index, chunk) for index, size in enumerate(sizes) for chunk in range(-(-size // (_BLOCK * _BLOCKS)))]
-    return torch.tensor(chunks, dtype=torch.int32, device=device)
-
-
 @triton.jit
 def _adamw(  # type: ignore[no-untyped-def]
-    table, chunks, corrections, scale, count, lr, decay, beta1, beta2, eps,
+    table, programs, corrections, scale, count, lr, decay, beta1, beta2, eps,
     ALIGNED: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Decoupled weight decay (Loshchilov and Hutter 2019), in the order of PyTorch's own kernel."""
     program = tl.program_id(0).to(tl.int64)
-    index = tl.load(chunks + 2 * program)
-    chunk = tl.load(chunks + 2 * program + 1)
+    index = tl.load(programs + 2 * program)
+    chunk = tl.load(programs + 2 * program + 1)
     weights = tl.load(table + index).to(tl.pointer_type(tl.float32))
     grads = tl.load(table + count + index).to(tl.pointer_type(tl.float32))
     firsts = tl.load(table + 2 * count + index).to(tl.pointer_type(tl.float32))

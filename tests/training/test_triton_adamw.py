@@ -1,4 +1,4 @@
-"""AdamW's own kernel against PyTorch's fused AdamW: on a GPU, or anywhere else by Triton's interpreter."""
+"""AdamW's own kernels against PyTorch's: on a GPU, or anywhere else by Triton's interpreter."""
 
 import shutil
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import REPOSITORY, run_script_apart
 from test_recipes import tiny_recipe, train, weights
 
 from leap.training import optimizers
@@ -59,6 +60,41 @@ def test_the_kernel_does_what_pytorchs_does(shapes: tuple[tuple[int, ...], ...])
         assert theirs.state[their]["step"] == ours.state[our]["step"] == (4 if their.dim() > 1 else 3)
         for name in ("exp_avg", "exp_avg_sq"):
             torch.testing.assert_close(ours.state[our][name], theirs.state[their][name], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(("weights_dtype", "grads_dtype"), [("bfloat16", "bfloat16"), ("float32", "bfloat16")])
+@pytest.mark.parametrize("key", [5, -1, 2**31 - 1])
+def test_the_kernel_rounds_as_pytorch_does(weights_dtype: str, grads_dtype: str, key: int) -> None:
+    """Random bits included; a GPU rounds a product and a sum once, and so now and then else."""
+    from leap.training.stochastic_adamw import _update_by_turns
+    from leap.training.triton_stochastic import update_together
+
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    dtypes = [getattr(torch, name) for name in (weights_dtype, grads_dtype, "bfloat16", "bfloat16")]
+    theirs = [
+        [torch.rand(size, device=DEVICE, generator=generator).to(dtype) for dtype in dtypes] for size in (48_000, 64, 7)
+    ]
+    ours = [[part.clone() for part in parts] for parts in theirs]
+    keys, numbers = [key, 7, 0], [0.9, 0.999, 1e-3, 0.999, 0.5, 1e-8]
+    _update_by_turns(theirs, keys, numbers)
+    update_together(ours, keys, numbers)
+    for our, their in zip(ours, theirs, strict=True):
+        for one, other in zip(our, their, strict=True):
+            if one.dtype == torch.float32:
+                torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+            else:
+                assert (one != other).double().mean() <= 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE == "cuda", reason="the other tests compile them")
+def test_the_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which needs none: the interpreter knows neither types nor what a processor lacks."""
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    done = run_script_apart("tests/training/compile_kernels.py", root=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["_adamw", "_stochastic_adamw", "_stochastic_adamw"]
 
 
 @pytest.mark.slow
