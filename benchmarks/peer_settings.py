@@ -67,7 +67,7 @@ TRAINERS: Mapping[str, Trainer] = {
         {"model_type": "qwen3_vl", "template": "qwen3_vl", "max_length": 4096, "load_from_cache_file": False},
         {
             "bf16": {**_UNFROZEN, "torch_dtype": "bfloat16"},
-            "fp32": {**_UNFROZEN, "torch_dtype": "float32"},
+            "fp32": {**_UNFROZEN, "torch_dtype": "float32", "fp16": False},  # which it would else take beside bf16
             "lora": {
                 "tuner_type": "lora",
                 "torch_dtype": "bfloat16",
