@@ -21,3 +21,9 @@ def test_one_run_or_runs_without_spread_have_no_p() -> None:
         assert difference == pytest.approx(10 if theirs[-1] == 30 else 9.5)
         assert all(value != value for value in rest)
     assert run_difference([40.0, 41.0, 42.0], [30.0, 31.0, 30.0]).p < 0.01
+
+
+@pytest.mark.filterwarnings("error")
+def test_runs_that_are_alike_are_no_warning() -> None:
+    found = run_difference([40.0, 41.0, 42.0], [30.1, 30.1, 30.1])
+    assert found.low < found.difference < found.high
