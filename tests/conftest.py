@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import gc
 import io
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # a slow one fails no test
 hypothesis.settings.load_profile("any machine")
@@ -42,6 +45,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
+_frozen = 0  # modules
+
+
+def pytest_runtest_setup() -> None:
+    """What is imported stays: each of LEAP's own collections, one a closed model, would go through all of it again."""
+    global _frozen
+    if len(sys.modules) > _frozen + 50:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
+
+
 @pytest.fixture(autouse=True)
 def _kept_interrupts() -> Iterator[None]:
     """A script that begins or ends lets Ctrl-C end its process at once, which here is that of all tests.
@@ -55,20 +70,30 @@ def _kept_interrupts() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A demo workspace with one task a dimension, and a tiny model. Tests that write into it use names of their own."""
+    root = tmp_path_factory.mktemp("workspace") / "demo"
+    if worker_id == "master":  # no other process of this session
+        _make_workspace(root)
+        return root
+    made = tmp_path_factory.getbasetemp().parent / "workspace"
+    with FileLock(f"{made}.lock"):  # rendered once, by the first that needs it
+        if not made.is_dir():
+            _make_workspace(made)
+    return Path(shutil.copytree(made, root))
+
+
+def _make_workspace(root: Path) -> None:
     from leap.records.training import TextPart, TrainingSample
     from leap.tabletop.demo_workspace import DemoSize, make_workspace
     from leap.tabletop.tiny_model import save_new_model
 
-    root = tmp_path_factory.mktemp("workspace") / "demo"
     make_workspace(root, DemoSize(seed=3, tasks_per_dimension=1, examples_per_task=2, training_samples=24, size=64))
     lines = (root / "data" / "train_demo.jsonl").read_text().splitlines()
     samples = [TrainingSample.model_validate_json(line) for line in lines]
     parts = (part for sample in samples for message in sample.messages for part in message.parts())
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     save_new_model(root / "models" / "tiny", [*texts, *(sample.target.steps for sample in samples)], seed=3)
-    return root
 
 
 @pytest.fixture(scope="session")
