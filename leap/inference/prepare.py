@@ -238,15 +238,17 @@ class PreparedRequests:
 
 
 def prepare_ahead(preparer: Preparer, requests: Sequence[Request], workers: int) -> Iterator[Prepared | Unprepared]:
-    """Every request in its order. `workers` processes run ahead of the caller; with none, each is made when asked."""
-    if not requests or usable_workers(workers) == 0:
+    """Every request in its order. `workers` processes run ahead of the caller, fewer for a few requests; with none,
+    each is made when asked."""
+    workers = min(workers, len(requests) // _WORTH_A_WORKER)
+    if usable_workers(workers) == 0:
         yield from map(_Preparing(preparer, requests).__getitem__, range(len(requests)))
         return
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
     loader = torch.utils.data.DataLoader(
         _Preparing(preparer, requests),
         batch_size=None,
-        num_workers=min(workers, -(-len(requests) // _WORTH_A_WORKER)),
+        num_workers=workers,
         prefetch_factor=_AHEAD,
         collate_fn=_as_it_is,
         worker_init_fn=start_loader_worker,

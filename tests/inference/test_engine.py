@@ -135,11 +135,17 @@ def test_a_fixed_cache_answers_as_a_growing_one(model: Path, requests: list[Requ
 
 def test_workers_prepare_the_same(model: Path, requests: list[Request], tmp_path: Path) -> None:
     broken = replace(requests[3], key=("broken",), images=(tmp_path / "missing.png", *requests[3].images[1:]))
-    mixed = [*requests[:3], broken, *requests[3:]]
-    found = responses(HfEngine(model, SIZE, workers=2), mixed)
-    assert "missing" in str(found.pop(("broken",)).error)
-    assert found == responses(HfEngine(model, SIZE, workers=0), requests)
-    assert responses(HfEngine(model, SIZE, workers=2), []) == {}  # a rank's share of few
+    again = [replace(request, key=(*request.key, "again")) for request in requests * 2]
+    mixed = [*requests[:3], broken, *requests[3:], *again]  # work for two
+    alone, helped = (HfEngine(model, SIZE, batch_size=4, workers=workers) for workers in (0, 2))
+    before = psutil.Process().children()
+    stream = helped.responses(mixed, Decoding(max_new_tokens=2))
+    found = [next(stream)]
+    assert len({*psutil.Process().children()}.difference(before)) == 2
+    found += stream
+    assert found == [*alone.responses(mixed, Decoding(max_new_tokens=2))]
+    assert [response.key for response in found if response.error] == [("broken",)]
+    assert [*helped.responses([], Decoding())] == []  # a rank's share of few
 
 
 PREPARING = """
@@ -233,37 +239,33 @@ def test_missing_and_misshapen_weights_are_refused(model: Path, tmp_path: Path) 
             load_model(folder, "float32")
 
 
-def small(*options: str) -> list[str]:
-    return ["--image_tokens_min", "4", "--image_tokens_max", "9", "--max_new_tokens", "3", *options]
+@pytest.fixture(scope="module")
+def once(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Evaluated there, with paths of there in its manifest: a copy is what a workspace is that was moved."""
+    root = tmp_path_factory.mktemp("once") / "demo"
+    for part in ("dataset", "models/tiny"):
+        shutil.copytree(workspace / part, root / part)
+    assert run_script(EVALUATE, *EVALUATED, root=root).returncode == 0
+    return root
 
 
 @pytest.fixture
-def copied(workspace: Path, tmp_path: Path) -> Path:
-    for part in ("dataset", "models"):
-        shutil.copytree(workspace / part, tmp_path / "demo" / part)
-    return tmp_path / "demo"
+def evaluated(once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(once, tmp_path / "demo"))
 
 
-@pytest.fixture
-def evaluated(copied: Path) -> Path:
-    assert run_script(EVALUATE, *EVALUATED, root=copied).returncode == 0
-    return copied
-
-
-def test_changed_data_is_refused_and_fresh_archives_what_was_there(copied: Path) -> None:
-    options = small("--checkpoint", "models/tiny", "--dimension", "semantic", "--model_name", "m")
-    assert run_script(EVALUATE, *options, root=copied).returncode == 0
-    folder = copied / "eva_results" / "Semantic" / "m"
+def test_changed_data_is_refused_and_fresh_archives_what_was_there(evaluated: Path) -> None:
+    folder = evaluated / "eva_results" / "Semantic" / "m"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    instruction = next((copied / "dataset").glob("*/Semantic/*/example0/input/instruction.txt"))
+    instruction = next((evaluated / "dataset").glob("*/Semantic/*/example0/input/instruction.txt"))
     instruction.write_text("Lift the milk.")
-    refused = run_script(EVALUATE, *options, root=copied)
+    refused = run_script(EVALUATE, *EVALUATED, root=evaluated)
     assert refused.returncode == 1
     assert "1 of its answers" in refused.stderr
     assert "--fresh" in refused.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert run_script(EVALUATE, *options, "--fresh", root=copied).returncode == 0
-    (archived,) = (copied / "backup_eva_results").glob("*/Semantic/m")
+    assert run_script(EVALUATE, *EVALUATED, "--fresh", root=evaluated).returncode == 0
+    (archived,) = (evaluated / "backup_eva_results").glob("*/Semantic/m")
     assert {path.name: path.read_bytes() for path in archived.iterdir()} == before
     assert {path.name for path in folder.iterdir()} == before.keys()
     assert (folder / "predictions.jsonl").read_bytes() != before["predictions.jsonl"]
@@ -338,20 +340,16 @@ def test_a_folder_that_another_process_holds_is_refused(evaluated: Path) -> None
     assert not (folder / ".lock").exists()
 
 
-def test_a_smaller_run_does_not_shrink_a_result(copied: Path) -> None:
-    options = small("--checkpoint", "models/tiny", "--dimension", "semantic", "--model_name", "m")
-    assert run_script(EVALUATE, *options, root=copied).returncode == 0
-    assert run_script(EVALUATE, *options, "--num_episodes", "1", root=copied).returncode == 0
-    (task,) = json.loads((copied / "eva_results" / "Semantic" / "m" / "final_score.json").read_text()).values()
+def test_a_smaller_run_does_not_shrink_a_result(evaluated: Path) -> None:
+    assert run_script(EVALUATE, *EVALUATED, "--num_episodes", "1", root=evaluated).returncode == 0
+    (task,) = json.loads((evaluated / "eva_results" / "Semantic" / "m" / "final_score.json").read_text()).values()
     assert set(task) == {"0", "1"}
 
 
-def test_scoring_again_keeps_where_the_answers_come_from(copied: Path) -> None:
-    options = small("--checkpoint", "models/tiny", "--dimension", "semantic", "--model_name", "m")
-    path = copied / "eva_results" / "Semantic" / "m" / "manifest.json"
-    assert run_script(EVALUATE, *options, root=copied).returncode == 0
+def test_scoring_again_keeps_where_the_answers_come_from(evaluated: Path) -> None:
+    path = evaluated / "eva_results" / "Semantic" / "m" / "manifest.json"
     first = json.loads(path.read_text())
-    assert run_script(EVALUATE, *options, "--batch_size", "7", root=copied).returncode == 0
+    assert run_script(EVALUATE, *EVALUATED, "--batch_size", "7", root=evaluated).returncode == 0
     again = json.loads(path.read_text())
     (session,) = again["inference"]
     assert again["inference"] == first["inference"]
@@ -365,6 +363,7 @@ def test_a_run_that_asks_nothing_leaves_the_results_as_they_are(evaluated: Path)
     def state() -> dict[str, tuple[bytes, int]]:
         return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
 
+    assert run_script(EVALUATE, *EVALUATED, root=evaluated).returncode == 0  # its model lies elsewhere now
     before = state()
     assert run_script(EVALUATE, *EVALUATED, root=evaluated).returncode == 0
     assert state() == before
@@ -373,33 +372,31 @@ def test_a_run_that_asks_nothing_leaves_the_results_as_they_are(evaluated: Path)
     assert json.loads((folder / "manifest.json").read_text())["end"] == ended
 
 
-def test_an_interrupted_larger_run_does_not_look_complete(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = small("--checkpoint", "models/tiny", "--dimension", "semantic", "--model_name", "m")
-    path = copied / "eva_results" / "Semantic" / "m" / "manifest.json"
-    assert run_script(EVALUATE, *options, "--num_episodes", "1", root=copied).returncode == 0
+def test_an_interrupted_larger_run_does_not_look_complete(evaluated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = evaluated / "eva_results" / "Semantic" / "m" / "manifest.json"
+    shutil.rmtree(path.parent)
+    assert run_script(EVALUATE, *EVALUATED, "--num_episodes", "1", root=evaluated).returncode == 0
     assert json.loads(path.read_text())["status"] == "complete"
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Generation, "plain", interrupted)
-    assert run_script(EVALUATE, *options, root=copied).returncode == 130
+    assert run_script(EVALUATE, *EVALUATED, root=evaluated).returncode == 130
     assert json.loads(path.read_text())["status"] == "running"
-    scored = run_script(SCORE, "eva_results", root=copied)
+    scored = run_script(SCORE, "eva_results", root=evaluated)
     assert scored.returncode == 0, scored.stderr
     manifest = json.loads(path.read_text())
     assert (manifest["status"], manifest["counts"]["missing"]) == ("incomplete", 1)
 
 
-def test_one_name_is_one_model_over_all_dimensions(copied: Path) -> None:
-    options = small("--checkpoint", "models/tiny", "--model_name", "m")
-    assert run_script(EVALUATE, *options, "--dimension", "semantic", root=copied).returncode == 0
-    weights = load_file(copied / "models" / "tiny" / "model.safetensors")
-    save_file({k: v + 0.01 for k, v in weights.items()}, copied / "models/tiny/model.safetensors", {"format": "pt"})
-    refused = run_script(EVALUATE, *options, "--dimension", "spatial", root=copied)
+def test_one_name_is_one_model_over_all_dimensions(evaluated: Path) -> None:
+    weights = load_file(evaluated / "models" / "tiny" / "model.safetensors")
+    save_file({k: v + 0.01 for k, v in weights.items()}, evaluated / "models/tiny/model.safetensors", {"format": "pt"})
+    refused = run_script(EVALUATE, *EVALUATED, "--dimension", "spatial", root=evaluated)
     assert refused.returncode == 1
     assert "weights" in refused.stderr
-    assert not (copied / "eva_results" / "Spatial" / "m").exists()
+    assert not (evaluated / "eva_results" / "Spatial" / "m").exists()
 
 
 @pytest.mark.parametrize(
