@@ -19,7 +19,7 @@ TINY = (
 @pytest.fixture
 def root(workspace: Path, tmp_path: Path) -> Path:
     """A workspace of one's own to break."""
-    for part in ("data", "dataset", "models"):
+    for part in ("data", "dataset", "models/tiny"):
         shutil.copytree(workspace / part, tmp_path / "demo" / part)
     return tmp_path / "demo"
 

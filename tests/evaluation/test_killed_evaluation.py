@@ -38,7 +38,7 @@ _started: list[int] = []  # process groups; a killed run leaves its worker behin
 def bench(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The tiny workspace with more examples: the same scenes under other instructions."""
     root = tmp_path_factory.mktemp("killed")
-    for part in ("dataset", "models"):
+    for part in ("dataset", "models/tiny"):
         shutil.copytree(workspace / part, root / part)
     for first in sorted(root.glob("dataset/*/*/*/example0")):
         for number in range(2, EXAMPLES):

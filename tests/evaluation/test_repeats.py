@@ -108,7 +108,7 @@ def test_scores_are_means_and_counts_are_of_responses() -> None:
 @pytest.fixture(scope="module")
 def bench(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("repeats")
-    for part in ("dataset", "models"):
+    for part in ("dataset", "models/tiny"):
         shutil.copytree(workspace / part, root / part)
     return root
 

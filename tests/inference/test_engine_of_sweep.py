@@ -72,6 +72,21 @@ def checkpoints(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return one, changed(model, run / "checkpoint-2", scaled(2))
 
 
+@pytest.fixture(scope="module")
+def alone(
+    model: Path, checkpoints: tuple[Path, Path], requests: list[Request]
+) -> dict[Path, dict[tuple[str, ...], Response]]:
+    """What each of the three answers in an engine of its own."""
+    folders = (model, *checkpoints)
+    found = {folder: responses(HfEngine(folder, SIZE, batch_size=5, workers=0), requests) for folder in folders}
+    assert all(found[one] != found[other] for one in found for other in found if one is not other)
+    return found
+
+
+def those_to(requests: Sequence[Request], found: dict[tuple[str, ...], Response]) -> dict[tuple[str, ...], Response]:
+    return {request.key: found[request.key] for request in requests}
+
+
 def in_turn(engine: Any, folders: Iterable[Path], requests: Sequence[Request], base: Path | None = None) -> list[Any]:
     """The responses of each model; the engine has the first."""
     found = []
@@ -82,17 +97,12 @@ def in_turn(engine: Any, folders: Iterable[Path], requests: Sequence[Request], b
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["growing cache", "fixed cache"])
-def test_checkpoints_answer_as_by_themselves(
-    model: Path, checkpoints: tuple[Path, Path], requests: list[Request], fixed: bool
-) -> None:
-    folders = [model, *checkpoints]
-    expected = [responses(HfEngine(folder, SIZE, batch_size=5), requests) for folder in folders]
-    assert all(one != other for one in expected for other in expected if one is not other)
-    for order in ((0, 1, 2, 0), (2, 1, 0, 2)):
-        engine = HfEngine(folders[order[0]], SIZE, batch_size=5, keep=10**9)
-        engine._compiled = fixed
-        found = in_turn(engine, [folders[index] for index in order], requests)
-        assert found == [expected[index] for index in order]
+def test_checkpoints_answer_as_by_themselves(alone: dict[Path, Any], requests: list[Request], fixed: bool) -> None:
+    """Each after each of the others."""
+    order = [[*alone][index] for index in (0, 1, 2, 0, 2, 1, 0)]
+    engine = HfEngine(order[0], SIZE, batch_size=5, keep=10**9)
+    engine._compiled = fixed
+    assert in_turn(engine, order, requests) == [alone[folder] for folder in order]
 
 
 def test_adapters_on_one_base(model: Path, tmp_path: Path, requests: list[Request]) -> None:
@@ -100,15 +110,15 @@ def test_adapters_on_one_base(model: Path, tmp_path: Path, requests: list[Reques
     other = Path(shutil.copytree(one, tmp_path / "other"))
     weights = load_file(one / "adapter_model.safetensors")
     save_file({name: -2 * tensor for name, tensor in weights.items()}, other / "adapter_model.safetensors")
-    expected = [responses(HfEngine(folder, SIZE, base=model), requests) for folder in (one, other)]
+    expected = [responses(HfEngine(folder, SIZE, base=model, workers=0), requests) for folder in (one, other)]
     assert expected[0] != expected[1]
-    engine = HfEngine(one, SIZE, base=model)
+    engine = HfEngine(one, SIZE, base=model, workers=0)
     assert in_turn(engine, [one, other, one], requests, model) == [*expected, expected[0]]
     assert engine.load(model, None) == "its base differs"
     louder = Path(shutil.copytree(one, tmp_path / "louder"))
     config = json.loads((louder / "adapter_config.json").read_text())
     (louder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 9}))
-    assert HfEngine(one, SIZE, base=model).load(louder, model) == "its adapter_config.json differs"
+    assert HfEngine(one, SIZE, base=model, workers=0).load(louder, model) == "its adapter_config.json differs"
 
 
 @pytest.mark.parametrize("file", ["config.json", "chat_template.jinja", "tokenizer.json", "generation_config.json"])
@@ -181,6 +191,7 @@ def test_images_are_prepared_once_for_all_models(
 def test_an_engine_stays_where_the_next_model_fits_into_it(
     model: Path,
     checkpoints: tuple[Path, Path],
+    alone: dict[Path, Any],
     requests: list[Request],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -192,8 +203,8 @@ def test_an_engine_stays_where_the_next_model_fits_into_it(
         for folder in (model, checkpoints[0], odd, checkpoints[1]):
             with sweep.holding(ModelToOpen(folder, None, SIZE, "cpu", "float32", None, tmp_path / "log")) as engine:
                 engines.append(engine)
-                expected = responses(HfEngine(folder, SIZE, workers=0), requests[:3])
-                assert responses(engine, requests[:3]) == expected
+                expected = alone[model if folder is odd else folder]  # the odd one's template says the same
+                assert responses(engine, requests[:3]) == those_to(requests[:3], expected)
         with (
             pytest.raises(LeapError, match="by itself"),
             sweep.holding(ModelToOpen(model, None, SIZE, "cpu", "float32", None, tmp_path / "log")),
@@ -206,7 +217,7 @@ def test_an_engine_stays_where_the_next_model_fits_into_it(
 
 
 def test_a_model_that_cannot_be_read_leaves_the_engine(
-    model: Path, checkpoints: tuple[Path, Path], requests: list[Request], tmp_path: Path
+    model: Path, checkpoints: tuple[Path, Path], alone: dict[Path, Any], requests: list[Request], tmp_path: Path
 ) -> None:
     broken = Path(shutil.copytree(checkpoints[0], tmp_path / "broken"))
     (broken / "model.safetensors").write_bytes(b"no weights")
@@ -215,17 +226,16 @@ def test_a_model_that_cannot_be_read_leaves_the_engine(
         return ModelToOpen(folder, None, SIZE, "cpu", "float32", None, tmp_path / "log")
 
     with EngineOfSweep(EngineOptions("hf", {"workers": 0})) as sweep:
-        with sweep.holding(opened(model)) as first:
-            expected = responses(HfEngine(model, SIZE, workers=0), requests[:3])
-            assert responses(first, requests[:3]) == expected
+        with sweep.holding(opened(model)) as engine:
+            assert responses(engine, requests[:3]) == those_to(requests[:3], alone[model])
         with (
             pytest.raises(LeapError, match=r"broken/model\.safetensors: its tensors cannot be read"),
             sweep.holding(opened(broken)),
         ):
             pass
         with sweep.holding(opened(model)) as again:
-            assert again is first
-            assert responses(again, requests[:3]) == expected
+            assert again is engine
+            assert responses(again, requests[:3]) == those_to(requests[:3], alone[model])
 
 
 def test_a_model_that_is_gone_does_not_keep_the_next_one_out(
@@ -279,7 +289,7 @@ def test_failed_models_leave_no_engine_in_memory(workspace: Path, model: Path, t
 
 
 def test_what_was_asked_of_a_model_decides_nothing_for_the_next(
-    model: Path, checkpoints: tuple[Path, Path], requests: list[Request], monkeypatch: pytest.MonkeyPatch
+    model: Path, alone: dict[Path, Any], requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither that compiling paid, nor that its batches had to be smaller."""
     monkeypatch.setattr(Generation, "obstacle", None)
@@ -295,11 +305,11 @@ def test_what_was_asked_of_a_model_decides_nothing_for_the_next(
         return generate(batch, decoding, rows)
 
     monkeypatch.setattr(engine._generation, "compiled", counted)
-    expected = responses(HfEngine(checkpoints[0], SIZE, batch_size=4, workers=0), requests[:3])
+    other = [*alone][1]
     responses(engine, requests[:8])
     assert fixed == [4, 2, 2, 2, 2]
-    assert engine.load(checkpoints[0], None) is None
-    assert responses(engine, requests[:3]) == expected
+    assert engine.load(other, None) is None
+    assert responses(engine, requests[:3]) == those_to(requests[:3], alone[other])
     assert len(fixed) == 5
     responses(engine, requests[:8])
     assert fixed[5:] == [4, 4]
@@ -334,7 +344,7 @@ def test_a_sweep_leaves_what_separate_commands_leave(
     roots = []
     for name in ("swept", "apart"):
         roots.append(tmp_path / name)
-        for part in ("dataset", "models"):
+        for part in ("dataset", "models/tiny"):
             shutil.copytree(workspace / part, tmp_path / name / part)
         for folder in checkpoints:
             shutil.copytree(folder, tmp_path / name / "output" / folder.name)

@@ -221,7 +221,8 @@ def test_another_size_goes_to_another_result(root: Path, tmp_path: Path) -> None
     assert "image size 4 to 9 against 256 to 1024" in stored.with_suffix(".md").read_text()
     assert note in json.loads((tmp_path / "summary.json").read_text())["unlike"]
     assert "image size 4 to 9 against 256 to 1024" in (tmp_path / "summary.md").read_text()
-    drawn = script(DRAW, "--results_dir", str(tmp_path), "--output_dir", str(tmp_path / "drawn"), root=root)
+    flags = f"--results_dir {tmp_path} --output_dir {tmp_path / 'drawn'} --figure metrics --format png".split()
+    drawn = script(DRAW, *flags, root=root)
     assert note in drawn.stdout
     assert "image size 4 to 9 against 256 to 1024" in (tmp_path / "drawn" / "scores.md").read_text()
     alike = script(COMPARE, "own-checkpoint-1", "Baseline_4-9tokens", "--results_dir", str(tmp_path), root=root)

@@ -115,13 +115,15 @@ def test_a_row_is_a_conversation_with_the_images_that_are_shown(prompts: list[Pr
 
 
 def test_fresh_scenes_are_new_and_a_larger_file_begins_with_a_smaller_one(workspace: Path) -> None:
-    small, large = (make_fresh_samples(workspace, count, seed=5) for count in (2, 4))
+    large, small = (make_fresh_samples(workspace, count, seed=5) for count in (4, 2))
     found = [[sample for _, sample in read_jsonl(file, TrainingSample)] for file in (small, large)]
     assert found[1][:2] == found[0]
-    known = {sample.messages[0].text() for _, sample in read_jsonl(workspace / "data/train_demo.jsonl", TrainingSample)}
     assert len({sample.id for sample in found[1]}) == 4
-    assert all((workspace / "data" / image).is_file() for sample in found[1] for image in sample.images())
-    assert known  # the training file's own
+    shown = {workspace / "data" / image for sample in found[1] for image in sample.images()}
+    others = {*(workspace / "data" / "images").iterdir(), *(workspace / "dataset").rglob("*.png")} - shown
+    assert len(shown) == 8
+    assert len(others) > 50
+    assert not {image.read_bytes() for image in shown} & {image.read_bytes() for image in others}
     assert make_fresh_samples(workspace, 4, seed=5) == large
 
 

@@ -554,7 +554,7 @@ def test_evaluations_that_were_stopped_are_named_wherever_results_are_shown(
     other = "checkpoint-400, PhysicsLaw: stopped at 1 of 18"
     assert unfinished_results(two) == [spatial, other, complex_]
     monkeypatch.setenv("LEAP_ROOT", str(two))
-    assert run_script(monkeypatch, "--results_dir", ".") == 0
+    assert run_script(monkeypatch, "--results_dir", ".", *"--figure total_scores --format png".split()) == 0
     assert f"{spatial}; {other}; {complex_}" in capsys.readouterr().out
     assert f"{spatial}; {other}; {complex_}" in (two / "summary.md").read_text()
     note = unfinished_note(two)

@@ -122,13 +122,13 @@ def results(tmp_path: Path) -> Path:
 
 def test_a_sweep_is_reported_with_a_note_or_with_the_other_half(results: Path) -> None:
     note = "checkpoint-9 is the best of 3 (checkpoint-N, total_score 51.5), chosen on the examples that it is scored on"
-    done = run_script(DRAW, "--results_dir", str(results), "--figure", "metrics", "--run_dir", str(results))
+    options = f"--results_dir {results} --figure metrics --format png --run_dir {results}".split()
+    done = run_script(DRAW, *options)
     assert done.returncode == 0, done.stderr
     assert note in done.stdout
     write_summary(results)
     assert note in (results / "summary.md").read_text().replace("\\", "")
     assert not (results / "figures" / "selection.csv").exists()
-    options = ("--results_dir", str(results), "--figure", "metrics", "--run_dir", str(results))
     done = run_script(DRAW, *options, "--select_on", "grounded", "--select_seed", "3")
     assert done.returncode == 0, done.stderr
     assert "Chosen by grounded on one half of the examples, scored on the other" in done.stdout
