@@ -226,6 +226,7 @@ WRONG = [
     f"{E}/run_parallel_evaluation.py --gpus 0,0",
     f"{E}/run_parallel_evaluation.py --gpus 0 --ray_address auto",
     f"{E}/run_vlm_evaluation.py --jobs 2",
+    f"{E}/run_vlm_evaluation.py --wait 2",
     f"{E}/run_vlm_evaluation.py --engine openai --ray_address auto",
     f"{E}/run_vlm_evaluation.py --gpus_per_model 2 --ray_address auto",
     f"{E}/analyze_output_results.py --judge x,nonsense=3",

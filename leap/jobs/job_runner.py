@@ -13,11 +13,10 @@ from typing import Any
 from leap.errors import LeapError, UsageError
 from leap.hardware import usable_cores
 from leap.jobs.process import Job, JobResult, StopRequest, log_file, run_job
-from leap.jobs.ray_cluster import INSTALL_RAY, LOCAL, connected, ray_installed, room_for
+from leap.jobs.ray_cluster import INSTALL_RAY, LOCAL, LOSSES, connected, ray_installed, room_for
 from leap.jobs.show import show_progress
 
 WITHOUT_RAY = f"Ray is not installed: one model after the other ({INSTALL_RAY} has {{slots}} at once)"
-_RETRIES = 3  # of a job whose node or worker was lost: a training run goes on from its last checkpoint
 
 
 def slots_for(gpus: Sequence[str] | None, at_once: int | None) -> int:
@@ -112,12 +111,12 @@ def _here(
 def _through_ray(
     jobs: Sequence[Job], logs: Path, grace: float, stop: StopRequest, at_once: int | None
 ) -> Generator[JobResult, None, None]:
-    """Ray finds each its place, and runs it again elsewhere where a node is lost."""
+    """Ray finds each its place, and runs it again where its worker or node is lost: training resumes."""
     import ray
 
     gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
     cpus, _ = room_for(gpus, at_once)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES)(_in_worker)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=LOSSES - 1)(_in_worker)
     waiting = {task.remote(job, logs, grace): job for job in jobs}
     asked = 0
     try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import nlargest
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,21 +22,21 @@ from leap.errors import LeapError, first_line, is_out_of_memory
 from leap.inference.engines import EngineOfSweep, EngineOptions, ModelToOpen
 from leap.inference.protocol import Decoding, Engine, Request, Response
 from leap.inference.vllm_server import INTERPRETER
-from leap.jobs.ray_cluster import room_for
+from leap.jobs.ray_cluster import LOSSES, WAIT, WaitForRoom, room_for
 from leap.models.checkpoints import small_files, weights_hash
 from leap.progress import display
 from leap.records.remote import cache_folder, is_cached
+from leap.terminal import in_one_line
 
-_AT_ONCE = 2  # shards that a worker has, so that the next one is there when it is done with one
+_AT_ONCE = 2  # shards that a worker has
 _BATCH_ON_CPU, _BATCH_ON_GPU = 32, 64  # requests that hf answers at once: a compiled batch of fewer takes as long
 _MOST = 512  # requests of a shard: the last ones are small, so that workers end together
-_REFUSALS = 3  # workers that cannot load a model until it has failed
-_DEATHS = 10  # of a worker while it loads a model, or of workers that had a request: more are no accident
-_ENGINE_FAILURES = 3  # the same where the engine says why
+_REFUSALS = 3  # workers that cannot load a model, or requests given up with no response between, until it has failed
+_DIVIDED = 3  # bits: a lost shard's requests are asked again in shards of at most 64, 8, 1, 1 ...
 _REFUSED_FOR = 120.0  # seconds until a model has failed that all workers which are up have refused
 _END = 20.0  # seconds for engines to end
 _LONGEST = 64  # requests that a server's room is measured on
-_LOOK_EVERY, _SAY_EVERY = 5.0, 30.0  # seconds: at the cluster for room, and between two lines that there is none
+_LOOK_EVERY = 5.0  # seconds: at the cluster for room
 
 
 class Work(Protocol):
@@ -116,7 +117,8 @@ class _Task:
     refused_by: set[int] = field(default_factory=set)
     refusal: str = ""  # the last one
     waits_since: float | None = None  # for a worker that has not refused it
-    losses: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    losses: Counter[tuple[str, ...]] = field(default_factory=Counter)  # of workers that had a request
+    given_up: int = 0  # requests since the last response
 
     def fail(self, reason: str) -> None:
         self.work.failure = LeapError(reason)
@@ -130,14 +132,15 @@ class _Worker:
     task: _Task | None = None  # whose model it holds, or loads
     up: bool = False
     loading: bool = False
-    deaths: int = 0  # since it last loaded a model
-    running: int = 0  # shards
+    losses: int = 0  # of it, or its engine, since it last gave a response
+    shards: list["_Shard"] = field(default_factory=list)  # that it has
 
 
 @dataclass(eq=False)
 class _Shard:
     task: _Task
     requests: dict[tuple[str, ...], Request]  # that have no response yet
+    losses: int  # of workers that had them before: of all alike
 
 
 class RayPool:
@@ -145,16 +148,21 @@ class RayPool:
 
     `models_at_once` bounds them; without it there are as many as the cluster has room for, more when nodes join: one
     for `gpus_per_model` GPUs, or with 0 one a node, on its cores. `model_to_open` says where a work's model lies.
+    Raises LeapError where none finds room for `wait` seconds.
     """
 
-    def __init__(self, options: EngineOptions, gpus_per_model: int, models_at_once: int | None) -> None:
+    def __init__(
+        self, options: EngineOptions, gpus_per_model: int, models_at_once: int | None, wait: float = WAIT
+    ) -> None:
         python = os.environ.get(INTERPRETER)
         if options.engine == "vllm" and python:  # the nodes' own environment may name another, or none
             options = replace(options, given={"vllm_python": python, **options.given})
         self._options, self._gpus, self._most = options, gpus_per_model, models_at_once
         self._workers: list[_Worker] = []
         self._calls: dict[Any, Callable[[Any], None]] = {}  # what is to be done when there is something to hear
-        self._looked, self._said = -_LOOK_EVERY, time.monotonic()
+        self._looked = -_LOOK_EVERY
+        needs = ("GPU", f"{gpus_per_model} GPU(s) of one node") if gpus_per_model else ("CPU", "a node's CPUs")
+        self._room = WaitForRoom(f"room for a worker ({needs[1]})", needs[0], wait)
 
     def answer(
         self, works: Iterable[SomeWork], decoding: Decoding, model_to_open: Any
@@ -187,7 +195,7 @@ class RayPool:
         """A server that has nothing to do holds no GPU any more when the command ends; what is busy ends with Ray."""
         import ray
 
-        idle = [worker for worker in self._workers if worker.up and not worker.loading and not worker.running]
+        idle = [worker for worker in self._workers if worker.up and not worker.loading and not worker.shards]
         closing = [worker.actor.close.remote() for worker in idle]
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=_END)
@@ -226,6 +234,7 @@ class RayPool:
     def _await(self, worker: _Worker) -> None:
         """Nothing is given to a worker until it is there: after its start, and again after it was lost."""
         worker.up, worker.task = False, None
+        self._room.begin()
         ready = worker.actor.ready.options(max_task_retries=-1).remote()  # Ray repeats it for ever
         self._calls[ready] = partial(self._hear_ready, worker)
 
@@ -236,7 +245,7 @@ class RayPool:
                 able = [task for task in tasks if task.left and worker.number not in task.refused_by]
                 if able:
                     self._load(worker, max(able, key=lambda task: len(task.left) / (self._takers(task) + 1e-9)))
-            while worker.task and not worker.loading and worker.running < _AT_ONCE and worker.task.left:
+            while worker.task and not worker.loading and worker.task.left and _takes_more(worker, worker.task):
                 self._ask(worker, worker.task)
 
     def _fail_refused(self, tasks: Sequence[_Task]) -> None:
@@ -264,14 +273,18 @@ class RayPool:
         self._calls[worker.actor.load.remote(model, longest, self._decoding)] = partial(self._hear_load, worker)
 
     def _ask(self, worker: _Worker, task: _Task) -> None:
+        losses = task.losses[task.left[0].key]
         batch = _BATCH_ON_GPU if self._gpus else _BATCH_ON_CPU
-        size = _shard_size(len(task.left), self._takers(task), batch)
-        requests = [task.left.popleft() for _ in range(size)]
+        size = min(_shard_size(len(task.left), self._takers(task), batch), max(1, _MOST >> _DIVIDED * losses))
+        alike = takewhile(lambda request: task.losses[request.key] == losses, task.left)
+        requests = list(islice(alike, size))
+        for _ in requests:
+            task.left.popleft()
         # Never repeated by Ray: responses that have come are on disk, and the others may come in another order.
         call = worker.actor.answer.options(num_returns="streaming").remote(requests, self._decoding)
-        shard = _Shard(task, {request.key: request for request in requests})
+        shard = _Shard(task, {request.key: request for request in requests}, losses)
         self._calls[call] = partial(self._hear_shard, worker, shard)
-        worker.running += 1
+        worker.shards.append(shard)
         task.running += 1
 
     def _listen(self, block: bool) -> None:
@@ -281,9 +294,9 @@ class RayPool:
         for call in ready:
             self._calls[call](call)
         if any(worker.up for worker in self._workers):
-            self._said = time.monotonic()
-        elif time.monotonic() - self._said > _SAY_EVERY:
-            self._say_waiting()
+            self._room.begin()
+        else:
+            self._room.look()
 
     def _hear_ready(self, worker: _Worker, call: Any) -> None:
         import ray
@@ -306,7 +319,6 @@ class RayPool:
         except ray.exceptions.RayError as error:
             self._refuse(worker, task, error)
             return
-        worker.deaths = 0
         if difference := _difference(loaded, task.work.model):
             self._note_refusal(worker, task, difference)
             return
@@ -321,15 +333,15 @@ class RayPool:
         """A model that one worker cannot load may be another's: a node may lack its files, or have no memory for it."""
         reason = _reason(error)
         if _is_lost(error):
-            worker.deaths += 1
+            worker.losses += 1
             self._await(worker)
-            if worker.deaths < _DEATHS:
+            if worker.losses < LOSSES:
                 return
         self._renew_if_broken(worker, error)
         self._note_refusal(worker, task, reason)
 
     def _note_refusal(self, worker: _Worker, task: _Task, reason: str) -> None:
-        task.refusal, worker.task, worker.deaths = reason, None, 0
+        task.refusal, worker.task, worker.losses = reason, None, 0
         task.refused_by.add(worker.number)
         if len(task.refused_by) >= min(_REFUSALS, len(self._workers)):
             task.fail(reason)
@@ -351,6 +363,7 @@ class RayPool:
         try:
             while True:
                 self._record(shard, ray.get(next(call)))
+                worker.losses = shard.task.given_up = 0
                 if not call.next_ready():
                     return
         except StopIteration:
@@ -369,31 +382,45 @@ class RayPool:
 
     def _end(self, worker: _Worker, shard: _Shard, call: Any) -> None:
         del self._calls[call]
-        worker.running -= 1
+        worker.shards.remove(shard)
         shard.task.running -= 1
 
     def _lose(self, worker: _Worker, shard: _Shard, error: Any) -> None:
-        """A worker that died, or whose engine failed, loads its model anew; what it owes is asked again, last."""
+        """A worker that died, or whose engine failed, loads its model anew. What it owes is asked again, divided, until
+        a request that no worker survives is alone and is given up."""
         task, reason = shard.task, _reason(error)
+        worker.losses += worker.task is not None  # once, however many shards it had
         if _is_lost(error) and worker.up:
             self._await(worker)
         self._renew_if_broken(worker, error)
         worker.task = None
+        if task.work.failure:
+            return
         task.losses.update(shard.requests.keys())
-        limit = _DEATHS if _is_lost(error) else _ENGINE_FAILURES
-        if any(task.losses[key] >= limit for key in shard.requests):
-            task.fail(f"{task.work.model.name}: {reason}")
-        elif task.work.failure is None:
-            task.left.extend(shard.requests.values())
+        if shard.losses + 1 >= LOSSES:
+            worker.losses = 0  # that was not its fault
+            self._give_up(shard, reason)
+        elif worker.losses >= LOSSES:
+            self._note_refusal(worker, task, reason)
+        if task.work.failure is None:
+            task.left.extendleft(reversed(shard.requests.values()))
 
-    def _say_waiting(self) -> None:
-        import ray
+    def _give_up(self, shard: _Shard, reason: str) -> None:
+        """As an engine answers for a request that fails: it has no score, and the next run asks it again."""
+        task, name = shard.task, shard.task.work.model.name
+        for key in list(shard.requests):
+            text = f"given up, since {LOSSES} workers were lost with it: {reason}"
+            print(in_one_line(f"{name}: {'/'.join(key)}: {text}"), file=sys.stderr, flush=True)
+            self._record(shard, Response(key, error=text))
+            task.given_up += 1
+        if task.given_up >= _REFUSALS:
+            task.fail(f"{name}: no request is answered: {reason}")
 
-        free = {name: ray.available_resources().get(name, 0) for name in ("CPU", "GPU")}
-        needs = f"{self._gpus} GPU(s)" if self._gpus else "a node's CPUs"
-        text = f"waiting for room for a worker ({needs}); free in the cluster: "
-        print(text + ", ".join(f"{number:g} {name}" for name, number in free.items()), file=sys.stderr, flush=True)
-        self._said = time.monotonic()
+
+def _takes_more(worker: _Worker, task: _Task) -> bool:
+    """Another shard, so that the next one is there when it is done with one; alone where requests were lost before."""
+    lost_before = task.losses[task.left[0].key] or any(shard.losses for shard in worker.shards)
+    return len(worker.shards) < (1 if lost_before else _AT_ONCE)
 
 
 def _shard_size(left: int, takers: int, batch: int) -> int:
@@ -403,7 +430,7 @@ def _shard_size(left: int, takers: int, batch: int) -> int:
 
 
 def _is_free(worker: _Worker) -> bool:
-    return worker.up and not worker.loading and not worker.running and not (worker.task and worker.task.left)
+    return worker.up and not worker.loading and not worker.shards and not (worker.task and worker.task.left)
 
 
 def _difference(loaded: Mapping[str, Any], model: Any) -> str | None:

@@ -10,7 +10,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from leap.cli import FAILED, INTERRUPTED
 from leap.errors import LeapError, first_line
 from leap.jobs.process import StopRequest, after_predecessor, was_stopped
-from leap.jobs.ray_cluster import SAY_EVERY, connected, stock
+from leap.jobs.ray_cluster import SAY_EVERY, WaitForRoom, connected
 from leap.launch import TO_SAVE
 from leap.redaction import is_secret_name
 from leap.supervise import supervised
@@ -55,7 +54,10 @@ def _train(nodes: int, gpus: int, kind: str, wait: float, flags: Sequence[str], 
 
     own = {"CPU": float(gpus)} if kind == "CPU" else {"CPU": 1.0, kind: float(gpus)}
     group = placement_group([own] * nodes, strategy="STRICT_SPREAD")
-    _wait_for(group, f"{nodes} node(s) with {gpus} free {kind}(s) each", kind, wait)
+    instead = "; --on_cpus trains on CPUs" if kind == "GPU" else ""
+    room = WaitForRoom(f"{nodes} node(s) with {gpus} free {kind}(s) each", kind, wait, instead)
+    while not group.wait(min(SAY_EVERY, wait)):
+        room.look()
 
     def on(node: int, work: Any, *given: Any) -> Any:
         place = Place(group, placement_group_bundle_index=node)
@@ -69,15 +71,6 @@ def _train(nodes: int, gpus: int, kind: str, wait: float, flags: Sequence[str], 
     with stop.on_signals():
         calls = [on(node, _torchrun, nodes, gpus, node, first, here, grace, list(flags)) for node in range(nodes)]
         return _end_of(calls, stop)
-
-
-def _wait_for(group: Any, what: str, kind: str, wait: float) -> None:
-    deadline = time.monotonic() + wait
-    while not group.wait(max(0.0, min(SAY_EVERY, deadline - time.monotonic()))):
-        if time.monotonic() >= deadline:
-            cpus = "; --on_cpus trains on CPUs" if kind == "GPU" else ""
-            raise LeapError(f"no {what} after {wait:g} s; the cluster has {stock(kind)}{cpus}")
-        print(f"waiting for {what}; the cluster has {stock(kind)}", file=sys.stderr, flush=True)
 
 
 def _end_of(waiting: list[Any], stop: StopRequest) -> int:

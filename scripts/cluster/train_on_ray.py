@@ -10,6 +10,7 @@ goes on after that and after a lost node, with fewer or more nodes or GPUs too.
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from leap.cli import Parser, count, run, some_seconds
+from leap.jobs.ray_cluster import WAIT
 from leap.launch import TO_SAVE
 
 
@@ -18,7 +19,7 @@ def main() -> int:
     parser.add_argument("--num_nodes", type=count, required=True, help="nodes that train together")
     parser.add_argument("--num_gpus", type=count, required=True, help="GPUs, and so ranks, on each of them")
     parser.add_argument("--ray_address", default="auto", help="of the cluster")
-    parser.add_argument("--wait", type=some_seconds, default=600.0, help="seconds until so many GPUs must be free")
+    parser.add_argument("--wait", type=some_seconds, default=WAIT, help="seconds until so many GPUs must be free")
     parser.add_argument("--on_cpus", action="store_true", help="ranks on CPUs, --num_gpus of them a node")
     parser.add_argument("--grace", type=some_seconds, default=TO_SAVE, help="seconds to save a checkpoint at the end")
     parser.add_argument("flags", nargs="*", help="behind --: those of run-finetuning.py")

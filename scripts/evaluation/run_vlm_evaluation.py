@@ -23,7 +23,19 @@ from pathlib import Path
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from configs.config import WorkspaceConfig
-from leap.cli import FAILED, Parser, count, count_or_all, refuse_reversed, repeats, run, seed, temperature, whole
+from leap.cli import (
+    FAILED,
+    Parser,
+    count,
+    count_or_all,
+    refuse_reversed,
+    repeats,
+    run,
+    seed,
+    some_seconds,
+    temperature,
+    whole,
+)
 from leap.errors import UsageError
 from leap.inference.engines import EngineOptions, add_engine_arguments
 from leap.models.image_size import ChosenSize, add_size_arguments, choose_size
@@ -66,6 +78,7 @@ def parse_arguments(workspace: WorkspaceConfig) -> argparse.Namespace:
     add("--ray_address", help="a Ray cluster: auto (this node's), HOST:PORT, or local (Ray on this machine alone)")
     add("--jobs", type=count, help="ray: models at once (default: as many as there is room for)")
     add("--gpus_per_model", type=count, help="ray: GPUs of each vLLM server, tensor parallel (default: 1)")
+    add("--wait", type=some_seconds, help="ray: seconds until a worker must have found room (default: 600)")
     return parser.parse_args()
 
 
@@ -79,8 +92,8 @@ def _refuse_what_would_be_ignored(arguments: argparse.Namespace) -> None:
     several = len(arguments.checkpoint or ()) > 1
     if several and arguments.model_name:
         raise UsageError(f"--model_name: {len(arguments.checkpoint)} models cannot share one name")
-    if (arguments.jobs or arguments.gpus_per_model) and not arguments.ray_address:
-        raise UsageError("--jobs and --gpus_per_model go with --ray_address")
+    if (arguments.jobs or arguments.gpus_per_model or arguments.wait) and not arguments.ray_address:
+        raise UsageError("--jobs, --gpus_per_model and --wait go with --ray_address")
     if arguments.ray_address and arguments.engine == "openai":
         raise UsageError("--ray_address does nothing with --engine openai: a server is asked from one process")
     if (arguments.gpus_per_model or 1) > 1 and arguments.engine != "vllm":
@@ -215,11 +228,12 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
         weight_files(folders[0])
     size = choose_size(arguments, workspace.image_size, folders, baseline, workspace.root, base)
     if arguments.ray_address:
-        from leap.jobs.ray_cluster import connected, pick_cluster_device
+        from leap.jobs.ray_cluster import WAIT, connected, pick_cluster_device
         from leap.jobs.ray_pool import RayPool
 
         held.enter_context(connected(arguments.ray_address, arguments.jobs))
-        device, dtype = pick_cluster_device(arguments.device, arguments.dtype)
+        gpus, wait = arguments.gpus_per_model or 1, arguments.wait or WAIT
+        device, dtype = pick_cluster_device(arguments.device, arguments.dtype, gpus, arguments.jobs, wait)
     else:
         device = pick_device(arguments.device)
         dtype = pick_dtype(arguments.dtype, device)
@@ -238,7 +252,7 @@ def _local(workspace: WorkspaceConfig, arguments: argparse.Namespace, options: E
     if not arguments.ray_address:
         engine = held.enter_context(EngineOfSweep(options))
         return models, settings, in_this_process(lambda model: engine.holding(to_open(model)), settings)
-    pool = RayPool(options, (arguments.gpus_per_model or 1) * (device != "cpu"), arguments.jobs)
+    pool = RayPool(options, gpus * (device != "cpu"), arguments.jobs, wait)
     return models, settings, partial(pool.answer, decoding=settings.decoding, model_to_open=to_open)
 
 

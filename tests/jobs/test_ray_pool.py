@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ from leap.data.image import ImageSize
 from leap.errors import LeapError
 from leap.evaluation.settings import EvaluatedModel
 from leap.inference.engines import EngineOptions, ModelToOpen
-from leap.inference.protocol import Decoding, Request
+from leap.inference.protocol import Decoding, Request, Response
 from leap.jobs import ray_pool
+from leap.jobs.ray_cluster import pick_cluster_device
+from leap.models.checkpoints import small_files, weights_hash
+from leap.records.training import Message
 from leap.supervise import descendants
 
 pytestmark = [pytest.mark.slow, needs_ray]
@@ -175,40 +179,103 @@ def test_a_node_that_is_lost(bench: Path, alone: dict[str, bytes], nodes: RayNod
 
 @dataclass
 class Question:
-    """One request to one model."""
+    """Requests to one model, one if not said otherwise."""
 
     model: EvaluatedModel
+    requests: list[Request] = field(default_factory=lambda: [request(0)])
     failure: LeapError | None = None
+    responses: list[Response] = field(default_factory=list)
 
     def open(self) -> None: ...
 
     def close(self) -> None: ...
 
-    def record(self, *given: Any) -> None: ...
+    def record(self, response: Response, seconds: float) -> None:
+        self.responses.append(response)
 
     def note_engine(self, *given: Any) -> None: ...
 
-    @property
-    def requests(self) -> list[Request]:
-        return [Request(("dimension", "task", "0"), (), ())]
+
+def request(number: int) -> Request:
+    return Request(("dimension", "task", str(number)), (Message(role="user", content="Put the cup down."),), ())
+
+
+@contextmanager
+def own_ray(gpus: int = 0) -> Iterator[None]:
+    """Not one that another process of tests has started."""
+    import ray
+
+    options = {"include_dashboard": False, "object_store_memory": 80_000_000, "logging_level": "ERROR"}
+    options["log_to_driver"] = False
+    ray.init("local", num_cpus=1, num_gpus=gpus, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def ask_all(questions: list[Question], log: Path) -> None:
+    """Two workers, of which one finds no room."""
+
+    def to_open(model: EvaluatedModel) -> ModelToOpen:
+        assert model.folder
+        return ModelToOpen(model.folder, None, ImageSize(4, 9), "cpu", "float32", None, log)
+
+    with own_ray():
+        pool = ray_pool.RayPool(EngineOptions("hf", {}), 0, 2)
+        assert len(list(pool.answer(questions, Decoding(1), to_open))) == len(questions)
 
 
 def ask(folder: Path, log: Path, weights: str = "") -> Question:
-    """Two workers, of which one finds no room."""
-    import ray
+    question = Question(EvaluatedModel("m", folder, weights=weights, files={}))
+    ask_all([question], log)
+    return question
 
-    def to_open(model: EvaluatedModel) -> ModelToOpen:
-        return ModelToOpen(folder, None, ImageSize(4, 9), "cpu", "float32", None, log)
 
-    options = {"include_dashboard": False, "object_store_memory": 80_000_000, "logging_level": "ERROR"}
-    ray.init("local", num_cpus=1, num_gpus=0, **options)  # not one that another process of tests has started
-    try:
-        pool = ray_pool.RayPool(EngineOptions("hf", {}), 0, 2)
-        question = Question(EvaluatedModel("m", folder, weights=weights, files={}))
-        (asked,) = pool.answer([question], Decoding(1), to_open)
-    finally:
-        ray.shutdown()
-    return asked
+def test_a_request_that_no_worker_survives_is_given_up(
+    bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are answered; a model of which no request is survived is given up, too, and the next one asked."""
+
+    class Mortal(ray_pool.ModelHolder):  # in here, so that Ray's processes need not find this file
+        def answer(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Response]:
+            for response in super().answer(requests, decoding):
+                if response.key[-1] in ("2", "30") or response.key[0] == "deadly":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield response
+
+    monkeypatch.setattr(ray_pool, "ModelHolder", Mortal)
+    monkeypatch.setattr(ray_pool, "LOSSES", 4)
+    folder = bench / "models" / "tiny"
+    weights, files = weights_hash(folder), small_files(folder)
+    some, all_deadly, last = (
+        Question(EvaluatedModel(name, folder, weights=weights, files=files), requests)
+        for name, requests in {
+            "some": [request(number) for number in range(40)],
+            "deadly": [replace(request(number), key=("deadly", "task", str(number))) for number in range(40)],
+            "last": [request(0)],
+        }.items()
+    )
+    ask_all([some, all_deadly, last], tmp_path / "log")
+    assert some.failure is None
+    assert sorted(int(one.key[-1]) for one in some.responses) == list(range(40))
+    errors = {one.key[-1]: one.error for one in some.responses if one.error}
+    assert errors.keys() == {"2", "30"}
+    assert all("given up, since 4 workers were lost with it: a worker died" in error for error in errors.values())
+    assert "some: dimension/task/30: given up" in capsys.readouterr().err
+    assert "deadly: no request is answered: a worker died" in str(all_deadly.failure)
+    assert [one.error for one in last.responses] == [None]
+
+
+def test_what_no_node_can_hold_is_refused_or_waited_for_so_long(tmp_path: Path) -> None:
+    question = Question(EvaluatedModel("m", tmp_path))
+    with own_ray(gpus=2):
+        with pytest.raises(LeapError, match=r"no node has 4 GPU.* has 2 GPU\(s\) on 1 node\(s\), 2 at most on one"):
+            pick_cluster_device("cuda", None, 4, None, 600)
+        with pytest.raises(LeapError, match=r"no room for a worker \(4 GPU\(s\) of one node\) after 0.1 s \(--wait\)"):
+            next(ray_pool.RayPool(EngineOptions("vllm", {}), 4, 1, 0.1).answer([question], Decoding(1), None))
+    with own_ray(), pytest.raises(LeapError, match=r"no free GPU after 0.1 s .* has 0 GPU\(s\) on 1 node"):
+        pick_cluster_device("cuda", None, 1, 2, 0.1)
 
 
 def test_a_model_is_not_kept_for_a_worker_that_finds_no_room(
