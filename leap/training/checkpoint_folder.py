@@ -98,8 +98,20 @@ def remove_oldest(run: Path, keep: int | None, best: str | None = None) -> None:
         if old in BEING_SENT:
             continue
         if best is None or old.resolve() != Path(best).resolve():
-            old.rename(partial_folder(old))  # first, so that a kill leaves nothing that looks whole
-            _remove(partial_folder(old))
+            _remove_whole(old)
+
+
+def remove_newer(run: Path, step: int) -> None:
+    """Remove whole checkpoints of later steps than `step`, which another node's disk has not. They are made anew, and
+    what is saved on the way there would count as older."""
+    for newer in whole_checkpoints(run):
+        if step_of(newer) > step:
+            _remove_whole(newer)
+
+
+def _remove_whole(checkpoint: Path) -> None:
+    checkpoint.rename(partial_folder(checkpoint))  # first, so that a kill leaves nothing that looks whole
+    _remove(partial_folder(checkpoint))
 
 
 def _remove(folder: Path) -> None:

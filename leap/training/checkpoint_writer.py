@@ -126,10 +126,12 @@ class CheckpointWriter:
                 weights, optimizer = self._copy.of({"weights": weights, "optimizer": optimizer}).values()
 
             def write() -> None:
+                # One more than `keep`, for nodes with disks of their own: this one may not become whole on another.
+                kept = self._keep and self._keep + 1
                 with explaining_disk_errors(place, needed):
                     save_weights(training, folder, weights, optimizer)
                     finish_checkpoint(place, marker)
-                    prune_checkpoints(self._run, state.log_history, self._keep, self._metric)
+                    prune_checkpoints(self._run, state.log_history, kept, self._metric)
                 self._copy.pin()  # for the next one
 
             self._start(write)
@@ -145,6 +147,8 @@ class CheckpointWriter:
             return None
         (state, place, needed), self._pending = self._pending, None
         self._everywhere(place, needed, self._join)
+        prune = partial(prune_checkpoints, self._run, state.log_history, self._keep, self._metric)
+        self._everywhere(place, needed, prune)
         return state
 
     def _fits_beside(self, needed: int) -> bool:

@@ -40,7 +40,14 @@ from leap.records.locks import wait_until_free
 from leap.records.remote import NotFetched, as_path
 from leap.records.upload import Upload
 from leap.training.batches import check_packing, make_batches
-from leap.training.checkpoint_folder import BEING_SENT, resume_point, training_in, whole_checkpoints
+from leap.training.checkpoint_folder import (
+    BEING_SENT,
+    remove_newer,
+    resume_point,
+    step_of,
+    training_in,
+    whole_checkpoints,
+)
 from leap.training.dry_run import describe
 from leap.training.optimizer_choice import choose_optimizer
 from leap.training.places import check_places
@@ -328,6 +335,8 @@ def writing_alone(run: Run, ranks: Ranks) -> Iterator[None]:
     with training_in(run.output) if ranks.writes else nullcontext():
         if ranks.writes and find_resume(run.output, run.identity) != run.newest:
             raise LeapError(f"{run.output}: another process trained here meanwhile; run the same command again")
+        if ranks.writes and run.resume:
+            remove_newer(run.output, step_of(run.resume))
         yield
 
 

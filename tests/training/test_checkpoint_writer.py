@@ -1,6 +1,10 @@
 """Checkpoints that are written while training goes on: their step's state, one at a time, and failures told."""
 
 import errno
+import os
+import signal
+import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import TINY_RECIPE, Finished, run_script, run_script_apart
+from conftest import PYTHONPATH, REPOSITORY, TINY_RECIPE, Finished, run_script, run_script_apart
 from safetensors.torch import load_file
 from tiny_models import save_tiny_model
 from torch import Tensor
@@ -62,8 +66,11 @@ def test_a_copy_is_of_its_moment_in_storages_of_its_own() -> None:
 
 @pytest.fixture
 def training(tmp_path: Path) -> Training:
-    """A tiny model in float32 with the optimiser's state of two steps."""
-    folder = save_tiny_model("qwen3_vl", tmp_path / "model", ["words"] * 3)
+    return made_training(save_tiny_model("qwen3_vl", tmp_path / "model", ["words"] * 3))
+
+
+def made_training(folder: Path) -> Training:
+    """The model of a folder in float32 with the optimiser's state of two steps."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     scheduler = LambdaLR(optimizer, lambda step: 1.0)
@@ -300,3 +307,24 @@ def test_this_machines_memory_is_known() -> None:
     found = available_memory()
     assert found is not None
     assert found > 1e6
+
+
+@pytest.mark.slow
+def test_a_kill_always_leaves_a_checkpoint_that_all_disks_have(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {**os.environ, "PYTHONPATH": PYTHONPATH, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    save_tiny_model("qwen3_vl", tmp_path / "model", ["words"] * 3)
+    command = [sys.executable, "tests/training/own_disks.py", str(tmp_path)]
+    ranks = [
+        subprocess.Popen(command, env={**common, "RANK": str(rank)}, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    first, second = ((rank.communicate(timeout=300)[1], rank.returncode) for rank in ranks)
+    assert second[1] == -signal.SIGKILL, second
+    assert first[1] == 1, first
+    assert "gloo" in first[0]
+    steps = [[folder.name for folder in find_checkpoints(tmp_path / str(rank))] for rank in range(2)]
+    assert steps == [["checkpoint-4", "checkpoint-6"], ["checkpoint-4"]]

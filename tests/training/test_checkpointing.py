@@ -30,6 +30,7 @@ from leap.training.checkpoint_folder import (
     explaining_disk_errors,
     finish_checkpoint,
     partial_folder,
+    remove_newer,
     remove_oldest,
     start_checkpoint,
     strip_older,
@@ -163,6 +164,8 @@ def test_the_only_good_checkpoint_is_never_removed(tmp_path: Path) -> None:
     made(tmp_path, 3)
     remove_oldest(tmp_path, keep=1, best=str(tmp_path / "checkpoint-2"))
     assert checkpoints(tmp_path) == ["checkpoint-2", "checkpoint-3"]
+    remove_newer(tmp_path, 2)  # which another node has not
+    assert checkpoints(tmp_path) == ["checkpoint-2"]
 
 
 def test_of_a_checkpoint_that_was_moved_away_only_the_link_is_removed(tmp_path: Path) -> None:
