@@ -5,6 +5,7 @@ import re
 
 from leap.errors import UsageError
 
+ENDED = "leap/ended"  # key in torchrun's store: `ended_early`
 LOCK_WAIT = "LEAP_LOCK_WAIT"  # seconds until a training run's folder must be free, as who starts it again says
 # Of torchrun, accelerate and huggingface_hub: the least value of each.
 _WHOLE = {
@@ -33,6 +34,11 @@ def check_environment() -> None:
         raise UsageError(f"RANK={rank()} of WORLD_SIZE={world_size()}: ranks count from 0; start with torchrun")
     # All figures here are files. A notebook names a backend of its own, which other Pythons do not have.
     os.environ["MPLBACKEND"] = "agg"
+
+
+def ended_early(node: int, host: str) -> str:
+    """What ranks are told that wait for those of a node."""
+    return f"node {node} ({host}) has ended before all ranks had met, and says why there"
 
 
 def world_size() -> int:

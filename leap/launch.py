@@ -8,20 +8,24 @@ torchrun itself ends a wrong flag or Ctrl-C with tracebacks of its own, after th
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 
 import leap.interrupt  # noqa: F401  (before what takes time)
 from leap.cli import FAILED, INTERRUPTED, WRONG_USAGE, count, run, some_workers, whole
+from leap.environment import ENDED, ended_early
 from leap.errors import LeapError, Stopped, UsageError, first_line
 
 _OWN_WORDS = (FAILED, WRONG_USAGE, INTERRUPTED, 143)  # exit codes of a script that has said why
 TO_SAVE = 240  # seconds that ranks have to save a checkpoint when they are to end: one of the 2B model took 28 s
 _PORT = "29500"  # torchrun's
+_TELLING = 3  # seconds
 _HERE = ["--standalone", "--local_addr", "127.0.0.1"]  # else it is the machine's name, which not every one can resolve
 
 
@@ -88,6 +92,7 @@ def _torchrun(words: list[str]) -> int | None:
     try:
         start(parse_args(words))
     except SignalException as error:
+        _tell_other_nodes()
         raise Stopped("stopped; the same command continues from here", int(error.sigval)) from error
     except DistError as error:  # of torchrun itself: its ranks are other processes
         raise LeapError(
@@ -95,6 +100,7 @@ def _torchrun(words: list[str]) -> int | None:
             "within ten minutes, with the address of the first as MASTER_ADDR"
         ) from error
     except ChildFailedError as error:
+        _tell_other_nodes()
         rank, failure = error.get_first_failure()
         if failure.exitcode in _OWN_WORDS:
             return failure.exitcode
@@ -104,6 +110,19 @@ def _torchrun(words: list[str]) -> int | None:
         print(f"error: rank {rank} {ended}, see above", file=sys.stderr)
         return FAILED
     return None
+
+
+def _tell_other_nodes() -> None:
+    """That this one has ended, for ranks that wait for its own. The first one's store says it by ending."""
+    node = _variable("NODE_RANK", whole, "0")
+    if _variable("NNODES", some_workers, "1") == 1 or node == 0:
+        return
+    from torch.distributed import TCPStore
+
+    with contextlib.suppress(RuntimeError):  # the first node has ended
+        port, timeout = _variable("MASTER_PORT", count, _PORT), timedelta(seconds=_TELLING)
+        store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=timeout)
+        store.set(ENDED, ended_early(node, socket.gethostname()))
 
 
 if __name__ == "__main__":

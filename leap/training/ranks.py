@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from torch import distributed
 
-from leap.environment import DDP_TIMEOUT, rank, world_size
+from leap.environment import DDP_TIMEOUT, ENDED, ended_early, rank, world_size
 from leap.errors import LeapError, first_line
 
 _DAY = timedelta(days=1)
+_LOOK_EVERY = 0.5  # seconds
+_CONNECT = timedelta(seconds=15)
 # In the messages of what ranks speak by: gloo on CPUs, NCCL between GPUs, the store in which they find each other.
 _TRANSPORTS = ("gloo", "NCCL", "TCPStore")
 
@@ -30,7 +33,29 @@ def join(timeout: int = DDP_TIMEOUT) -> None:
     from accelerate import PartialState
 
     with _finding_each_other():
+        _meet(timeout)
         PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=timeout))
+
+
+def _meet(timeout: int) -> None:
+    """Until all ranks are here. Raises LeapError once the launcher of a node has ended: PyTorch waits for the whole
+    timeout, and does not say for whom."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return  # no launcher has the store
+    address, port, deadline = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), time.monotonic() + timeout
+    names = [f"leap/rank-{number}" for number in range(world_size())]
+    try:
+        store = distributed.TCPStore(address, port, is_master=False, timeout=min(timedelta(seconds=timeout), _CONNECT))
+        store.set(names[rank()], "")
+        while not store.check(names):
+            if store.check([ENDED]):
+                raise LeapError(store.get(ENDED).decode())
+            if time.monotonic() > deadline:
+                missing = [str(number) for number, name in enumerate(names) if not store.check([name])]
+                raise TimeoutError(f"after {timeout} s (ddp_timeout) without rank {', '.join(missing)}")
+            time.sleep(_LOOK_EVERY)
+    except distributed.DistNetworkError as error:  # its launcher had the store before any rank was started
+        raise LeapError(f"{ended_early(0, address)} ({first_line(error)})") from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A node is a network namespace with a host name and a disk for its output of its 
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import torch
 from conftest import PYTHONPATH, REPOSITORY, TINY_RECIPE
 from safetensors.torch import load_file
 from test_checkpointing import assert_close, history
-from test_sharding import ALONE, CLOSE, STEPS, all_done, torchrun
+from test_sharding import ALONE, CLOSE, STEPS, all_done, nodes_of_one_machine, torchrun
 from two_hosts import NOT_HERE, TwoHosts
 
 from leap.models.checkpoints import MARKER, find_checkpoints
@@ -190,6 +191,29 @@ def test_what_nodes_do_not_agree_on_is_named(nodes: Nodes) -> None:
         (line,) = errors(output)
         named = "error: recipe: learning_rate: rank 0 on node-0 has 0.001, rank 1 on node-1 has 0.002"
         assert line.startswith(named)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [0, 1])
+def test_a_node_that_ends_before_the_ranks_have_met_is_named(workspace: Path, tmp_path: Path, ending: int) -> None:
+    (*_, port, _, _), _ = nodes_of_one_machine()
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, "LEAP_ROOT": str(workspace)}
+    common |= {"NNODES": "2", "NUM_GPUS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    launch = [sys.executable, "-m", "leap.launch", FINETUNE, *TWELVE, "--output_dir", str(tmp_path)]
+    nodes = [
+        subprocess.Popen(
+            [*launch, *(["--train_file", "nowhere.jsonl"] * (number == ending))],
+            env={**common, "NODE_RANK": str(number)}, cwd=REPOSITORY, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    outputs = [ended(node) for node in nodes]
+    assert outputs[ending][0] == 1, outputs
+    code, output = outputs[1 - ending]
+    assert code == 1, output
+    host = socket.gethostname() if ending else "127.0.0.1"
+    assert f"error: node {ending} ({host}) has ended before all ranks had met" in output
 
 
 # In the place of Slurm's: two tasks on this machine, each with its node's number, and the name of the first node.
