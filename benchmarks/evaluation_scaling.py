@@ -58,7 +58,9 @@ class Asked:
     def note_engine(self, described: dict[str, Any], again: bool = False) -> None:
         self.engine = described
 
-    def record(self, response: Response, seconds: float) -> None:
+    def sync(self) -> None: ...
+
+    def record(self, response: Response, seconds: float, sync: bool = True) -> None:
         self.ends.setdefault(self.worker, []).append(time.perf_counter() - self.started)
         self.responses.append(response)
 

@@ -73,9 +73,14 @@ class ModelRun:
         for folder in self._asked.values():
             folder.note_engine(described, again)
 
-    def record(self, response: Response, seconds: float) -> None:
-        """Put an answer on disk; `seconds` have passed since the one before it."""
-        self._asked[response.key[0]].record(response, seconds)
+    def record(self, response: Response, seconds: float, sync: bool = True) -> None:
+        """Put an answer on disk, with `sync` at once; `seconds` have passed since the one before it."""
+        self._asked[response.key[0]].record(response, seconds, sync)
+
+    def sync(self) -> None:
+        """What is recorded is on disk when this returns."""
+        for folder in self._asked.values():
+            folder.sync()
 
     def finish(self) -> list[DimensionResult]:
         """The scores of what is answered. Raises the LeapError that ended the asking, if one did."""

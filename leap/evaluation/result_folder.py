@@ -129,8 +129,9 @@ class ResultFolder:
         self._manifest["inference"].append({**before, **described})
         self._write_note()
 
-    def record(self, response: Response, seconds: float) -> None:
-        """Put an answer on disk; one with an error stands there as such, and is asked again by the next run.
+    def record(self, response: Response, seconds: float, sync: bool = True) -> None:
+        """Put an answer on disk, with `sync` at once; one with an error stands there as such, and is asked again by the
+        next run.
 
         `seconds` have passed since the answer before it, of any dimension: their sums say how fast each dimension was
         answered, whatever else was asked in between.
@@ -143,7 +144,11 @@ class ResultFolder:
         note["seconds"] = round(note["seconds"] + seconds, 6)
         example, repeat = example_and_repeat(response.key)
         self._repeats[repeat][example] = as_prediction(response, self._hashes[example])
-        self._file.append(self._repeats[repeat][example])
+        self._file.append(self._repeats[repeat][example], sync)
+
+    def sync(self) -> None:
+        """What is recorded is on disk when this returns."""
+        self._file.sync()
 
     def _write_note(self) -> None:
         write_json(self.path / MANIFEST, self._manifest)

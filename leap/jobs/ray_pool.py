@@ -54,7 +54,9 @@ class Work(Protocol):
 
     def note_engine(self, described: dict[str, Any], again: bool = False) -> None: ...
 
-    def record(self, response: Response, seconds: float) -> None: ...
+    def record(self, response: Response, seconds: float, sync: bool = True) -> None: ...
+
+    def sync(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -371,11 +373,13 @@ class RayPool:
         except ray.exceptions.RayError as error:
             self._end(worker, shard, call)
             self._lose(worker, shard, error)
+        finally:  # once for all that had come: of many workers' responses each would wait for the disk
+            shard.task.work.sync()
 
     def _record(self, shard: _Shard, response: Response) -> None:
         if shard.requests.pop(response.key, None):  # else it had a response: nothing is counted twice
             now = time.monotonic()
-            shard.task.work.record(response, now - self._before)
+            shard.task.work.record(response, now - self._before, sync=False)
             self._before = now
             self._done += 1
             self._show(self._done)

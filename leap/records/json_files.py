@@ -207,8 +207,8 @@ def jsonl_line(record: BaseModel) -> bytes:
 class JsonlAppender:
     """Append records so that a kill at any moment, or a power cut, loses at most the line being written.
 
-    A record is on disk when `append` returns. A line that a kill cut short is removed when the file is opened again,
-    and a whole one gets the line end that it lacks.
+    A record is on disk when `append` returns, or `sync` after many. A line that a kill cut short is removed when the
+    file is opened again, and a whole one gets the line end that it lacks.
     """
 
     def __init__(self, path: Path) -> None:
@@ -225,9 +225,14 @@ class JsonlAppender:
         with naming(self.path):
             self._file.close()
 
-    def append(self, record: BaseModel) -> None:
+    def append(self, record: BaseModel, sync: bool = True) -> None:
         with naming(self.path):
             self._file.write(jsonl_line(record))
+        if sync:
+            self.sync()
+
+    def sync(self) -> None:
+        with naming(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
 

@@ -190,8 +190,10 @@ class Question:
 
     def close(self) -> None: ...
 
-    def record(self, response: Response, seconds: float) -> None:
+    def record(self, response: Response, *given: Any, **named: Any) -> None:
         self.responses.append(response)
+
+    def sync(self) -> None: ...
 
     def note_engine(self, *given: Any) -> None: ...
 
