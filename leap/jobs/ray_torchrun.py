@@ -23,7 +23,7 @@ from leap.redaction import is_secret_name
 from leap.supervise import supervised
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "training" / "run-finetuning.py"
-_CARRIED = re.compile(r"(LEAP|NCCL|GLOO)_\w+|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|OMP_NUM_THREADS")
+_CARRIED = re.compile(r"(LEAP|(TORCH_)?NCCL|GLOO)_\w+|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|OMP_NUM_THREADS")
 _LOOK_EVERY = 0.5  # seconds between two looks for a signal
 _LAST_WORDS = 60.0  # seconds for the other nodes to end, and to say why
 

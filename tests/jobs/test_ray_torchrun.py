@@ -25,12 +25,14 @@ def test_variables_of_a_command_go_along_and_credentials_do_not() -> None:
     given = {
         "LEAP_ROOT": "/x",
         "NCCL_DEBUG": "INFO",
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
         "HF_HOME": "/y",
         "LEAP_API_KEY": "k",
         "HF_TOKEN": "t",
         "PATH": "/bin",
     }
-    assert carried(given) == {"LEAP_ROOT": "/x", "NCCL_DEBUG": "INFO", "HF_HOME": "/y"}
+    named = ("LEAP_ROOT", "NCCL_DEBUG", "TORCH_NCCL_DUMP_ON_TIMEOUT", "HF_HOME")
+    assert carried(given) == {name: given[name] for name in named}
 
 
 @pytest.fixture
