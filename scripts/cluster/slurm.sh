@@ -2,7 +2,8 @@
 # Training on Slurm's nodes, one torchrun on each; every flag of run-finetuning.py may follow.
 #   sbatch --nodes 2 --gpus-per-node 8 scripts/cluster/slurm.sh --recipe full --hybrid_shard --fsdp
 # From the repository, in an environment that has LEAP. The same line goes on after a time limit, a kill or a lost node,
-# with fewer or more nodes too. See docs/training.md.
+# with fewer or more nodes too. Where the name of a node is loopback on itself, ranks need the name of the interface
+# between nodes: GLOO_SOCKET_IFNAME=ib0 before sbatch. See docs/training.md.
 #SBATCH --job-name=leap
 #SBATCH --nodes=2
 #SBATCH --gpus-per-node=8
