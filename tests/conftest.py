@@ -33,16 +33,18 @@ GOLDEN = TEST_DATA / "golden"
 TINY_RECIPE = str(Path(__file__).resolve().parent / "tiny.yaml")
 
 
-# Two processes share the files in this order: a long one that begins last would leave one of them waiting for it.
-LONG = {
-    *("test_pipeline", "test_out_of_memory", "test_engine", "test_checkpointing", "test_recipes", "test_workers"),
-    *("test_shared_prefix", "test_training_benchmark", "test_openai_engine", "test_crash_safety", "test_grpo"),
-    *("test_memory_plan", "test_checkpoint_writer", "test_statistics", "test_dry_runs", "test_interrupts"),
-}
+# Processes share the files in this order: a long one that begins last would leave the others waiting for it.
+LONGEST_FIRST = [
+    *("test_openai_engine", "test_pipeline", "test_recipes", "test_data_elsewhere", "test_engine_of_sweep"),
+    *("test_model_files", "test_crash_safety", "test_training_benchmark", "test_review", "test_base_model"),
+    *("test_report", "test_families", "test_network", "test_image_size", "test_checkpointing", "test_workers"),
+    *("test_checkpoint_writer", "test_out_of_memory", "test_nodes", "test_killed_evaluation", "test_vllm_adapter"),
+]
+PLACE = {name: place for place, name in enumerate(LONGEST_FIRST)}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    items.sort(key=lambda item: PLACE.get(item.path.stem, len(PLACE)))
 
 
 _frozen = 0  # modules

@@ -226,14 +226,15 @@ def test_what_does_not_fit_together_is_refused(workspace: Path, options: list[st
 
 
 def test_the_plan_says_it_and_a_missing_benchmark_is_refused_before_training(workspace: Path) -> None:
-    done = run_script(FINETUNE, *OPTIONS, *SMALL, "--dry_run", "--eval_benchmark", "6", root=workspace)
+    planned = [*OPTIONS, *SMALL, "--dry_run", "--output_dir", "output/planned", "--eval_benchmark"]
+    done = run_script(FINETUNE, *planned, "6", root=workspace)
     assert done.returncode == 0, done.stderr
     assert "benchmark   6 examples, every 2 steps and after the last" in done.stdout
     for patience, steps in (("null", 8), ("6", 5)):  # a fifth of the run, or often enough to stop early
         seldom = ["--max_steps", "41", "--eval_steps", "null", "--early_stopping_patience", patience]
-        done = run_script(FINETUNE, *OPTIONS, *SMALL, "--dry_run", "--eval_benchmark", "6", *seldom, root=workspace)
+        done = run_script(FINETUNE, *planned, "6", *seldom, root=workspace)
         assert f"benchmark   6 examples, every {steps} steps and after the last" in done.stdout, done.stderr
-    done = run_script(FINETUNE, *OPTIONS, *SMALL, "--dry_run", "--eval_benchmark", "999", root=workspace)
+    done = run_script(FINETUNE, *planned, "999", root=workspace)
     assert (done.returncode, "eval_benchmark=999: the benchmark has 12 examples here" in done.stderr) == (1, True)
 
 
