@@ -76,8 +76,13 @@ def test_exactly_127_and_0_are_this_machine(number: int) -> None:
 # Proxies
 
 
-@pytest.mark.parametrize("name", SPELLINGS)
-@pytest.mark.parametrize("proxy", [DEAD, "socks5://127.0.0.1:9", "socks://127.0.0.1:9", "nonsense"])
+@pytest.mark.parametrize(
+    ("name", "proxy"),
+    [
+        *((name, DEAD) for name in SPELLINGS),
+        *(("all_proxy", proxy) for proxy in ("socks5://127.0.0.1:9", "socks://127.0.0.1:9", "nonsense")),
+    ],
+)
 def test_a_server_on_this_machine_is_asked_directly(monkeypatch: pytest.MonkeyPatch, name: str, proxy: str) -> None:
     monkeypatch.setenv(name, proxy)
     with FaultyServer() as server:

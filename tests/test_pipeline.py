@@ -141,7 +141,7 @@ def test_evaluation_and_drawing(workspace: Path, runs: tuple[Path, Path]) -> Non
     assert again.returncode == 0
     assert (folder / "predictions.jsonl").read_bytes() == before
 
-    drawn = run_script(DRAW, "--format", "png", root=workspace)
+    drawn = run_script(DRAW, *"--figure total_scores --format png".split(), root=workspace)
     assert drawn.returncode == 0, drawn.stderr
     for name in ("Baseline", "checkpoint-6", "checkpoint-6_blank", "checkpoint-6_swapped", "checkpoint-6_absent"):
         assert name in drawn.stdout

@@ -24,7 +24,7 @@ from leap.models.loading import load_model, load_processor
 from leap.records.training import ImagePart, Message, TextPart
 
 SIZE = ImageSize(4, 9)
-NEW = 16  # tokens
+NEW = 8  # tokens
 TEXTS = (
     "Put the red apple on the plate.",
     "Open the drawer, then pour the milk into the cup and close the drawer again.",
