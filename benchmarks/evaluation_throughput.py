@@ -2,6 +2,8 @@
 
     python benchmarks/evaluation_throughput.py --workdir /tmp/leap-speed
     python benchmarks/evaluation_throughput.py --engines vllm --vllm_python ~/vllm/bin/python --vllm_chat
+    python benchmarks/evaluation_throughput.py --engines vllm --lmms_eval ~/lmms/bin/python \\
+        --data demo/dataset/vlm_evaluation_v1.0 --model demo/output/checkpoint-720
     python benchmarks/evaluation_throughput.py --device cpu --image_tokens 64 64 --warm_up 32 --examples 76 \\
         --model demo/output/checkpoint-720 --data demo/dataset/vlm_evaluation_v1.0
 
@@ -9,23 +11,36 @@ The seed's setting is plain `generate`, one example after the other, images prep
 example has two images of its own of 960x960 pixels and an instruction of its own; every answer has the same forced
 length on both sides; time counts from the first request to the last answer, preparation of images included, after a
 warm-up that is not timed. "With start-up" is the whole from opening an engine to its last answer, warm-up included.
---vllm_chat times vLLM's own offline class as well, as a user calls it, on the same examples. Without --model, a model
-of Qwen3-VL-2B's shape is made, of random weights. With --data, the examples are a benchmark's.
+--vllm_chat times vLLM's own offline class as well, as a user calls it, on the same examples; --lmms_eval lmms-eval with
+its vLLM backend, by its own command, on the first examples of each dimension of --data (docs/evaluation.md has what its
+environment needs, and vLLM beside that). Without --model, a model of Qwen3-VL-2B's shape is made, of random weights.
+With --data, the examples are a benchmark's (`sweep_time.py` makes one).
 """
 
 import argparse
+import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import installed  # noqa: F401
-from compared import add_arguments, dtype_of, free_memory, open_engine, origin, plain_generation, result_path
+from compared import (
+    REPOSITORY,
+    add_arguments,
+    dtype_of,
+    free_memory,
+    open_engine,
+    origin,
+    plain_generation,
+    result_path,
+)
 from full_size import make_model, make_requests
 from limits import examples_per_second
 
@@ -45,6 +60,8 @@ from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
 
 HERE = Path(__file__).resolve().parent
+TASKS = REPOSITORY / "integrations" / "lmms_eval"
+VERSION = "from importlib.metadata import version; print(version('lmms_eval'))"
 WINDOW = 64  # examples
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
@@ -60,10 +77,16 @@ def main() -> None:
     requests = make_or_read_requests(model, size, arguments)
     seed = measure_seed(model, size, arguments, requests[: arguments.seed_examples + 1], decoding)
     print(f"seed's setting: {seed['rate']:.3f} examples/s", flush=True)
-    chat = measure_vllm_chat(model, size, arguments, requests, decoding) if arguments.vllm_chat else None
+    few = requests[: arguments.warm_up + (arguments.peer_examples or arguments.examples)]
+    others = {}
+    if arguments.vllm_chat:
+        others["vllm_chat"] = measure_vllm_chat(model, size, arguments, few, decoding)
+    if arguments.lmms_eval:
+        others["lmms_eval"] = measure_lmms_eval(model, size, arguments, decoding)
     for name in arguments.engines:
         found = measure_engine(name, model, size, arguments, requests, decoding)
-        result = {**where, **as_result(name, found, seed, arguments), **(beside(found, chat) if chat else {})}
+        result = {**where, **as_result(name, found, seed, arguments)}
+        result |= {other: beside(found, theirs) for other, theirs in others.items()}
         result |= share_of_limit(model, size, where["device"], requests[0], result)
         print(f"{name}: {result['ours']:.3f} examples/s, {result['ratio']:.1f} times", flush=True)
         write_json(result_path(arguments.output, result), result)
@@ -80,8 +103,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed_examples", type=count, default=12, help="timed examples of the seed's setting (default %(default)s)")
     add("--new_tokens", type=count, default=128, help="of every answer (default %(default)s)")
     add("--vllm_chat", action="store_true", help="time vLLM's LLM.chat too, in the environment of --vllm_python")
+    add("--lmms_eval", help="time lmms-eval too: the interpreter of its environment, which has vLLM")
+    add("--peer_examples", type=count, help="timed examples of LLM.chat and lmms-eval (default: --examples)")
     add("--natural_end", action="store_true", help="answers end where the model ends them, --new_tokens at the latest")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.lmms_eval and arguments.data is None:
+        parser.error("--lmms_eval needs --data: its tasks read a benchmark's folder")
+    return arguments
 
 
 def make_or_read_requests(model: Path, size: ImageSize, arguments: argparse.Namespace) -> list[Request]:
@@ -155,11 +183,51 @@ def measure_vllm_chat(
         "version": found["version"],
         "options": options,
         "rate": round(rate, 3),
-        **with_start_up(found["start_up_seconds"], found["seconds"], arguments),
+        "examples": len(found["texts"]),
+        **with_start_up(found["start_up_seconds"], found["seconds"], arguments.warm_up, len(found["texts"])),
         "prompt_tokens": statistics.median(found["prompt_tokens"]),
         "new_tokens": statistics.mean(found["new_tokens"]),
         "texts": dict(zip((request.key for request in requests[arguments.warm_up :]), found["texts"], strict=True)),
     }
+
+
+def measure_lmms_eval(
+    model: Path, size: ImageSize, arguments: argparse.Namespace, decoding: Decoding
+) -> dict[str, Any]:
+    """Its whole command, from start to end, on as many examples of each dimension; the rate is by its own clock, which
+    leaves out that images are written into its messages."""
+    each = (arguments.peer_examples or arguments.examples) // len(DIMENSIONS)
+    folder = arguments.workdir.resolve() / "lmms_eval"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    options = chat_options(model, size, arguments)
+    given = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in options.items()}
+    given |= {"gpu_memory_utilization": 0.9, "max_new_tokens": decoding.max_new_tokens}  # it takes 4096 for fewer
+    command = [arguments.lmms_eval, "-m", "lmms_eval", "--include_path", str(TASKS), "--tasks", "leap_vlabench"]
+    command += ["--model", "vllm", "--model_args", ",".join(f"{name}={value}" for name, value in given.items())]
+    command += ["--batch_size", str(each * len(DIMENSIONS)), "--limit", str(each), "--log_samples"]
+    command += ["--gen_kwargs", f"max_new_tokens={decoding.max_new_tokens}", "--output_path", str(folder)]
+    seconds = in_its_environment(command, folder / "log.txt", arguments, {"LEAP_ROOT": str(arguments.data.parents[1])})
+    read = read_object(next(folder.rglob("*_results.json")))
+    samples = [json.loads(line) for file in folder.rglob("*_samples_*.jsonl") for line in file.open()]
+    found, number = read["throughput"], len(samples)
+    print(f"lmms-eval: {number / found['total_elapsed_time']:.3f} examples/s, {seconds:.0f} s in all", flush=True)
+    return {
+        "version": subprocess.check_output([arguments.lmms_eval, "-c", VERSION], text=True).strip(),
+        "options": given,
+        "examples": number,
+        "rate": round(number / found["total_elapsed_time"], 3),
+        "start_up_seconds": round(seconds - found["total_elapsed_time"], 1),
+        "with_start_up": round(number / seconds, 3),
+        "new_tokens": found["total_gen_tokens"] / number,
+        "texts": {key_of(Path(sample["input_media"][0])): sample["filtered_resps"] for sample in samples},
+    }
+
+
+def key_of(image: Path) -> tuple[str, str, str]:
+    """An example's, by the place of its image: <dimension>/<task>/exampleN/input/input.png"""
+    dimension, task, example = image.parts[-5:-2]
+    return dimension, task, example.removeprefix("example")
 
 
 def chat_options(model: Path, size: ImageSize, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -179,31 +247,41 @@ def chat_options(model: Path, size: ImageSize, arguments: argparse.Namespace) ->
 def chat_in_its_environment(job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     folder = arguments.workdir.resolve() / "vllm_chat"
     write_json(folder / "job.json", job)
-    python, log = find_interpreter(arguments.vllm_python).path, folder / "log.txt"
-    environment = {name: value for name, value in os.environ.items() if name != ALLOCATOR} | QUIET
-    if arguments.device == "cpu":
-        environment |= {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    free_memory(arguments.device)
+    python = find_interpreter(arguments.vllm_python).path
     command = [python, str(HERE / "vllm_chat.py"), str(folder / "job.json"), str(folder / "found.json")]
-    with log.open("w") as output:
-        done = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False)
-    if done.returncode:
-        raise LeapError(f"vllm_chat.py ended with exit code {done.returncode}; {log} says why")
+    in_its_environment(command, folder / "log.txt", arguments)
     return read_object(folder / "found.json")
 
 
-def with_start_up(start_up: float, seconds: float, arguments: argparse.Namespace) -> dict[str, float]:
+def in_its_environment(
+    command: list[str], log: Path, arguments: argparse.Namespace, more: Mapping[str, str] = {}
+) -> float:
+    """The seconds that a command takes, without what is set for LEAP alone."""
+    environment = {name: value for name, value in os.environ.items() if name != ALLOCATOR} | QUIET | more
+    if arguments.device == "cpu":
+        environment |= {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    free_memory(arguments.device)
+    started = time.perf_counter()
+    with log.open("w") as output:
+        done = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False)
+    if done.returncode:
+        raise LeapError(f"{command[0]} ended with exit code {done.returncode}; {log} says why")
+    return time.perf_counter() - started
+
+
+def with_start_up(start_up: float, seconds: float, warm_up: int, examples: int) -> dict[str, float]:
     """Seconds until an engine is warm, and examples a second of the whole, warm-up and all."""
-    whole = (arguments.warm_up + arguments.examples) / (start_up + seconds)
+    whole = (warm_up + examples) / (start_up + seconds)
     return {"start_up_seconds": round(start_up, 1), "with_start_up": round(whole, 3)}
 
 
-def beside(found: dict[str, Any], chat: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's own class, and to how many examples it gave the same text."""
-    texts = chat["texts"]
-    same = [response.text == texts[response.key] for response in found["answers"] if response.key in texts]
-    kept = {key: value for key, value in chat.items() if key != "texts"}
-    return {"vllm_chat": {**kept, "same_text": sum(same), "of": len(same)}}
+def beside(found: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """What was found of another program, and to how many examples it gave the same text, but for blanks around it."""
+    texts = theirs["texts"]
+    ours = [(response.text or "", texts[response.key]) for response in found["answers"] if response.key in texts]
+    same = [one.strip() == other.strip() for one, other in ours]
+    kept = {key: value for key, value in theirs.items() if key != "texts"}
+    return {**kept, "same_text": sum(same), "of": len(same)}
 
 
 def as_result(name: str, found: dict[str, Any], seed: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -225,7 +303,7 @@ def as_result(name: str, found: dict[str, Any], seed: dict[str, Any], arguments:
         "seed_setting": round(seed["rate"], 4),
         "seed_windows": [round(1 / seconds, 4) for seconds in seed["seconds"]],
         "ours": round(rate, 3),
-        **with_start_up(found["start_up_seconds"], found["ends"][-1], arguments),
+        **with_start_up(found["start_up_seconds"], found["ends"][-1], arguments.warm_up, len(found["ends"])),
         "unit": "examples per second",
         "ratio": round(rate / seed["rate"], 1),
         "peak_gb": found["peak_gb"],

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from leap.training.signals import Signals
 
 
-def check_trl() -> None:
+def check_trl(use_vllm: bool = False) -> None:
     """Raises LeapError where the optional extra is not installed."""
+    if use_vllm and find_spec("vllm") is None:
+        raise LeapError("use_vllm: vLLM is not installed in this environment, whose process would run it")
     if find_spec("trl") is None:
         raise LeapError('GRPO needs TRL: pip install -c constraints.txt -e ".[rl]" (--method rft needs nothing more)')
 
@@ -47,7 +50,7 @@ def learn_grpo(
 
     Raises Stopped where a signal ended it, with a checkpoint saved; LeapError for what is wrong.
     """
-    check_trl()
+    check_trl(recipe.use_vllm)
     run = check_run(recipe, places.root, cache, report=not dry_run, benchmark=benchmark)
     assert isinstance(run.train, CheckedFile), "a PolicyRecipe names one file"
     prompts = read_prompts(run.train)
@@ -139,6 +142,7 @@ def _make_trainer(
         grpo_config,
         reward_functions,
     )
+    from leap.reinforcement.vllm_sampling import shown_images_once
     from leap.training.optimizers import make_optimizer
     from leap.training.training_report import TrainingReport, about
 
@@ -174,17 +178,18 @@ def _make_trainer(
     if "tensorboard" in trackers:
         ours.append(_tensorboard(places.logs / "tensorboard" / run.output.name, run.resume))
     others = [tracker for tracker in trackers if tracker != "tensorboard"]
-    return PolicyTrainer(
-        job,
-        signals,
-        model=model,
-        reward_funcs=reward_functions(recipe.weights, own),
-        args=grpo_config(recipe, run.output, bool(run.benchmark) and run.resume is None, others),
-        train_dataset=rows,
-        processing_class=reader,
-        callbacks=[*ours, *callbacks],
-        optimizers=(optimizer, schedule),
-    )
+    with shown_images_once(reader) if recipe.use_vllm else nullcontext():
+        return PolicyTrainer(
+            job,
+            signals,
+            model=model,
+            reward_funcs=reward_functions(recipe.weights, own),
+            args=grpo_config(recipe, run.output, bool(run.benchmark) and run.resume is None, others),
+            train_dataset=rows,
+            processing_class=reader,
+            callbacks=[*ours, *callbacks],
+            optimizers=(optimizer, schedule),
+        )
 
 
 def _tensorboard(folder: Path, resume: Path | None) -> Any:

@@ -284,13 +284,15 @@ def grpo_config(recipe: PolicyRecipe, output: Path, evaluates: bool, trackers: S
     same = ("num_generations", "max_completion_length", "temperature", "top_p", "num_iterations", "beta", "epsilon",
             "epsilon_high", "loss_type", "scale_rewards", "mask_truncated_completions", "max_steps",
             "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm",
-            "logging_steps", "save_steps", "seed", "bf16")  # fmt: skip
+            "logging_steps", "save_steps", "seed", "bf16", "use_vllm", "vllm_gpu_memory_utilization",
+            "vllm_enable_sleep_mode")  # fmt: skip
     try:
         return GRPOConfig(
             output_dir=str(output),
             **{name: getattr(recipe, name) for name in same},
             dataloader_num_workers=recipe.dataloader_num_workers or 0,
             steps_per_generation=recipe.micro_batches_sampled,
+            vllm_max_model_length=recipe.model_max_length + recipe.max_completion_length,
             reward_weights=list(recipe.weights.values()),
             shuffle_dataset=False,  # the rows stand in the order of the run
             gradient_checkpointing=bool(recipe.gradient_checkpointing),

@@ -9,6 +9,7 @@ from leap.vlabench.rewards import TERMS, why_no_term
 
 TABLETOP = "tabletop"
 _ORDER = 2  # of `policy_prompts.order_of`: to be raised when it is another, since a run would go on with other prompts
+_FREE = ("train_file", "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode")  # which decide nothing that is learned
 # Keys of LEAP's own training loop that TRL's has no use for, and what there is instead.
 _NOT_IN_GRPO = {
     "val_file": "eval_benchmark answers examples that are not trained on",
@@ -50,6 +51,13 @@ class PolicyRecipe(Recipe):
     max_completion_length: Annotated[Count, Field(description="tokens of a response")] = 256
     temperature: Annotated[Finite, Field(gt=0, le=5)] = 1.0
     top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
+    use_vllm: Annotated[bool, Field(description="responses are sampled by vLLM, in the same process")] = False
+    vllm_gpu_memory_utilization: Annotated[
+        Finite, Field(gt=0, lt=1, description="of a GPU's memory, the share that vLLM takes")
+    ] = 0.3
+    vllm_enable_sleep_mode: Annotated[
+        bool, Field(description="vLLM gives its memory back while is learned, and takes the weights anew each time")
+    ] = False
 
     reward_weights: Annotated[
         dict[str, Finite], AfterValidator(_weights), Field(description=f"of {', '.join(TERMS)}, and own")
@@ -96,6 +104,8 @@ class PolicyRecipe(Recipe):
         if self.method == "rft":
             if self.image_share:
                 raise ValueError("image_share: samples to learn from are kept of a scene's own images; GRPO has it")
+            if self.use_vllm:
+                raise ValueError("use_vllm: rejection sampling samples with the hf engine; GRPO has it")
             return self
         for key, instead in _NOT_IN_GRPO.items():
             if getattr(self, key) != type(self).model_fields[key].default:
@@ -136,7 +146,7 @@ class PolicyRecipe(Recipe):
 
     def identity(self) -> dict[str, Any]:
         """The prompts are known by their content, wherever they lie."""
-        values = {name: value for name, value in super().identity().items() if name != "train_file"}
+        values = {name: value for name, value in super().identity().items() if name not in _FREE}
         order = {"order_of_prompts": _ORDER} if self.method == "grpo" else {}
         return values | order | ({"own_reward": self._own} if self._own else {})
 

@@ -34,6 +34,7 @@ def test_a_shipped_recipe_is_whole(name: str) -> None:
         ("--num_generations 5", "64 responses are sampled at once, which is no multiple of num_generations=5"),
         ("--image_share 0.5", "reward_weights: image and image_share need each other"),
         ("--val_file data/test_demo.jsonl", "val_file: GRPO does not take it; eval_benchmark"),
+        ("--method rft --use_vllm true", "use_vllm: rejection sampling samples with the hf engine"),
         ("--quantization 4bit --finetuning lora --freeze_vision false", "quantization: GRPO does not take it"),
         (
             "--beta 0.04 --finetuning lora --freeze_vision false --resume_from_lora output/some",
@@ -105,3 +106,8 @@ def test_a_changed_own_reward_is_another_run(tmp_path: Path) -> None:
     first, second = (recipe.with_own_reward(name).identity() for name in ("one", "two"))
     assert first != second
     assert recipe.identity().items() <= first.items()
+
+
+def test_what_vllm_may_take_decides_nothing_that_is_learned() -> None:
+    plain, more = policy(use_vllm=True), policy(use_vllm=True, vllm_gpu_memory_utilization=0.5)
+    assert plain.identity() == more.identity() != policy().identity()
