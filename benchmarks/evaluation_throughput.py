@@ -25,7 +25,7 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -77,19 +77,25 @@ def main() -> None:
     requests = make_or_read_requests(model, size, arguments)
     seed = measure_seed(model, size, arguments, requests[: arguments.seed_examples + 1], decoding)
     print(f"seed's setting: {seed['rate']:.3f} examples/s", flush=True)
-    few = requests[: arguments.warm_up + (arguments.peer_examples or arguments.examples)]
-    others = {}
-    if arguments.vllm_chat:
-        others["vllm_chat"] = measure_vllm_chat(model, size, arguments, few, decoding)
-    if arguments.lmms_eval:
-        others["lmms_eval"] = measure_lmms_eval(model, size, arguments, decoding)
+    measured = []
     for name in arguments.engines:
         found = measure_engine(name, model, size, arguments, requests, decoding)
         result = {**where, **as_result(name, found, seed, arguments)}
-        result |= {other: beside(found, theirs) for other, theirs in others.items()}
         result |= share_of_limit(model, size, where["device"], requests[0], result)
         print(f"{name}: {result['ours']:.3f} examples/s, {result['ratio']:.1f} times", flush=True)
         write_json(result_path(arguments.output, result), result)
+        measured.append((found, result))
+    few = requests[: arguments.warm_up + (arguments.peer_examples or arguments.examples)]
+    others: dict[str, Callable[[], dict[str, Any]]] = {}
+    if arguments.vllm_chat:
+        others["vllm_chat"] = lambda: measure_vllm_chat(model, size, arguments, few, decoding)
+    if arguments.lmms_eval:
+        others["lmms_eval"] = lambda: measure_lmms_eval(model, size, arguments, decoding)
+    for other, measure in others.items():
+        theirs = measure()
+        for found, result in measured:  # as they come, since a run may be cut off
+            result[other] = beside(found, theirs)
+            write_json(result_path(arguments.output, result), result)
 
 
 def parse_arguments() -> argparse.Namespace:
