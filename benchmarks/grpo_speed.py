@@ -130,7 +130,12 @@ def measure(name: str, root: Path, arguments: argparse.Namespace) -> dict[str, A
     with log.open("w") as output:
         try:
             done = subprocess.run(
-                command, stdout=output, stderr=output, env=environment(root), timeout=arguments.longest, check=False
+                command,
+                stdout=output,
+                stderr=output,
+                env=environment(root, arguments),
+                timeout=arguments.longest,
+                check=False,
             )
             reason = f"exit code {done.returncode}"
         except subprocess.TimeoutExpired:
@@ -140,10 +145,12 @@ def measure(name: str, root: Path, arguments: argparse.Namespace) -> dict[str, A
     return figures(read_object(found_path), arguments)
 
 
-def environment(root: Path) -> dict[str, str]:
+def environment(root: Path, arguments: argparse.Namespace) -> dict[str, str]:
+    """With what ms-swift sizes images by."""
     quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, **quiet, "LEAP_ROOT": str(root), "PYTHONPATH": path}
+    sizes = zip(("IMAGE_MIN_TOKEN_NUM", "IMAGE_MAX_TOKEN_NUM"), map(str, arguments.image_tokens), strict=True)
+    return {**os.environ, **quiet, **dict(sizes), "LEAP_ROOT": str(root), "PYTHONPATH": path}
 
 
 def leap_words(name: str, root: Path, arguments: argparse.Namespace) -> list[str]:
@@ -167,8 +174,6 @@ def leap_words(name: str, root: Path, arguments: argparse.Namespace) -> list[str
 
 
 def swift_words(root: Path, arguments: argparse.Namespace) -> list[str]:
-    tokens = 32 * 32  # pixels of an image's token
-    os.environ["MIN_PIXELS"], os.environ["MAX_PIXELS"] = (str(tokens * number) for number in arguments.image_tokens)
     on_cpu = arguments.device == "cpu"
     given: dict[str, Any] = {
         **common(arguments),

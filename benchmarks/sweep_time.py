@@ -120,7 +120,8 @@ def sweep(checkout: Path, root: Path, results: Path, checkpoints: int, options: 
     shutil.rmtree(results, ignore_errors=True)
     command = [sys.executable, str(checkout / SCRIPT), "--batch_mode", "--skip_baseline", "--output_dir", str(results)]
     command += ["--max_checkpoints", str(checkpoints), *options]
-    environment = {**os.environ, "LEAP_ROOT": str(root), "PYTHONPATH": str(checkout)}
+    path = os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "LEAP_ROOT": str(root), "PYTHONPATH": path}
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

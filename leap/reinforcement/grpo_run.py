@@ -157,7 +157,8 @@ def _make_trainer(
     asked = order_of(prompts, needed, recipe.image_share, recipe.seed, together)
     rows = Dataset.from_dict({"number": list(range(len(asked)))}).with_transform(Conversations(prompts, asked))
     reader = load_processor(run.model)
-    record_size(reader, ImageSize(recipe.image_tokens_min, recipe.image_tokens_max))
+    image_size = ImageSize(recipe.image_tokens_min, recipe.image_tokens_max)
+    record_size(reader, image_size)
     reader.tokenizer.padding_side = "left"
     job = PolicyJob(
         recipe=recipe,
@@ -178,7 +179,7 @@ def _make_trainer(
     if "tensorboard" in trackers:
         ours.append(_tensorboard(places.logs / "tensorboard" / run.output.name, run.resume))
     others = [tracker for tracker in trackers if tracker != "tensorboard"]
-    with shown_images_once(reader) if recipe.use_vllm else nullcontext():
+    with shown_images_once(reader, image_size) if recipe.use_vllm else nullcontext():
         return PolicyTrainer(
             job,
             signals,

@@ -7,24 +7,25 @@ from typing import Any
 
 from trl.generation import vllm_generation
 
+from leap.data.image import ImageEncoder, ImageSize
 from leap.errors import LeapError
 
 
 @contextmanager
-def shown_images_once(processor: Any) -> Iterator[None]:
+def shown_images_once(processor: Any, size: ImageSize) -> Iterator[None]:
     """A vLLM that TRL starts meanwhile sees what the model that learns sees.
 
     TRL asks with tokens in which an image has all its places already, and vLLM gives each image its places again (TRL's
-    issues 6294 and 6401): so it is asked with one place an image. And the size of images is the processor's, where the
-    model's folder says another.
+    issues 6294 and 6401): so it is asked with one place an image. And the `size` of images is that of the run, where
+    the model's folder says another.
     """
     start = vllm_generation.LLM
-    size = {name: processor.image_processor.size[name] for name in ("shortest_edge", "longest_edge")}
+    pixels = ImageEncoder(processor, size).size
 
     def started(*arguments: Any, **options: Any) -> Any:
         engine = start(
             *arguments,
-            mm_processor_kwargs={"size": size},
+            mm_processor_kwargs={"size": pixels},
             limit_mm_per_prompt={"video": 0},  # vLLM would keep memory for one
             **options,
         )
