@@ -219,7 +219,7 @@ def test_a_model_whose_weights_are_no_numbers_ends_in_one_line(workspace: Path, 
 
 def test_several_gpus_need_several_processes(workspace: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    done = run_script(GRPO, *arguments("two", own, 1, "--save_steps", "1"), root=workspace)
+    done = run_script(GRPO, *arguments("visible", own, 1, "--save_steps", "1"), root=workspace)
     assert done.returncode == 1
     assert "2 GPUs are visible to one process: start one process a GPU (torchrun" in done.stderr.splitlines()[-1]
 
