@@ -232,14 +232,14 @@ def as_words(given: dict[str, Any]) -> list[str]:
 def figures(found: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Of the timed steps: responses a second of each, and what sampling takes of their time."""
     timed = slice(arguments.warm_up, arguments.warm_up + arguments.steps)
-    seconds, sampling, lengths = (found[key][timed] for key in ("seconds", "sampling", "lengths"))
+    seconds, sampling = found["seconds"][timed], found["sampling"][timed]
     responses = arguments.prompts * arguments.generations
     return {
         "samples_per_second": round(responses / statistics.median(seconds), 3),
         "windows": [round(responses / one, 3) for one in seconds],
         "sampling_share": round(sum(sampling) / sum(seconds), 3),
         "sampled_per_second": round(responses * len(sampling) / sum(sampling), 3),
-        "new_tokens": round(statistics.mean(lengths), 1) if lengths else None,
+        "new_tokens": round(statistics.mean(found["lengths"]), 1),
         "peak_gb": found["peak_gb"],
         "versions": found["versions"],
     }
