@@ -23,7 +23,7 @@ from compared import REPOSITORY, origin, result_path
 from full_size import make_model, make_requests
 from peers import copy_model
 
-from leap.cli import Parser, count, image_tokens, run, whole
+from leap.cli import Parser, count, image_tokens, run, share, whole
 from leap.data.image import ImageSize
 from leap.inference.protocol import Request
 from leap.models.loading import load_processor
@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--rows", type=count, default=8, help="responses that go through the model at once (default %(default)s)")
     add("--new_tokens", type=count, default=128, help="of a response (default %(default)s)")
     add("--image_tokens", type=image_tokens, nargs=2, default=(256, 1024), metavar=("MIN", "MAX"), help="of an image")
-    add("--memory", type=float, default=0.3, help="share of the GPU's memory that vLLM is given (default %(default)s)")
+    add("--memory", type=share, default=0.3, help="share of the GPU's memory that vLLM is given (default %(default)s)")
     add("--checkpointing", action="store_true", help="activations are computed again, not kept")
     add("--longest", type=count, default=600, help="seconds that a system may take (default %(default)s)")
     add("--small", action="store_true", help="a few narrow layers, for a CPU")

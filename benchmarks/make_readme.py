@@ -145,9 +145,9 @@ def _beside(found: dict[str, Any]) -> list[str]:
     if found.get("seed_setting"):
         other = found.get("compared_with", "the first implementation's setting")
         beside.append(f"{found['ratio']} times {other} ({_figure(found['seed_setting'])})")
-    if chat := found.get("vllm_chat"):
-        ratio = found["ours"] / chat["rate"]
-        beside.append(f"{ratio:.2f} times vLLM's LLM.chat ({_figure(chat['rate'])})")
+    for key, name in (("vllm_chat", "vLLM's LLM.chat"), ("lmms_eval", "lmms-eval")):
+        if rate := found.get(key, {}).get("rate"):  # a result of parity has none
+            beside.append(f"{found['ours'] / rate:.2f} times {name} ({_figure(rate)})")
     if found.get("with_start_up"):
         beside.append(f"{_figure(found['with_start_up'])} with start-up")
     if found.get("scaling"):
