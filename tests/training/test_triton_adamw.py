@@ -83,14 +83,13 @@ def test_the_kernel_rounds_as_pytorch_does(weights_dtype: str, grads_dtype: str,
             if one.dtype == torch.float32:
                 torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
             else:
-                assert (one != other).double().mean() <= 1e-3
+                assert (one != other).double().mean() <= (1e-3 if DEVICE == "cuda" else 0)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(DEVICE == "cuda", reason="the other tests compile them")
 def test_the_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which needs none: the interpreter knows neither types nor what a processor lacks."""
-    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     done = run_script_apart("tests/training/compile_kernels.py", root=tmp_path)
     assert done.returncode == 0, done.stderr
