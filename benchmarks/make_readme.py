@@ -105,7 +105,7 @@ def _training(found: dict[str, Any], path: Path) -> list[str]:
 
 
 def _peers(found: dict[str, Any], path: Path) -> Iterator[list[str]]:
-    """The fastest system first, and at the end those that failed, with the reason."""
+    """The fastest system first, and at the end those that failed, with the reason, or were not tried."""
     place = [f"[{found['benchmark'].removeprefix('training_peers_')}](results/{path.name})", found["device"]]
     systems = found["systems"].items()
     for name, system in sorted(systems, key=lambda item: -item[1].get("samples_per_second", 0.0)):
@@ -126,6 +126,8 @@ def _peers(found: dict[str, Any], path: Path) -> Iterator[list[str]]:
             str(system["peak_gb"] or "-"),
             f"{system['data_wait_share']:.1%}",
         ]
+    for name in found["not_tried"]:
+        yield [*place, name, "-", "-", "not tried", *["-"] * 5]
 
 
 def _profiles(results: Path) -> str:

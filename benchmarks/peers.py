@@ -12,6 +12,7 @@ samples a step, in windows of as many steps after as many to warm up, in bfloat1
 bfloat16 on both sides, "fp32" of float32, "lora" adapters on weights of bfloat16. Of a peer's micro-batches, without
 activation checkpointing, the largest that fits is taken. One that fails is a finding with its reason. Each part is
 written when it is done; the same command again takes up those that are missing, and --peers and --precisions choose.
+Peers that are not tried are named in the result.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def main() -> int:
                 continue
             for found in measure(arguments, precision, name, result):
                 result["systems"][name] = {"end": now(), **found}
-                write_result(arguments.output, result)
+                write_result(arguments.output, result, arguments.peers)
                 log(found.get("error") or f"{found['samples_per_second']} samples/s, windows {found['windows']}")
             failed += [f"{precision}, {name}"] * ("error" in result["systems"][name])
     if failed:
@@ -340,9 +341,10 @@ def rates(found: dict[str, Any], window: int, result: dict[str, Any]) -> dict[st
     }
 
 
-def write_result(output: Path, result: dict[str, Any]) -> None:
-    """The result's file; <file>.partial as long as a system of PEERS has not been tried, or there is no ratio."""
+def write_result(output: Path, result: dict[str, Any], asked: Sequence[str]) -> None:
+    """The result's file; <file>.partial as long as an asked peer has not been tried, or there is no ratio."""
     systems = result["systems"]
+    result["not_tried"] = [name for name in PEERS if name not in systems]
     rate = {name: found["samples_per_second"] for name, found in systems.items() if "samples_per_second" in found}
     others = [name for name in rate if name != "LEAP"]
     if "LEAP" in rate and others:
@@ -350,12 +352,12 @@ def write_result(output: Path, result: dict[str, Any]) -> None:
         result |= {
             "ours": rate["LEAP"],
             "seed_setting": rate[fastest],
-            "compared_with": f"the fastest peer, {fastest}",
+            "compared_with": f"the fastest peer{' tried' * bool(result['not_tried'])}, {fastest}",
             "ratio": round(rate["LEAP"] / rate[fastest], 2),
             **{key: systems["LEAP"][key] for key in ("mfu", "peak_gb", "windows")},
         }
     path, partial = result_path(output, result), partial_path(output, result)
-    complete = "ratio" in result and set(PEERS) <= set(systems)
+    complete = "ratio" in result and set(asked) <= set(systems)
     write_json(path if complete else partial, result)
     if complete:
         partial.unlink(missing_ok=True)

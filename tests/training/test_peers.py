@@ -99,12 +99,19 @@ def test_parts_are_kept_until_all_are_there(arguments: argparse.Namespace) -> No
         result["systems"][name] = {"samples_per_second": rate, "windows": [rate], "micro_batch": 18, **known}
         if name == "ms-swift-fa4":
             result["systems"][name] = {"error": "OutOfMemoryError: of 140 | GB", "micro_batch": 1}
-        peers.write_result(arguments.output, result)
+        peers.write_result(arguments.output, result, list(PEERS))
         assert peers.earlier_parts(new_result(arguments), arguments.output)["systems"] == result["systems"]
     (path,) = arguments.output.iterdir()
     assert path.name == "training_peers_bf16_small-GPU.json"
     found = json.loads(path.read_text())
     assert (found["ratio"], found["seed_setting"], found["compared_with"]) == (1.76, 34.0, "the fastest peer, trl-fa4")
+
+    few = {**new_result(arguments), "systems": {name: result["systems"][name] for name in ("LEAP", "trl-sdpa")}}
+    peers.write_result(arguments.output, few, ["trl-sdpa"])
+    told = json.loads(path.read_text())
+    assert (told["compared_with"], len(told["not_tried"])) == ("the fastest peer tried, trl-sdpa", len(PEERS) - 1)
+    assert table(arguments.output).count(" | not tried | ") == len(PEERS) - 1
+    peers.write_result(arguments.output, result, list(PEERS))
 
     arguments.steps = 8  # another way to measure: nothing of the file is taken
     assert peers.earlier_parts(new_result(arguments), arguments.output)["systems"] == {}
@@ -142,8 +149,9 @@ def test_trl_is_timed_beside_leap(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = tmp_path.glob("training_peers_fp32_small-*.json.partial")  # the other peers have not been tried
+    (path,) = tmp_path.glob("training_peers_fp32_small-*.json")
     found = json.loads(path.read_text())
+    assert len(found["not_tried"]) == len(PEERS) - 1
     leap, trl = found["systems"]["LEAP"], found["systems"]["trl-sdpa"]
     assert leap["samples_a_step"] == trl["samples_a_step"] == 2
     assert trl["positions_a_step"] >= leap["positions_a_step"] > 0
