@@ -120,14 +120,19 @@ def sweep(checkout: Path, root: Path, results: Path, checkpoints: int, options: 
     shutil.rmtree(results, ignore_errors=True)
     command = [sys.executable, str(checkout / SCRIPT), "--batch_mode", "--skip_baseline", "--output_dir", str(results)]
     command += ["--max_checkpoints", str(checkpoints), *options]
-    path = os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "LEAP_ROOT": str(root), "PYTHONPATH": path}
+    environment = {**with_code_of(checkout), "LEAP_ROOT": str(root)}
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LeapError(f"{checkout}: the sweep ended with exit code {done.returncode}: {done.stderr[-2000:]}")
     taken, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     return taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def with_code_of(checkout: Path) -> dict[str, str]:
+    """The environment in which Python takes LEAP from there."""
+    path = os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def as_result(arguments: argparse.Namespace, options: list[str], seconds: dict[str, Any]) -> dict[str, Any]:
