@@ -108,8 +108,8 @@ def test_parts_are_kept_until_all_are_there(arguments: argparse.Namespace) -> No
 
     few = {**new_result(arguments), "systems": {name: result["systems"][name] for name in ("LEAP", "trl-sdpa")}}
     peers.write_result(arguments.output, few, ["trl-sdpa"])
-    told = json.loads(path.read_text())
-    assert (told["compared_with"], len(told["not_tried"])) == ("the fastest peer tried, trl-sdpa", len(PEERS) - 1)
+    partly = json.loads(path.read_text())
+    assert (partly["compared_with"], len(partly["not_tried"])) == ("the fastest peer tried, trl-sdpa", len(PEERS) - 1)
     assert table(arguments.output).count(" | not tried | ") == len(PEERS) - 1
     peers.write_result(arguments.output, result, list(PEERS))
 
