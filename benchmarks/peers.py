@@ -35,6 +35,7 @@ from training_throughput import MODES, add_arguments, check_arguments, image_siz
 
 from leap.cli import Parser, count, run
 from leap.data.image import ImageSize
+from leap.hardware import usable_cores
 from leap.models.image_size import record_size
 from leap.provenance import now
 from leap.records.files import write_atomic
@@ -281,7 +282,7 @@ def options_of(
         **TRAINERS[peer.trainer].precisions[precision],
     }
     options["bf16"] = options["bf16"] and not on_cpu
-    options["dataloader_num_workers"] = min(options["dataloader_num_workers"], os.cpu_count() or 1)
+    options["dataloader_num_workers"] = min(options["dataloader_num_workers"], usable_cores())
     model = str(folder / "model")
     if peer.trainer == "ms-swift":
         return options | {"model": model, "dataset": str(folder / "messages.jsonl")}

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 from leap.backoff import LONGEST_PAUSE, backoff, retry_after
 from leap.data.image import ImageSize
 from leap.errors import LeapError, UsageError
+from leap.hardware import usable_cores
 from leap.inference.chat_protocol import (
     Completion,
     Fields,
@@ -282,7 +283,7 @@ class _Run:
         timeout = openai.Timeout(endpoint.timeout, connect=min(_CONNECT, endpoint.timeout))
         # No retry of the library's: it knows nothing of the other requests, which wait as long as this one must.
         client = open_client(endpoint, openai.AsyncOpenAI, openai.DefaultAsyncHttpxClient, timeout, max_retries=0)
-        packing = anyio.CapacityLimiter(os.cpu_count() or 1)
+        packing = anyio.CapacityLimiter(usable_cores())
 
         async def work() -> None:
             for request in waiting:  # shared: each takes the next, so that few images are in memory

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from leap.errors import LeapError
+from leap.hardware import usable_cores
 from leap.records.files import unfinished
 from leap.tabletop.appearance.world import CAMERAS, KEY_LIGHTS, RIG, TABLE, World, body_name, make_world
 from leap.tabletop.catalogue import KINDS
@@ -237,7 +238,7 @@ def render_many(jobs: Sequence[RenderJob], view_size: int = 240, workers: int | 
 
     Each file appears under its name only when it is complete. The folders must exist.
     """
-    count = min(workers or os.cpu_count() or 1, max(1, len(jobs)))
+    count = min(workers or usable_cores(), max(1, len(jobs)))
     # Not forked: an OpenGL context does not survive a fork.
     pool = ProcessPoolExecutor(count, get_context("spawn"), end_with_parent)
     try:
