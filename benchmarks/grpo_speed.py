@@ -4,17 +4,20 @@
     python benchmarks/grpo_speed.py --vllm_python ~/vllm/bin/python --swift_python ~/swift/bin/python
 
 LEAP by run-grpo.py, with vLLM in its process and without; ms-swift's GRPO with vLLM in its process. All have the same
-model, prompts of two images, responses, reward (a function of the text, so that all groups teach) and steps. A
-model of Qwen3-VL-2B's shape is made, of random weights, whose responses never end before their limit.
+model, prompts of two images, responses, reward (a function of the text, so that all groups teach) and steps, and each
+as many rows at once as memory holds. A model of Qwen3-VL-2B's shape is made, of random weights, whose responses never
+end before their limit.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +54,10 @@ def main() -> None:
     make_data(root, arguments)
     result = {"benchmark": "grpo_speed", **origin(arguments.device), "settings": settings(arguments), "systems": {}}
     for name in arguments.systems:
-        found = result["systems"][name] = measure(name, root, arguments)
-        print(f"{name}: {found.get('samples_per_second') or found['error']}", flush=True)
-        write_json(result_path(arguments.output, result), with_ratio(result))
+        for found in measure(name, root, arguments):
+            result["systems"][name] = found
+            print(f"{name}: {found.get('samples_per_second') or found['error']}", flush=True)
+            write_json(result_path(arguments.output, result), with_ratio(result))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -66,10 +70,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--warm_up", type=whole, default=3, help="steps before them (default %(default)s)")
     add("--prompts", type=count, default=8, help="of a step (default %(default)s)")
     add("--generations", type=count, default=8, help="responses to a prompt (default %(default)s)")
-    add("--rows", type=count, default=8, help="responses that go through the model at once (default %(default)s)")
+    rows = "responses that go through LEAP's and ms-swift's model at once, halved while memory is short (default 8 4)"
+    add("--rows", type=count, nargs=2, default=(8, 4), metavar=("LEAP", "SWIFT"), help=rows)
     add("--new_tokens", type=count, default=128, help="of a response (default %(default)s)")
     add("--image_tokens", type=image_tokens, nargs=2, default=(256, 1024), metavar=("MIN", "MAX"), help="of an image")
-    add("--memory", type=share, default=0.3, help="share of the GPU's memory that vLLM is given (default %(default)s)")
+    add("--memory", type=share, default=0.2, help="share of the GPU's memory that vLLM is given (default %(default)s)")
     add("--checkpointing", action="store_true", help="activations are computed again, not kept")
     add("--longest", type=count, default=600, help="seconds that a system may take (default %(default)s)")
     add("--small", action="store_true", help="a few narrow layers, for a CPU")
@@ -117,13 +122,23 @@ def as_messages(request: Request, root: Path) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], "images": [str(image) for image in request.images]}
 
 
-def measure(name: str, root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A system's figures, or the reason why it has none."""
+def measure(name: str, root: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A system's figures or the reason why it has none; before it, of each number of rows that memory was short of."""
+    rows, too_many = arguments.rows[name == "ms-swift"], list[int]()
+    while rows:
+        found = measure_rows(name, rows, root, arguments)
+        short = "outofmemory" in found.get("error", "").replace(" ", "").lower()
+        too_many += [rows] * short
+        yield {**found, "rows": rows, "too_many_rows": too_many}
+        rows = rows // 2 if short else 0
+
+
+def measure_rows(name: str, rows: int, root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     swift, vllm = name == "ms-swift", name != "leap"
     job, found_path, log = (root / f"{name}{end}" for end in (".job.json", ".found.json", ".log"))
     shutil.rmtree(root / "output" / name, ignore_errors=True)
     found_path.unlink(missing_ok=True)
-    words = swift_words(root, arguments) if swift else leap_words(name, root, arguments)
+    words = swift_words(rows, root, arguments) if swift else leap_words(name, rows, root, arguments)
     packages = ["trl", "torch", "transformers", *["vllm"] * vllm, *["ms-swift"] * swift]
     write_json(job, {"trainer": "ms-swift" if swift else "LEAP", "words": words, "packages": packages})
     command = [arguments.swift_python if swift else arguments.vllm_python, str(CLOCK), str(job), str(found_path)]
@@ -141,8 +156,15 @@ def measure(name: str, root: Path, arguments: argparse.Namespace) -> dict[str, A
         except subprocess.TimeoutExpired:
             reason = f"it took more than {arguments.longest} s"
     if not found_path.is_file():
-        return {"error": f"{reason}: {log.read_text()[-1500:]}"}
+        return {"error": f"{reason}: {last_lines(log.read_text(errors='replace'))}"}
     return figures(read_object(found_path), arguments)
+
+
+def last_lines(log: str) -> str:
+    """The end without progress bars, and before it what was said of memory, behind which a library may say more."""
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not re.search(r"\d+%\|", line)]
+    short = [line for line in lines if "out of memory" in line.lower() or "OutOfMemory" in line]
+    return "\n".join(dict.fromkeys([*short[-1:], *lines[-6:]]))[-1500:]
 
 
 def environment(root: Path, arguments: argparse.Namespace) -> dict[str, str]:
@@ -153,10 +175,10 @@ def environment(root: Path, arguments: argparse.Namespace) -> dict[str, str]:
     return {**os.environ, **quiet, **dict(sizes), "LEAP_ROOT": str(root), "PYTHONPATH": path}
 
 
-def leap_words(name: str, root: Path, arguments: argparse.Namespace) -> list[str]:
+def leap_words(name: str, rows: int, root: Path, arguments: argparse.Namespace) -> list[str]:
     steps = arguments.warm_up + arguments.steps
     given: dict[str, Any] = {
-        **common(arguments),
+        **common(rows, arguments),
         "recipe": "grpo",
         "model_name_or_path": "model",
         "train_file": "leap.jsonl",
@@ -173,10 +195,10 @@ def leap_words(name: str, root: Path, arguments: argparse.Namespace) -> list[str
     return [str(REPOSITORY / "scripts" / "training" / "run-grpo.py"), *as_words(given)]
 
 
-def swift_words(root: Path, arguments: argparse.Namespace) -> list[str]:
+def swift_words(rows: int, root: Path, arguments: argparse.Namespace) -> list[str]:
     on_cpu = arguments.device == "cpu"
     given: dict[str, Any] = {
-        **common(arguments),
+        **common(rows, arguments),
         "rlhf_type": "grpo",
         "model": str(root / "model"),
         "model_type": "qwen3_vl",
@@ -203,12 +225,12 @@ def swift_words(root: Path, arguments: argparse.Namespace) -> list[str]:
     return as_words(given)
 
 
-def common(arguments: argparse.Namespace) -> dict[str, Any]:
+def common(rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Of both, whose names are TRL's."""
     return {
         "max_steps": arguments.warm_up + arguments.steps,
-        "per_device_train_batch_size": arguments.rows,
-        "gradient_accumulation_steps": arguments.prompts * arguments.generations // arguments.rows,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": arguments.prompts * arguments.generations // rows,
         "num_generations": arguments.generations,
         "max_completion_length": arguments.new_tokens,
         "temperature": 1.0,

@@ -19,7 +19,9 @@ from leap.records.json_files import write_json
 from leap.reinforcement.own_reward import OwnReward
 from leap.reinforcement.policy_prompts import Conversations, Places, Prompt, order_of, read_prompts
 from leap.reinforcement.policy_recipe import PolicyRecipe
+from leap.training.dry_run import costs
 from leap.training.fine_tune import Run, base_name, check_run, full_identity, load_start, print_best, writing_alone
+from leap.training.memory import gigabytes
 from leap.training.ranks import Ranks
 from leap.training.recipe import Recipe
 from leap.training.schedule import check_reports, warmup_steps
@@ -71,6 +73,7 @@ def _describe(run: Run, recipe: PolicyRecipe, prompts: Sequence[Prompt]) -> str:
     asked = recipe.prompts_needed(world_size())
     rewards = ", ".join(f"{weight:g} x {name}" for name, weight in recipe.weights.items())
     twins = f"; {recipe.image_share:.0%} of them with another scene's images too" if recipe.image_share else ""
+    sampler = f", {recipe.vllm_gpu_memory_utilization:.0%} of the GPU's for vLLM" if recipe.use_vllm else ""
     lines = [
         f"model       {run.model}",
         f"prompts     {len(prompts)} of {run.train.path} ({len(run.train) - len(prompts)} samples have no plan); "
@@ -79,6 +82,8 @@ def _describe(run: Run, recipe: PolicyRecipe, prompts: Sequence[Prompt]) -> str:
         f"steps       {recipe.max_steps} of {recipe.global_batch_size(world_size())} responses, "
         f"{recipe.num_generations} to a prompt, learning rate {recipe.learning_rate}",
         *(f"trainable   {line}" for line in run.trainable.lines),
+        f"memory      {gigabytes(costs(run).held)} a GPU for weights, gradients and {run.recipe.optim}{sampler}; "
+        "activations come on top",
         f"checkpoints {run.output}/checkpoint-N every {recipe.save_steps} steps",
         f"start       {'continues ' + str(run.resume) if run.resume else 'from the model'}",
     ]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,20 @@ import torch
 from accelerate import Accelerator
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer import grpo_trainer as trl_trainer
 
 from leap.errors import LeapError
 from leap.models.checkpoints import read_marker
 from leap.reinforcement.own_reward import OwnReward
 from leap.reinforcement.policy_recipe import PolicyRecipe
 from leap.reinforcement.shared_prompts import share_prompts, share_sampling
-from leap.reinforcement.shared_work import process_images_once, rows_of, see_images_once, that_teach
+from leap.reinforcement.shared_work import (
+    neighbours_together,
+    process_images_once,
+    rows_of,
+    see_images_once,
+    that_teach,
+)
 from leap.training.callbacks import ProgressLines
 from leap.training.checkpoint_writer import CheckpointWriter
 from leap.training.checkpointing import LossSum, Training, load, load_weights
@@ -156,6 +164,20 @@ class PolicyTrainer(GRPOTrainer):
         return self._job.recipe.global_batch_size(self.args.world_size)
 
     # --- what is computed once
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's, which deals the responses of all groups out to micro-batches at random: each would have nearly as many
+        prompts as responses. The mean over micro-batches of bnpo depends on what each holds."""
+        recipe = self._job.recipe
+        if recipe.loss_type == "bnpo":
+            return super()._prepare_inputs(generation_batch)
+        steps = max(1, recipe.micro_batches_sampled // recipe.gradient_accumulation_steps)
+        shuffle = trl_trainer.shuffle_sequence_dict
+        trl_trainer.shuffle_sequence_dict = partial(neighbours_together, steps=steps)
+        try:
+            return super()._prepare_inputs(generation_batch)
+        finally:
+            trl_trainer.shuffle_sequence_dict = shuffle
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         recipe = self._job.recipe

@@ -96,6 +96,20 @@ def rows_of(rows: Tensor, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {**inputs, **alone, **images_of(kept, inputs), "num_images": [inputs["num_images"][row] for row in kept]}
 
 
+def neighbours_together(sampled: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """What TRL's `shuffle_sequence_dict` does, with the same random numbers, but within each of the `steps` that learn
+    from what was `sampled` in its order, in which a group's responses are neighbours: micro-batches of few prompts."""
+    count = len(sampled["prompt_ids"])
+    order = torch.randperm(count).view(steps, -1).sort(dim=1).values.flatten()
+
+    def ordered(values: Any) -> Any:
+        if values is None or (isinstance(values, Tensor) and not values.dim()):
+            return values
+        return values[order] if isinstance(values, Tensor) else [values[row] for row in order.tolist()]
+
+    return {name: ordered(values) for name, values in sampled.items()}
+
+
 def that_teach(inputs: dict[str, Any], largest: Callable[[int], int]) -> dict[str, Any]:
     """The responses of a micro-batch with an advantage: those of a group that all earn the same have none, and no
     gradient where neither the divergence (`beta`) nor the number of responses is part of the loss. Others fill it up to

@@ -20,6 +20,8 @@ from leap.training.recipe import read_recipe
 
 pytest.importorskip("trl", reason='TRL is an optional extra: pip install -c constraints.txt -e ".[rl]"')
 
+from leap.reinforcement import grpo_trainer
+
 GRPO = "scripts/training/run-grpo.py"
 TINY = (
     "--recipe demo-grpo --model_name_or_path models/tiny --freeze_vision false --eval_benchmark null "
@@ -75,6 +77,39 @@ def test_it_learns_what_is_rewarded(workspace: Path, own: Path) -> None:
     assert read_marker(run / "checkpoint-12")["recipe"]["num_generations"] == 4
     again = run_script(GRPO, *arguments("learns", own, 12, "--save_steps", "6"), root=workspace)
     assert "this run is finished" in again.stdout
+
+
+def test_a_micro_batch_has_whole_groups_and_teaches_the_same(
+    workspace: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the library's, whose micro-batches of 8 responses have some of three or all four groups."""
+    from trl.trainer.utils import shuffle_sequence_dict
+
+    share, learned = grpo_trainer.share_prompts, {}
+    for name in ("together", "shuffled"):
+        groups = []
+
+        def shared(*inputs: Any, groups: list[int] = groups) -> Any:
+            found = share(*inputs)
+            groups.append(len(found.inputs["input_ids"]) if found else 0)
+            return found
+
+        monkeypatch.setattr(grpo_trainer, "share_prompts", shared)
+        if name == "shuffled":
+            monkeypatch.setattr(
+                grpo_trainer, "neighbours_together", lambda sampled, steps: shuffle_sequence_dict(sampled)
+            )
+        more = "--gradient_accumulation_steps 2 --save_steps 2 --learning_rate 1e-3 --adam_epsilon 1".split()
+        done = run_script(GRPO, *arguments(name, own, 2, *more), root=workspace)
+        assert done.returncode == 0, done.stderr
+        learned[name] = groups, weights(workspace, name, 2)
+    assert learned["together"][0] == [2] * 4
+    assert max(learned["shuffled"][0]) > 2
+    one, other = (found for _, found in learned.values())
+    start = load_file(workspace / "models" / "tiny" / "model.safetensors")
+    moved = max(float((one[key] - start[key]).abs().max()) for key in one)
+    apart = max(float((one[key] - other[key]).abs().max()) for key in one)
+    assert apart < 1e-3 * moved
 
 
 @pytest.mark.slow

@@ -4,11 +4,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 
 from leap.models.loading import load_model, load_processor
-from leap.reinforcement.shared_work import process_images_once, rows_of, see_images_once, that_teach
+from leap.reinforcement.shared_work import (
+    neighbours_together,
+    process_images_once,
+    rows_of,
+    see_images_once,
+    that_teach,
+)
 
 
 def features(model: Any, pixels: torch.Tensor, grid: torch.Tensor) -> list[torch.Tensor]:
@@ -119,3 +126,25 @@ def test_rows_keep_their_images() -> None:
     assert found["num_images"] == [0, 2]
     assert found["mm_token_type_ids"].tolist() == [[2, 3], [4, 5]]
     assert found["num_tiles"] is None
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_step_learns_from_what_the_library_gives_it(steps: int) -> None:
+    """In the order of sampling."""
+    utils = pytest.importorskip("trl.trainer.utils")
+    sampled = {
+        "prompt_ids": torch.arange(12)[:, None],
+        "num_images": list(range(12)),
+        "num_items_in_batch": torch.tensor(24),
+        "ref_per_token_logps": None,
+    }
+    torch.manual_seed(3)
+    shuffled = utils.shuffle_sequence_dict(sampled)
+    torch.manual_seed(3)
+    found = neighbours_together(sampled, steps)
+    of_steps = shuffled["prompt_ids"].view(steps, -1)
+    assert shuffled["num_images"] != sorted(shuffled["num_images"])
+    assert torch.equal(found["prompt_ids"].view(steps, -1), of_steps.sort(dim=1).values)
+    assert found["num_images"] == found["prompt_ids"].flatten().tolist()
+    assert found["num_items_in_batch"] == 24
+    assert found["ref_per_token_logps"] is None
