@@ -18,6 +18,8 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,9 @@ orms["same"] = Same
 def main() -> None:
     arguments = parse_arguments()
     root = arguments.workdir.resolve()
-    make_data(root, arguments)
-    result = {"benchmark": "grpo_speed", **origin(arguments.device), "settings": settings(arguments), "systems": {}}
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # whose GPU memory is free again for what is measured
+        where = pool.submit(make_data, root, arguments).result()
+    result = {"benchmark": "grpo_speed", **where, "settings": settings(arguments), "systems": {}}
     for name in arguments.systems:
         for found in measure(name, root, arguments):
             result["systems"][name] = found
@@ -89,8 +92,8 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in (*names, "checkpointing")}
 
 
-def make_data(root: Path, arguments: argparse.Namespace) -> None:
-    """The model, and the prompts of all steps as LEAP and as ms-swift read them."""
+def make_data(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The model, and the prompts of all steps as LEAP and as ms-swift read them; returns where figures come from."""
     base = root / "base"
     if not (base / "config.json").is_file():
         make_model(base, arguments.device, small=arguments.small)
@@ -104,6 +107,7 @@ def make_data(root: Path, arguments: argparse.Namespace) -> None:
         write_atomic(root / f"{name}.jsonl", "".join(json.dumps(form(request, root)) + "\n" for request in requests))
     (root / "reward.py").write_text(REWARD)
     (root / "plugin.py").write_text(REWARD + PLUGIN)
+    return origin(arguments.device)
 
 
 def as_sample(request: Request, root: Path) -> dict[str, Any]:
