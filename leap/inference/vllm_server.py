@@ -108,11 +108,16 @@ class Interpreter:
     device: str
 
 
-def find_interpreter(wanted: str | None = None) -> Interpreter:
-    """`wanted`, else $LEAP_VLLM_PYTHON, else the running Python. Raises LeapError where it cannot import vLLM."""
+def _interpreter_path(wanted: str | None) -> str:
     path = wanted or os.environ.get(INTERPRETER) or (sys.executable if find_spec("vllm") else None)
     if path is None:
         raise LeapError(f"vLLM needs a Python environment of its own: {_HOW}")
+    return path
+
+
+def find_interpreter(wanted: str | None = None) -> Interpreter:
+    """`wanted`, else $LEAP_VLLM_PYTHON, else the running Python. Raises LeapError where it cannot import vLLM."""
+    path = _interpreter_path(wanted)
     try:
         probe = subprocess.run([path, "-c", _PROBE], capture_output=True, text=True, check=False, env=_environment())
     except OSError as error:
@@ -124,9 +129,10 @@ def find_interpreter(wanted: str | None = None) -> Interpreter:
 
 
 def api_servers(cores: int) -> int:
-    """Processes that prepare requests: one example of two 960x960 PNG takes a core about 0.11 s, so four of them
-    are ahead of 25 examples/s; the other cores are the GPU's and the caller's."""
-    return max(1, min(4, cores // 2))
+    """Processes that prepare requests, each one at a time: an example of two 960x960 PNG takes some 0.1 s. vLLM 0.24's
+    share one socket, and get uneven parts of a burst: four made 18.7 examples/s where an H200 answers 39. The other
+    cores are the GPU's and the caller's."""
+    return max(1, min(8, cores // 2))
 
 
 def build_command(
@@ -256,8 +262,7 @@ class VllmServer:
     def __init__(
         self, settings: VllmSettings, log: Path, python: str | None = None, start_timeout: float = 1200.0
     ) -> None:
-        self._interpreter = find_interpreter(python)
-        self._check_device(settings)
+        path = _interpreter_path(python)
         self.log = log
         # vLLM shares its port with whoever binds it likewise: the key keeps two servers' requests apart all the same.
         self.api_key = secrets.token_hex(16)
@@ -265,10 +270,12 @@ class VllmServer:
         port = self._port = _free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         pixels = _image_pixels(settings)
-        self._command = build_command(self._interpreter.path, settings, port, pixels, usable_cores())
+        self._command = build_command(path, settings, port, pixels, usable_cores())
         self._process = _start(self._command, _environment(settings) | {"VLLM_API_KEY": self.api_key}, log)
         print(f"starting a vLLM server, which takes a minute or more; its log is {log}", file=sys.stderr, flush=True)
         try:
+            self._interpreter = find_interpreter(path)  # imports vLLM for many seconds: while the server does as well
+            self._check_device(settings)
             self._wait_until_healthy(port, start_timeout)
         except BaseException:
             self.close()

@@ -52,6 +52,7 @@ from leap.judge.review_files import read_scores, read_table
 from leap.models.loading import load_processor
 from leap.records.json_files import read_jsonl
 from leap.records.training import ImagePart, TrainingSample
+from leap.supervise import descendants
 from leap.vlabench.dimensions import DIMENSIONS, find_dimension
 from leap.vlabench.examples import find_examples
 from leap.vlabench.prompts import leap_instructions
@@ -95,7 +96,7 @@ def test_the_command_says_all_that_decides_answers_and_speed() -> None:
     assert given["--dtype"] == "bfloat16"
     assert given["--generation-config"] == "vllm"
     assert given["--host"] == "127.0.0.1"
-    assert given["--api-server-count"] == "4"
+    assert given["--api-server-count"] == "8"
     assert given["--served-model-name"] == "leap"
     assert "--enable-prefix-caching" in command
     assert "--enforce-eager" not in command
@@ -208,6 +209,23 @@ def test_an_interpreter_without_vllm_is_reported_with_the_way_out(
         find_interpreter(str(tmp_path / "python"))
     with pytest.raises(LeapError, match=r"environment of its own.*make_vllm_environment"):
         find_interpreter()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        ("wrong device", r"--device cuda: the vLLM of .* runs on cpu; choose that device"),
+        ("no vLLM", r"No module named 'vllm'.*make_vllm_environment"),
+        ("no Python", r"cannot be run as vLLM's Python.*make_vllm_environment"),
+    ],
+)
+def test_a_server_of_a_wrong_interpreter_is_ended(model: Path, tmp_path: Path, wanted: str, reason: str) -> None:
+    """It starts while its interpreter is asked what it has."""
+    pythons = {"wrong device": make_interpreter(tmp_path / "env"), "no vLLM": sys.executable}
+    before = descendants(os.getpid())
+    with pytest.raises(LeapError, match=reason):
+        VllmServer(settings(model=model, images=SIZE), tmp_path / "log", pythons.get(wanted, str(tmp_path / "none")))
+    assert descendants(os.getpid()) == before
 
 
 def test_the_reason_of_an_early_end_is_reported(tmp_path: Path) -> None:
