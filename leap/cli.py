@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from leap.environment import check_environment
 from leap.errors import LeapError, Stopped, UsageError, is_out_of_memory
-from leap.hardware import prepare_allocator
+from leap.hardware import prepare_allocator, prepare_threads
 from leap.interrupt import INTERRUPTED, interrupts_end, interrupts_raise
 from leap.terminal import guard, in_one_line, shorten
 
@@ -85,6 +85,7 @@ def run(main: Callable[[], int | None]) -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     guard()
     prepare_allocator()
+    prepare_threads()
     try:
         check_environment()
         code = main() or DONE

@@ -92,6 +92,16 @@ def prepare_allocator() -> None:
         os.environ[ALLOCATOR] = SEGMENTS
 
 
+def prepare_threads() -> None:
+    """Let threads of CPU arithmetic sleep soon where they wait for each other. What the user has set stays.
+
+    GNU's OpenMP, which PyTorch computes with on Linux, else spins for milliseconds: beside other processes on that
+    for which it waits. To be called before torch is imported.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "10000"
+
+
 def peak_flops(device_name: str) -> float | None:
     """A GPU's peak of dense bfloat16 products in FLOP/s; None for one that is not in the table, and for a CPU."""
     return next((peak for part, peak in _PEAKS.items() if part in device_name), None)

@@ -72,24 +72,26 @@ def test_the_flash_attention_of_this_release_takes_what_it_is_given(
     assert taken[0]["window_size"] == ((-1, 0) if causal else (-1, -1))
 
 
-SEES = "import os, sys; print(os.environ.get('PYTORCH_ALLOC_CONF'), 'torch' in sys.modules)"
-
-
 @pytest.mark.parametrize(
-    ("given", "seen"),
+    ("name", "given", "seen"),
     [
-        ({}, "expandable_segments:True False"),
-        ({"PYTORCH_ALLOC_CONF": "backend:native"}, "backend:native False"),
-        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "None False"),  # still read where the newer is not set
+        ("PYTORCH_ALLOC_CONF", {}, "expandable_segments:True"),
+        ("PYTORCH_ALLOC_CONF", {"PYTORCH_ALLOC_CONF": "backend:native"}, "backend:native"),
+        ("PYTORCH_ALLOC_CONF", {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "None"),  # read without the newer
+        ("GOMP_SPINCOUNT", {}, "10000"),
+        ("GOMP_SPINCOUNT", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("GOMP_SPINCOUNT", {"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
     ],
 )
-def test_memory_grows_in_segments_before_torch_starts(given: dict[str, str], seen: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if "ALLOC_CONF" not in name} | given
-    code = f"from leap.cli import run\nrun(lambda: exec({SEES!r}))"
+def test_memory_and_threads_are_set_before_torch_starts(name: str, given: dict[str, str], seen: str) -> None:
+    unset = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {key: value for key, value in os.environ.items() if key not in unset} | given
+    sees = f"import os, sys; print(os.environ.get({name!r}), 'torch' in sys.modules)"
+    code = f"from leap.cli import run\nrun(lambda: exec({sees!r}))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip() == seen, done.stderr
+    assert done.stdout.strip() == f"{seen} False", done.stderr
 
 
 def test_vllm_has_an_allocator_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
