@@ -272,10 +272,10 @@ class VllmServer:
         pixels = _image_pixels(settings)
         self._command = build_command(path, settings, port, pixels, usable_cores())
         self._process = _start(self._command, _environment(settings) | {"VLLM_API_KEY": self.api_key}, log)
-        print(f"starting a vLLM server, which takes a minute or more; its log is {log}", file=sys.stderr, flush=True)
         try:
             self._interpreter = find_interpreter(path)  # imports vLLM for many seconds: while the server does as well
             self._check_device(settings)
+            print(f"a vLLM server starts, which takes a minute or more: {log}", file=sys.stderr, flush=True)
             self._wait_until_healthy(port, start_timeout)
         except BaseException:
             self.close()
