@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--before", type=Path, required=True, help="a checkout of the commit to compare with")
     add("--rounds", type=count, default=1, help="runs of each side (default %(default)s)")
     add("--sides", nargs="+", choices=SIDES, default=SIDES, help="which are run now (default: both, by turns)")
-    add("--limit", type=some_seconds, help="seconds after which a run ends; its whole stages count")
+    add("--limit", type=some_seconds, help="seconds after which a run ends; its whole stages count (for every call)")
     add("--name", default="", help="added to the result's name")
     add("--workdir", type=Path, default=Path("/tmp/leap-quickstart"), help="what is made for the benchmark lies here")
     add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
