@@ -214,7 +214,10 @@ def measure_lmms_eval(
     command += ["--batch_size", str(each * len(DIMENSIONS)), "--limit", str(each), "--log_samples"]
     command += ["--gen_kwargs", f"max_new_tokens={decoding.max_new_tokens}", "--output_path", str(folder)]
     seconds = in_its_environment(command, folder / "log.txt", arguments, {"LEAP_ROOT": str(arguments.data.parents[1])})
-    read = read_object(next(folder.rglob("*_results.json")))
+    results = next(folder.rglob("*_results.json"), None)
+    if results is None:  # it ends with exit code 0 all the same
+        raise LeapError(f"lmms-eval wrote no results; {folder / 'log.txt'} says why")
+    read = read_object(results)
     samples = [json.loads(line) for file in folder.rglob("*_samples_*.jsonl") for line in file.open()]
     found, number = read["throughput"], len(samples)
     print(f"lmms-eval: {number / found['total_elapsed_time']:.3f} examples/s, {seconds:.0f} s in all", flush=True)

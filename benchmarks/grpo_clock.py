@@ -3,7 +3,7 @@
     PYTHON benchmarks/grpo_clock.py JOB.json FOUND.json
 
 Both trainers are a `transformers.Trainer`. The GPU is waited for at the ends of a step and of a sampling, which begins
-with the new weights that vLLM is given. The memory is the device's, whoever has it.
+with the new weights that vLLM is given. The memory is the device's, whoever has it. FOUND.json is written each step.
 """
 
 import functools
@@ -28,7 +28,8 @@ class TrainingEnded(Exception):
 class Steps(TrainerCallback):
     """Seconds of each step and of its sampling, the lengths of responses, and the device's memory at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, found_path: Path, packages: list[str]) -> None:
+        self._found_path, self._versions = found_path, {name: version(name) for name in packages}
         self.seconds: list[float] = []
         self.sampling: list[float] = []
         self.lengths: list[float] = []
@@ -43,13 +44,21 @@ class Steps(TrainerCallback):
         self.seconds.append(now - self._edge)
         self.sampling.append(self._sampled)
         print(f"step {state.global_step}: {self.seconds[-1]:.2f} s, sampling {self._sampled:.2f}", flush=True)
-        self._edge, self._sampled = now, 0.0
+        self._write()
+        self._edge, self._sampled = self._now(), 0.0
         if state.global_step == state.max_steps:
             raise TrainingEnded
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         if logs and "completions/mean_length" in logs:
             self.lengths.append(float(logs["completions/mean_length"]))
+
+    def _write(self) -> None:
+        found = {"seconds": self.seconds, "sampling": self.sampling, "lengths": self.lengths}
+        found |= {"peak_gb": round(self.peak, 1) or None, "versions": self._versions}
+        partial = self._found_path.with_suffix(".partial")
+        partial.write_text(json.dumps(found))
+        partial.replace(self._found_path)
 
     def watch(self, trainer: type, name: str) -> None:
         """A method that samples."""
@@ -73,7 +82,8 @@ class Steps(TrainerCallback):
 
 
 def main() -> None:
-    job, found_path, steps = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Steps()
+    job = json.loads(Path(sys.argv[1]).read_text())
+    steps = Steps(Path(sys.argv[2]), job["packages"])
     make = Trainer.__init__
 
     @functools.wraps(make)
@@ -84,9 +94,6 @@ def main() -> None:
     Trainer.__init__ = made
     with suppress(TrainingEnded):
         {"LEAP": train_leap, "ms-swift": train_swift}[job["trainer"]](job["words"], steps)
-    found = {"seconds": steps.seconds, "sampling": steps.sampling, "lengths": steps.lengths}
-    found |= {"peak_gb": round(steps.peak, 1) or None, "versions": {name: version(name) for name in job["packages"]}}
-    found_path.write_text(json.dumps(found))
 
 
 def train_leap(words: list[str], steps: Steps) -> None:

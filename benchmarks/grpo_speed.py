@@ -33,7 +33,7 @@ from leap.data.image import ImageSize
 from leap.inference.protocol import Request
 from leap.models.loading import load_processor
 from leap.records.files import write_atomic
-from leap.records.json_files import read_object, write_json
+from leap.records.json_files import object_if_there, write_json
 
 CLOCK = Path(__file__).with_name("grpo_clock.py")
 SYSTEMS = ("leap-vllm", "leap", "ms-swift")
@@ -156,12 +156,15 @@ def measure_rows(name: str, rows: int, root: Path, arguments: argparse.Namespace
                 timeout=arguments.longest,
                 check=False,
             )
-            reason = f"exit code {done.returncode}"
+            cut_off, reason = {}, f"exit code {done.returncode}"
         except subprocess.TimeoutExpired:
             reason = f"it took more than {arguments.longest} s"
-    if not found_path.is_file():
-        return {"error": f"{reason}: {last_lines(log.read_text(errors='replace'))}"}
-    return figures(read_object(found_path), arguments)
+            cut_off = {"cut_off": reason}
+    found = object_if_there(found_path) or {"seconds": []}
+    enough = arguments.warm_up + (1 if cut_off else arguments.steps)
+    if len(found["seconds"]) >= enough:
+        return figures(found, arguments) | cut_off
+    return {"error": f"{reason}: {last_lines(log.read_text(errors='replace'))}"}
 
 
 def last_lines(log: str) -> str:
@@ -259,13 +262,14 @@ def figures(found: dict[str, Any], arguments: argparse.Namespace) -> dict[str, A
     """Of the timed steps: responses a second of each, and what sampling takes of their time."""
     timed = slice(arguments.warm_up, arguments.warm_up + arguments.steps)
     seconds, sampling = found["seconds"][timed], found["sampling"][timed]
+    lengths = found["lengths"]  # the last step's are not logged
     responses = arguments.prompts * arguments.generations
     return {
         "samples_per_second": round(responses / statistics.median(seconds), 3),
         "windows": [round(responses / one, 3) for one in seconds],
         "sampling_share": round(sum(sampling) / sum(seconds), 3),
         "sampled_per_second": round(responses * len(sampling) / sum(sampling), 3),
-        "new_tokens": round(statistics.mean(found["lengths"]), 1),
+        "new_tokens": round(statistics.mean(lengths), 1) if lengths else None,
         "peak_gb": found["peak_gb"],
         "versions": found["versions"],
     }
