@@ -4,9 +4,10 @@ Jinja's sandbox keeps a template from files and from the network. It bounds neit
 template raises comes out as it is.
 """
 
-import os
-import resource
+import json
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,18 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from leap.data import template_trial
 from leap.errors import LeapError
 
 Conversation = list[dict[str, Any]]
 
 _SECONDS = 5  # of CPU; a conversation takes milliseconds
-_MEMORY = 2 << 30  # bytes more than this process has
+_MEMORY = 2 << 30  # bytes more than the trial's process has
 _LONGEST = 1_000_000  # characters around the texts of a conversation
-_ENDLESS, _TOO_LARGE, _TOO_LONG = 3, 4, 5  # exit codes of the trial
+_ENDLESS = f"does not end within {_SECONDS} s"
 _WHY = {
-    _ENDLESS: f"does not end within {_SECONDS} s",
-    _TOO_LARGE: f"takes more than {_MEMORY >> 30} GiB of memory",
-    _TOO_LONG: f"writes more than {_LONGEST:,} characters around a question",
+    template_trial.TOO_LARGE: f"takes more than {_MEMORY >> 30} GiB of memory",
+    template_trial.TOO_LONG: f"writes more than {_LONGEST:,} characters around a question",
 }
 
 
@@ -49,34 +50,27 @@ def render(processor: Any, conversation: Conversation, add_generation_prompt: bo
 def try_template(processor: Any) -> None:
     """Raise LeapError where the template takes too much time or memory, or makes a short conversation too long.
 
-    In a child process, since only the system ends `10 ** 10 ** 10` or a text that doubles for ever. A template that
-    fails is not refused here: it fails where it is rendered, with its reason.
+    In another process, since only the system ends `10 ** 10 ** 10` or a text that doubles for ever. It is no fork of
+    this one, whose threads may hold locks: the child would wait for one for ever, and filelock lets no two threads fork
+    at once. A template that fails is not refused here: it fails where it is rendered, with its reason.
     """
-    trial = os.fork()
-    if trial == 0:
-        code = 0
-        try:
-            _limit_child()
-            longest = max(len(render(processor, said, wanted)) for said, wanted in _conversations())
-            code = _TOO_LONG if longest > _LONGEST else 0
-        except MemoryError:
-            code = _TOO_LARGE
-        except LeapError as error:
-            code = _TOO_LARGE if isinstance(error.__cause__, MemoryError) else 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(trial, 0)
-    code = _ENDLESS if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    if code in _WHY:
-        raise refusal(processor, _WHY[code])
-
-
-def _limit_child() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-    if sys.platform == "linux":
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
+    template = processor.chat_template
+    trial = {
+        "path": sys.path,
+        "template": template.get("default") if isinstance(template, dict) else template,
+        "special_tokens": processor.tokenizer.special_tokens_map,
+        "conversations": list(_conversations()),
+        "seconds": _SECONDS,
+        "memory": _MEMORY,
+        "longest": _LONGEST,
+    }
+    command = [sys.executable, "-IS", template_trial.__file__]
+    done = subprocess.run(command, input=json.dumps(trial, default=str), capture_output=True, text=True, check=False)
+    if why := _ENDLESS if done.returncode < 0 else _WHY.get(done.returncode):
+        raise refusal(processor, why)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise LeapError(f"a chat template cannot be tried: {shlex.join(command)}: {reason}")
 
 
 def _conversations() -> Iterator[tuple[Conversation, bool]]:
@@ -98,7 +92,7 @@ def _bounded(processor: Any) -> Iterator[None]:
 
     def look(*_: Any) -> None:
         if time.thread_time() > end:  # the timer counts the time of all threads
-            raise refusal(processor, _WHY[_ENDLESS])
+            raise refusal(processor, _ENDLESS)
 
     before = signal.signal(signal.SIGVTALRM, look)
     signal.setitimer(signal.ITIMER_VIRTUAL, _SECONDS, 1)
