@@ -27,6 +27,7 @@ from test_families import one_thread
 from test_jobs import alive
 from test_recipes import LORA, tiny_recipe, train
 
+from leap.ablation import stages
 from leap.ablation.ablation_figures import score_by_cost
 from leap.ablation.ablation_plan import aligned, kept_steps, plan_runs
 from leap.ablation.ablation_report import readable, write_report
@@ -520,7 +521,9 @@ def touched(root: Path, *patterns: str) -> dict[Path, int]:
 
 
 @pytest.mark.slow
-def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_path: Path) -> None:
+def test_an_ablation_goes_on_from_wherever_it_was_stopped(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "ablation"
     for name in ("dataset", "data", "models"):
         shutil.copytree(workspace / name, root / name)
@@ -539,7 +542,8 @@ def test_an_ablation_goes_on_from_wherever_it_was_stopped(workspace: Path, tmp_p
     shutil.rmtree(light / "checkpoint-4", ignore_errors=True)  # where the job was faster than the kill
 
     # A run that fails stops no other, but makes the end one.
-    with FolderLock(full):  # as if another process trained there
+    with FolderLock(full), monkeypatch.context() as patch:  # as if another process trained there
+        patch.setattr(stages, "_SAVING", 1.0)  # the time that a job waits for the one before it: this one never ends
         failed = run_script(ABLATION, *SMALL, root=root)
     assert failed.returncode == 1
     assert re.search("continues checkpoint-[23]", failed.stdout)  # it had its time to save another
