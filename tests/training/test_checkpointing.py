@@ -477,22 +477,30 @@ def kill_somewhere(workspace: Path, run: Path, options: tuple[str, ...], moment:
     return f"{checkpoints(run)} {[path.name for path in run.glob('.checkpoint*')]}"
 
 
+SAVED_OFTEN = ("--max_steps", "14", "--save_steps", "1")
+
+
+@pytest.fixture(scope="module")
+def saved_often(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run in a process of its own that nothing disturbed."""
+    run = tmp_path_factory.mktemp("saved") / "often"
+    done = run_script_apart(FINETUNE, *STEPS, "--output_dir", str(run), *SAVED_OFTEN, root=workspace)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_kills_at_any_time_change_nothing(workspace: Path, tmp_path: Path, seed: int) -> None:
-    options = ("--max_steps", "14", "--save_steps", "1")
-    undisturbed, run = tmp_path / "undisturbed", tmp_path / f"killed-{seed}"
-    done = run_script_apart(FINETUNE, *STEPS, "--output_dir", str(undisturbed), *options, root=workspace)
-    assert done.returncode == 0, done.stderr
-    moment = random.Random(seed)
-    seen = [kill_somewhere(workspace, run, options, moment) for _ in range(5)]
+def test_kills_at_any_time_change_nothing(workspace: Path, tmp_path: Path, saved_often: Path, seed: int) -> None:
+    run, moment = tmp_path / f"killed-{seed}", random.Random(seed)
+    seen = [kill_somewhere(workspace, run, SAVED_OFTEN, moment) for _ in range(5)]
     print("\n".join(seen))
-    again = run_script_apart(FINETUNE, *STEPS, "--output_dir", str(run), *options, root=workspace)
+    again = run_script_apart(FINETUNE, *STEPS, "--output_dir", str(run), *SAVED_OFTEN, root=workspace)
     assert again.returncode == 0, again.stderr
-    assert_same_end(run, undisturbed)
+    assert_same_end(run, saved_often)
     assert [is_resumable(folder) for folder in find_checkpoints(run)] == [False, True, True]
     assert not list(run.glob(".checkpoint*"))
-    assert scalars(workspace / "logs", run.name) == scalars(workspace / "logs", undisturbed.name)
+    assert scalars(workspace / "logs", run.name) == scalars(workspace / "logs", saved_often.name)
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
