@@ -4,6 +4,7 @@ Images are prepared by several API server processes ahead of the GPU, and what p
 """
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -117,7 +118,11 @@ def _interpreter_path(wanted: str | None) -> str:
 
 def find_interpreter(wanted: str | None = None) -> Interpreter:
     """`wanted`, else $LEAP_VLLM_PYTHON, else the running Python. Raises LeapError where it cannot import vLLM."""
-    path = _interpreter_path(wanted)
+    return _ask(_interpreter_path(wanted))
+
+
+@functools.cache  # importing vLLM takes many seconds, and one command may start several servers
+def _ask(path: str) -> Interpreter:
     try:
         probe = subprocess.run([path, "-c", _PROBE], capture_output=True, text=True, check=False, env=_environment())
     except OSError as error:

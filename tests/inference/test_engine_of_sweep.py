@@ -466,7 +466,7 @@ def test_a_real_server_answers_for_checkpoints_as_by_themselves(
     )
     found = []
     for first, second in ((one, other), (other, one)):
-        with closing(VllmEngine(on_cpu(first, others=(second,)), tmp_path / "log")) as engine:
+        with closing(VllmEngine(on_cpu(first, others=(second,), api_servers=2), tmp_path / "log")) as engine:
             found.append(in_turn(engine, [first, second, first], requests))
             assert engine.describe()["weights"] == str(first)
     assert found[0] == [found[1][1], found[1][0], found[1][1]]

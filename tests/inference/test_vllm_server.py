@@ -211,6 +211,15 @@ def test_an_interpreter_without_vllm_is_reported_with_the_way_out(
         find_interpreter()
 
 
+def test_an_interpreter_is_asked_once(tmp_path: Path) -> None:
+    with pytest.raises(LeapError, match="No such file"):
+        find_interpreter(str(tmp_path / "python"))
+    python = make_interpreter(tmp_path)
+    found = find_interpreter(python)
+    Path(python).unlink()
+    assert find_interpreter(python) == found
+
+
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
@@ -291,22 +300,22 @@ def test_nothing_outlives_the_parent(tmp_path: Path, killed: str, policy: str, r
 
 
 def on_cpu(model: Path, **changed: object) -> VllmSettings:
-    """For a server of vLLM's CPU build. Skips where there is none."""
+    """For a server of vLLM's CPU build, with one API server, as each imports vLLM. Skips where there is none."""
     python = os.environ.get(INTERPRETER)
     if not python:
         pytest.skip(f"{INTERPRETER} names no Python that has vLLM; scripts/utils/make_vllm_environment.sh makes one")
     if find_interpreter(python).device != "cpu":
         pytest.skip(f"{python}: its vLLM is not the CPU build, whose float32 answers are compared here")
-    return settings(
-        model=model, images=SIZE, device="cpu", dtype="float32", max_model_len=4096, api_servers=2, **changed
-    )
+    values = {"dtype": "float32", "max_model_len": 4096, "api_servers": 1, **changed}
+    return settings(model=model, images=SIZE, device="cpu", **values)
 
 
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
     """One CPU server for all tests below."""
     structured = ("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}')
-    with VllmServer(on_cpu(model, extra=structured), tmp_path_factory.mktemp("vllm") / "server.log") as running:
+    chosen = on_cpu(model, extra=structured, api_servers=2)
+    with VllmServer(chosen, tmp_path_factory.mktemp("vllm") / "server.log") as running:
         yield running
 
 
