@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -149,6 +150,7 @@ def test_a_signal_to_all_processes_of_a_job_saves_too(workspace: Path) -> None:
     with train(workspace, str(run)) as process:
         while not (run / "checkpoint-2" / MARKER).is_file():
             assert process.poll() is None
+            time.sleep(0.01)
         os.killpg(process.pid, signal.SIGTERM)
         said, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGTERM, said
