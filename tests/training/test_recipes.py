@@ -654,7 +654,7 @@ def test_the_plan_says_what_learns(workspace: Path) -> None:
 @pytest.mark.slow
 def test_eight_samples_are_learned_by_heart(workspace: Path) -> None:
     """To a loss near zero, and then the model generates exactly these answers."""
-    values = {"max_steps": 150, "save_steps": 150, "per_device_train_batch_size": 8, "learning_rate": 2e-3,
+    values = {"max_steps": 80, "save_steps": 80, "per_device_train_batch_size": 8, "learning_rate": 2e-3,
               "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.0}  # fmt: skip
     folder = train(workspace, "by_heart", **values)
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
