@@ -3,7 +3,8 @@
     PYTHON benchmarks/grpo_clock.py JOB.json FOUND.json
 
 Both trainers are a `transformers.Trainer`. The GPU is waited for at the ends of a step and of a sampling, which begins
-with the new weights that vLLM is given. The memory is the device's, whoever has it. FOUND.json is written each step.
+with the new weights that vLLM is given. The memory is the device's, whoever has it. FOUND.json is written each step, by
+the first rank.
 """
 
 import functools
@@ -44,7 +45,8 @@ class Steps(TrainerCallback):
         self.seconds.append(now - self._edge)
         self.sampling.append(self._sampled)
         print(f"step {state.global_step}: {self.seconds[-1]:.2f} s, sampling {self._sampled:.2f}", flush=True)
-        self._write()
+        if state.is_world_process_zero:
+            self._write()
         self._edge, self._sampled = self._now(), 0.0
         if state.global_step == state.max_steps:
             raise TrainingEnded

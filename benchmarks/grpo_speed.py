@@ -2,11 +2,12 @@
 
     python benchmarks/grpo_speed.py --systems leap-vllm leap --vllm_python ~/vllm/bin/python
     python benchmarks/grpo_speed.py --vllm_python ~/vllm/bin/python --swift_python ~/swift/bin/python
+    python benchmarks/grpo_speed.py --systems leap-vllm --gpus 2 --vllm_python ~/vllm/bin/python
 
 LEAP by run-grpo.py, with vLLM in its process and without; ms-swift's GRPO with vLLM in its process. All have the same
 model, prompts of two images, responses, reward (a function of the text, so that all groups teach) and steps, and each
-as many rows at once as memory holds. A model of Qwen3-VL-2B's shape is made, of random weights, whose responses never
-end before their limit.
+as many rows at once as memory holds. Several GPUs have as many prompts each. A model of Qwen3-VL-2B's shape is made, of
+random weights, whose responses never end before their limit.
 """
 
 import argparse
@@ -56,6 +57,8 @@ def main() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # whose GPU memory is free again for what is measured
         where = pool.submit(make_data, root, arguments).result()
     result = {"benchmark": "grpo_speed", **where, "settings": settings(arguments), "systems": {}}
+    if arguments.gpus > 1:
+        result["device"] = f"{arguments.gpus} x {where['device']}"
     for name in arguments.systems:
         for found in measure(name, root, arguments):
             result["systems"][name] = found
@@ -71,7 +74,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--swift_python", default=sys.executable, help="of an environment with ms-swift and vLLM")
     add("--steps", type=count, default=8, help="timed steps (default %(default)s)")
     add("--warm_up", type=whole, default=3, help="steps before them (default %(default)s)")
-    add("--prompts", type=count, default=8, help="of a step (default %(default)s)")
+    add("--gpus", type=count, default=1, help="each with a process and a vLLM of its own (default %(default)s)")
+    add("--prompts", type=count, default=8, help="of a step, on each GPU (default %(default)s)")
     add("--generations", type=count, default=8, help="responses to a prompt (default %(default)s)")
     rows = "responses that go through LEAP's and ms-swift's model at once, halved while memory is short (default 8 4)"
     add("--rows", type=count, nargs=2, default=(8, 4), metavar=("LEAP", "SWIFT"), help=rows)
@@ -88,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("steps", "warm_up", "prompts", "generations", "rows", "new_tokens", "image_tokens", "memory")
+    names = ("gpus", "steps", "warm_up", "prompts", "generations", "rows", "new_tokens", "image_tokens", "memory")
     return {name: getattr(arguments, name) for name in (*names, "checkpointing")}
 
 
@@ -99,7 +103,9 @@ def make_data(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         make_model(base, arguments.device, small=arguments.small)
     processor = load_processor(base)
     requests = make_requests(
-        root / "images", arguments.prompts * (arguments.warm_up + arguments.steps), processor.tokenizer
+        root / "images",
+        arguments.gpus * arguments.prompts * (arguments.warm_up + arguments.steps),
+        processor.tokenizer,
     )
     shutil.rmtree(root / "model", ignore_errors=True)
     copy_model(base, root / "model", processor, ImageSize(*arguments.image_tokens))
@@ -145,7 +151,9 @@ def measure_rows(name: str, rows: int, root: Path, arguments: argparse.Namespace
     words = swift_words(rows, root, arguments) if swift else leap_words(name, rows, root, arguments)
     packages = ["trl", "torch", "transformers", *["vllm"] * vllm, *["ms-swift"] * swift]
     write_json(job, {"trainer": "ms-swift" if swift else "LEAP", "words": words, "packages": packages})
-    command = [arguments.swift_python if swift else arguments.vllm_python, str(CLOCK), str(job), str(found_path)]
+    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(arguments.gpus)]
+    python = arguments.swift_python if swift else arguments.vllm_python
+    command = [python, *(ranks if arguments.gpus > 1 else []), str(CLOCK), str(job), str(found_path)]
     with log.open("w") as output:
         try:
             done = subprocess.run(
@@ -263,7 +271,7 @@ def figures(found: dict[str, Any], arguments: argparse.Namespace) -> dict[str, A
     timed = slice(arguments.warm_up, arguments.warm_up + arguments.steps)
     seconds, sampling = found["seconds"][timed], found["sampling"][timed]
     lengths = found["lengths"]  # the last step's are not logged
-    responses = arguments.prompts * arguments.generations
+    responses = arguments.gpus * arguments.prompts * arguments.generations
     return {
         "samples_per_second": round(responses / statistics.median(seconds), 3),
         "windows": [round(responses / one, 3) for one in seconds],
