@@ -69,6 +69,11 @@ class PolicyRecipe(Recipe):
         Share, Field(description="of the prompts, which are asked with another scene's images too, for the image term")
     ] = 0.0
 
+    # Rejection sampling's own.
+    replay_file: Annotated[
+        str | None, Field(description="supervised samples, learned as often as what was kept, against forgetting")
+    ] = None
+
     # GRPO's own.
     steps_per_generation: Annotated[
         Count | None, Field(description="micro-batches that are sampled at once; null: gradient_accumulation_steps")
@@ -101,6 +106,8 @@ class PolicyRecipe(Recipe):
 
     @model_validator(mode="after")
     def fits_its_method(self) -> "PolicyRecipe":
+        if self.method != "rft" and self.replay_file:
+            raise ValueError("replay_file: GRPO learns from responses alone; --method rft has it")
         if self.method == "rft":
             if self.image_share:
                 raise ValueError("image_share: samples to learn from are kept of a scene's own images; GRPO has it")

@@ -63,17 +63,31 @@ def learn_rft(
         f"prompts     {len(prompts)} of {run.train.path} ({len(run.train)} samples)\n"
         f"sampling    {recipe.num_generations} responses to each, temperature {recipe.temperature:g}"
     )
+    replayed = _count_replayed(recipe, sampling, places, cache)
     if dry_run:
         return
     with training_in(run.output):
         write_json(run.output / MARKER, run.identity)
         _sample(run, recipe, prompts)
-        kept = _keep(run, recipe, own, prompts)
+        kept, number = _keep(run, recipe, own, prompts)
     name = str(kept.relative_to(places.root) if kept.is_relative_to(places.root) else kept)
+    learned: Any = name
+    if replayed:
+        learned = [{"file": name}, {"file": recipe.replay_file, "weight": number / replayed}]
     plan_and_train(
-        recipe.plain(train_file=name, output_dir=recipe.output_dir),
+        recipe.plain(train_file=learned, output_dir=recipe.output_dir),
         places.root, cache, places.repository, places.logs, callbacks, dry_run, benchmark,
     )  # fmt: skip
+
+
+def _count_replayed(recipe: PolicyRecipe, sampling: str, places: Places, cache: Path) -> int:
+    """The samples of replay_file, which are checked before anything is sampled."""
+    if not recipe.replay_file:
+        return 0
+    only = recipe.model_copy(update={"train_file": recipe.replay_file, "output_dir": sampling})
+    number = len(check_run(only, places.root, cache, report=False).train)
+    print(f"replay      {number} samples of {recipe.replay_file}, as often as what is kept")
+    return number
 
 
 def _sample(run: Run, recipe: PolicyRecipe, prompts: Sequence[Prompt]) -> None:
@@ -107,9 +121,10 @@ def _sample(run: Run, recipe: PolicyRecipe, prompts: Sequence[Prompt]) -> None:
             file.append(as_prediction(response, ""))
 
 
-def _keep(run: Run, recipe: PolicyRecipe, own: OwnReward | None, prompts: Sequence[Prompt]) -> Path:
+def _keep(run: Run, recipe: PolicyRecipe, own: OwnReward | None, prompts: Sequence[Prompt]) -> tuple[Path, int]:
     """Write the samples to learn from: of each prompt the best response, the shortest of equals, where it has more than
-    the mean over all responses to all prompts. Raises LeapError where responses are missing or none is kept."""
+    the mean over all responses to all prompts. Returns their file and how many they are; raises LeapError where
+    responses are missing or none is kept."""
     repeats = read_repeats(run.output / RESPONSES)
     scored: list[list[tuple[float, str]]] = []
     for number, prompt in enumerate(prompts):
@@ -140,7 +155,7 @@ def _keep(run: Run, recipe: PolicyRecipe, own: OwnReward | None, prompts: Sequen
     )
     path = run.output / KEPT
     write_atomic(path, "".join(sample.model_dump_json(exclude_none=True) + "\n" for sample in kept))
-    return path
+    return path, len(kept)
 
 
 def _text(prediction: Prediction | None) -> str | None:

@@ -31,6 +31,7 @@ def test_a_shipped_recipe_is_whole(name: str) -> None:
     [
         ("--reward_weights total_score", "Input should be a valid dictionary"),
         ("--num_generations 1", "--num_generations 1: Input should be greater than or equal to 2"),
+        ("--replay_file data/train.jsonl", "replay_file: GRPO learns from responses alone"),
         ("--num_generations 5", "64 responses are sampled at once, which is no multiple of num_generations=5"),
         ("--image_share 0.5", "reward_weights: image and image_share need each other"),
         ("--val_file data/test_demo.jsonl", "val_file: GRPO does not take it; eval_benchmark"),

@@ -46,6 +46,32 @@ def test_the_best_of_each_prompt_is_learned(workspace: Path, tmp_path: Path) -> 
     assert (sampling / "responses.jsonl").read_bytes() == before
 
 
+def test_supervised_samples_are_learned_as_often_as_what_was_kept(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    own = ["--reward_file", f"{tmp_path / 'mine.py'}:reward", "--reward_weights", "{own: 1.0}"]
+    line = [*TINY.split(), "--output_dir", "output/replayed", *own, "--replay_file", "data/train_demo.jsonl"]
+    number = len((workspace / "data" / "train_demo.jsonl").read_text().splitlines())
+    planned = run_script(GRPO, *line, "--dry_run", root=workspace)
+    assert f"replay      {number} samples of data/train_demo.jsonl" in planned.stdout
+    done = run_script(GRPO, *line, root=workspace)
+    assert done.returncode == 0, done.stderr
+    run = workspace / "output" / "replayed"
+    files = read_marker(run / "checkpoint-2")["recipe"]["train_file"]
+    assert [one["file"] for one in files] == ["output/replayed/sampling/kept.jsonl", "data/train_demo.jsonl"]
+    kept = read_json(run / "sampling" / "sampling_report.json")["kept"]
+    assert files[0]["weight"] == 1
+    assert files[1]["weight"] * number == pytest.approx(kept)
+
+
+def test_supervised_samples_that_are_not_there_end_it_before_anything_is_sampled(workspace: Path) -> None:
+    done = run_script(
+        GRPO, *TINY.split(), "--output_dir", "output/none", "--replay_file", "data/no.jsonl", root=workspace
+    )
+    assert done.returncode == 1
+    assert "data/no.jsonl" in done.stderr
+    assert not (workspace / "output" / "none" / "sampling" / "responses.jsonl").exists()
+
+
 def test_sampling_goes_on_where_it_was_stopped(workspace: Path) -> None:
     """To the same responses: each depends on the seed and its own place alone."""
     line = [*TINY.split(), "--output_dir", "output/sampled", "--reward_weights", "{form: 1.0}"]
