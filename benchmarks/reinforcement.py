@@ -5,11 +5,13 @@
 
 From one checkpoint of the demo, each arm trains once for each seed, for the same time on two CPU cores: `grpo` on fresh
 scenes; `supervised` on the demo's training file and `answers` on the reference answers of GRPO's own prompts, both by
-LEAP's own trainer; `rft` samples and keeps. Flags of the training script may stand behind a name. GRPO is stopped where
-the time is up (give `--max_steps`, which its rate is scheduled by); how many supervised steps it is, a short run says,
-and with `--gpu` a GPU takes them. All are evaluated on scenes that none was trained on, with their own images and with
-another scene's. These are more than the demo's own 108: a workspace of another seed is made for them. Differences of
-`grounded` are paired by example, after each example's mean over the seeds. Finished parts are not repeated.
+LEAP's own trainer; `rft` samples responses to these prompts and learns what it keeps. Flags of the training script may
+stand behind a name. GRPO is stopped where the time is up (give `--max_steps`, which its rate is scheduled by); how many
+supervised steps it is, a short run says, and with `--gpu` a GPU takes them. `rft` does what its flags ask for
+(`--num_prompts`, `--max_steps`), and the result says how long that took, sampling too. All are evaluated on scenes that
+none was trained on, with their own images and with another scene's. These are more than the demo's own 108: a workspace
+of another seed is made for them. Differences of `grounded` are paired by example, after each example's mean over the
+seeds. Finished parts are not repeated.
 """
 
 import os
@@ -37,7 +39,7 @@ from configs.config import REPOSITORY, WorkspaceConfig
 from leap.cli import Parser, count, run
 from leap.errors import LeapError
 from leap.provenance import command, device_name, git_state, versions
-from leap.records.json_files import read_json, write_json
+from leap.records.json_files import read_json, read_object, write_json
 from leap.report.results import read_scores
 from leap.report.style import GREY, PALETTE, clean, new_figure, save
 from leap.statistics.comparison import compare
@@ -139,12 +141,13 @@ class Bench:
         """Where it was stopped short of its time, for the rest of it."""
         done = self.root / "output" / f"{run.name}.done"
         if not done.is_file():
+            started = time.monotonic()
             self._train(run)
-            done.touch()
+            write_json(done, {"seconds": time.monotonic() - started})
 
     def _train(self, run: Run) -> None:
         given = ["--recipe", ARMS[run.method], "--model_name_or_path", self.start, "--seed", run.seed]
-        if run.method in ("grpo", "answers"):
+        if run.method != "supervised":
             given += ["--train_file", self.prompts]
         if run.method == "grpo":
             given += ["--eval_benchmark", "null", "--logging_steps", 1]  # the others measure nothing meanwhile either
@@ -177,7 +180,10 @@ class Bench:
         return found[-1]
 
     def seconds_of(self, run: Run) -> float:
-        """That its newest checkpoint has trained."""
+        """That its newest checkpoint has trained; of rejection sampling that all of it took, sampling too."""
+        done = self.root / "output" / f"{run.name}.done"
+        if run.method == "rft" and done.is_file():
+            return float(read_object(done)["seconds"])
         report = self.root / "output" / run.name / REPORT
         return sum(one["seconds"] for one in read_json(report)["throughput"]["sessions"]) if report.is_file() else 0.0
 
@@ -239,7 +245,7 @@ def results(folder: Path, names: dict[str, list[str]]) -> dict[str, Any]:
             frames.append(mine.groupby(keys, as_index=False)["grounded"].mean().assign(model=label))
     table = pd.concat(frames)
     rows: dict[str, Any] = {}
-    others = [(one, other) for one in names for other in names if one.startswith("grpo") and other != one]
+    others = [(one, other) for one in names for other in names if one.startswith(("grpo", "rft")) and other != one]
     pairs = [(one, "start") for one in names if one != "start"] + [pair for pair in others if pair[1] != "start"]
     for ours, theirs in pairs:
         compared = compare(table, ours, theirs, "grounded").set_index("dimension").loc[MEAN]
