@@ -18,7 +18,7 @@ from leap.errors import LeapError, first_line
 
 _DAY = timedelta(days=1)
 _LOOK_EVERY = 0.5  # seconds
-_CONNECT = timedelta(seconds=5)  # a try of PyTorch's, which makes two
+_CONNECT = timedelta(seconds=15)  # a try of PyTorch's, which makes two; a store of many ranks may answer late
 # In the messages of what ranks speak by: gloo on CPUs, NCCL between GPUs, the store in which they find each other.
 _TRANSPORTS = ("gloo", "NCCL", "TCPStore")
 
