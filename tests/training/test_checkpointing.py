@@ -490,8 +490,9 @@ def saved_often(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.mark.slow
-def test_kills_at_any_time_change_nothing(workspace: Path, tmp_path: Path, saved_often: Path) -> None:
-    run, moment = tmp_path / "killed", random.Random(1)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kills_at_any_time_change_nothing(workspace: Path, tmp_path: Path, saved_often: Path, seed: int) -> None:
+    run, moment = tmp_path / f"killed-{seed}", random.Random(seed)
     seen = [kill_somewhere(workspace, run, SAVED_OFTEN, moment) for _ in range(5)]
     print("\n".join(seen))
     again = run_script_apart(FINETUNE, *STEPS, "--output_dir", str(run), *SAVED_OFTEN, root=workspace)
