@@ -285,12 +285,15 @@ def with_start_up(start_up: float, seconds: float, warm_up: int, examples: int) 
 
 
 def beside(found: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """What was found of another program, and to how many examples it gave the same text, but for blanks around it."""
+    """What was found of another program; the engine's own rate over its first answers, as many as the other gave, since
+    the first come while all is filled; and to how many examples it gave the same text, but for blanks around it."""
     texts = theirs["texts"]
     ours = [(response.text or "", texts[response.key]) for response in found["answers"] if response.key in texts]
     same = [one.strip() == other.strip() for one, other in ours]
     kept = {key: value for key, value in theirs.items() if key != "texts"}
-    return {**kept, "same_text": sum(same), "of": len(same)}
+    many = min(len(texts), len(found["ends"]))
+    as_many = round(many / found["ends"][many - 1], 3)
+    return {**kept, "ours_over_as_many": as_many, "same_text": sum(same), "of": len(same)}
 
 
 def as_result(name: str, found: dict[str, Any], seed: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

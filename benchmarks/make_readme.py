@@ -148,8 +148,10 @@ def _beside(found: dict[str, Any]) -> list[str]:
         other = found.get("compared_with", "the first implementation's setting")
         beside.append(f"{found['ratio']} times {other} ({_figure(found['seed_setting'])})")
     for key, name in (("vllm_chat", "vLLM's LLM.chat"), ("lmms_eval", "lmms-eval")):
-        if rate := found.get(key, {}).get("rate"):  # a result of parity has none
-            beside.append(f"{found['ours'] / rate:.2f} times {name} ({_figure(rate)})")
+        other = found.get(key, {})
+        if rate := other.get("rate"):  # a result of parity has none
+            ours = other.get("ours_over_as_many", found["ours"])
+            beside.append(f"{ours / rate:.2f} times {name} ({_figure(rate)}) over as many")
     if found.get("with_start_up"):
         beside.append(f"{_figure(found['with_start_up'])} with start-up")
     if found.get("scaling"):

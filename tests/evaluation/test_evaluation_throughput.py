@@ -14,7 +14,11 @@ def test_vllms_own_class_is_compared_response_by_response() -> None:
     keys = [("", "speed", str(index)) for index in range(3)]
     responses = [Response(key, f"plan {key[2]}") for key in reversed(keys)]  # in the order in which they came
     chat = {"rate": 5.0, "with_start_up": 1.0, "texts": {keys[1]: "plan 1", keys[2]: "another"}}
-    found = beside({"answers": responses}, chat)
-    assert found == {"rate": 5.0, "with_start_up": 1.0, "same_text": 1, "of": 2}
+    found = beside({"answers": responses, "ends": [0.1, 0.2, 0.24]}, chat)
+    assert found == {"rate": 5.0, "with_start_up": 1.0, "ours_over_as_many": 10.0, "same_text": 1, "of": 2}
     shown = _beside({"ours": 12.5, "with_start_up": 4.0, "vllm_chat": found, "lmms_eval": {"rate": 2.5}})
-    assert shown == ["2.50 times vLLM's LLM.chat (5.00)", "5.00 times lmms-eval (2.50)", "4.00 with start-up"]
+    assert shown == [
+        "2.00 times vLLM's LLM.chat (5.00) over as many",
+        "5.00 times lmms-eval (2.50) over as many",
+        "4.00 with start-up",
+    ]
