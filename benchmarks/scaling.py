@@ -4,7 +4,7 @@
     python benchmarks/scaling.py --write    # puts them into docs/scaling.md and docs/scaling_zh.md
 
 Measured, from results/: an optimiser step on one H200 and what its optimiser takes, the communication of two, what a
-checkpoint costs, starts with 150,000 samples, examples a second of each engine. Assumed: `Assumed`. Nothing of the
+checkpoint costs, starts with 150,000 samples, examples a second of each engine, and a vLLM server's start. Assumed: `Assumed`. Nothing of the
 all-reduce is taken to be hidden behind the backward pass, ranks to be equally long, and a step's time to grow evenly
 with its samples; docs/scaling.md says what that leaves out.
 """
@@ -37,7 +37,7 @@ class Assumed:
     gpus_a_node: int = 8  # each with as much NVLink as the two that were measured
     network: float = 50e9  # bytes a second and GPU between nodes: one adapter of 400 Gbit/s each
     start: float = 120.0  # seconds of a run until its first step: loading, compiling
-    engine_start: tuple[tuple[str, float], ...] = (("hf", 50.0), ("vllm", 180.0))  # seconds; see docs/evaluation.md
+    hf_start: float = 50.0  # seconds of a worker with a model; see docs/evaluation.md
     shard: int = 64  # the last requests that a worker takes
 
 
@@ -54,7 +54,10 @@ class Measured:
     first: float  # and for the first one more
     slower: float  # steps while one is written, together
     write: float
-    answers: dict[str, float]  # a second, on one H100
+    answers: dict[str, float]  # a second: by hf on an H100, by vllm of a worker on an H200
+    vllm_start: float  # seconds until a worker's server answers
+    two_workers: float  # answers a second of both, to the last one
+    two_answered: int  # how many
     check: float  # of CPU time to decode an image of 320x240 in the first check, and take down what it is
     later_start: float  # of a start with known samples, a sample
     rank_bytes: float  # of each rank's memory, a sample
@@ -77,6 +80,8 @@ def read_results() -> Measured:
     one, two = result("training_throughput_full-NVIDIA-H200"), result("training_throughput_full-2-x-NVIDIA-H200")
     saved, loading = result("checkpointing-NVIDIA-H200")["beside"], result("data_loading-x86_64-CPU-2-threads")
     parts, images = loading["parts"], result("image_check-x86_64-CPU-2-threads")
+    workers = result("evaluation_scaling_vllm-2-x-NVIDIA-H200")
+    worker, warm_up = workers["one_gpu"], workers["settings"]["warm_up"]
     return Measured(
         step=STEP_SAMPLES / two["one_gpu"]["ours"],
         optimiser=one["profile"]["kinds_ms"]["optimiser"] / one["profile"]["steps"] / 1000,
@@ -88,8 +93,12 @@ def read_results() -> Measured:
         slower=saved["seconds_slower"],
         write=saved["seconds_for_the_last"],
         answers={
-            engine: result(f"evaluation_throughput_{engine}-NVIDIA-H100-80GB-HBM3")["ours"] for engine in ("hf", "vllm")
+            "hf": result("evaluation_throughput_hf-NVIDIA-H100-80GB-HBM3")["ours"],
+            "vllm": worker["ours"],
         },
+        vllm_start=worker["warm_after_seconds"] - warm_up / worker["ours"],
+        two_workers=workers["to_the_last_answer"],
+        two_answered=workers["settings"]["examples"] - 2 * warm_up,
         check=images["parts"]["CPU seconds of the first"] / images["settings"]["rows"],
         later_start=loading["ours"] / loading["settings"]["rows"],
         rank_bytes=(parts["peak MB of a later start"] - parts["of imports alone"]) * 1e6 / loading["settings"]["rows"],
@@ -129,8 +138,12 @@ class Model:
 
     def evaluation(self, engine: str, gpus: int, models: int = CHECKPOINTS) -> float:
         """Of all models, a worker on each GPU."""
-        start, rate = dict(self.assumed.engine_start)[engine], self.measured.answers[engine]
-        return ceil(models / gpus) * start + models * EXAMPLES / gpus / rate + self.assumed.shard / rate
+        start = self.measured.vllm_start if engine == "vllm" else self.assumed.hf_start
+        return ceil(models / gpus) * start + self.answering(engine, gpus, models * EXAMPLES)
+
+    def answering(self, engine: str, gpus: int, examples: int) -> float:
+        rate = self.measured.answers[engine]
+        return examples / gpus / rate + self.assumed.shard / rate
 
 
 def size(gpus: int) -> str:
@@ -142,9 +155,13 @@ def hours(seconds: float) -> str:
 
 
 def checked(model: Model) -> Rows:
-    """The one figure of several GPUs that is known, beside what the model says."""
-    found, said = model.measured.two_gpus, 2 * STEP_SAMPLES / model.step(2, STEP_SAMPLES)
-    yield "2", f"{found:.1f}", f"{said:.1f}", f"{said / found - 1:+.1%}"
+    """What is known of several GPUs, beside what the model says."""
+    answered = model.measured.two_answered
+    for name, found, said in (
+        ("`run-finetuning.py`", model.measured.two_gpus, 2 * STEP_SAMPLES / model.step(2, STEP_SAMPLES)),
+        ("`--engine vllm`", model.measured.two_workers, answered / model.answering("vllm", 2, answered)),
+    ):
+        yield name, "2", f"{found:.1f}", f"{said:.1f}", f"{said / found - 1:+.1%}"
 
 
 def same_batch(model: Model) -> Rows:
@@ -197,7 +214,7 @@ def evaluations(model: Model) -> Rows:
 
 Table = tuple[Callable[[Model], Rows], str, str]
 TABLES: dict[str, Table] = {
-    "checked": (checked, "GPUs | measured, samples/s | computed | off by", "GPU | 实测，样本/秒 | 计算 | 偏差"),
+    "checked": (checked, " | GPUs | measured, a second | computed | off by", " | GPU | 实测，每秒 | 计算 | 偏差"),
     "same batch": (
         same_batch,
         "GPUs | samples a GPU | ms a step | all-reduce | samples/s | times one GPU | hours, 151,230 x 2 | "
