@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import installed  # noqa: F401
@@ -147,6 +148,7 @@ def as_result(one: Asked, all_of_them: Asked, jobs: int, arguments: argparse.Nam
             "cores": usable_cores(),
             "examples": len(tokens),
             "warm_up": arguments.warm_up,
+            "prompt_tokens": median(response.prompt_tokens or 0 for response in all_of_them.responses),
             "new_tokens": sum(tokens) / len(tokens),
         },
         "unit": "examples per second",

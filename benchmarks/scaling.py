@@ -78,7 +78,7 @@ def read_results() -> Measured:
         return read_json(HERE / "results" / f"{name}.json")
 
     one, two = result("training_throughput_full-NVIDIA-H200"), result("training_throughput_full-2-x-NVIDIA-H200")
-    saved, loading = result("checkpointing-NVIDIA-H200")["beside"], result("data_loading-x86_64-CPU-2-threads")
+    saved, loading = result("checkpointing-NVIDIA-H200")["beside"], result("data_loading-x86_64-CPU-16-threads")
     parts, images = loading["parts"], result("image_check-x86_64-CPU-2-threads")
     workers = result("evaluation_scaling_vllm-2-x-NVIDIA-H200")
     worker, warm_up = workers["one_gpu"], workers["settings"]["warm_up"]
@@ -234,8 +234,8 @@ TABLES: dict[str, Table] = {
     ),
     "samples": (
         samples,
-        "samples | CPU-hours of the first check | seconds of a later start | GB of memory a rank",
-        "样本 | 第一次检查的 CPU 小时 | 以后启动的秒数 | 每个进程的内存 GB",
+        "samples | CPU-hours of decoding, once | seconds of a later start | GB of memory a rank",
+        "样本 | 解码一次的 CPU 小时 | 以后启动的秒数 | 每个进程的内存 GB",
     ),
     "evaluation": (
         evaluations,
