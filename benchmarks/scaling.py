@@ -4,9 +4,9 @@
     python benchmarks/scaling.py --write    # puts them into docs/scaling.md and docs/scaling_zh.md
 
 Measured, from results/: an optimiser step on one H200 and what its optimiser takes, the communication of two, what a
-checkpoint costs, starts with 150,000 samples, examples a second of each engine, and a vLLM server's start. Assumed: `Assumed`. Nothing of the
-all-reduce is taken to be hidden behind the backward pass, ranks to be equally long, and a step's time to grow evenly
-with its samples; docs/scaling.md says what that leaves out.
+checkpoint costs, starts with 150,000 samples, examples a second of each engine, and a vLLM server's start. Assumed:
+`Assumed`. Nothing of the all-reduce is taken to be hidden behind the backward pass, ranks to be equally long, and a
+step's time to grow evenly with its samples; docs/scaling.md says what that leaves out.
 """
 
 import re
