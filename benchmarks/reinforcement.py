@@ -36,7 +36,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from configs.config import REPOSITORY, WorkspaceConfig
-from leap.cli import Parser, count, run
+from leap.cli import Parser, count, run, whole
 from leap.errors import LeapError
 from leap.provenance import command, device_name, git_state, versions
 from leap.records.json_files import read_json, read_object, write_json
@@ -72,12 +72,13 @@ def main() -> None:
     add("--gpu", action="store_true", help="supervised runs take their steps on the GPU")
     add("--prompts", type=count, default=2000, help="fresh scenes that GRPO asks about")
     add("--examples_per_task", type=count, default=24, help="validation scenes of each of the 18 tasks")
+    add("--validation_seed", type=whole, default=7, help="of these scenes (default %(default)s)")
     add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
     arguments = parser.parse_args()
     workspace = WorkspaceConfig.find()
     root, start = workspace.root, workspace.root / arguments.start
 
-    scenes = validation_scenes(root, arguments.examples_per_task)
+    scenes = validation_scenes(root, arguments.examples_per_task, arguments.validation_seed)
     prompts = make_fresh_samples(root, arguments.prompts, seed=1)
     bench = Bench(root, start, prompts, arguments.seconds, arguments.gpu)
     runs = [Run(arm, seed) for arm in arguments.arms for seed in range(1, arguments.seeds + 1)]
@@ -219,10 +220,10 @@ class Cores:
             self._free.put(cores)
 
 
-def validation_scenes(root: Path, examples: int) -> Path:
+def validation_scenes(root: Path, examples: int, seed: int) -> Path:
     """A benchmark of other scenes, in a workspace of its own beside this one."""
     place = root.with_name(f"{root.name}_validation")
-    call(MAKE, "--root", place, "--seed", 7, "--examples_per_task", examples, "--training_samples", 3)
+    call(MAKE, "--root", place, "--seed", seed, "--examples_per_task", examples, "--training_samples", 3)
     return place / "dataset" / "vlm_evaluation_v1.0"
 
 
