@@ -78,9 +78,9 @@ def main() -> None:
     add("--validation_seed", type=whole, default=7, help="of these scenes (default %(default)s)")
     add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
     arguments = parser.parse_args()
-    labels = dict(zip(arguments.arms, arguments.labels or arguments.arms, strict=False))
-    if len(labels) != len(arguments.arms):
+    if len(arguments.labels or arguments.arms) != len(arguments.arms):
         parser.error(f"--labels: one for each of the {len(arguments.arms)} arms")
+    labels = dict(zip(arguments.arms, arguments.labels or arguments.arms, strict=True))
     workspace = WorkspaceConfig.find()
     root, start = workspace.root, workspace.root / arguments.start
 
