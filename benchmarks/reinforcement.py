@@ -24,11 +24,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle, product
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 from typing import Any
 
 import installed  # noqa: F401
@@ -36,7 +38,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from configs.config import REPOSITORY, WorkspaceConfig
-from leap.cli import Parser, count, run
+from leap.cli import Parser, count, run, whole
 from leap.errors import LeapError
 from leap.provenance import command, device_name, git_state, versions
 from leap.records.json_files import read_json, read_object, write_json
@@ -66,18 +68,23 @@ def main() -> None:
     add = parser.add_argument
     add("--start", default="output/checkpoint-720", help="the checkpoint that all runs start from")
     add("--arms", nargs="+", default=["grpo", "supervised"], help=f"{', '.join(ARMS)}, each with flags of its own")
+    add("--labels", nargs="+", help="what the arms are called in the results and the figure (default: as given)")
     add("--seeds", type=count, default=3, help="runs of each arm")
     add("--seconds", type=count, default=600, help="that each run trains")
     add("--at_once", type=count, default=1, help="runs at the same time, on two cores each")
     add("--gpu", action="store_true", help="supervised runs take their steps on the GPU")
     add("--prompts", type=count, default=2000, help="fresh scenes that GRPO asks about")
     add("--examples_per_task", type=count, default=24, help="validation scenes of each of the 18 tasks")
+    add("--validation_seed", type=whole, default=7, help="of these scenes (default %(default)s)")
     add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder to write to")
     arguments = parser.parse_args()
+    if len(arguments.labels or arguments.arms) != len(arguments.arms):
+        parser.error(f"--labels: one for each of the {len(arguments.arms)} arms")
+    labels = dict(zip(arguments.arms, arguments.labels or arguments.arms, strict=True))
     workspace = WorkspaceConfig.find()
     root, start = workspace.root, workspace.root / arguments.start
 
-    scenes = validation_scenes(root, arguments.examples_per_task)
+    scenes = validation_scenes(root, arguments.examples_per_task, arguments.validation_seed)
     prompts = make_fresh_samples(root, arguments.prompts, seed=1)
     bench = Bench(root, start, prompts, arguments.seconds, arguments.gpu)
     runs = [Run(arm, seed) for arm in arguments.arms for seed in range(1, arguments.seeds + 1)]
@@ -89,9 +96,10 @@ def main() -> None:
     )
     names, seconds = {"start": ["start"]}, dict[str, list[float]]()
     for one in runs:
-        names.setdefault(one.arm, []).append(one.name)
-        seconds.setdefault(one.arm, []).append(bench.seconds_of(one))
-    found = results(workspace.eva_results.with_name(RESULTS), names)
+        names.setdefault(labels[one.arm], []).append(one.name)
+        seconds.setdefault(labels[one.arm], []).append(bench.seconds_of(one))
+    rewarded = {labels[one.arm] for one in runs if one.method in ("grpo", "rft")}
+    found = results(workspace.eva_results.with_name(RESULTS), names, rewarded)
     aside = {"supervised_and_evaluated_on": device_name("cuda" if arguments.gpu else "cpu")}
     where = {
         "device": f"{platform.machine()} CPU, 2 threads",
@@ -100,8 +108,8 @@ def main() -> None:
         **git_state(REPOSITORY),
         "versions": versions(),
     }
-    found["sampled"] = {arm: bench.sampled(runs, arm) for arm in arguments.arms if arm.startswith("grpo")}
-    ours, *others = arguments.arms
+    found["sampled"] = {labels[arm]: bench.sampled(runs, arm) for arm in arguments.arms if arm.startswith("grpo")}
+    ours, *others = labels.values()
     means = {arm: found["grounded"][arm] for arm in ("start", *others)}
     page = {"benchmark": "reinforcement", "ours": found["grounded"][ours], "unit": f"grounded, {ours}", "parts": means}
     write_json(arguments.output / "reinforcement-cpu.json", {**page, **where, "seconds": seconds, **found})
@@ -219,10 +227,10 @@ class Cores:
             self._free.put(cores)
 
 
-def validation_scenes(root: Path, examples: int) -> Path:
+def validation_scenes(root: Path, examples: int, seed: int) -> Path:
     """A benchmark of other scenes, in a workspace of its own beside this one."""
     place = root.with_name(f"{root.name}_validation")
-    call(MAKE, "--root", place, "--seed", 7, "--examples_per_task", examples, "--training_samples", 3)
+    call(MAKE, "--root", place, "--seed", seed, "--examples_per_task", examples, "--training_samples", 3)
     return place / "dataset" / "vlm_evaluation_v1.0"
 
 
@@ -234,8 +242,9 @@ def evaluate(name: str, checkpoint: Path, scenes: Path, environment: Mapping[str
         call(EVALUATE, "--checkpoint", checkpoint, *asked, environment=environment)
 
 
-def results(folder: Path, names: dict[str, list[str]]) -> dict[str, Any]:
-    """Means of `grounded`, and paired differences of methods, each example's score being its mean over the seeds."""
+def results(folder: Path, names: dict[str, list[str]], rewarded: Collection[str]) -> dict[str, Any]:
+    """Means of `grounded`, and paired differences of methods, each example's score being its mean over the seeds: of
+    each from the start, and of those that learn from rewards from the others too."""
     scores = read_scores(folder)
     frames = []
     for method, runs in names.items():
@@ -245,8 +254,9 @@ def results(folder: Path, names: dict[str, list[str]]) -> dict[str, Any]:
             frames.append(mine.groupby(keys, as_index=False)["grounded"].mean().assign(model=label))
     table = pd.concat(frames)
     rows: dict[str, Any] = {}
-    others = [(one, other) for one in names for other in names if one.startswith(("grpo", "rft")) and other != one]
-    pairs = [(one, "start") for one in names if one != "start"] + [pair for pair in others if pair[1] != "start"]
+    arms = [one for one in names if one != "start"]
+    pairs = [(one, "start") for one in arms]
+    pairs += [(one, other) for one in arms for other in arms if one in rewarded and other != one]
     for ours, theirs in pairs:
         compared = compare(table, ours, theirs, "grounded").set_index("dimension").loc[MEAN]
         rows[f"{ours} - {theirs}"] = {name: float(compared[name]) for name in ("difference", "low", "high", "p")}
@@ -256,22 +266,36 @@ def results(folder: Path, names: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def figure(found: Mapping[str, Any]) -> Figure:
-    """How far each arm lies above the start, and what GRPO's own responses named right meanwhile."""
-    shown = new_figure(10, 4, "GRPO and supervised training for the same time")
-    left, right = shown.subplots(1, 2, width_ratios=(3, 2))
+    """How far each arm lies above the start; what it has with its scenes' own images and with other ones; and what
+    GRPO's own responses named right meanwhile."""
+    panels = 3 if found["sampled"] else 2
+    shown = new_figure(2 + 4 * panels, 3.2, "Learning from rewards, and supervised training for the same time")
+    left, middle, *right = shown.subplots(1, panels)
     arms = [name.removesuffix(" - start") for name in found["comparisons"] if name.endswith(" - start")]
+    colours = dict(zip(arms, cycle(PALETTE), strict=False)) | {"start": GREY}
     for place, arm in enumerate(reversed(arms)):
-        row, colour = found["comparisons"][f"{arm} - start"], PALETTE[(len(arms) - 1 - place) % len(PALETTE)]
-        left.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
-        left.plot([row["difference"]], [place], color=colour, marker="o", linestyle="")
+        row = found["comparisons"][f"{arm} - start"]
+        left.plot([row["low"], row["high"]], [place, place], color=colours[arm], linewidth=2)
+        left.plot([row["difference"]], [place], color=colours[arm], marker="o", linestyle="")
     clean(left, "x").axvline(0, color=GREY, linewidth=1)
-    left.set_yticks(range(len(arms)), list(reversed(arms)))
-    left.set_xlabel("grounded on held-out scenes, difference from the start, 95 % interval")
-    for arm, values in found["sampled"].items():
+    left.set_yticks(range(len(arms)), [fill(arm, 28) for arm in reversed(arms)])
+    left.set_ylim(-0.6, len(arms) - 0.4)
+    left.set_xlabel("grounded, above the start (95 % interval)")
+    names = [*reversed(arms), "start"]
+    for place, arm in enumerate(names):
+        own, other = found["grounded"][arm], found["grounded"][f"{arm}, other images"]
+        middle.plot([other, own], [place, place], color=colours[arm], linewidth=1)
+        middle.plot([own], [place], color=colours[arm], marker="o")
+        middle.plot([other], [place], color=colours[arm], marker="o", markerfacecolor="white")
+    clean(middle, "x").set_yticks(range(len(names)), [fill(arm, 28) for arm in names])
+    middle.set_ylim(-0.6, len(names) - 0.4)
+    middle.set_xlim(left=0)
+    middle.set_xlabel("grounded: own images (full), others (empty)")
+    for axes, (arm, values) in product(right, found["sampled"].items()):
         smooth = pd.Series(values).rolling(12, center=True, min_periods=4).mean()
-        clean(right, "both").plot(smooth, color=PALETTE[arms.index(arm) % len(PALETTE)], label=arm)
-    right.set_xlabel("step (fresh prompts, running mean of 12)")
-    right.set_ylabel("grounded of sampled responses")
+        clean(axes, "both").plot(smooth, color=colours[arm], label=arm)
+        axes.set_xlabel("step (fresh prompts, running mean of 12)")
+        axes.set_ylabel("grounded of sampled responses")
     return shown
 
 

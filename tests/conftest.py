@@ -39,6 +39,7 @@ LONGEST_FIRST = [
     *("test_model_files", "test_crash_safety", "test_training_benchmark", "test_review", "test_base_model"),
     *("test_report", "test_families", "test_network", "test_image_size", "test_checkpointing", "test_workers"),
     *("test_checkpoint_writer", "test_out_of_memory", "test_nodes", "test_killed_evaluation", "test_vllm_adapter"),
+    *("test_ray_pool", "test_ablation", "test_sharding", "test_ray_torchrun"),
 ]
 PLACE = {name: place for place, name in enumerate(LONGEST_FIRST)}
 
