@@ -1,7 +1,7 @@
 """Does learning from rewards teach a model to look, more than as much further supervised training?
 
-    LEAP_ROOT=demo python benchmarks/reinforcement.py
     LEAP_ROOT=demo python benchmarks/reinforcement.py --seeds 1 --arms "grpo --learning_rate 1e-4" "supervised"
+    LEAP_ROOT=demo python benchmarks/reinforcement.py --arms "rft --num_generations 8" answers --labels best answers
 
 From one checkpoint of the demo, each arm trains once for each seed, for the same time on two CPU cores: `grpo` on fresh
 scenes; `supervised` on the demo's training file and `answers` on the reference answers of GRPO's own prompts, both by
