@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # LEAP's tests.
-#   bash run-tests.sh                 the quick ones, under 6 minutes
+#   bash run-tests.sh                 the quick ones: 6 to 8 minutes on two cores
 #   bash run-tests.sh --all           the slow ones too (kills, servers, several processes), lint, types and the docs site;
 #                                     those of vLLM and lmms-eval where LEAP_VLLM_PYTHON and LMMS_EVAL_PYTHON name a Python
 #   bash run-tests.sh tests/vlabench/test_scoring.py -k golden       anything else goes to pytest
