@@ -39,13 +39,16 @@ def _git(repository: Path, *arguments: str) -> str:
 
 def versions() -> dict[str, str]:
     """Python's version and those of the libraries that a number depends on."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}}
+    return {name: number for name, number in found.items() if number}
+
+
+@cache  # reading a library's metadata takes a millisecond, and a sweep has a manifest for each model and dimension
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 @cache
@@ -66,9 +69,12 @@ def device_name(device: str) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
+_running_code = cache(git_state)  # of a checkout that changes meanwhile, what was loaded stays what it was
+
+
 def origin(repository: Path) -> dict[str, Any]:
     """What makes a result now: code, command, versions, and when it began."""
-    return {"code": git_state(repository), "command": command(), "versions": versions(), "start": now()}
+    return {"code": _running_code(repository), "command": command(), "versions": versions(), "start": now()}
 
 
 def command() -> str:

@@ -36,17 +36,21 @@ def keep_hidden(*values: str | None) -> None:
 
 def hide(text: str) -> str:
     """The text without any secret, as it stands or as addresses, JSON, HTML and HTTP's headers spell it."""
-    pattern = _pattern(frozenset(_secrets()))
-    return pattern.sub(HIDDEN, text) if pattern else text
+    hidden: str = hide_all(text)
+    return hidden
 
 
 def hide_all(value: Any) -> Any:
     """A JSON value with all its texts hidden, keys included."""
+    return _without(_pattern(frozenset(_secrets())), value)
+
+
+def _without(secrets: re.Pattern[str] | None, value: Any) -> Any:
     if isinstance(value, str):
-        return hide(value)
+        return secrets.sub(HIDDEN, value) if secrets else value
     if isinstance(value, Mapping):
-        return {hide_all(key): hide_all(part) for key, part in value.items()}
-    return [hide_all(part) for part in value] if isinstance(value, list | tuple) else value
+        return {_without(secrets, key): _without(secrets, part) for key, part in value.items()}
+    return [_without(secrets, part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _secrets() -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A run's loss, or its reward, as an image in its folder, drawn while it trains."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,21 @@ from leap.report.curves import Loss, training_loss, training_reward
 from leap.report.style import save
 
 IMAGE, REWARD_IMAGE = "training_loss", "training_reward"
+_SHARE = 0.02  # of a run's time, at most: steps wait while a figure is drawn
+_FIRST = 0.5  # seconds, about what the first one takes
 
 
 class LossPlot(TrainerCallback):
-    """Draws the losses logged so far at every save and at the end."""
+    """Draws the losses logged so far at the end, and at saves while that takes no more than _SHARE of the time."""
+
+    def __init__(self) -> None:
+        self._begin, self._drawing = time.monotonic(), _FIRST
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._draw(args, state)
+        before = time.monotonic()
+        if self._drawing <= _SHARE * (before - self._begin):
+            self._draw(args, state)
+            self._drawing += time.monotonic() - before
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._draw(args, state)
