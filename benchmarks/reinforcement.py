@@ -46,7 +46,7 @@ from leap.report.results import read_scores
 from leap.report.style import GREY, PALETTE, clean, new_figure, save
 from leap.statistics.comparison import compare
 from leap.statistics.means import MEAN
-from leap.supervise import supervised
+from leap.supervise import start
 from leap.tabletop.demo_workspace import make_fresh_samples
 from leap.training.training_report import REPORT
 
@@ -306,7 +306,7 @@ def call(script: str, *arguments: Any, environment: Mapping[str, str] = {}, limi
     print("$ " + shlex.join(words[3:]), flush=True)
     started = time.monotonic()
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(supervised(words, _TO_SAVE), env={**os.environ, "PYTHONPATH": path, **environment})
+    process = start(words, _TO_SAVE, env={**os.environ, "PYTHONPATH": path, **environment})
     right = 0
     try:
         code = process.wait(limit)

@@ -17,15 +17,21 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 GRACE = 10.0  # seconds for an orderly end, where nobody says how many
 _POLL = 0.1  # seconds
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
-def supervised(command: list[str], grace: float = GRACE) -> list[str]:
-    """The command that runs another one so, for this process to start."""
-    return [sys.executable, "-I", __file__, str(os.getpid()), str(grace), *command]
+def start(command: list[str], grace: float = GRACE, **options: Any) -> "subprocess.Popen[bytes]":
+    """Start a command so, with Popen's options; `terminate` ends it in order, and called twice at once.
+
+    Not in this process's group: what a terminal or Ray sends to that, this process is to pass on. It would count as a
+    second signal, and leave no time to save.
+    """
+    words = [sys.executable, "-I", __file__, str(os.getpid()), str(grace), *command]
+    return subprocess.Popen(words, start_new_session=True, **options)
 
 
 def main() -> int:

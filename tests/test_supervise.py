@@ -41,12 +41,12 @@ sys.exit(3)
 """
 
 RAY_DRIVER = """
-import os, signal, subprocess, sys, time
+import os, signal, sys, time
 import ray
-from leap.supervise import supervised
+from leap.supervise import start
 ray.init(num_cpus=1, num_gpus=0, include_dashboard=False, object_store_memory=80_000_000, logging_level="ERROR")
 end, *command = sys.argv[1:]
-call = ray.remote(max_retries=0)(lambda: subprocess.run(supervised(command))).remote()
+call = ray.remote(max_retries=0)(lambda: start(command).wait()).remote()
 while not os.path.exists(f"{command[4]}/grandchild"):
     time.sleep(0.1)
 if end == "kill":
@@ -111,9 +111,7 @@ def test_a_command_whose_parent_is_killed_leaves_nothing(tmp_path: Path) -> None
 def test_a_command_whose_parent_is_killed_has_its_grace(tmp_path: Path) -> None:
     """A checkpoint takes longer than the ten seconds that others have."""
     save = f"trap 'sleep 11; touch {tmp_path}/saved; exit' TERM; touch {tmp_path}/runs; while true; do sleep 0.1; done"
-    start = (
-        "import subprocess, sys; from leap.supervise import supervised; subprocess.call(supervised(sys.argv[1:], 60))"
-    )
+    start = "import sys; from leap.supervise import start; start(sys.argv[1:], 60).wait()"
     parent = subprocess.Popen([sys.executable, "-c", start, "bash", "-c", save])
     while not (tmp_path / "runs").exists():
         time.sleep(0.01)
@@ -121,6 +119,34 @@ def test_a_command_whose_parent_is_killed_has_its_grace(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     psutil.wait_procs(found, timeout=60)
+    assert (tmp_path / "saved").exists()
+
+
+PASSES_ON = """
+import signal, sys, time
+from leap.supervise import start
+process = start(sys.argv[1:], 60)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+try:
+    while True:
+        time.sleep(0.1)
+finally:
+    time.sleep(0.5)
+    process.terminate()
+    sys.exit(process.wait())
+"""
+
+
+def test_a_signal_to_a_whole_group_that_is_passed_on_too_counts_once(tmp_path: Path) -> None:
+    """As Ray ends a worker, and as a terminal and a script that hears Ctrl-C do."""
+    save = (
+        f"trap 'sleep 1.5; touch {tmp_path}/saved; exit 0' TERM; touch {tmp_path}/runs; while true; do sleep 0.1; done"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", PASSES_ON, "bash", "-c", save], start_new_session=True)
+    while not (tmp_path / "runs").exists():
+        time.sleep(0.01)
+    os.killpg(parent.pid, signal.SIGTERM)
+    assert parent.wait(60) == 0
     assert (tmp_path / "saved").exists()
 
 

@@ -32,7 +32,7 @@ from leap.models.exchange import difference_beside_weights, tensor_shapes
 from leap.models.families import family
 from leap.records.files import write_atomic
 from leap.redaction import hide, keep_hidden
-from leap.supervise import exit_reason, supervised
+from leap.supervise import exit_reason, start
 
 MODEL_NAME = "leap"  # what requests call the served model, an adapter on its base included
 MAX_MODEL_LEN, IMAGES_PER_PROMPT = 8192, 16  # enough for the evaluation's requests without few-shot examples
@@ -420,14 +420,7 @@ def _start(command: list[str], environment: Mapping[str, str], log: Path) -> sub
     with log.open("wb") as file:
         file.write(hide(f"{shlex.join(command)}\n").encode())
         file.flush()
-        return subprocess.Popen(
-            supervised(command),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is this process's to handle
-        )
+        return start(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
 def _hide_secrets(log: Path) -> None:

@@ -16,7 +16,7 @@ from leap import provenance
 from leap.environment import LOCK_WAIT
 from leap.errors import LeapError
 from leap.redaction import hide
-from leap.supervise import GRACE, exit_reason, supervised
+from leap.supervise import GRACE, exit_reason, start
 
 _POLL = 0.1  # seconds between two looks at a running process
 HEADER = "==== "  # opens each run in a log, which later runs append to
@@ -129,12 +129,12 @@ def _start(job: Job, log: Path, environment: Mapping[str, str], grace: float) ->
     with log.open("ab") as output:
         output.write(hide(f"{HEADER}{provenance.now()} {shlex.join(job.command)}\n").encode())
         output.flush()
-        return subprocess.Popen(
-            supervised(job.command, grace),
+        return start(
+            job.command,
+            grace,
             env=environment,
             cwd=job.folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is this process's to handle
         )

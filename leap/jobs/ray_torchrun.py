@@ -8,7 +8,6 @@ started as it is anywhere.
 import os
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from leap.jobs.process import StopRequest, after_predecessor, was_stopped
 from leap.jobs.ray_cluster import SAY_EVERY, WaitForRoom, connected
 from leap.launch import TO_SAVE
 from leap.redaction import is_secret_name
-from leap.supervise import supervised
+from leap.supervise import start
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "training" / "run-finetuning.py"
 _CARRIED = re.compile(r"(LEAP|(TORCH_)?NCCL|GLOO)_\w+|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|OMP_NUM_THREADS")
@@ -133,8 +132,9 @@ def _torchrun(
     """The exit code of one node's; it ends with this worker, however that ends."""
     own = {"NNODES": nodes, "NUM_GPUS": gpus, "NODE_RANK": node, "MASTER_ADDR": first[0], "MASTER_PORT": first[1]}
     launch = [sys.executable, "-m", "leap.launch", str(_SCRIPT), *flags]
-    process = subprocess.Popen(
-        supervised(launch, grace),
+    process = start(
+        launch,
+        grace,
         env={**os.environ, **given, **{name: str(value) for name, value in own.items()}},
         cwd=_SCRIPT.parents[2],
     )
