@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # LEAP's tests.
-#   bash run-tests.sh                 the quick ones: 6 to 8 minutes on two cores
-#   bash run-tests.sh --all           the slow ones too (kills, servers, several processes), lint, types and the docs site;
+#   bash run-tests.sh                 the quick ones: about six minutes on two cores
+#   bash run-tests.sh --all           the slow ones too (kills, servers, processes), lint, types and the docs site;
 #                                     those of vLLM and lmms-eval where LEAP_VLLM_PYTHON and LMMS_EVAL_PYTHON name a Python
 #   bash run-tests.sh tests/vlabench/test_scoring.py -k golden       anything else goes to pytest
 set -euo pipefail
@@ -14,8 +14,9 @@ leap_set_up "$repository"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 unset LEAP_ROOT
 # One thread each: threads of two processes that wait for each other by spinning make small tensors ten times as slow.
+# Three on two cores: a tenth of their time the quick ones wait, a third the slow ones, for what they start.
 # tests/conftest.py puts the files in order.
-side_by_side() { OMP_NUM_THREADS=1 python -m pytest -n "$1" --dist loadfile --no-loadscope-reorder "${@:2}"; }
+side_by_side() { OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"; }
 if [ "${1:-}" = --all ]; then
     shift
     python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[jobs,docs]" # Ray and mkdocs
@@ -23,12 +24,7 @@ if [ "${1:-}" = --all ]; then
     ruff format --check .
     mypy
     mkdocs build --quiet --strict
-    failed=0
-    none=5 # pytest's code where nothing was selected, such as in a file without slow tests
-    side_by_side 2 -m "not slow" "$@" || [ $? = $none ] || failed=1
-    # In three, since a third of their time they wait for what they start; each need not import the other files' modules.
-    [ $# -gt 0 ] || set -- $(grep -rlw --include='test_*.py' slow tests | sort)
-    side_by_side 3 -m slow "$@" || [ $? = $none ] || failed=1
-    exit $failed
+    side_by_side "$@"
+    exit
 fi
-if [ $# -eq 0 ]; then side_by_side 2 -m "not slow"; else python -m pytest -m "not slow" "$@"; fi
+if [ $# -eq 0 ]; then side_by_side -m "not slow"; else python -m pytest -m "not slow" "$@"; fi

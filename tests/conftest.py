@@ -35,11 +35,12 @@ TINY_RECIPE = str(Path(__file__).resolve().parent / "tiny.yaml")
 
 # Processes share the files in this order: a long one that begins last would leave the others waiting for it.
 LONGEST_FIRST = [
-    *("test_openai_engine", "test_pipeline", "test_recipes", "test_data_elsewhere", "test_engine_of_sweep"),
-    *("test_model_files", "test_crash_safety", "test_training_benchmark", "test_review", "test_base_model"),
-    *("test_report", "test_families", "test_network", "test_image_size", "test_checkpointing", "test_workers"),
-    *("test_checkpoint_writer", "test_out_of_memory", "test_nodes", "test_killed_evaluation", "test_vllm_adapter"),
-    *("test_ray_pool", "test_ablation", "test_sharding", "test_ray_torchrun"),
+    *("test_ray_pool", "test_checkpointing", "test_nodes", "test_killed_evaluation", "test_engine_of_sweep"),
+    *("test_ablation", "test_sharding", "test_ray_torchrun", "test_vllm_adapter", "test_serve_planner", "test_grpo"),
+    *("test_recipes", "test_pipeline", "test_openai_engine", "test_reproduction", "test_step_profile", "test_peers"),
+    *("test_vllm_server", "test_workers", "test_export", "test_triton_adamw", "test_evaluation_scaling"),
+    *("test_training_benchmark", "test_out_of_memory", "test_checkpoint_writer", "test_data_elsewhere"),
+    *("test_training_data", "test_base_model", "test_report", "test_image_size", "test_crash_safety"),
 ]
 PLACE = {name: place for place, name in enumerate(LONGEST_FIRST)}
 

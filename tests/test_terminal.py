@@ -172,6 +172,7 @@ def test_a_name_makes_no_cell_and_no_markup_of_its_own(name: str) -> None:
 NAMES = ["a|b", "x\ny", "=cmd|calc!A0", "[red]q[bold]\x1b[31m", os.fsdecode(b"caf\xe9"), "<b>c", "checkpoint-7_1shot"]
 
 
+@pytest.mark.slow
 def test_results_of_models_with_hostile_names_are_shown_and_written(tmp_path: Path) -> None:
     keys = ("skill_match_score", "entity_match_score", "skill_with_entity_match_score", "exact_match_score")
     scores = {"select_x": {str(n): dict.fromkeys([*keys, "total_score"], 10.0 * n) for n in range(3)}}

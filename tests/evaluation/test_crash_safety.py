@@ -210,6 +210,7 @@ SESSION = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(SESSION, max_size=5))
 @hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_interrupted_runs_end_as_an_unbroken_one(

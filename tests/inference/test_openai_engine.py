@@ -541,6 +541,7 @@ def shared_server() -> Iterator[FaultyServer]:
 EVERY = (*faulty.PASSING, *faulty.BAD_BODIES, *faulty.FINAL)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10**6),

@@ -197,6 +197,7 @@ def test_a_checkpoint_is_evaluated_as_it_was_trained(root: Path, tmp_path: Path)
     assert sizes(tmp_path) == {"own-checkpoint-1": OWN}
 
 
+@pytest.mark.slow
 def test_another_size_goes_to_another_result(root: Path, tmp_path: Path) -> None:
     """The baseline by itself has the default; asked beside checkpoints it has theirs, in a result of its own."""
     alone = evaluate(root, tmp_path)

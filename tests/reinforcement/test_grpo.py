@@ -79,6 +79,7 @@ def test_it_learns_what_is_rewarded(workspace: Path, own: Path) -> None:
     assert "this run is finished" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_micro_batch_has_whole_groups_and_teaches_the_same(
     workspace: Path, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_a_row_is_a_conversation_with_the_images_that_are_shown(prompts: list[Pr
     assert own != other
 
 
+@pytest.mark.slow
 def test_fresh_scenes_are_new_and_a_larger_file_begins_with_a_smaller_one(workspace: Path) -> None:
     large, small = (make_fresh_samples(workspace, count, seed=5) for count in (4, 2))
     found = [[sample for _, sample in read_jsonl(file, TrainingSample)] for file in (small, large)]

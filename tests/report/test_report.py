@@ -333,6 +333,7 @@ def test_incomplete_results_have_an_asterisk_and_a_footnote(
     assert any("*" in text and text.strip()[0] in "+0123456789" for text in shown)
 
 
+@pytest.mark.slow
 def test_all_figures_are_written_and_stale_ones_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_results(tmp_path, {"Baseline": 10, "checkpoint-200": 20, "checkpoint-1000": 25, "checkpoint-400": 22})
     write_state(tmp_path / "run" / "checkpoint-30", [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0}])

@@ -120,6 +120,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_sweep_is_reported_with_a_note_or_with_the_other_half(results: Path) -> None:
     note = "checkpoint-9 is the best of 3 (checkpoint-N, total_score 51.5), chosen on the examples that it is scored on"
     options = f"--results_dir {results} --figure metrics --format png --run_dir {results}".split()

@@ -6,6 +6,7 @@ import pytest
 from leap.statistics.comparison import run_difference
 
 
+@pytest.mark.slow
 def test_alike_models_and_methods_get_no_dagger() -> None:
     """60 tables of each kind: 5 % and three standard errors are 13.4 %."""
     found = familywise_error.simulate(60, sweeps=(5,))

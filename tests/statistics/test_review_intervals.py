@@ -48,6 +48,7 @@ def test_a_review_has_them_of_samples_and_of_pairs() -> None:
     assert (compared["difference"], compared["low"], compared["high"]) == pytest.approx((2.6, *expected))
 
 
+@pytest.mark.slow
 def test_ten_samples_are_covered_about_as_often_as_it_says() -> None:
     """1,000 reviews of each kind: 95 % less three standard errors is 92.9 %; at the end of the scale it is less."""
     found = review_intervals.simulate(1000, samples=(10,), population=20_000)

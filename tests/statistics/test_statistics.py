@@ -374,6 +374,7 @@ def test_all_comparisons_are_the_single_ones() -> None:
     assert list(only_baseline.columns) == list(COLUMNS)
 
 
+@pytest.mark.slow
 def test_comparisons_under_the_null() -> None:
     """Models that scatter evenly about a constant baseline: their differences are independent and truly 0."""
     rng = np.random.default_rng(8)

@@ -164,6 +164,7 @@ def test_the_base_in_the_repository_is_small_and_its_card_says_what_was_measured
     assert (BASE / "README.md").read_text() == card(facts, results["accuracy"], results["validation_scenes"])
 
 
+@pytest.mark.slow
 def test_the_base_in_the_repository_sees(bank: SceneBank):
     """On scenes that it was not trained on; the card has 97 % and 14 % of many more."""
     exam = make_exam(bank, 0)

@@ -141,6 +141,7 @@ def test_every_table_looks_different(renderer):
     assert len({renderer.render(Scene(lemon, table, 0, 1.8, 0))[0].tobytes() for table in TABLES}) == len(TABLES)
 
 
+@pytest.mark.slow
 def test_render_many_writes_what_render_returns(renderer, tmp_path: Path):
     jobs = [RenderJob(random_scene(i), tmp_path / f"{i}.png", tmp_path / f"{i}_numbered.png") for i in range(2)]
     assert sorted(render_many(jobs, SIZE, workers=1)) == [0, 1]

@@ -211,6 +211,7 @@ def test_a_run_ends_with_its_writers_error(workspace: Path, monkeypatch: pytest.
     assert not partial_folder(workspace / "output" / "failing" / "checkpoint-2").exists()
 
 
+@pytest.mark.slow
 def test_one_at_a_time_and_callbacks_hear_of_whole_ones(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report is written at each save: it speaks of a checkpoint that is there."""
     from leap.training.training_report import TrainingReport
