@@ -4,8 +4,8 @@
 
 The command runs in a process group of its own. When it ends, when a signal ends this process, or when the parent is
 gone (SIGKILL gives it no chance to clean up), the whole group is ended, and on Linux every descendant that has left the
-group: SIGTERM first, SIGKILL after GRACE seconds or at a second signal. Uses the standard library alone, so that it
-starts at once.
+group: SIGTERM first, SIGKILL after GRACE seconds or at a second signal that comes SAME_END later or more. Uses the
+standard library alone, so that it starts at once.
 
 What the parent starts is only a stand-in for the supervisor, its child: a worker of Ray's kills its own children before
 it ends, and a supervisor killed so would leave the command behind.
@@ -20,16 +20,13 @@ import time
 from typing import Any
 
 GRACE = 10.0  # seconds for an orderly end, where nobody says how many
+SAME_END = 2.0  # seconds: Slurm, Ray and a terminal signal all processes of a job, and each passes its signal on
 _POLL = 0.1  # seconds
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def start(command: list[str], grace: float = GRACE, **options: Any) -> "subprocess.Popen[bytes]":
-    """Start a command so, with Popen's options; `terminate` ends it in order, and called twice at once.
-
-    Not in this process's group: what a terminal or Ray sends to that, this process is to pass on. It would count as a
-    second signal, and leave no time to save.
-    """
+    """Start a command so, with Popen's options; Ctrl-C is this process's to pass on, by `terminate`."""
     words = [sys.executable, "-I", __file__, str(os.getpid()), str(grace), *command]
     return subprocess.Popen(words, start_new_session=True, **options)
 
@@ -75,8 +72,12 @@ def _supervise(parent: int, grace: float, command: list[str]) -> int:
         time.sleep(_POLL)
     if child.poll() is None:
         _signal_all(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + grace
-        while child.poll() is None and time.monotonic() < deadline and len(signums) < 2:
+        told = time.monotonic()
+        while child.poll() is None and (passed := time.monotonic() - told) < grace:
+            if passed < SAME_END:
+                signums.clear()
+            elif signums:
+                break
             time.sleep(_POLL)
     _signal_all(child.pid, signal.SIGKILL)  # what the command started and left behind, too
     code = child.wait()

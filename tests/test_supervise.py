@@ -40,6 +40,8 @@ time.sleep(600 if stays else 0)
 sys.exit(3)
 """
 
+RUNS = "touch {0}/runs; while true; do sleep 0.1; done"  # in bash
+
 RAY_DRIVER = """
 import os, signal, sys, time
 import ray
@@ -110,7 +112,7 @@ def test_a_command_whose_parent_is_killed_leaves_nothing(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_command_whose_parent_is_killed_has_its_grace(tmp_path: Path) -> None:
     """A checkpoint takes longer than the ten seconds that others have."""
-    save = f"trap 'sleep 11; touch {tmp_path}/saved; exit' TERM; touch {tmp_path}/runs; while true; do sleep 0.1; done"
+    save = f"trap 'sleep 11; touch {tmp_path}/saved; exit' TERM; {RUNS.format(tmp_path)}"
     start = "import sys; from leap.supervise import start; start(sys.argv[1:], 60).wait()"
     parent = subprocess.Popen([sys.executable, "-c", start, "bash", "-c", save])
     while not (tmp_path / "runs").exists():
@@ -137,17 +139,36 @@ finally:
 """
 
 
-def test_a_signal_to_a_whole_group_that_is_passed_on_too_counts_once(tmp_path: Path) -> None:
-    """As Ray ends a worker, and as a terminal and a script that hears Ctrl-C do."""
-    save = (
-        f"trap 'sleep 1.5; touch {tmp_path}/saved; exit 0' TERM; touch {tmp_path}/runs; while true; do sleep 0.1; done"
-    )
+@pytest.mark.parametrize("whole", ["group", "job"])
+def test_a_signal_to_all_that_is_passed_on_too_counts_once(tmp_path: Path, whole: str) -> None:
+    """As Ray ends a worker's group, and Slurm every process of a job."""
+    save = f"trap 'sleep 1.5; touch {tmp_path}/saved; exit 0' TERM; {RUNS.format(tmp_path)}"
     parent = subprocess.Popen([sys.executable, "-c", PASSES_ON, "bash", "-c", save], start_new_session=True)
     while not (tmp_path / "runs").exists():
         time.sleep(0.01)
+    if whole == "job":
+        for process in psutil.Process(parent.pid).children(recursive=True):
+            process.terminate()
     os.killpg(parent.pid, signal.SIGTERM)
     assert parent.wait(60) == 0
     assert (tmp_path / "saved").exists()
+
+
+def test_a_second_request_does_not_wait(tmp_path: Path) -> None:
+    """However soon it comes after the first."""
+    stop = StopRequest()
+    command = ["bash", "-c", f"trap 'touch {tmp_path}/told' TERM; {RUNS.format(tmp_path)}"]
+
+    def ask_twice() -> None:
+        while not (tmp_path / "runs").exists():
+            time.sleep(0.01)
+        stop.ask()
+        stop.ask()
+
+    threading.Thread(target=ask_twice).start()
+    ended = run_job(Job("deaf", command), tmp_path, {}, stop, grace=600)
+    assert ended.state == "stopped"
+    assert (tmp_path / "told").exists()
 
 
 @pytest.mark.slow

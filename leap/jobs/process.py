@@ -19,6 +19,7 @@ from leap.redaction import hide
 from leap.supervise import GRACE, exit_reason, start
 
 _POLL = 0.1  # seconds between two looks at a running process
+_AGAIN = 1.0  # seconds between two signals after a second request: for SAME_END they are taken for the first one
 HEADER = "==== "  # opens each run in a log, which later runs append to
 
 
@@ -105,12 +106,12 @@ def run_job(job: Job, logs: Path, environment: Mapping[str, str], stop: StopRequ
 
 def was_stopped(process: subprocess.Popen[bytes], stop: StopRequest) -> bool:
     """Wait for the end of what is supervised, and whether a request to stop, or an interrupt, brought it about."""
-    sent = 0
+    sent, again = 0, 0.0
     try:
         while process.poll() is None:
-            if stop.level > sent:
+            if stop.level > min(sent, 1) and time.monotonic() >= again:
                 process.terminate()
-                sent += 1
+                sent, again = sent + 1, time.monotonic() + _AGAIN
             time.sleep(_POLL)
     except KeyboardInterrupt:  # Ray's way to cancel
         sent += 1

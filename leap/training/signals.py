@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-_SAME = 2.0  # seconds: torchrun passes on a Ctrl-C that its ranks had from the terminal already
+from leap.supervise import SAME_END
 
 
 class Signals:
@@ -31,7 +31,7 @@ class Signals:
         if os.getpid() != self._rank:  # a forked data loader's worker: a Ctrl-C reaches it too
             return
         now = time.monotonic()
-        if self.received and signum == signal.SIGINT and now - self._at > _SAME:
+        if self.received and signum == signal.SIGINT and now - self._at > SAME_END:
             raise KeyboardInterrupt
         if not self.received:
             self.received, self._at = signum, now
