@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from servers.hub import HubServer
 from servers.hub_store import Stored
 
 from leap.errors import LeapError
-from leap.records.locks import FolderLock, lock_holder, wait_until_free
+from leap.records.files import LOCK
+from leap.records.locks import FolderLock, is_alive, lock_holder, wait_until_free
 
 NO_FLOCK = """
 #include <errno.h>
@@ -28,6 +30,12 @@ int flock(int file, int how) { (void)file; (void)how; errno = atoi(getenv("NO_FL
 HOLD = (
     "import sys; from pathlib import Path; from leap.records.locks import FolderLock\n"
     "with FolderLock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+)
+HOLD_AND_FORK = (
+    "import os, sys, time; from pathlib import Path; from leap.records.locks import FolderLock\n"
+    "with FolderLock(Path(sys.argv[1])):\n"
+    "    if os.fork() == 0: print(os.getpid(), flush=True)\n"
+    "    time.sleep(600)"
 )
 ERRORS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
 
@@ -103,6 +111,21 @@ def test_a_holder_by_flock_keeps_others_out(tmp_path: Path, library: Path, start
     killed.kill()
     killed.wait()
     assert start(tmp_path / "a", bare).communicate(timeout=60) == ("held\n", "")
+
+
+def test_a_worker_does_not_keep_the_lock_of_its_killed_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD_AND_FORK, tmp_path]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        worker = int(parent.stdout.readline())
+        assert lock_holder(tmp_path / LOCK)
+        parent.kill()
+        parent.wait()
+        try:
+            assert is_alive(worker)
+            assert lock_holder(tmp_path / LOCK) is None
+        finally:
+            os.kill(worker, signal.SIGKILL)
 
 
 def test_a_holder_on_another_machine_is_removed_by_hand(tmp_path: Path, library: Path, start: Any) -> None:
