@@ -72,8 +72,8 @@ def _supervise(parent: int, grace: float, command: list[str]) -> int:
         time.sleep(_POLL)
     if child.poll() is None:
         _signal_all(child.pid, signal.SIGTERM)
-        told = time.monotonic()
-        while child.poll() is None and (passed := time.monotonic() - told) < grace:
+        asked = time.monotonic()
+        while child.poll() is None and (passed := time.monotonic() - asked) < grace:
             if passed < SAME_END:
                 signums.clear()
             elif signums:

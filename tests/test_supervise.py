@@ -157,7 +157,7 @@ def test_a_signal_to_all_that_is_passed_on_too_counts_once(tmp_path: Path, whole
 def test_a_second_request_does_not_wait(tmp_path: Path) -> None:
     """However soon it comes after the first."""
     stop = StopRequest()
-    command = ["bash", "-c", f"trap 'touch {tmp_path}/told' TERM; {RUNS.format(tmp_path)}"]
+    command = ["bash", "-c", f"trap 'touch {tmp_path}/asked' TERM; {RUNS.format(tmp_path)}"]
 
     def ask_twice() -> None:
         while not (tmp_path / "runs").exists():
@@ -168,7 +168,7 @@ def test_a_second_request_does_not_wait(tmp_path: Path) -> None:
     threading.Thread(target=ask_twice).start()
     ended = run_job(Job("deaf", command), tmp_path, {}, stop, grace=600)
     assert ended.state == "stopped"
-    assert (tmp_path / "told").exists()
+    assert (tmp_path / "asked").exists()
 
 
 @pytest.mark.slow
