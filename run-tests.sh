@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # LEAP's tests.
-#   bash run-tests.sh                 the quick ones: about six minutes on two cores
+#   bash run-tests.sh                 the quick ones: six to seven minutes on two cores
 #   bash run-tests.sh --all           the slow ones too (kills, servers, processes), lint, types and the docs site;
 #                                     those of vLLM and lmms-eval where LEAP_VLLM_PYTHON and LMMS_EVAL_PYTHON name a Python
 #   bash run-tests.sh tests/vlabench/test_scoring.py -k golden       anything else goes to pytest
