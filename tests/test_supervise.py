@@ -150,7 +150,10 @@ def test_a_signal_to_all_that_is_passed_on_too_counts_once(tmp_path: Path, whole
         for process in psutil.Process(parent.pid).children(recursive=True):
             process.terminate()
     os.killpg(parent.pid, signal.SIGTERM)
-    assert parent.wait(60) == 0
+    try:
+        assert parent.wait(60) == 0
+    finally:
+        parent.kill()
     assert (tmp_path / "saved").exists()
 
 
